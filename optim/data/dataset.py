@@ -1,0 +1,106 @@
+"""A dataset: what was measured, and what was really done to each vessel, in canonical units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from optim.units import VARIABLES, display
+
+
+@dataclass(frozen=True)
+class Event:
+    """One action on a vessel. value in L (bolus, sample), L/h (feed_rate), degC (temperature) or pH units.
+
+    `value_end` is the rate at the next feed_rate event of the same feed, for rates that change linearly.
+    """
+
+    time_h: float
+    kind: str
+    feed_id: str
+    value: float
+    value_end: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """One vessel from inoculation (or induction) to its end."""
+
+    run_id: str
+    experiment_id: str
+    vessel_id: str
+    clone_id: str
+    start_volume_l: float
+    medium_id: str
+    temperature_c: float
+    ph: float
+    inoculum_vcd: float | None  # 1e9 cells/L
+    end_time_h: float
+    events: tuple[Event, ...]  # in order of time
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Measured values in canonical units, one entry each; excluded rows are not among them."""
+
+    run: np.ndarray  # index into `Dataset.runs`
+    time_h: np.ndarray
+    variable: tuple[str, ...]
+    value: np.ndarray  # for a censored entry, the limit of quantification
+    censored: tuple[str, ...]  # '' | '<' | '>'
+    replicate: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Validated screening data. `media` holds compositions of basal media and feeds, by id and component."""
+
+    name: str
+    description: str
+    organism: str
+    citation: str
+    licence: str
+    simulated: bool
+    content_hash: str
+    runs: tuple[Run, ...]
+    measurements: Measurements
+    media: dict[str, dict[str, float]]
+    truth: dict[str, dict[str, float]] | None = None  # owner ('' = shared) -> parameter -> true value
+    notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def clones(self) -> tuple[str, ...]:
+        """Clone ids in order of first appearance."""
+        return tuple(dict.fromkeys(run.clone_id for run in self.runs))
+
+    @cached_property
+    def vessels(self) -> tuple[str, ...]:
+        """Run ids in order."""
+        return tuple(run.run_id for run in self.runs)
+
+    def initial_sample(self, run: int) -> dict[str, float]:
+        """Mean of what was measured at time 0, by variable; censored values are left out."""
+        m = self.measurements
+        found: dict[str, list[float]] = {}
+        for i in np.flatnonzero((m.run == run) & (m.time_h == 0.0)):
+            if not m.censored[i]:
+                found.setdefault(m.variable[i], []).append(float(m.value[i]))
+        return {name: float(np.mean(values)) for name, values in found.items()}
+
+    def frame(self) -> pd.DataFrame:
+        """Measurements as a tidy table with units, for reports and tracking."""
+        m = self.measurements
+        return pd.DataFrame(
+            {
+                "run_id": [self.runs[r].run_id for r in m.run],
+                "clone_id": [self.runs[r].clone_id for r in m.run],
+                "time_h": m.time_h,
+                "variable": m.variable,
+                "value": m.value,
+                "unit": [display(VARIABLES[v].unit) for v in m.variable],
+                "censored": m.censored,
+            }
+        )

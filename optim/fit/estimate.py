@@ -1,0 +1,262 @@
+"""Maximum a posteriori estimation: multi-start Levenberg-Marquardt on the arrow-shaped normal equations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from optim.errors import FitError
+from optim.fit.arrow import Arrow
+from optim.fit.problem import Blocks, FitProblem
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Settings of a fit. `tolerance` is the relative decrease of the cost below which a start has converged."""
+
+    starts: int = 4
+    max_iterations: int = 60
+    tolerance: float = 1e-6
+    ensemble: int = 32
+    start_spread: float = 1.0  # starts are drawn with this many prior standard deviations
+    noise_rounds: int = 2  # how often the noise scale is found anew from the residuals
+
+
+@dataclass
+class Point:
+    """Parameters of one start on the fitted scale: shared with population means [n], clone blocks [C, m]."""
+
+    shared: np.ndarray
+    block: np.ndarray
+    weight: np.ndarray  # [B] 1, or 0 for a vessel that is left out
+    cost: float = np.inf
+    arrow: Arrow | None = None
+    squares: np.ndarray | None = None
+    damping: float = 1e-2
+    iterations: int = 0
+    reason: str = ""
+    history: list[float] = field(default_factory=list)
+
+
+class Estimator:
+    """Posterior of a fit problem: cost and normal equations at a point, with priors and partial pooling.
+
+    Shared vector: the shared parameters, then the population mean of each clone parameter. Block of a clone: its clone
+    parameters, then the vessel parameters of each of its vessels.
+    """
+
+    def __init__(self, problem: FitProblem, scale: np.ndarray | None = None):
+        self.problem = problem
+        self.scale = np.ones(len(problem.variables)) if scale is None else scale
+        clone = problem.vessel_clone
+        self.ns, self.nc, self.nv = len(problem.shared), len(problem.clone), len(problem.vessel)
+        self.n_clones = int(clone.max()) + 1
+        self.slot = np.array([int(np.sum(clone[:b] == clone[b])) for b in range(len(clone))])
+        self.slots = int(self.slot.max()) + 1
+        self.width = self.nc + self.nv * self.slots
+        self.lower_s, self.upper_s, self.mean_s, self.precision_s = _columns((*problem.shared, *problem.clone))
+        lower_c, upper_c, _, _ = _columns(problem.clone)
+        lower_v, upper_v, mean_v, precision_v = _columns(problem.vessel)
+        self.lower_c = np.concatenate([lower_c, np.tile(lower_v, self.slots)])
+        self.upper_c = np.concatenate([upper_c, np.tile(upper_v, self.slots)])
+        self.mean_v, self.precision_v = np.tile(mean_v, self.slots), np.tile(precision_v, self.slots)
+        self.pool = np.array([1.0 / (row.spread or 1.0) ** 2 for row in problem.clone])
+        # a vessel's parameters within the block of its clone
+        own = np.arange(self.nv)[None, :] + self.nc + (self.slot * self.nv)[:, None]
+        self.columns = np.concatenate([np.tile(np.arange(self.nc), (len(clone), 1)), own], axis=1).astype(int)
+
+    def prior_point(self) -> Point:
+        block = np.concatenate([self.mean_s[self.ns :], self.mean_v])
+        return Point(
+            self.mean_s.copy(), np.tile(block, (self.n_clones, 1)), np.ones(len(self.problem.vessel_clone))
+        )
+
+    def random_point(self, rng: np.random.Generator, spread: float) -> Point:
+        """A start drawn from the prior (from the bounds, where there is no prior)."""
+        point = self.prior_point()
+        sd = np.where(self.precision_s > 0.0, 1.0 / np.sqrt(np.maximum(self.precision_s, 1e-300)), 0.0)
+        sd = np.minimum(np.where(sd > 0.0, sd, 0.25 * (self.upper_s - self.lower_s)), 3.0)
+        shared = point.shared + spread * sd * rng.standard_normal(len(sd))
+        point.shared = np.clip(shared, self.lower_s, self.upper_s)
+        point.block[:, : self.nc] = point.shared[self.ns :] + rng.standard_normal(
+            (self.n_clones, self.nc)
+        ) / np.sqrt(np.maximum(self.pool, 1e-300))
+        point.block = np.clip(point.block, self.lower_c, self.upper_c)
+        return point
+
+    def lanes(self, point: Point) -> np.ndarray:
+        """Parameters of every vessel, [B, Q]."""
+        clone = self.problem.vessel_clone
+        own = np.take_along_axis(point.block[clone], self.columns, axis=1)
+        shared = np.broadcast_to(point.shared[: self.ns], (len(clone), self.ns))
+        return np.concatenate([shared, own], axis=1)
+
+    def evaluate(self, points: list[Point]) -> None:
+        """Fill cost, normal equations and squares of several points with one batched simulation."""
+        n = len(self.problem.vessel_clone)
+        if len(points) == 1:
+            found = self.problem.blocks(self.lanes(points[0]), self.scale)
+        else:
+            u = np.concatenate([self.lanes(p) for p in points])
+            found = self.problem.blocks(u, self.scale, np.tile(np.arange(n), len(points)))
+        for i, point in enumerate(points):
+            self._assemble(point, Blocks(*(x[i * n : (i + 1) * n] for x in found)))
+
+    def _assemble(self, point: Point, b: Blocks) -> None:
+        ns, nc, clone, w = self.ns, self.nc, self.problem.vessel_clone, point.weight
+        n = ns + nc
+        ss, gs = np.zeros((n, n)), np.zeros(n)
+        cs = np.zeros((self.n_clones, self.width, n))
+        cc = np.zeros((self.n_clones, self.width, self.width))
+        gc = np.zeros((self.n_clones, self.width))
+        used = w > 0.0
+        cost = float(np.sum(b.cost[used] * w[used]))
+        hessian, gradient = b.hessian * w[:, None, None], b.gradient * w[:, None]
+        ss[:ns, :ns] = hessian[:, :ns, :ns].sum(axis=0)
+        gs[:ns] = gradient[:, :ns].sum(axis=0)
+        rows, cols = clone[:, None], self.columns
+        np.add.at(gc, (rows, cols), gradient[:, ns:])
+        np.add.at(cc, (rows[..., None], cols[:, :, None], cols[:, None, :]), hessian[:, ns:, ns:])
+        np.add.at(cs, (rows[..., None], cols[:, :, None], np.arange(ns)[None, None, :]), hessian[:, ns:, :ns])
+
+        off = point.shared - self.mean_s
+        cost += 0.5 * float(np.sum(self.precision_s * off**2))
+        ss[np.arange(n), np.arange(n)] += self.precision_s
+        gs += self.precision_s * off
+        own, pop = np.arange(nc), ns + np.arange(nc)
+        away = point.block[:, :nc] - point.shared[ns:]
+        cost += 0.5 * float(np.sum(self.pool * away**2))
+        cc[:, own, own] += self.pool
+        gc[:, :nc] += self.pool * away
+        ss[pop, pop] += self.n_clones * self.pool
+        gs[ns:] -= (self.pool * away).sum(axis=0)
+        cs[:, own, pop] -= self.pool
+        drift = point.block[:, nc:] - self.mean_v
+        cost += 0.5 * float(np.sum(self.precision_v * drift**2))
+        rest = nc + np.arange(self.width - nc)
+        cc[:, rest, rest] += self.precision_v
+        gc[:, nc:] += self.precision_v * drift
+        point.cost = cost if np.isfinite(cost) else np.inf
+        point.arrow = Arrow(ss, cs, cc, gs, gc)
+        point.squares = b.squares
+
+    def propose(self, point: Point) -> Point | None:
+        """The damped Gauss-Newton point, kept within bounds; None when the equations are singular."""
+        assert point.arrow is not None
+        a = point.arrow
+        held_s = _held(point.shared, self.lower_s, self.upper_s, a.gs)
+        held_c = _held(point.block, self.lower_c, self.upper_c, a.gc)
+        try:
+            step_s, step_c = a.damped(point.damping, held_s, held_c).solve()
+        except np.linalg.LinAlgError:
+            return None
+        if not (np.isfinite(step_s).all() and np.isfinite(step_c).all()):
+            return None
+        return replace(
+            point,
+            shared=np.clip(point.shared + np.clip(step_s, -2.0, 2.0), self.lower_s, self.upper_s),
+            block=np.clip(point.block + np.clip(step_c, -2.0, 2.0), self.lower_c, self.upper_c),
+            history=point.history,
+        )
+
+
+def minimise(
+    estimator: Estimator, points: list[Point], options: FitOptions, batch: int, progress: Progress
+) -> list[Point]:
+    """Levenberg-Marquardt on every point, `batch` of them simulated together; a failed trial is a rejected step."""
+    done: list[Point] = []
+    for first in range(0, len(points), batch):
+        group = points[first : first + batch]
+        estimator.evaluate(group)
+        active = []
+        for p in group:
+            p.history = [p.cost]
+            if np.isfinite(p.cost):
+                active.append(p)
+            else:
+                p.reason = "failed: the simulation of the start did not end well"
+                done.append(p)
+        while active:
+            trials = [estimator.propose(p) for p in active]
+            ready = [t for t in trials if t is not None]
+            # the batch keeps its shape, so that one compiled program serves all rounds
+            padding = [replace(group[0]) for _ in range(len(group) - len(ready))] if ready else []
+            if ready:
+                estimator.evaluate(ready + padding)
+            still = []
+            for p, trial in zip(active, trials, strict=True):
+                new = _accept(p, trial, options)
+                (done if new.reason else still).append(new)
+            active = still
+            best = min((p.cost for p in [*done, *active]), default=np.inf)
+            rounds = max(p.iterations for p in [*done, *active])
+            progress(f"fit: start {first + 1}-{first + len(group)} of {len(points)}, iteration {rounds}, cost {best:.6g}")
+    return done
+
+
+def _accept(p: Point, trial: Point | None, options: FitOptions) -> Point:
+    p.iterations += 1
+    if trial is None or not trial.cost < p.cost:
+        p.damping *= 6.0
+        if p.damping > 1e10:
+            p.reason = "converged"  # no direction lowers the cost any more
+    else:
+        relative = (p.cost - trial.cost) / max(trial.cost, 1e-12)
+        trial.iterations, trial.damping, trial.history = p.iterations, max(p.damping * 0.2, 1e-12), p.history
+        p = trial
+        if relative < options.tolerance:
+            p.reason = "converged"
+    p.history.append(p.cost)
+    if not p.reason and p.iterations >= options.max_iterations:
+        p.reason = "max_iterations"
+    return p
+
+
+def multi_start(
+    problem: FitProblem, options: FitOptions, seed: int, progress: Progress
+) -> tuple[Estimator, list[Point]]:
+    """Fit from the prior's centre and from random starts; then find the noise scale and fit again from the best.
+
+    Returns the estimator with its noise scale and all points, best first. Raises `FitError` when every start failed.
+    """
+    estimator = Estimator(problem)
+    rng = np.random.default_rng(seed)
+    points = [estimator.prior_point()]
+    points += [estimator.random_point(rng, options.start_spread) for _ in range(options.starts - 1)]
+    batch = max(1, 48 // len(problem.vessel_clone))
+    ends = sorted(minimise(estimator, points, options, batch, progress), key=lambda p: p.cost)
+    if not np.isfinite(ends[0].cost):
+        raise FitError("every start of the fit failed; check bounds and initial values of the parameters")
+    if problem.noise.estimate_scale:
+        for _ in range(options.noise_rounds):
+            estimator = Estimator(problem, found_scale(problem, ends[0]))
+            again = replace(ends[0], damping=1e-4, reason="", iterations=0)
+            history = ends[0].history
+            ends[0] = minimise(estimator, [again], options, 1, progress)[0]
+            ends[0].history = history
+    return estimator, ends
+
+
+def found_scale(problem: FitProblem, point: Point) -> np.ndarray:
+    """Factor on the stated noise of each variable that makes its residuals as large as they are, within 1/5 to 5."""
+    assert point.squares is not None
+    weight = problem.vessels.weight * point.weight[:, None]
+    count = np.array([np.sum(weight * (problem.vessels.variable == v)) for v in range(len(problem.variables))])
+    total = (point.squares * point.weight[:, None]).sum(axis=0)
+    # a few points say little about their own scatter: two more with the stated noise keep the factor honest
+    return np.clip(np.sqrt((total + 2.0) / (count + 2.0)), 0.2, 5.0)
+
+
+def _columns(rows: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    bounds = np.array([row.bounds() for row in rows]).reshape(-1, 2)
+    mean = np.array([row.forward(row.value) for row in rows])
+    precision = np.array([0.0 if row.prior_sd is None else 1.0 / row.prior_sd**2 for row in rows])
+    return bounds[:, 0], bounds[:, 1], mean, precision
+
+
+def _held(x: np.ndarray, lower: np.ndarray, upper: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    return ((x <= lower) & (gradient > 0.0)) | ((x >= upper) & (gradient < 0.0))

@@ -1,0 +1,84 @@
+"""What a kinetic model is: species, parameters, and reaction rates in one litre."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import equinox as eqx
+from equinox import AbstractClassVar
+
+from optim.types import Array, Scalar
+
+
+@dataclass(frozen=True)
+class Species:
+    """One state of a model.
+
+    `component` names the entry of a medium's composition that supplies it ('' = media hold none of it).
+    `scale` is a typical size in `unit`; the integrator's absolute tolerance is relative to it.
+    `dilutes` is False for a property of the cells (age, generations) that feeding does not dilute.
+    """
+
+    name: str
+    unit: str
+    scale: float
+    component: str = ""
+    dilutes: bool = True
+
+
+class Environment(NamedTuple):
+    """What the vessel imposes on the cells."""
+
+    temperature: Scalar  # degC
+    ph: Scalar
+
+
+class AbstractKineticModel(eqx.Module):
+    """Reaction rates per litre of broth. Knows no volume, no feed and no solver.
+
+    `State` and `Parameters` are NamedTuples of scalars; `species` describes `State` field by field.
+    Subclasses are final and have no fields of their own, so an instance is a static argument.
+    """
+
+    State: AbstractClassVar[Any]
+    Parameters: AbstractClassVar[Any]
+    species: AbstractClassVar[tuple[Species, ...]]
+    initial_variables: AbstractClassVar[tuple[str, ...]]
+    """Variables whose sample at time 0 sets the initial state, and so says nothing about the parameters."""
+
+    @abstractmethod
+    def rates(self, p: Any, c: Any, env: Environment) -> Any:
+        """Change of each species by reaction alone, per hour, in the unit of the species (a `State`)."""
+
+    @abstractmethod
+    def observe(self, p: Any, c: Any, env: Environment) -> dict[str, Scalar]:
+        """What assays read, in canonical units, from concentrations `c`."""
+
+    @abstractmethod
+    def initial(
+        self, medium: Mapping[str, float], inoculum_vcd: float | None, first_sample: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Concentrations just after inoculation, by species name.
+
+        `first_sample` holds the measurements at time 0, by variable. Raises `DatasetError` when what the model
+        needs is missing.
+        """
+
+    @property
+    @abstractmethod
+    def inoculum_species(self) -> tuple[str, ...]:
+        """Species that scale with the number of cells put into the vessel."""
+
+    def feed(self, medium: Mapping[str, float]) -> tuple[float, ...]:
+        """Concentration of each species in a medium or feed, in species order."""
+        return tuple(float(medium.get(s.component, 0.0)) if s.component else 0.0 for s in self.species)
+
+    def names(self) -> tuple[str, ...]:
+        """Species names in order."""
+        return tuple(s.name for s in self.species)
+
+
+def state_of(model: AbstractKineticModel, values: Mapping[str, Array | float]) -> Any:
+    """A `State` from a mapping by species name."""
+    return model.State(**{name: values[name] for name in model.names()})

@@ -1,0 +1,189 @@
+"""Optimisation of one clone's process, and the ranking of clones, each at its own optimum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from optim.errors import InfeasibleError
+from optim.fit.result import FitResult
+from optim.kinetics.base import AbstractKineticModel
+from optim.optimise.outcome import Ranges, outcome
+from optim.optimise.result import Interval, Optimum, RankedClone, Ranking, SolveReport
+from optim.optimise.solve import OptimiseOptions, Progress, Solution, best, solve, start_points
+from optim.process.problem import ProcessProblem
+
+NEWCOMER = "population"  # stands for a clone or campaign that has not been seen
+
+
+def parameter_sets(
+    result: FitResult, fixed: dict[str, float], model: AbstractKineticModel, clone: str
+) -> np.ndarray:
+    """Ensemble of one clone (or of `population`) in the order of the model's Parameters, [E, P]; member 0 is the
+    estimate."""
+    members = len(result.shared)
+    named = {name: np.full(members, value) for name, value in fixed.items()}
+    named |= {name: result.shared[:, i] for i, name in enumerate(result.shared_names)}
+    own = result.newcomer if clone == NEWCOMER else result.clone[:, result.clones.index(clone)]
+    named |= {name: own[:, i] for i, name in enumerate(result.clone_names)}
+    return np.stack([named[name] for name in model.Parameters._fields], axis=1)
+
+
+@dataclass(frozen=True)
+class About:
+    """What an artefact says of itself."""
+
+    result: FitResult
+    seed: int
+    feed: str
+    screened: Ranges
+    notes: tuple[str, ...]
+
+
+def optimise(
+    problem: ProcessProblem,
+    clone: str,
+    ensemble: np.ndarray,
+    options: OptimiseOptions,
+    about: About,
+    first: np.ndarray | None = None,
+    progress: Progress = lambda text: None,
+) -> Optimum:
+    """Best process for one parameter ensemble [E, P], beside the platform process; `first` is an extra start.
+
+    Raises `InfeasibleError` that names the constraints no start could meet.
+    """
+    starts = start_points(problem, options.starts, about.seed)
+    if first is not None:
+        starts = np.concatenate([starts, first[None]])
+    found = solve(problem, starts, np.tile(ensemble[0], (len(starts), 1)), options, progress)
+    chosen = best(found)
+    if chosen is None:
+        raise InfeasibleError(_conflict(problem, found, ensemble[0]))
+    optimum = outcome(problem, "optimum", chosen.x, ensemble, about.feed, about.screened)
+    baseline = outcome(problem, "platform", problem.design.platform, ensemble, about.feed, about.screened)
+    notes = list(about.notes)
+    outside = [d.name for d in optimum.decisions if d.outside_screened]
+    if outside:
+        notes.append(f"outside the screened range: {', '.join(outside)}; test before you rely on it")
+    if optimum.failed_members:
+        notes.append(f"{optimum.failed_members} of {len(ensemble)} parameter sets could not be simulated; left out")
+    unmet = [c.name for c in baseline.constraints if c.margin < -1e-6 * abs(c.limit)]
+    if unmet:
+        notes.append(f"the platform process itself does not meet: {', '.join(unmet)}")
+    r = about.result
+    return Optimum(
+        clone=clone,
+        objective=problem.metric,
+        optimum=optimum,
+        baseline=baseline,
+        starts=tuple(_report(s) for s in found),
+        model=r.model,
+        dataset=r.dataset,
+        dataset_hash=r.dataset_hash,
+        simulated=r.simulated,
+        seed=about.seed,
+        vessel_volume_l=problem.design.start_volume_l,
+        production_volume_l=problem.book.production_volume_l,
+        notes=tuple(notes),
+    )
+
+
+def _report(s: Solution) -> SolveReport:
+    value = float(np.exp(s.objective)) if np.isfinite(s.objective) else float("nan")
+    return SolveReport(s.start, value, s.max_violation, s.kkt, s.iterations, s.success, s.message)
+
+
+def _conflict(problem: ProcessProblem, found: list[Solution], p: np.ndarray) -> str:
+    usable = [s for s in found if np.isfinite(s.max_violation)]
+    if not usable:
+        return "no start could be simulated; check the bounds of the decisions and the initial state"
+    least = min(usable, key=lambda s: s.max_violation)
+    from optim.optimise.outcome import _constraints
+
+    trace = problem.trace(least.x[None], p[None])
+    broken = [c for c in _constraints(problem, trace, trace.status == 0) if c.margin < -1e-6 * abs(c.limit)]
+    named = "; ".join(f"{c.name}: {c.value:.4g} against a {c.kind} of {c.limit:g} {c.unit}" for c in broken)
+    where = ", ".join(f"{d.name}={v:.4g} {d.unit}" for d, v in zip(problem.design.decisions, least.x, strict=True))
+    return f"no process meets all constraints. Closest one breaks {named}. It has {where}"
+
+
+def rank(
+    problem: ProcessProblem,
+    ensembles: dict[str, np.ndarray],
+    options: OptimiseOptions,
+    about: About,
+    truth: Callable[[str, np.ndarray], float] | None = None,
+    progress: Progress = lambda text: None,
+) -> Ranking:
+    """Rank clones by the maximised metric, each at its own optimised process, over the joint parameter ensemble.
+
+    `truth` returns the true metric of a clone at given decisions, where the data are simulated.
+    """
+    clones = tuple(ensembles)
+    base = start_points(problem, options.rank_starts, about.seed)
+    starts = np.concatenate([base for _ in clones])
+    parameters = np.concatenate([np.tile(ensembles[c][0], (len(base), 1)) for c in clones])
+    found = solve(problem, starts, parameters, options, progress)
+    chosen = [best(found[i * len(base) : (i + 1) * len(base)]) for i in range(len(clones))]
+    members = len(next(iter(ensembles.values())))
+    able = [c for c, s in zip(clones, chosen, strict=True) if s is not None]
+    if not able:
+        raise InfeasibleError(_conflict(problem, found, parameters[0]))
+    processes = {c: s.x for c, s in zip(clones, chosen, strict=True) if s is not None}
+    at_own = _metric(problem, np.concatenate([np.tile(processes[c], (members, 1)) for c in able]), ensembles, able)
+    platform = np.tile(problem.design.platform, (members * len(able), 1))
+    at_platform = _metric(problem, platform, ensembles, able)
+    # members are joint draws of all clones: compare within a member, and only where every clone could be simulated
+    whole = np.isfinite(at_own).all(axis=0)
+    draws = at_own[:, whole]
+    wins = np.bincount(draws.argmax(axis=0), minlength=len(able)) / max(1, draws.shape[1])
+    loss = (draws.max(axis=0) - draws).mean(axis=1)
+    order = np.argsort(-np.median(draws, axis=1))
+    true_values = {c: truth(c, processes[c]) for c in able} if truth else {}
+    by_truth = sorted(true_values, key=lambda c: -true_values[c])
+    rows = [
+        RankedClone(
+            clone=able[i],
+            rank=place + 1,
+            objective=Interval.of(draws[i]),
+            at_platform=Interval.of(at_platform[i][np.isfinite(at_platform[i])]),
+            probability_best=float(wins[i]),
+            expected_loss=float(loss[i]),
+            decisions={d.name: float(v) for d, v in zip(problem.design.decisions, processes[able[i]], strict=True)},
+            truth=true_values.get(able[i]),
+            truth_rank=by_truth.index(able[i]) + 1 if able[i] in by_truth else None,
+            message="",
+        )
+        for place, i in enumerate(order)
+    ]
+    nan = Interval(float("nan"), float("nan"), float("nan"), float("nan"))
+    rows += [
+        RankedClone(c, len(able) + 1, nan, nan, 0.0, float("nan"), {}, None, None, "no process meets all constraints")
+        for c in clones
+        if c not in able
+    ]
+    r = about.result
+    unit = problem.metric.rsplit("_g_per_", 1)
+    return Ranking(
+        objective=problem.metric,
+        unit=f"g/{unit[-1]}" if len(unit) == 2 else "",
+        rows=tuple(rows),
+        model=r.model,
+        dataset=r.dataset,
+        dataset_hash=r.dataset_hash,
+        simulated=r.simulated,
+        seed=about.seed,
+        notes=about.notes,
+    )
+
+
+def _metric(
+    problem: ProcessProblem, x: np.ndarray, ensembles: dict[str, np.ndarray], clones: list[str]
+) -> np.ndarray:
+    """The maximised metric, [C, E], NaN for a member that failed."""
+    e = problem.evaluate(x, np.concatenate([ensembles[c] for c in clones]))
+    values = np.where(e.status == 0, np.exp(e.objective), np.nan)
+    return values.reshape(len(clones), -1)

@@ -1,0 +1,177 @@
+"""A process simulated over the parameter ensemble: trajectories with bands, metrics with intervals, bill, margins."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from optim.errors import SimulationError, Status
+from optim.optimise.result import (
+    Action,
+    ConstraintValue,
+    CostItem,
+    DecisionValue,
+    Interval,
+    ProcessOutcome,
+    Series,
+)
+from optim.process.cost import DRIVERS, Harvest
+from optim.process.problem import METRICS, ProcessProblem, Trace
+from optim.units import VARIABLES, display
+
+Ranges = dict[str, tuple[float, float]]
+AT_BOUND = 1e-4  # of a decision's span
+ACTIVE = 1e-3  # of a constraint's limit
+
+
+def outcome(
+    problem: ProcessProblem, name: str, x: np.ndarray, ensemble: np.ndarray, feed: str, screened: Ranges
+) -> ProcessOutcome:
+    """The process with decisions x [D] over the ensemble [E, P], member 0 being the estimate.
+
+    Metrics of members that failed are left out and counted. Raises `SimulationError` when the estimate itself fails.
+    """
+    trace = problem.trace(np.tile(x, (len(ensemble), 1)), ensemble)
+    if trace.status[0] != 0:
+        code = Status(int(trace.status[0]))
+        raise SimulationError(f"process '{name}' cannot be simulated: {code.name.lower()}; {code.remedy}")
+    good = trace.status == 0
+    metrics = {
+        key: Interval.of(trace.metrics[good, i])
+        for i, key in enumerate(METRICS)
+        if np.isfinite(trace.metrics[good, i]).all()
+    }
+    return ProcessOutcome(
+        name=name,
+        decisions=decision_values(problem, x, screened),
+        actions=actions(problem, x, feed),
+        trajectory=_series(problem, trace, good),
+        metrics=metrics,
+        metric_units={key: METRICS[key] for key in metrics},
+        cost_items=bill(problem, Harvest(*(np.asarray(v)[0] for v in trace.harvest))),
+        currency=problem.book.currency,
+        constraints=_constraints(problem, trace, good),
+        failed_members=int(np.sum(~good)),
+    )
+
+
+def decision_values(problem: ProcessProblem, x: np.ndarray, screened: Ranges) -> tuple[DecisionValue, ...]:
+    """Decisions with bounds; `screened` gives the range of a kind of decision in the screening data, by kind."""
+    rows = []
+    for d, value in zip(problem.design.decisions, x, strict=True):
+        low, high = screened.get(d.kind, (None, None))
+        span = d.upper - d.lower
+        slack = max(1e-6, 0.5 * d.resolution)
+        outside = low is not None and high is not None and not low - slack <= value <= high + slack
+        rows.append(
+            DecisionValue(
+                name=d.name,
+                unit=d.unit,
+                value=float(value),
+                lower=d.lower,
+                upper=d.upper,
+                at_bound=bool(value - d.lower < AT_BOUND * span or d.upper - value < AT_BOUND * span),
+                screened_low=low,
+                screened_high=high,
+                outside_screened=bool(outside),
+                resolution=d.resolution,
+            )
+        )
+    return tuple(rows)
+
+
+def actions(problem: ProcessProblem, x: np.ndarray, feed: str) -> tuple[Action, ...]:
+    """What is done to the vessel, from the very schedule that is simulated."""
+    import jax.numpy as jnp
+
+    s = problem.design.schedule(jnp.asarray(x))
+    end = float(s.end)
+    rows = []
+    names = [feed, "base"]
+    for t, taken, given in zip(np.asarray(s.times), np.asarray(s.withdraw), np.asarray(s.bolus), strict=True):
+        if t >= end:
+            continue
+        if taken > 0.0:
+            rows.append(Action(float(t), "sample", "broth", 1000.0 * float(taken), "mL"))
+        rows += [
+            Action(float(t), "bolus", names[j], 1000.0 * float(v), "mL") for j, v in enumerate(given) if v > 0.0
+        ]
+    for t, start, stop in zip(np.asarray(s.rate_t), np.asarray(s.rate_start), np.asarray(s.rate_end), strict=True):
+        rows += [
+            Action(float(t), "feed_rate", names[j], 1000.0 * float(a), "mL/h", 1000.0 * float(b))
+            for j, (a, b) in enumerate(zip(start, stop, strict=True))
+            if t < end and (a > 0.0 or b > 0.0)
+        ]
+    previous = None
+    for t, temperature in zip(np.asarray(s.setpoint_t), np.asarray(s.temperature), strict=True):
+        if t < end and (previous is None or abs(temperature - previous) > 1e-9):
+            rows.append(Action(float(t), "setpoint", "temperature", float(temperature), "degC"))
+            previous = temperature
+    rows.append(Action(0.0, "setpoint", "pH", problem.design.ph, "-"))
+    rows.append(Action(end, "harvest", "vessel", 0.0, ""))
+    return tuple(sorted(rows, key=lambda a: (a.time_h, a.kind != "setpoint", a.kind == "harvest")))
+
+
+def _series(problem: ProcessProblem, trace: Trace, good: np.ndarray) -> Series:
+    keep = np.concatenate([[True], np.diff(trace.t[0]) > 1e-9])
+    volume = 1000.0 * trace.volume
+    content = [trace.observed[:, problem.observed.index("product")] / trace.observed[:, problem.observed.index("biomass")]] if {
+        "product", "biomass"
+    } <= set(problem.observed) else []
+    values = [trace.observed[:, i] for i in range(len(problem.observed))] + content + [volume, trace.temperature]
+    names = (*problem.observed, *(["product_per_biomass"] if content else []), "volume", "temperature")
+    units = (
+        *(display(VARIABLES[v].unit) for v in problem.observed),
+        *(["g/g"] if content else []),
+        "mL",
+        "°C",
+    )
+    stack = np.stack([v[good] for v in values])[:, :, keep]  # [V, E, T]
+    low, middle, high = np.quantile(stack, (0.05, 0.5, 0.95), axis=1)
+    return Series(trace.t[0][keep], names, units, low, middle, high)
+
+
+def bill(problem: ProcessProblem, harvest: Harvest) -> tuple[CostItem, ...]:
+    """Cost of every item of a production batch at the estimate."""
+    import jax.numpy as jnp
+
+    book = problem.book
+    h = Harvest(*(jnp.asarray(v) for v in harvest))
+    amounts = {key: float(v) for key, v in book.drivers(h).items()}
+    costs = np.asarray(book.costs(jnp.asarray(book.prices()), h))
+    return tuple(
+        CostItem(
+            name=item.name,
+            category=item.category,
+            amount=amounts[item.driver],
+            amount_unit=DRIVERS[item.driver],
+            price=item.price,
+            price_unit=item.unit,
+            cost=float(c),
+            verified=item.verified,
+            source=item.source,
+        )
+        for item, c in zip(book.items, costs, strict=True)
+    )
+
+
+def _constraints(problem: ProcessProblem, trace: Trace, good: np.ndarray) -> tuple[ConstraintValue, ...]:
+    rows, at = [], 0
+    nodes = trace.t.shape[1]
+    for c in problem.constraints:
+        width = nodes if c.where == "path" else 1
+        margins = trace.margins[:, at : at + width].min(axis=1) * abs(c.limit)
+        at += width
+        margin = float(margins[0])
+        rows.append(
+            ConstraintValue(
+                name=c.name,
+                unit=c.unit,
+                kind=c.kind,
+                limit=c.limit,
+                value=c.limit - margin if c.kind == "max" else c.limit + margin,
+                margin=margin,
+                active=abs(margin) < ACTIVE * abs(c.limit),
+                probability_met=float(np.mean(margins[good] >= -1e-6 * abs(c.limit))),
+            )
+        )
+    return tuple(rows)

@@ -1,0 +1,175 @@
+"""What an optimisation leaves: processes with bands and prices, all starts, and a ranking of clones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number with its 90 % interval over the parameter ensemble."""
+
+    p05: float
+    p50: float
+    p95: float
+    mean: float
+
+    @classmethod
+    def of(cls, draws: np.ndarray) -> Interval:
+        p05, p50, p95 = (float(q) for q in np.quantile(draws, (0.05, 0.5, 0.95)))
+        return cls(p05, p50, p95, float(np.mean(draws)))
+
+
+@dataclass(frozen=True)
+class DecisionValue:
+    """One decision of a process, in the unit a process team reads."""
+
+    name: str
+    unit: str
+    value: float
+    lower: float
+    upper: float
+    at_bound: bool
+    screened_low: float | None  # range of this quantity in the screening data, where it has one
+    screened_high: float | None
+    outside_screened: bool
+    resolution: float  # step that pumps or controllers can do; 0 = none
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing an operator or controller does, in human units."""
+
+    time_h: float
+    kind: str  # bolus | feed_rate | setpoint | sample | harvest
+    what: str  # feed id, or the setpoint's name
+    value: float
+    unit: str  # mL, mL/h, degC, ...
+    value_end: float | None = None  # for a feed rate that changes linearly until the next action
+
+
+@dataclass(frozen=True)
+class Series:
+    """Predicted trajectories with a 90 % band. p05, p50 and p95 are [variable, time]."""
+
+    time_h: np.ndarray
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    p05: np.ndarray
+    p50: np.ndarray
+    p95: np.ndarray
+
+
+@dataclass(frozen=True)
+class CostItem:
+    """One line of the bill of a production batch."""
+
+    name: str
+    category: str
+    amount: float
+    amount_unit: str
+    price: float
+    price_unit: str
+    cost: float
+    verified: bool
+    source: str
+
+
+@dataclass(frozen=True)
+class ConstraintValue:
+    """A constraint at the solution, met when margin >= 0."""
+
+    name: str
+    unit: str
+    kind: str  # max | min
+    limit: float
+    value: float  # worst value along the path, at the estimate
+    margin: float
+    active: bool
+    probability_met: float  # over the parameter ensemble
+
+
+@dataclass(frozen=True)
+class ProcessOutcome:
+    """One process, simulated over the parameter ensemble."""
+
+    name: str
+    decisions: tuple[DecisionValue, ...]
+    actions: tuple[Action, ...]
+    trajectory: Series
+    metrics: dict[str, Interval]
+    metric_units: dict[str, str]
+    cost_items: tuple[CostItem, ...]
+    currency: str
+    constraints: tuple[ConstraintValue, ...]
+    failed_members: int  # ensemble members whose simulation did not end well; left out of the intervals
+
+
+@dataclass(frozen=True)
+class SolveReport:
+    """One start of the optimiser."""
+
+    start: int
+    objective: float  # of the re-simulated process; nan when the start failed
+    max_violation: float
+    kkt_residual: float
+    iterations: int
+    success: bool
+    message: str
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best process found for one clone, beside the process it is compared with."""
+
+    schema: ClassVar[str] = "optim.optimum/1"
+
+    clone: str
+    objective: str  # name of the metric that was maximised
+    optimum: ProcessOutcome
+    baseline: ProcessOutcome
+    starts: tuple[SolveReport, ...]
+    model: str
+    dataset: str
+    dataset_hash: str
+    simulated: bool
+    seed: int
+    vessel_volume_l: float
+    production_volume_l: float
+    notes: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class RankedClone:
+    """One clone at its own optimised process."""
+
+    clone: str
+    rank: int
+    objective: Interval
+    at_platform: Interval  # the same metric at the platform process
+    probability_best: float
+    expected_loss: float  # mean shortfall against the best clone of each ensemble member
+    decisions: dict[str, float]
+    truth: float | None  # true objective at the same process, where the data are simulated
+    truth_rank: int | None
+    message: str  # '' or why this clone has no optimum
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Clones by yield per cost."""
+
+    schema: ClassVar[str] = "optim.ranking/1"
+
+    objective: str
+    unit: str
+    rows: tuple[RankedClone, ...]
+    model: str
+    dataset: str
+    dataset_hash: str
+    simulated: bool
+    seed: int
+    notes: tuple[str, ...] = field(default=())

@@ -1,0 +1,42 @@
+"""Where the shipped `configs/` and `datasets/` lie: beside the package in a checkout, inside it in a wheel."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from optim.errors import OptimError
+
+
+def _find(folder: str, variable: str) -> Path:
+    chosen = os.environ.get(variable)
+    if chosen:
+        path = Path(chosen).expanduser().resolve()
+        if not path.is_dir():
+            raise OptimError(f"{variable}={chosen} is not a folder; set it to a folder like the project's {folder}/")
+        return path
+    package = Path(__file__).resolve().parent
+    for path in (package / folder, package.parent / folder):
+        if path.is_dir():
+            return path
+    raise OptimError(f"the folder {folder}/ was not found beside or inside {package}; reinstall optim or set {variable}")
+
+
+def configs_dir() -> Path:
+    """Folder of the Hydra configuration; `OPTIM_CONFIGS` overrides it."""
+    return _find("configs", "OPTIM_CONFIGS")
+
+
+def datasets_dir() -> Path:
+    """Folder of the shipped datasets; `OPTIM_DATASETS` overrides it."""
+    return _find("datasets", "OPTIM_DATASETS")
+
+
+def cache_dir() -> Path:
+    """Folder for downloads and compiled programs; `OPTIM_CACHE` overrides it."""
+    chosen = os.environ.get("OPTIM_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().resolve()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("optim", appauthor=False))

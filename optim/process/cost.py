@@ -1,0 +1,171 @@
+"""What a production batch costs: a table of priced items, and the downstream train that turns harvest into product.
+
+Cost of an item = price * driver * (V/V_ref)^a * (titre/titre_ref)^b. Drivers come from the harvested process at
+production scale; nothing is rounded, so that derivatives stay exact. Every price carries a source, or says that it has
+none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optim.errors import ConfigError, nearest
+from optim.types import Array, Scalar
+
+CATEGORIES = ("media", "feed", "seed train", "single use", "facility", "labour", "quality", "downstream")
+DRIVERS: dict[str, str] = {
+    "batch": "batch",
+    "basal_l": "L",
+    "feed_l": "L",
+    "culture_days": "d",
+    "suite_days": "d",
+    "harvest_l": "L",
+    "clarified_l": "L",  # harvest volume times the effort that dead cells add
+    "captured_g": "g",
+}
+# effort of clarification = 1 + RISE * softplus((viability0 - viability) / WIDTH) / softplus(viability0 / WIDTH);
+# constructed: rises smoothly as viability falls below 80 %, doubling at about none alive
+CLARITY_VIABILITY, CLARITY_WIDTH, CLARITY_RISE = 0.8, 0.1, 1.0
+
+
+@dataclass(frozen=True)
+class PriceItem:
+    """One line of a price book. `price` is in currency per unit of the driver, at the reference scale."""
+
+    name: str
+    category: str
+    driver: str
+    price: float
+    unit: str
+    low: float
+    high: float
+    year: int
+    source: str
+    grade: str  # list | bulk | derived
+    verified: bool
+    scale_exponent: float = 0.0
+    scale_reference_l: float = 1.0
+    titre_exponent: float = 0.0
+    titre_reference: float = 1.0  # g/L
+
+    def __post_init__(self) -> None:
+        key = f"cost.items.{self.name}"
+        if self.category not in CATEGORIES:
+            raise ConfigError(f"{key}.category: {self.category!r} is not one of {', '.join(CATEGORIES)}")
+        if self.driver not in DRIVERS:
+            raise ConfigError(
+                f"{key}.driver: {self.driver!r} is unknown.{nearest(self.driver, DRIVERS)} Known: {', '.join(DRIVERS)}"
+            )
+        if not self.source.strip():
+            raise ConfigError(f"{key}.source: missing; name it, or write what the number is and set verified: false")
+        if not self.low <= self.price <= self.high or self.low < 0.0:
+            raise ConfigError(f"{key}: price {self.price} must lie between low {self.low} and high {self.high}, all >= 0")
+        if not self.unit.endswith(f"/{DRIVERS[self.driver]}"):
+            raise ConfigError(f"{key}.unit: {self.unit!r} must be a currency per {DRIVERS[self.driver]}")
+
+
+class Harvest(NamedTuple):
+    """A finished process at production scale, all scalars."""
+
+    basal_l: Scalar
+    feed_l: Scalar
+    culture_h: Scalar
+    harvest_l: Scalar
+    titre: Scalar  # g product per L of harvest
+    viability: Scalar  # 1 where the model has none
+
+
+@dataclass(frozen=True)
+class CostBook:
+    """Prices, and the numbers that turn a harvest into released product.
+
+    `stage_yields` are fractions of product kept by each downstream stage; `success` is the share of batches released.
+    """
+
+    name: str
+    title: str
+    currency: str
+    production_volume_l: float  # starting working volume of the production vessel
+    turnaround_h: float
+    success: float
+    stage_yields: dict[str, float]
+    assumptions: dict[str, str]  # where turnaround, success, yields and volume come from
+    items: tuple[PriceItem, ...]
+
+    def __post_init__(self) -> None:
+        for stage, share in {**self.stage_yields, "success": self.success}.items():
+            if not 0.0 < share <= 1.0:
+                raise ConfigError(f"cost: {stage} must be a fraction above 0 and up to 1, not {share}")
+        for key in ("production_volume_l", "turnaround_h", "success", "stage_yields"):
+            if not self.assumptions.get(key):
+                raise ConfigError(f"cost.assumptions.{key}: missing; say where the number comes from, or 'unverified'")
+        for item in self.items:
+            if not item.unit.startswith(self.currency):
+                raise ConfigError(f"cost.items.{item.name}.unit: {item.unit!r} must be in {self.currency}")
+
+    @property
+    def recovery(self) -> float:
+        """Share of the product in the harvest that leaves the last stage."""
+        return float(np.prod(list(self.stage_yields.values())))
+
+    def prices(self) -> np.ndarray:
+        return np.array([item.price for item in self.items])
+
+    def unverified_text(self) -> str:
+        """'N of M prices are unverified'."""
+        bad = sum(not item.verified for item in self.items)
+        return f"{bad} of {len(self.items)} prices are unverified"
+
+    def drivers(self, h: Harvest) -> dict[str, Scalar]:
+        """Amount of each driver of a batch."""
+        first = next(iter(self.stage_yields.values()))
+        soft = jax.nn.softplus
+        rise = soft((CLARITY_VIABILITY - h.viability) / CLARITY_WIDTH) / soft(CLARITY_VIABILITY / CLARITY_WIDTH)
+        return {
+            "batch": jnp.ones_like(h.titre),
+            "basal_l": h.basal_l,
+            "feed_l": h.feed_l,
+            "culture_days": h.culture_h / 24.0,
+            "suite_days": (h.culture_h + self.turnaround_h) / 24.0,
+            "harvest_l": h.harvest_l,
+            "clarified_l": h.harvest_l * (1.0 + CLARITY_RISE * rise),
+            "captured_g": h.titre * h.harvest_l * first,
+        }
+
+    def costs(self, prices: Array, h: Harvest) -> Array:
+        """Cost of every item of one batch, [I], in the book's currency; `prices` [I] may be traced."""
+        amount = self.drivers(h)
+        # a dilute product must not make a negative power infinite where a start has made nothing yet
+        titre = jnp.maximum(h.titre, 1e-6)
+        return jnp.stack(
+            [
+                prices[i]
+                * amount[item.driver]
+                * (self.production_volume_l / item.scale_reference_l) ** item.scale_exponent
+                * (titre / item.titre_reference) ** item.titre_exponent
+                for i, item in enumerate(self.items)
+            ]
+        )
+
+    def released_g(self, h: Harvest) -> Scalar:
+        """Product released per attempted batch, g: failed batches count with nothing."""
+        return h.titre * h.harvest_l * self.recovery * self.success
+
+    def elasticities(self, h: Harvest) -> dict[str, float]:
+        """Relative change of cost per relative change of each price."""
+        prices = jnp.asarray(self.prices())
+        share = jax.grad(lambda log_p: jnp.log(jnp.sum(self.costs(jnp.exp(log_p), h))))(jnp.log(prices))
+        return {item.name: float(s) for item, s in zip(self.items, share, strict=True)}
+
+
+def book_from_mapping(cfg: Mapping[str, Any]) -> CostBook:
+    """Build a price book from configuration; every item must state source, year, unit and whether it is verified."""
+    items = tuple(PriceItem(name=name, **row) for name, row in cfg["items"].items())
+    fields = {k: v for k, v in cfg.items() if k != "items"}
+    return CostBook(items=items, **fields)

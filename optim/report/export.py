@@ -1,0 +1,75 @@
+"""A recipe as files: JSON, CSV tables with units in their headers, and one HTML page."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from optim.errors import OptimError
+from optim.optimise.result import Optimum, Series
+from optim.report.page import page
+from optim.report.recipe import Recipe
+
+
+def export_recipe(recipe: Recipe, optimum: Optimum, folder: Path) -> Path:
+    """Write all formats to `folder`, replacing it; it is complete or it is not there. Raises `OptimError`."""
+    files = {
+        "recipe.json": json.dumps({"schema": recipe.schema, "recipe": _plain(recipe)}, indent=1, allow_nan=False) + "\n",
+        "setpoints.csv": _csv(recipe.setpoints),
+        "feed_schedule.csv": _csv(recipe.feeds),
+        "trajectories.csv": _trajectories(recipe.process.trajectory),
+        "cost.csv": _csv(recipe.process.cost_items),
+        "limits.csv": _csv(recipe.process.constraints),
+        "decisions.csv": _csv(recipe.decisions),
+        "recipe.html": page(recipe, optimum),
+    }
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            for name, text in files.items():
+                (draft / name).write_text(text, encoding="utf-8")
+            draft.chmod(0o755)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(draft, folder)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+    except OSError as err:
+        raise OptimError(f"cannot write {folder}: {err.strerror or err}. Choose a writable output folder.") from err
+    return folder
+
+
+def _csv(rows: tuple[Any, ...]) -> str:
+    return str(pd.DataFrame([asdict(row) for row in rows]).to_csv(index=False, lineterminator="\n"))
+
+
+def _trajectories(s: Series) -> str:
+    table: dict[str, Any] = {"time_h": s.time_h}
+    for i, (name, unit) in enumerate(zip(s.names, s.units, strict=True)):
+        label = f"{name} [{unit}]"
+        table |= {f"{label} p05": s.p05[i], f"{label} p50": s.p50[i], f"{label} p95": s.p95[i]}
+    return str(pd.DataFrame(table).to_csv(index=False, lineterminator="\n"))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return [_plain(v) for v in value.tolist()]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,69 @@
+"""The recipe as one self-contained HTML page: no script, no request to anywhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from dataclasses import asdict
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from optim.optimise.result import Optimum
+from optim.report import plots
+from optim.report.recipe import Recipe
+
+HEADLINE = ("yield_per_cost_g_per_eur", "product_per_biomass_g_per_g", "titre_g_per_l", "cost_eur")
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """A figure as PNG without a time stamp, so that equal figures are equal files."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def page(recipe: Recipe, optimum: Optimum) -> str:
+    """The page of a recipe; `optimum` supplies the comparison with the platform process."""
+    shown = _as_rounded(recipe, optimum)
+    figures = {"feeds": plots.feeds(shown), "processes": plots.processes(shown), "cost": plots.cost(shown)}
+    images = {name: "data:image/png;base64," + base64.b64encode(png(f)).decode() for name, f in figures.items()}
+    provenance = {k: v for k, v in asdict(recipe.provenance).items() if k != "config" and v != ""}
+    environment = Environment(
+        loader=PackageLoader("optim.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    keys = [recipe.objective, *(k for k in HEADLINE if k != recipe.objective)]
+    return environment.get_template("recipe.html.j2").render(
+        r=recipe,
+        images=images,
+        provenance=provenance,
+        rates=any(f.mode == "rate" for f in recipe.feeds),
+        headline=[k for k in keys if k in recipe.process.metrics and k in recipe.baseline.metrics][:4],
+        words=words,
+        num=number,
+        change=lambda new, old: f"{100.0 * (new / old - 1.0):+.0f} %" if old else "",
+    )
+
+
+def words(name: str) -> str:
+    """A name as people read it: units at its end are dropped, they stand beside."""
+    for suffix in ("_g_per_l_d", "_g_per_l", "_g_per_eur", "_eur_per_g", "_g_per_g", "_eur", "_ml", "_utc"):
+        name = name.removesuffix(suffix)
+    return name.replace("_", " ")
+
+
+def number(value: float) -> str:
+    """Four significant digits, no exponent in the range people read."""
+    if not math.isfinite(value):
+        return "–"
+    if value == 0.0 or 1e-3 <= abs(value) < 1e5:
+        text = f"{value:.4g}"
+        return text if "e" not in text else f"{value:.0f}"
+    return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.2e}"
+
+
+def _as_rounded(recipe: Recipe, optimum: Optimum) -> Optimum:
+    from dataclasses import replace
+
+    return replace(optimum, optimum=recipe.process)

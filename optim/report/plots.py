@@ -1,0 +1,241 @@
+"""Plots of a fit, a ranking and a process. Every function takes an artefact and returns a matplotlib Figure."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from optim.fit.result import FitResult, Observations
+from optim.optimise.result import Optimum, Ranking
+from optim.units import VARIABLES, display
+
+# Okabe-Ito colours: told apart by people with any common colour vision
+BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8a8f98", "#24292f"
+STYLE = {"font": 9, "small": 7.5}
+MOST_PANELS = 24
+
+
+def _figure(width: float, height: float, title: str, simulated: bool) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure.suptitle(title + ("   ·   SIMULATED DATA" if simulated else ""), fontsize=11, color=INK, x=0.01, ha="left")
+    return figure
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.tick_params(labelsize=STYLE["small"], colors=INK)
+    axes.grid(True, color="#e6e8eb", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _unit(variable: str) -> str:
+    known = {"product_per_biomass": "g/g", "volume": "mL", "temperature": "°C"}
+    return known.get(variable) or display(VARIABLES[variable].unit)
+
+
+def _grid(n: int, title: str, simulated: bool, width: float = 2.3, height: float = 1.7) -> tuple[Figure, list[Axes]]:
+    columns = min(6, max(1, math.ceil(math.sqrt(n * 1.4))))
+    rows = math.ceil(n / columns)
+    figure = _figure(max(5.0, width * columns), 0.6 + height * rows, title, simulated)
+    axes = [figure.add_subplot(rows, columns, i + 1) for i in range(n)]
+    for a in axes:
+        _tidy(a)
+    return figure, axes
+
+
+def fit_assay(result: FitResult, variable: str, observations: Observations | None = None) -> Figure:
+    """Data, prediction and 90 % band of one assay; a panel per clone (per run where there is one group of few runs)."""
+    o = observations or result.observations
+    names = np.array(o.variable) == variable
+    per_run = len(result.clones) < 6
+    keys = np.array(o.vessel if per_run else o.clone)
+    panels = list(dict.fromkeys(keys[names]))[:MOST_PANELS]
+    kind = "fit" if observations is None else "prediction of runs left out"
+    figure, axes = _grid(len(panels), f"{variable} [{_unit(variable)}]: {kind}", result.simulated)
+    day = float(o.time_h.max()) > 72.0
+    top = float(np.nanmax(np.maximum(o.value[names], o.predicted[names]))) * 1.1
+    for panel, a in zip(panels, axes, strict=True):
+        own = names & (keys == panel)
+        for i, vessel in enumerate(dict.fromkeys(np.array(o.vessel)[own])):
+            use = np.flatnonzero(own & (np.array(o.vessel) == vessel))
+            use = use[np.argsort(o.time_h[use])]
+            t = o.time_h[use] / (24.0 if day else 1.0)
+            colour = (BLUE, ORANGE, GREEN)[i % 3]
+            a.fill_between(t, np.maximum(o.lower90[use], 0.0), o.upper90[use], color=colour, alpha=0.15, linewidth=0)
+            a.plot(t, o.predicted[use], color=colour, linewidth=1.2)
+            below = np.array([o.censored[j] != "" for j in use])
+            a.plot(t[~below], o.value[use][~below], "o", markersize=2.6, color=colour)
+            a.plot(t[below], o.value[use][below], "v", markersize=3.0, color=colour, markerfacecolor="white")
+        a.set_title(str(panel), fontsize=STYLE["small"], color=INK, pad=2)
+        a.set_ylim(0.0, top)
+    axes[0].set_ylabel(_unit(variable), fontsize=STYLE["small"])
+    axes[-1].set_xlabel("day" if day else "h", fontsize=STYLE["small"])
+    return figure
+
+
+def parity(result: FitResult) -> Figure:
+    """Predicted against measured, per assay; left-out predictions too where they exist."""
+    o = result.observations
+    variables = list(dict.fromkeys(o.variable))
+    figure, axes = _grid(len(variables), "Predicted against measured", result.simulated, 2.6, 2.4)
+    for variable, a in zip(variables, axes, strict=True):
+        for source, colour, marker in ((o, BLUE, "o"), (result.left_out, ORANGE, "x")):
+            if source is None:
+                continue
+            use = (np.array(source.variable) == variable) & (np.array(source.censored) == "")
+            name = "fit" if source is o else "left out"
+            a.plot(source.value[use], source.predicted[use], marker, color=colour, markersize=2.8, alpha=0.7, label=name)
+        ends = [0.0, float(o.value[np.array(o.variable) == variable].max())]
+        a.plot(ends, ends, color=GREY, linewidth=0.8)
+        a.set_title(f"{variable} [{_unit(variable)}]  R² {result.r2.get(variable, math.nan):.3f}", fontsize=STYLE["font"])
+    axes[0].set_xlabel("measured", fontsize=STYLE["small"])
+    axes[0].set_ylabel("predicted", fontsize=STYLE["small"])
+    if result.left_out is not None:
+        axes[0].legend(fontsize=STYLE["small"], frameon=False)
+    return figure
+
+
+def residuals(result: FitResult) -> Figure:
+    """Standardised residuals over time, per assay: a trend says that the model lacks something."""
+    o = result.observations
+    variables = list(dict.fromkeys(o.variable))
+    figure, axes = _grid(len(variables), "Standardised residuals", result.simulated, 2.6, 1.9)
+    day = float(o.time_h.max()) > 72.0
+    for variable, a in zip(variables, axes, strict=True):
+        use = (np.array(o.variable) == variable) & (np.array(o.censored) == "")
+        t = o.time_h[use] / (24.0 if day else 1.0)
+        a.axhspan(-1.96, 1.96, color="#f0f2f5")
+        a.plot(t, ((o.value - o.predicted) / o.sd)[use], "o", markersize=2.2, color=BLUE, alpha=0.6)
+        a.axhline(0.0, color=GREY, linewidth=0.8)
+        a.set_title(variable, fontsize=STYLE["font"])
+    axes[0].set_ylabel("(measured − predicted) / sd", fontsize=STYLE["small"])
+    axes[0].set_xlabel("day" if day else "h", fontsize=STYLE["small"])
+    return figure
+
+
+def recovery(result: FitResult) -> Figure:
+    """Estimate with 90 % interval against the truth of a simulated screen."""
+    names = list(dict.fromkeys(r.name for r in result.recovery))
+    figure, axes = _grid(len(names), "Recovery of the truth", result.simulated, 2.4, 2.1)
+    for name, a in zip(names, axes, strict=True):
+        rows = [r for r in result.recovery if r.name == name]
+        x, y = np.array([r.truth for r in rows]), np.array([r.estimate for r in rows])
+        low, high = np.array([r.lower90 for r in rows]), np.array([r.upper90 for r in rows])
+        a.errorbar(x, y, yerr=[y - low, high - y], fmt="o", markersize=2.6, color=BLUE, elinewidth=0.8)
+        ends = [min(x.min(), low.min()), max(x.max(), high.max())]
+        a.plot(ends, ends, color=GREY, linewidth=0.8)
+        a.set_title(name, fontsize=STYLE["font"])
+    axes[0].set_xlabel("truth", fontsize=STYLE["small"])
+    axes[0].set_ylabel("estimate", fontsize=STYLE["small"])
+    return figure
+
+
+def ranking(result: Ranking) -> Figure:
+    """Clones by the maximised metric, each at its own optimum, with interval and probability of being the best."""
+    rows = [r for r in result.rows if not r.message]
+    figure = _figure(8.0, 0.9 + 0.26 * len(rows), "Clones, each at its own optimised process", result.simulated)
+    a, b = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+    y = np.arange(len(rows))[::-1]
+    for axes in (a, b):
+        _tidy(axes)
+    mid = np.array([r.objective.p50 for r in rows])
+    low, high = np.array([r.objective.p05 for r in rows]), np.array([r.objective.p95 for r in rows])
+    a.errorbar(mid, y, xerr=[mid - low, high - mid], fmt="o", color=BLUE, markersize=4, label="own optimum (90 %)")
+    a.plot([r.at_platform.p50 for r in rows], y, "|", color=GREY, markersize=8, label="platform process")
+    if all(r.truth is not None for r in rows):
+        truth = np.array([r.truth for r in rows], dtype=float)
+        a.plot(truth, y, "x", color=ORANGE, markersize=5, label="truth, same process")
+    a.set_yticks(y, [r.clone for r in rows])
+    a.set_xlabel(f"{result.objective.split('_g_per_')[0].replace('_', ' ')} [{result.unit}]", fontsize=STYLE["font"])
+    a.legend(fontsize=STYLE["small"], frameon=False, loc="lower right")
+    b.barh(y, [r.probability_best for r in rows], color=GREEN, height=0.6)
+    b.set_xlim(0.0, 1.0)
+    b.set_xlabel("probability of being the best", fontsize=STYLE["font"])
+    return figure
+
+
+def processes(optimum: Optimum) -> Figure:
+    """Trajectories of optimum and platform process with 90 % bands."""
+    s = optimum.optimum.trajectory
+    names = list(s.names)
+    figure, axes = _grid(len(names), f"Optimum and platform process, {optimum.clone}", optimum.simulated, 2.5, 1.9)
+    day = float(s.time_h.max()) > 72.0
+    for name, a in zip(names, axes, strict=True):
+        for process, colour in ((optimum.baseline, GREY), (optimum.optimum, BLUE)):
+            series = process.trajectory
+            i = series.names.index(name)
+            t = series.time_h / (24.0 if day else 1.0)
+            if name == "temperature":
+                a.step(t, series.p50[i], where="pre", color=colour, linewidth=1.4)
+                continue
+            a.fill_between(t, series.p05[i], series.p95[i], color=colour, alpha=0.2, linewidth=0)
+            a.plot(t, series.p50[i], color=colour, linewidth=1.4, label=process.name)
+        for c in optimum.optimum.constraints:
+            if c.name.startswith(name) or (name == "volume" and c.name == "vessel_volume"):
+                a.axhline(c.limit, color=ORANGE, linewidth=0.9, linestyle="--")
+        a.set_title(f"{name.replace('_', ' ')} [{s.units[s.names.index(name)]}]", fontsize=STYLE["font"])
+    axes[0].legend(fontsize=STYLE["small"], frameon=False)
+    axes[-1].set_xlabel("day" if day else "h", fontsize=STYLE["small"])
+    return figure
+
+
+def feeds(optimum: Optimum) -> Figure:
+    """Feed of optimum and platform process: boluses per day, or rates over time."""
+    figure = _figure(7.0, 2.6, "Feed", optimum.simulated)
+    a = figure.add_subplot(1, 1, 1)
+    _tidy(a)
+    pairs = ((optimum.baseline, GREY, -0.2), (optimum.optimum, BLUE, 0.2))
+    boluses = any(x.kind == "bolus" for x in optimum.optimum.actions)
+    for process, colour, shift in pairs:
+        own = [x for x in process.actions if x.kind == ("bolus" if boluses else "feed_rate") and x.what != "base"]
+        if boluses:
+            days = [x.time_h / 24.0 + shift for x in own]
+            a.bar(days, [x.value for x in own], 0.38, color=colour, label=process.name)
+            continue
+        end = next(x.time_h for x in process.actions if x.kind == "harvest")
+        t, rate = [], []
+        for i, x in enumerate(own):
+            t += [x.time_h, own[i + 1].time_h if i + 1 < len(own) else end]
+            rate += [x.value, x.value if x.value_end is None else x.value_end]
+        a.plot(t, rate, color=colour, linewidth=1.6, label=process.name)
+    a.set_xlabel("day" if boluses else "h", fontsize=STYLE["font"])
+    a.set_ylabel("mL per vessel" if boluses else "mL/h", fontsize=STYLE["font"])
+    a.legend(fontsize=STYLE["small"], frameon=False)
+    return figure
+
+
+def cost(optimum: Optimum) -> Figure:
+    """Cost of a production batch by category, platform beside optimum."""
+    categories = list(dict.fromkeys(i.category for i in optimum.optimum.cost_items))
+    figure = _figure(7.0, 3.0, f"Cost of one batch [k{optimum.optimum.currency}]", optimum.simulated)
+    a = figure.add_subplot(1, 1, 1)
+    _tidy(a)
+    for process, colour, shift in ((optimum.baseline, GREY, -0.2), (optimum.optimum, BLUE, 0.2)):
+        total = [sum(i.cost for i in process.cost_items if i.category == c) / 1000.0 for c in categories]
+        a.bar(np.arange(len(categories)) + shift, total, 0.38, color=colour, label=f"{process.name}: {sum(total):.0f}")
+    a.set_xticks(np.arange(len(categories)), categories, fontsize=STYLE["small"])
+    a.legend(fontsize=STYLE["small"], frameon=False)
+    return figure
+
+
+def convergence(result: FitResult, optimum: Optimum | None = None) -> Figure:
+    """Cost per iteration of the best start, and where each start of fit and optimiser ended."""
+    figure = _figure(8.0, 2.6, "Convergence", result.simulated)
+    panels: list[tuple[str, Any]] = [("fit: cost per iteration", result.history)]
+    panels.append(("fit: cost of each start", sorted(s.cost for s in result.starts)))
+    if optimum is not None:
+        ends = [s.objective for s in optimum.starts if s.max_violation <= 1e-6]
+        panels.append((f"optimiser: {optimum.objective.split('_g_')[0]}", sorted(ends, reverse=True)))
+    for i, (title, values) in enumerate(panels):
+        a = figure.add_subplot(1, len(panels), i + 1)
+        _tidy(a)
+        a.plot(np.arange(len(values)), np.asarray(values), "o-", markersize=3, color=BLUE, linewidth=1)
+        a.set_title(title, fontsize=STYLE["font"])
+        if i == 0:
+            a.set_yscale("log")
+    return figure

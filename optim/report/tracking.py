@@ -1,0 +1,254 @@
+"""Experiment tracking: the only module that imports mlflow. A run never depends on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from optim.data.dataset import Dataset
+from optim.errors import OptimWarning
+
+
+class TrackingWarning(OptimWarning):
+    """Tracking is unavailable; results are in the output folder all the same."""
+
+
+@dataclass(frozen=True)
+class TrackingOptions:
+    """`uri` None: the variable MLFLOW_TRACKING_URI, else an SQLite store in `workspace`."""
+
+    enabled: bool
+    uri: str | None
+    experiment: str
+    workspace: Path
+    child_runs: bool = False
+
+
+class Tracker(ABC):
+    """What a run tells about itself while it goes on."""
+
+    @property
+    @abstractmethod
+    def run_id(self) -> str: ...
+
+    @abstractmethod
+    def parameters(self, values: Mapping[str, Any]) -> None: ...
+
+    @abstractmethod
+    def metrics(self, values: Mapping[str, float]) -> None: ...
+
+    @abstractmethod
+    def history(self, name: str, values: Sequence[float]) -> None: ...
+
+    @abstractmethod
+    def dataset(self, dataset: Dataset, context: str) -> None: ...
+
+    @abstractmethod
+    def figure(self, figure: Figure, name: str) -> None: ...
+
+    @abstractmethod
+    def text(self, text: str, name: str) -> None: ...
+
+    @abstractmethod
+    def folder(self, folder: Path, name: str) -> None: ...
+
+    @abstractmethod
+    def child(self, name: str, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None: ...
+
+
+class NullTracker(Tracker):
+    """Keeps nothing."""
+
+    run_id = ""
+
+    def parameters(self, values: Mapping[str, Any]) -> None:
+        pass
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        pass
+
+    def history(self, name: str, values: Sequence[float]) -> None:
+        pass
+
+    def dataset(self, dataset: Dataset, context: str) -> None:
+        pass
+
+    def figure(self, figure: Figure, name: str) -> None:
+        pass
+
+    def text(self, text: str, name: str) -> None:
+        pass
+
+    def folder(self, folder: Path, name: str) -> None:
+        pass
+
+    def child(self, name: str, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        pass
+
+
+class MlflowTracker(Tracker):
+    """Writes to one MLflow run; when the store goes away it says so once and lets the work go on."""
+
+    def __init__(self, client: Any, mlflow: Any, run_id: str, experiment_id: str):
+        self._client, self._mlflow, self._run, self._experiment = client, mlflow, run_id, experiment_id
+        self._lost = False
+
+    @property
+    def run_id(self) -> str:
+        return self._run
+
+    def _try(self, what: str, call: Any, *args: Any, **kwargs: Any) -> None:
+        if self._lost:
+            return
+        try:
+            call(*args, **kwargs)
+        except Exception as err:  # whatever the store raises: a result must never be lost to its log
+            self._lost = True
+            reason = str(err).splitlines()[0][:200]
+            message = f"tracking stopped at '{what}' ({reason}); results are in the output folder"
+            warnings.warn(message, TrackingWarning, stacklevel=3)
+
+    def parameters(self, values: Mapping[str, Any]) -> None:
+        entities = self._mlflow.entities
+        items = [entities.Param(k, str(v)[:500]) for k, v in values.items()]
+        self._try("parameters", self._client.log_batch, self._run, params=items)
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        entities = self._mlflow.entities
+        items = [entities.Metric(k, float(v), 0, 0) for k, v in values.items() if v == v]
+        self._try("metrics", self._client.log_batch, self._run, metrics=items)
+
+    def history(self, name: str, values: Sequence[float]) -> None:
+        entities = self._mlflow.entities
+        items = [entities.Metric(name, float(v), i, i) for i, v in enumerate(values) if v == v and abs(v) != float("inf")]
+        for first in range(0, len(items), 1000):
+            self._try(name, self._client.log_batch, self._run, metrics=items[first : first + 1000])
+
+    def dataset(self, dataset: Dataset, context: str) -> None:
+        def log() -> None:
+            from mlflow.data.code_dataset_source import CodeDatasetSource
+
+            source = CodeDatasetSource(tags={"name": dataset.name, "licence": dataset.licence})
+            entry = self._mlflow.data.from_pandas(
+                dataset.frame(), source=source, name=dataset.name, digest=dataset.content_hash[:32]
+            )
+            tag = self._mlflow.entities.InputTag("mlflow.data.context", context)
+            self._client.log_inputs(
+                self._run, [self._mlflow.entities.DatasetInput(entry._to_mlflow_entity(), [tag])]
+            )
+
+        self._try("dataset", log)
+
+    def figure(self, figure: Figure, name: str) -> None:
+        self._try(name, self._client.log_figure, self._run, figure, f"plots/{name}.png")
+
+    def text(self, text: str, name: str) -> None:
+        self._try(name, self._client.log_text, self._run, text, name)
+
+    def folder(self, folder: Path, name: str) -> None:
+        self._try(name, self._client.log_artifacts, self._run, str(folder), name)
+
+    def child(self, name: str, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        def log() -> None:
+            entities = self._mlflow.entities
+            tags = {"mlflow.parentRunId": self._run, "mlflow.runName": name}
+            run = self._client.create_run(self._experiment, tags=tags, run_name=name)
+            self._client.log_batch(
+                run.info.run_id,
+                params=[entities.Param(k, str(v)) for k, v in parameters.items()],
+                metrics=[entities.Metric(k, float(v), 0, 0) for k, v in metrics.items() if v == v],
+            )
+            self._client.set_terminated(run.info.run_id)
+
+        self._try(name, log)
+
+
+@contextmanager
+def open_tracker(options: TrackingOptions, run_name: str, tags: Mapping[str, str]) -> Iterator[Tracker]:
+    """A tracker for one run: FINISHED at the end, FAILED on an error, KILLED on an interrupt.
+
+    A store that cannot be reached is a warning, never an error.
+    """
+    if not options.enabled:
+        yield NullTracker()
+        return
+    tracker, finish = _start(options, run_name, tags)
+    status = "FINISHED"
+    try:
+        yield tracker
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    except BaseException:
+        status = "FAILED"
+        raise
+    finally:
+        finish(status)
+
+
+def _start(options: TrackingOptions, run_name: str, tags: Mapping[str, str]) -> tuple[Tracker, Any]:
+    # nothing phones home, and a server that is away is noticed in seconds, unless the user has said otherwise
+    for key, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    }.items():
+        os.environ.setdefault(key, value)
+    for logger in ("alembic", "mlflow"):
+        logging.getLogger(logger).setLevel(logging.WARNING)
+    try:
+        import mlflow
+        import mlflow.data
+
+        uri, place = _store(options)
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or options.experiment
+        experiment_id = _experiment(client, name, place)
+        run = client.create_run(experiment_id, tags=dict(tags), run_name=run_name)
+    except Exception as err:
+        reason = str(err).splitlines()[0][:200] if str(err) else type(err).__name__
+        message = f"tracking is unavailable ({reason}); the run goes on, results are in the output folder"
+        warnings.warn(message, TrackingWarning, stacklevel=3)
+        return NullTracker(), lambda status: None
+    tracker = MlflowTracker(client, mlflow, run.info.run_id, experiment_id)
+
+    def finish(status: str) -> None:
+        tracker._try("end of run", client.set_terminated, run.info.run_id, status=status)
+
+    return tracker, finish
+
+
+def _store(options: TrackingOptions) -> tuple[str, str | None]:
+    """Address of the store, and where its artefacts go (None: the server decides)."""
+    uri = options.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        return uri, None
+    workspace = options.workspace.resolve()
+    workspace.mkdir(parents=True, exist_ok=True)
+    # artefacts lie beside the database, or MLflow would put them into whatever folder the command ran in
+    return f"sqlite:///{workspace / 'mlflow.db'}", (workspace / "artifacts").as_uri()
+
+
+def _experiment(client: Any, name: str, place: str | None) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    try:
+        location = f"{place}/{name}" if place else None
+        return str(client.create_experiment(name, artifact_location=location))
+    except Exception:
+        # another process may have made it between the two calls
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)

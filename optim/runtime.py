@@ -1,0 +1,37 @@
+"""How the process is set up before JAX is used: precision, compile cache, quiet logs. Called by the command line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+from optim.paths import cache_dir
+
+
+def prepare() -> None:
+    """float64, persistent compile cache, and a platform that does not probe for hardware that is not there."""
+    os.environ.setdefault("JAX_PLATFORMS", "" if _has_gpu_plugin() else "cpu")
+    if not os.environ["JAX_PLATFORMS"]:
+        del os.environ["JAX_PLATFORMS"]
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") is None:
+        folder = cache_dir() / "xla"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            warnings.warn(f"no compile cache: {folder} cannot be written ({err.strerror})", stacklevel=2)
+        else:
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+    # small programs count here: there are many, and each costs seconds
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    logging.getLogger("jax").setLevel(logging.WARNING)
+
+
+def _has_gpu_plugin() -> bool:
+    from importlib.metadata import distributions
+
+    return any((d.metadata["Name"] or "").startswith("jax-cuda") for d in distributions())

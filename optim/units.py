@@ -1,0 +1,98 @@
+"""Canonical units, and conversion of what laboratories write into them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from optim.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A measured quantity: its canonical unit, and the molar mass where mass and amount are interchangeable."""
+
+    unit: str
+    molar_mass: float | None = None  # g/mol
+    upper: float | None = None  # physical limit in the canonical unit
+
+
+# Molar masses: PubChem CIDs 5793 (D-glucose), 5961 (L-glutamine), 612 (lactic acid), 222 (ammonia), 753 (glycerol)
+VARIABLES: dict[str, Quantity] = {
+    "vcd": Quantity("1e9 cells/L"),
+    "tcd": Quantity("1e9 cells/L"),
+    "viability": Quantity("1", upper=1.0),
+    "glucose": Quantity("mmol/L", 180.156),
+    "glutamine": Quantity("mmol/L", 146.14),
+    "lactate": Quantity("mmol/L", 90.08),
+    "ammonia": Quantity("mmol/L", 17.031),
+    "titre": Quantity("g/L"),
+    "biomass": Quantity("g/L"),
+    "product": Quantity("g/L"),
+    "glycerol": Quantity("g/L", 92.09),
+    "osmolality": Quantity("mOsm/kg"),
+    "background_osmolality": Quantity("mOsm/kg"),
+}
+EVENTS: dict[str, Quantity] = {
+    "bolus": Quantity("L"),
+    "sample": Quantity("L"),
+    "feed_rate": Quantity("L/h"),
+    "temperature": Quantity("degC"),
+    "ph": Quantity("1"),
+}
+# how a canonical unit reads in a table or on an axis
+DISPLAY = {"1e9 cells/L": "1e6 cells/mL", "1": "-", "degC": "°C"}
+
+
+@cache
+def _registry() -> Any:
+    import pint
+
+    registry: Any = pint.UnitRegistry()
+    registry.define("cells = [cells] = cell")
+    registry.define("osmole = [osmosis] = Osm")
+    registry.preprocessors.append(lambda text: text.replace("%", " percent ").replace("µ", "u"))
+    return registry
+
+
+@cache
+def factor(unit: str, quantity: Quantity) -> tuple[float, float]:
+    """(factor, offset): canonical = value * factor + offset. Raises `ConfigError` when the unit does not fit."""
+    canonical = quantity.unit
+    text = unit.strip()
+    if text == canonical:
+        return 1.0, 0.0
+    registry = _registry()
+    text = "1" if text in ("-", "fraction") else text
+    try:
+        have = registry.Quantity(text) if not text.lower().startswith("deg") else registry.Quantity(1, text)
+        want = registry.Quantity(canonical) if canonical != "degC" else registry.Quantity(1, "degC")
+        if canonical == "degC":
+            zero = registry.Quantity(0.0, have.units).to("degC").magnitude
+            one = registry.Quantity(1.0, have.units).to("degC").magnitude
+            return float(one - zero), float(zero)
+        if quantity.molar_mass is not None and not have.is_compatible_with(want):
+            molar = registry.Quantity(quantity.molar_mass, "g/mol")
+            have = have / molar if have.is_compatible_with(want * molar) else have * molar
+        return float((have / want).to("").magnitude), 0.0
+    except Exception as err:  # pint raises many kinds, tokenizer errors among them
+        raise ConfigError(f"unit '{unit}' does not fit; expected a unit like '{display(canonical)}'") from err
+
+
+def to_canonical(value: float, unit: str, quantity: Quantity) -> float:
+    """A value in its canonical unit."""
+    scale, offset = factor(unit, quantity)
+    return value * scale + offset
+
+
+def display(canonical: str) -> str:
+    """The unit as people write it."""
+    return DISPLAY.get(canonical, canonical)
+
+
+def variable(name: str) -> Quantity:
+    """The quantity of a measured variable. Raises `ConfigError` with the nearest match."""
+    if name not in VARIABLES:
+        raise ConfigError(f"unknown variable '{name}'.{nearest(name, VARIABLES)} Known: {', '.join(VARIABLES)}")
+    return VARIABLES[name]
