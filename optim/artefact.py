@@ -50,7 +50,7 @@ def save(artefact: Any, folder: Path) -> Path:
     return folder
 
 
-def load(cls: type[T], folder: Path) -> T:
+def load[T](cls: type[T], folder: Path) -> T:
     """Read an artefact of class `cls`; refuses another schema, a missing or a damaged file.
 
     Raises `IncompatibleError`.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from optim.process.problem import ProcessProblem
 
 # Hydra reads these annotations at run time, and knows Optional but not the `|` of this file's other annotations
-# ruff: noqa: UP007, UP045
+# ruff: noqa: UP045
 
 
 @dataclass
@@ -283,7 +283,9 @@ def explain(err: Exception, overrides: list[str]) -> str:
         return f"unknown config group '{option.group(1)}'.{nearest(group or name, groups)} Groups: {', '.join(groups)}"
     text = next((t for t in reversed(texts) if "full_key" in t), texts[0])
     full = re.search(r"full_key: (\S+)", text)
-    lines = [line for line in text.splitlines() if line.strip() and not line.strip().startswith(("full_key", "object_type"))]
+    lines = [
+        line for line in text.splitlines() if line.strip() and not line.strip().startswith(("full_key", "object_type"))
+    ]
     first = " ".join(lines)
     where = f"{full.group(1)}: " if full else ""
     given = f" (overrides: {' '.join(overrides)})" if overrides and not full else ""
@@ -431,7 +433,9 @@ def _decisions(d: DictConfig, hold: dict[str, float]) -> tuple[Any, ...]:
     if unknown:
         allowed = list(_plain(d)["decisions"])
         key = sorted(unknown)[0]
-        raise ConfigError(f"objective.also: hold: no decision '{key}'.{nearest(key, allowed)} Known: {', '.join(allowed)}")
+        raise ConfigError(
+            f"objective.also: hold: no decision '{key}'.{nearest(key, allowed)} Known: {', '.join(allowed)}"
+        )
     return tuple(rows)
 
 

@@ -82,4 +82,6 @@ def _tracking(wrong: list[str]) -> None:
             with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
                 pass
         except (urllib.error.URLError, OSError, ValueError) as err:
-            wrong.append(f"MLFLOW_TRACKING_URI={uri} does not answer ({getattr(err, 'reason', err)}); runs go on without it")
+            wrong.append(
+                f"MLFLOW_TRACKING_URI={uri} does not answer ({getattr(err, 'reason', err)}); runs go on without it"
+            )

@@ -149,7 +149,5 @@ def table_from_mapping(rows: Mapping[str, Mapping[str, object]], model_parameter
         if vessel and specs[-1].level not in ("vessel", "fixed"):
             raise ConfigError(f"model.parameters.{name}: level must be vessel or fixed")
         if not vessel and specs[-1].level == "vessel":
-            raise ConfigError(
-                f"model.parameters.{name}: level vessel is for {', '.join(VESSEL_PARAMETERS)} only"
-            )
+            raise ConfigError(f"model.parameters.{name}: level vessel is for {', '.join(VESSEL_PARAMETERS)} only")
     return ParameterTable(tuple(specs))

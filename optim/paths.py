@@ -19,7 +19,9 @@ def _find(folder: str, variable: str) -> Path:
     for path in (package / folder, package.parent / folder):
         if path.is_dir():
             return path
-    raise OptimError(f"the folder {folder}/ was not found beside or inside {package}; reinstall optim or set {variable}")
+    raise OptimError(
+        f"the folder {folder}/ was not found beside or inside {package}; reinstall optim or set {variable}"
+    )
 
 
 def configs_dir() -> Path:

@@ -30,7 +30,9 @@ from optim.fit.fit import fit as fit_problem
 from optim.fit.fit import r_squared
 from optim.fit.problem import FitProblem
 from optim.fit.result import FitResult, ModelScore
-from optim.optimise.optimise import NEWCOMER, About, optimise as optimise_process, parameter_sets, rank as rank_clones
+from optim.optimise.optimise import NEWCOMER, About, parameter_sets
+from optim.optimise.optimise import optimise as optimise_process
+from optim.optimise.optimise import rank as rank_clones
 from optim.optimise.outcome import Ranges, outcome
 from optim.optimise.result import Optimum, ProcessOutcome, Ranking
 from optim.optimise.solve import OptimiseOptions
@@ -38,7 +40,7 @@ from optim.process.problem import ProcessProblem
 from optim.report import plots
 from optim.report.export import export_recipe
 from optim.report.page import png
-from optim.report.recipe import Provenance, Recipe, make_recipe, rounded_decisions
+from optim.report.recipe import Provenance, Recipe, broken_limits, make_recipe, rounded_decisions
 from optim.report.tracking import Tracker, TrackingOptions, open_tracker
 
 Say = Callable[[str], None]
@@ -157,15 +159,20 @@ def _tell_fit(s: Session, r: FitResult, dataset: Dataset) -> None:
         s.say(f"    90 % bands of left-out runs hold {share:.0%} of their points")
         metrics["left_out/coverage_of_90_percent_bands"] = share
     if r.comparison:
-        s.say("  model                 k      AICc       BIC" + "".join(f"  R2 {v} (left out)"[:24].rjust(24) for v in variables))
+        s.say(
+            "  model                 k      AICc       BIC"
+            + "".join(f"  R2 {v} (left out)"[:24].rjust(24) for v in variables)
+        )
         for m in r.comparison:
             cells = "".join(f"{m.r2[v]:.3f} ({m.r2_left_out.get(v, float('nan')):.3f})".rjust(24) for v in variables)
             s.say(f"  {m.model:<20}{m.parameters:>3}{m.aicc:>10.1f}{m.bic:>10.1f}{cells}")
     if r.recovery:
         hit = [x.lower90 <= x.truth <= x.upper90 for x in r.recovery]
         error = [abs(np.log(x.estimate / x.truth)) for x in r.recovery if x.truth > 0.0]
-        s.say(f"  recovery of the simulated truth: median error {np.median(error):.1%}, "
-              f"90 % intervals hold {np.mean(hit):.0%} of {len(hit)} true values")
+        s.say(
+            f"  recovery of the simulated truth: median error {np.median(error):.1%}, "
+            f"90 % intervals hold {np.mean(hit):.0%} of {len(hit)} true values"
+        )
         metrics |= {"recovery/median_error": float(np.median(error)), "recovery/coverage": float(np.mean(hit))}
     for note in r.notes:
         s.say(f"  note: {note}")
@@ -211,7 +218,9 @@ def _problem(s: Session, result: FitResult, dataset: Dataset, case: str = "") ->
     return build_process(s.cfg, dataset, chosen.maximise, dict(chosen.hold))
 
 
-def _ensembles(s: Session, problem: ProcessProblem, result: FitResult, clones: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _ensembles(
+    s: Session, problem: ProcessProblem, result: FitResult, clones: tuple[str, ...]
+) -> dict[str, np.ndarray]:
     fixed = {n: float(p.value) for n, p in s.cfg.model.parameters.items() if p.level == "fixed"}
     return {c: parameter_sets(result, fixed, problem.model, c) for c in clones}
 
@@ -285,8 +294,10 @@ def rank(s: Session, result: FitResult | None = None) -> Ranking:
     shown = [r for r in rows if not r.message][:5]
     for r in shown:
         true = f"   truth {r.truth:.4g} (rank {r.truth_rank})" if r.truth is not None else ""
-        s.say(f"  {r.rank:>2} {r.clone:<8} {r.objective.p50:.4g} [{r.objective.p05:.4g}, {r.objective.p95:.4g}]   "
-              f"platform {r.at_platform.p50:.4g}   P(best) {r.probability_best:.2f}{true}")
+        s.say(
+            f"  {r.rank:>2} {r.clone:<8} {r.objective.p50:.4g} [{r.objective.p05:.4g}, {r.objective.p95:.4g}]   "
+            f"platform {r.at_platform.p50:.4g}   P(best) {r.probability_best:.2f}{true}"
+        )
     judged = [r for r in rows if r.truth is not None]
     metrics = {"ranking/probability_best": rows[0].probability_best}
     if len(judged) > 2:
@@ -330,9 +341,7 @@ def _chosen_clone(s: Session, result: FitResult, ranking: Ranking | None) -> str
         return ranking.rows[0].clone
     allowed = (*result.clones, NEWCOMER, "best")
     if wanted not in allowed:
-        raise ConfigError(
-            f"optimise.clone: unknown '{wanted}'.{nearest(wanted, allowed)} Known: {', '.join(allowed)}"
-        )
+        raise ConfigError(f"optimise.clone: unknown '{wanted}'.{nearest(wanted, allowed)} Known: {', '.join(allowed)}")
     return wanted
 
 
@@ -345,10 +354,15 @@ def _tell_optimum(s: Session, result: FitResult, o: Optimum, case: str) -> None:
     a, b = o.optimum.metrics[o.objective], o.baseline.metrics[o.objective]
     unit = o.optimum.metric_units[o.objective]
     ok = sum(x.success for x in o.starts)
-    s.say(f"optimum of {o.objective} for {o.clone}: {a.p50:.4g} {unit} [{a.p05:.4g}, {a.p95:.4g}], "
-          f"platform {b.p50:.4g} [{b.p05:.4g}, {b.p95:.4g}], {a.p50 / b.p50 - 1.0:+.0%}; "
-          f"{ok} of {len(o.starts)} starts converged")
-    shown = [f"{d.name} {d.value:.4g} {d.unit}{' (outside the screen)' if d.outside_screened else ''}" for d in o.optimum.decisions]
+    s.say(
+        f"optimum of {o.objective} for {o.clone}: {a.p50:.4g} {unit} [{a.p05:.4g}, {a.p95:.4g}], "
+        f"platform {b.p50:.4g} [{b.p05:.4g}, {b.p95:.4g}], {a.p50 / b.p50 - 1.0:+.0%}; "
+        f"{ok} of {len(o.starts)} starts converged"
+    )
+    shown = [
+        f"{d.name} {d.value:.4g} {d.unit}{' (outside the screen)' if d.outside_screened else ''}"
+        for d in o.optimum.decisions
+    ]
     s.say("  " + ", ".join(shown))
     active = [c.name for c in o.optimum.constraints if c.active]
     s.say(f"  binding: {', '.join(active) or 'no limit'}")
@@ -368,11 +382,14 @@ def _tell_optimum(s: Session, result: FitResult, o: Optimum, case: str) -> None:
     s.figure(plots.convergence(result, o), _folder("convergence", case))
 
 
-# --- export, simulate, run ----------------------------------------------------------------------------------------------
+# --- export, simulate, run ------------------------------------------------------------------------------------------
 
 
 def export(
-    s: Session, optima: dict[str, Optimum] | None = None, result: FitResult | None = None, created_utc: str | None = None
+    s: Session,
+    optima: dict[str, Optimum] | None = None,
+    result: FitResult | None = None,
+    created_utc: str | None = None,
 ) -> dict[str, Recipe]:
     """Turn every optimum into a recipe; reads `out/optimum*` and `out/fit`, writes `out/recipe*`."""
     cases = ("", *s.cfg.objective.also)
@@ -384,8 +401,7 @@ def export(
         problem = _problem(s, result, dataset, case)
         ensemble = _ensembles(s, problem, result, (optimum.clone,))[optimum.clone]
         about = _about(s, problem, result, dataset)
-        x = np.array(rounded_decisions(optimum.optimum.decisions))
-        rounded = outcome(problem, "rounded", x, ensemble, about.feed, about.screened)
+        rounded = _rounded(problem, optimum, ensemble, about)
         provenance = _provenance(s, dataset, created_utc)
         recipe = make_recipe(s.cfg.title, optimum, rounded, provenance)
         folder = export_recipe(recipe, optimum, s.out / _folder("recipe", case))
@@ -397,6 +413,17 @@ def export(
         s.say(f"recipe (DRAFT, rounding loss {recipe.rounding_loss_percent:.2g} %): {folder / 'recipe.html'}")
         recipes[case] = recipe
     return recipes
+
+
+def _rounded(problem: ProcessProblem, optimum: Optimum, ensemble: np.ndarray, about: About) -> ProcessOutcome:
+    """The optimum at what pumps can do, simulated again; feeds rounded down where the nearest step breaks a limit."""
+    already = set(broken_limits(optimum.optimum))
+    for feeds_down in (False, True):
+        x = np.array(rounded_decisions(optimum.optimum.decisions, feeds_down))
+        found = outcome(problem, "optimum", x, ensemble, about.feed, about.screened)
+        if set(broken_limits(found)) <= already:
+            break
+    return found
 
 
 def _provenance(s: Session, dataset: Dataset, created_utc: str | None) -> Provenance:
@@ -421,7 +448,9 @@ def _commit() -> str:
     if not (here / ".git").exists():
         return ""
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=True)
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return found.stdout.strip()

@@ -83,7 +83,7 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
         ),
         media=media,
         notes=(
-            f"sampling_points.csv row {OUTLIER_ROW} (DoE1_R3, 10.35 h) is left out: the authors dropped it as an outlier",
+            f"sampling_points.csv row {OUTLIER_ROW} (DoE1_R3, 10.35 h) left out: the authors dropped it as an outlier",
             "product at time 0 is 0 by construction of the published table, not a measurement",
             "volumes and feeds are masses in kg, used as litres as the authors do",
         ),

@@ -242,9 +242,7 @@ def _measurements(check: Checker, folder: Path, runs: dict[str, Run]) -> Measure
     )
 
 
-def _finish_runs(
-    check: Checker, runs: dict[str, Run], events: dict[str, list[tuple[int, Event]]]
-) -> tuple[Run, ...]:
+def _finish_runs(check: Checker, runs: dict[str, Run], events: dict[str, list[tuple[int, Event]]]) -> tuple[Run, ...]:
     finished = []
     for run in runs.values():
         own = sorted(events.get(run.run_id, []), key=lambda item: item[1].time_h)
@@ -273,5 +271,3 @@ def _truth(check: Checker, folder: Path) -> dict[str, dict[str, float]]:
 
     visit(check.read(folder, TRUTH), row)
     return truth
-
-

@@ -71,9 +71,7 @@ class Estimator:
 
     def prior_point(self) -> Point:
         block = np.concatenate([self.mean_s[self.ns :], self.mean_v])
-        return Point(
-            self.mean_s.copy(), np.tile(block, (self.n_clones, 1)), np.ones(len(self.problem.vessel_clone))
-        )
+        return Point(self.mean_s.copy(), np.tile(block, (self.n_clones, 1)), np.ones(len(self.problem.vessel_clone)))
 
     def random_point(self, rng: np.random.Generator, spread: float) -> Point:
         """A start drawn from the prior (from the bounds, where there is no prior)."""
@@ -82,9 +80,9 @@ class Estimator:
         sd = np.minimum(np.where(sd > 0.0, sd, 0.25 * (self.upper_s - self.lower_s)), 3.0)
         shared = point.shared + spread * sd * rng.standard_normal(len(sd))
         point.shared = np.clip(shared, self.lower_s, self.upper_s)
-        point.block[:, : self.nc] = point.shared[self.ns :] + rng.standard_normal(
-            (self.n_clones, self.nc)
-        ) / np.sqrt(np.maximum(self.pool, 1e-300))
+        point.block[:, : self.nc] = point.shared[self.ns :] + rng.standard_normal((self.n_clones, self.nc)) / np.sqrt(
+            np.maximum(self.pool, 1e-300)
+        )
         point.block = np.clip(point.block, self.lower_c, self.upper_c)
         return point
 
@@ -194,7 +192,9 @@ def minimise(
             active = still
             best = min((p.cost for p in [*done, *active]), default=np.inf)
             rounds = max(p.iterations for p in [*done, *active])
-            progress(f"fit: start {first + 1}-{first + len(group)} of {len(points)}, iteration {rounds}, cost {best:.6g}")
+            progress(
+                f"fit: start {first + 1}-{first + len(group)} of {len(points)}, iteration {rounds}, cost {best:.6g}"
+            )
     return done
 
 

@@ -261,8 +261,18 @@ def _parameter_rows(e: Estimator, point: Point) -> tuple[ParameterEstimate, ...]
     for spec in problem.table.of_level("fixed"):
         rows.append(
             ParameterEstimate(
-                spec.name, "fixed", "", spec.unit, spec.value, spec.value, spec.value, "", float("nan"), False,
-                spec.source, spec.verified,
+                spec.name,
+                "fixed",
+                "",
+                spec.unit,
+                spec.value,
+                spec.value,
+                spec.value,
+                "",
+                float("nan"),
+                False,
+                spec.source,
+                spec.verified,
             )
         )
     return tuple(rows)

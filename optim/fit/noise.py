@@ -41,7 +41,9 @@ class NoiseModel:
     def sd(self, variable: str, value: np.ndarray) -> np.ndarray:
         """Standard deviation of measured values. Raises `ConfigError` for an assay that is not declared."""
         if variable not in self.assays:
-            raise ConfigError(f"noise.assays: no entry for '{variable}', which the dataset holds; add relative and floor")
+            raise ConfigError(
+                f"noise.assays: no entry for '{variable}', which the dataset holds; add relative and floor"
+            )
         assay = self.assays[variable]
         return np.sqrt((assay.relative * value) ** 2 + assay.floor**2)
 

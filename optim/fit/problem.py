@@ -132,10 +132,7 @@ def apply_parameters(model: AbstractKineticModel, named: dict[str, Array], initi
     p = model.Parameters(**{name: named[name] for name in model.Parameters._fields})
     factor = named.get("inoculum_factor", 1.0)
     start = model.State(
-        *(
-            initial[i] * factor if name in model.inoculum_species else initial[i]
-            for i, name in enumerate(model.names())
-        )
+        *(initial[i] * factor if name in model.inoculum_species else initial[i] for i, name in enumerate(model.names()))
     )
     return p, start
 

@@ -34,20 +34,39 @@ PG_PER_CELL_D = 1.0 / 24.0e3  # pg/cell/d in g/1e9 cells/h
 # Published values of model A2 (Möller et al. 2020) unless a comment says otherwise
 BASE = Parameters(
     mu_max=0.038,  # a little slower than published, so that cultures peak at 10 to 25e6 cells/mL
-    mu_d_max=0.06, mu_d_min=0.0014, k_lys=0.002, k_glc=0.20, k_gln=2.0, KI_amm=12.0, KS_glc=0.02, KS_gln=0.03,
-    q_glc_max=0.040, q_gln_max=0.030, q_lac_max=0.2, Y_amm=0.80, Y_lac=0.25, K_lac=0.01,
-    qP=20.0 * PG_PER_CELL_D, kappa_T=0.05, T_opt=36.4, s_T=3.5, pH_opt=6.99, s_pH=1.0, y_byp=0.0, KI_byp=30.0,
-)  # fmt: skip
+    mu_d_max=0.06,
+    mu_d_min=0.0014,
+    k_lys=0.002,
+    k_glc=0.20,
+    k_gln=2.0,
+    KI_amm=12.0,
+    KS_glc=0.02,
+    KS_gln=0.03,
+    q_glc_max=0.040,
+    q_gln_max=0.030,
+    q_lac_max=0.2,
+    Y_amm=0.80,
+    Y_lac=0.25,
+    K_lac=0.01,
+    qP=20.0 * PG_PER_CELL_D,
+    kappa_T=0.05,
+    T_opt=36.4,
+    s_T=3.5,
+    pH_opt=6.99,
+    s_pH=1.0,
+    y_byp=0.0,
+    KI_byp=30.0,
+)
 # spread between clones on the log scale, chosen inside the ranges met in practice: qP 0.4 to 0.8, growth 0.1 to 0.2
 SPREAD = {"mu_max": 0.10, "qP": 0.38, "mu_d_min": 0.35, "q_glc_max": 0.15, "Y_lac": 0.20}
 QP_RANGE = (10.0 * PG_PER_CELL_D, 40.0 * PG_PER_CELL_D)
 INOCULUM_SD = 0.06
 # assay: relative error, absolute error, limit of quantification, days on which it is measured
 ASSAYS: dict[str, tuple[float, float, float, tuple[int, ...]]] = {
-    "vcd": (0.08, 0.05, 0.0, tuple(range(0, 15))),
-    "viability": (0.0, 0.012, 0.0, tuple(range(0, 15))),
-    "glucose": (0.04, 0.4, 0.5, tuple(range(0, 15))),
-    "lactate": (0.04, 0.2, 0.3, tuple(range(0, 15))),
+    "vcd": (0.08, 0.05, 0.0, tuple(range(15))),
+    "viability": (0.0, 0.012, 0.0, tuple(range(15))),
+    "glucose": (0.04, 0.4, 0.5, tuple(range(15))),
+    "lactate": (0.04, 0.2, 0.3, tuple(range(15))),
     "glutamine": (0.06, 0.08, 0.2, tuple(range(0, 15, 2))),
     "ammonia": (0.06, 0.10, 0.3, tuple(range(0, 15, 2))),
     "titre": (0.06, 0.01, 0.05, (2, 4, 6, 8, 10, 12, 14)),
@@ -108,9 +127,7 @@ def screen_runs(options: ScreenOptions) -> tuple[Run, ...]:
     return tuple(runs)
 
 
-def simulate_screen(
-    runs: tuple[Run, ...], truth: dict[str, Parameters], factors: np.ndarray
-) -> dict[str, np.ndarray]:
+def simulate_screen(runs: tuple[Run, ...], truth: dict[str, Parameters], factors: np.ndarray) -> dict[str, np.ndarray]:
     """True values of every assay at every day, [B, DAYS + 1]."""
     model, days = ChoMoller(), np.arange(DAYS + 1) * DAY
     schedules = [schedule_of(run, days[:-1], feeds_of(run)) for run in runs]
@@ -153,11 +170,19 @@ def make_screen(folder: Path, name: str, options: ScreenOptions) -> Path:
                 below = seen < limit
                 measurements.append(
                     {
-                        "experiment_id": run.experiment_id, "run_id": run.run_id, "vessel_id": run.vessel_id,
-                        "clone_id": run.clone_id, "time_h": d * DAY, "variable": variable,
-                        "value": limit if below else float(f"{seen:.4g}"), "unit": _unit(variable),
-                        "method": "simulated", "replicate": "1", "censored": "<" if below else "", "qc_flag": "",
-                    }  # fmt: skip
+                        "experiment_id": run.experiment_id,
+                        "run_id": run.run_id,
+                        "vessel_id": run.vessel_id,
+                        "clone_id": run.clone_id,
+                        "time_h": d * DAY,
+                        "variable": variable,
+                        "value": limit if below else float(f"{seen:.4g}"),
+                        "unit": _unit(variable),
+                        "method": "simulated",
+                        "replicate": "1",
+                        "censored": "<" if below else "",
+                        "qc_flag": "",
+                    }
                 )
     write_dataset(folder, _header(name, options), _tables(runs, measurements, truth))
     return folder
@@ -188,11 +213,17 @@ def _tables(
     for run in runs:
         rows.append(
             {
-                "run_id": run.run_id, "experiment_id": run.experiment_id, "vessel_id": run.vessel_id,
-                "clone_id": run.clone_id, "start_volume_ml": run.start_volume_l * 1000.0, "medium_id": run.medium_id,
-                "temperature_c": run.temperature_c, "ph": run.ph, "inoculum_vcd_1e6_per_ml": run.inoculum_vcd,
+                "run_id": run.run_id,
+                "experiment_id": run.experiment_id,
+                "vessel_id": run.vessel_id,
+                "clone_id": run.clone_id,
+                "start_volume_ml": run.start_volume_l * 1000.0,
+                "medium_id": run.medium_id,
+                "temperature_c": run.temperature_c,
+                "ph": run.ph,
+                "inoculum_vcd_1e6_per_ml": run.inoculum_vcd,
                 "end_time_h": run.end_time_h,
-            }  # fmt: skip
+            }
         )
         for e in run.events:
             liquid = e.kind in ("bolus", "sample")
@@ -200,9 +231,13 @@ def _tables(
             unit = "mL" if liquid else "degC"
             events.append(
                 {
-                    "run_id": run.run_id, "time_h": e.time_h, "kind": e.kind, "feed_id": e.feed_id, "value": value,
+                    "run_id": run.run_id,
+                    "time_h": e.time_h,
+                    "kind": e.kind,
+                    "feed_id": e.feed_id,
+                    "value": value,
                     "unit": unit,
-                }  # fmt: skip
+                }
             )
     media = [
         {"medium_id": medium, "component": name, "value": value, "unit": UNITS.get(name, "mmol/L")}
@@ -214,6 +249,9 @@ def _tables(
     known: list[dict[str, object]] = [{"owner": "", "parameter": n, "value": getattr(first, n)} for n in shared]
     known += [{"owner": c, "parameter": n, "value": getattr(p, n)} for c, p in truth.items() for n in SPREAD]
     return {
-        "runs.csv": rows, "events.csv": events, "media.csv": media, "measurements.csv": measurements,
+        "runs.csv": rows,
+        "events.csv": events,
+        "media.csv": media,
+        "measurements.csv": measurements,
         "truth.csv": known,
-    }  # fmt: skip
+    }

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from optim.errors import DatasetError
 from optim.kinetics.base import AbstractKineticModel, Environment, Species
-from optim.kinetics.ratelaws import below, bell, gate, hill_inhibition, inhibition, monod
+from optim.kinetics.ratelaws import bell, below, gate, hill_inhibition, inhibition, monod
 from optim.types import Scalar
 
 

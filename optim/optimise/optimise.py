@@ -18,9 +18,7 @@ from optim.process.problem import ProcessProblem
 NEWCOMER = "population"  # stands for a clone or campaign that has not been seen
 
 
-def parameter_sets(
-    result: FitResult, fixed: dict[str, float], model: AbstractKineticModel, clone: str
-) -> np.ndarray:
+def parameter_sets(result: FitResult, fixed: dict[str, float], model: AbstractKineticModel, clone: str) -> np.ndarray:
     """Ensemble of one clone (or of `population`) in the order of the model's Parameters, [E, P]; member 0 is the
     estimate."""
     members = len(result.shared)
@@ -180,9 +178,7 @@ def rank(
     )
 
 
-def _metric(
-    problem: ProcessProblem, x: np.ndarray, ensembles: dict[str, np.ndarray], clones: list[str]
-) -> np.ndarray:
+def _metric(problem: ProcessProblem, x: np.ndarray, ensembles: dict[str, np.ndarray], clones: list[str]) -> np.ndarray:
     """The maximised metric, [C, E], NaN for a member that failed."""
     e = problem.evaluate(x, np.concatenate([ensembles[c] for c in clones]))
     values = np.where(e.status == 0, np.exp(e.objective), np.nan)

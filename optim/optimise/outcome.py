@@ -92,9 +92,7 @@ def actions(problem: ProcessProblem, x: np.ndarray, feed: str) -> tuple[Action, 
             continue
         if taken > 0.0:
             rows.append(Action(float(t), "sample", "broth", 1000.0 * float(taken), "mL"))
-        rows += [
-            Action(float(t), "bolus", names[j], 1000.0 * float(v), "mL") for j, v in enumerate(given) if v > 0.0
-        ]
+        rows += [Action(float(t), "bolus", names[j], 1000.0 * float(v), "mL") for j, v in enumerate(given) if v > 0.0]
     for t, start, stop in zip(np.asarray(s.rate_t), np.asarray(s.rate_start), np.asarray(s.rate_end), strict=True):
         rows += [
             Action(float(t), "feed_rate", names[j], 1000.0 * float(a), "mL/h", 1000.0 * float(b))
@@ -114,9 +112,11 @@ def actions(problem: ProcessProblem, x: np.ndarray, feed: str) -> tuple[Action, 
 def _series(problem: ProcessProblem, trace: Trace, good: np.ndarray) -> Series:
     keep = np.concatenate([[True], np.diff(trace.t[0]) > 1e-9])
     volume = 1000.0 * trace.volume
-    content = [trace.observed[:, problem.observed.index("product")] / trace.observed[:, problem.observed.index("biomass")]] if {
-        "product", "biomass"
-    } <= set(problem.observed) else []
+    content = (
+        [trace.observed[:, problem.observed.index("product")] / trace.observed[:, problem.observed.index("biomass")]]
+        if {"product", "biomass"} <= set(problem.observed)
+        else []
+    )
     values = [trace.observed[:, i] for i in range(len(problem.observed))] + content + [volume, trace.temperature]
     names = (*problem.observed, *(["product_per_biomass"] if content else []), "volume", "temperature")
     units = (

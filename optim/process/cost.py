@@ -65,7 +65,9 @@ class PriceItem:
         if not self.source.strip():
             raise ConfigError(f"{key}.source: missing; name it, or write what the number is and set verified: false")
         if not self.low <= self.price <= self.high or self.low < 0.0:
-            raise ConfigError(f"{key}: price {self.price} must lie between low {self.low} and high {self.high}, all >= 0")
+            raise ConfigError(
+                f"{key}: price {self.price} must lie between low {self.low} and high {self.high}, all >= 0"
+            )
         if not self.unit.endswith(f"/{DRIVERS[self.driver]}"):
             raise ConfigError(f"{key}.unit: {self.unit!r} must be a currency per {DRIVERS[self.driver]}")
 

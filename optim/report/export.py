@@ -22,7 +22,8 @@ from optim.report.recipe import Recipe
 def export_recipe(recipe: Recipe, optimum: Optimum, folder: Path) -> Path:
     """Write all formats to `folder`, replacing it; it is complete or it is not there. Raises `OptimError`."""
     files = {
-        "recipe.json": json.dumps({"schema": recipe.schema, "recipe": _plain(recipe)}, indent=1, allow_nan=False) + "\n",
+        "recipe.json": json.dumps({"schema": recipe.schema, "recipe": _plain(recipe)}, indent=1, allow_nan=False)
+        + "\n",
         "setpoints.csv": _csv(recipe.setpoints),
         "feed_schedule.csv": _csv(recipe.feeds),
         "trajectories.csv": _trajectories(recipe.process.trajectory),

@@ -89,10 +89,14 @@ def parity(result: FitResult) -> Figure:
                 continue
             use = (np.array(source.variable) == variable) & (np.array(source.censored) == "")
             name = "fit" if source is o else "left out"
-            a.plot(source.value[use], source.predicted[use], marker, color=colour, markersize=2.8, alpha=0.7, label=name)
+            a.plot(
+                source.value[use], source.predicted[use], marker, color=colour, markersize=2.8, alpha=0.7, label=name
+            )
         ends = [0.0, float(o.value[np.array(o.variable) == variable].max())]
         a.plot(ends, ends, color=GREY, linewidth=0.8)
-        a.set_title(f"{variable} [{_unit(variable)}]  R² {result.r2.get(variable, math.nan):.3f}", fontsize=STYLE["font"])
+        a.set_title(
+            f"{variable} [{_unit(variable)}]  R² {result.r2.get(variable, math.nan):.3f}", fontsize=STYLE["font"]
+        )
     axes[0].set_xlabel("measured", fontsize=STYLE["small"])
     axes[0].set_ylabel("predicted", fontsize=STYLE["small"])
     if result.left_out is not None:

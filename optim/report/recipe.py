@@ -1,197 +1,244 @@
-"""The recipe: a process in the words and numbers that the people who run it use, always a DRAFT for them to review."""
+"""The recipe: what a process team executes, in plain Python and human units, with where it comes from."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import platform
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
+from optim.errors import IncompatibleError
+from optim.optimise.result import Action, DecisionValue, Optimum, ProcessOutcome
 
-import optim
-from optim.optimise.result import ConstraintValue, Interval, Series
-from optim.report.feeds import FeedRow, SampleRow
+HOURS = 24.0
+MET = -1e-6  # of a limit: a margin above this meets it
+VOLUME_BASIS = "starting working volume"  # stating the basis avoids the commonest hand-over error
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a recipe comes from. `created_utc` is passed in, so that the same input gives the same recipe."""
+    """Where a recipe comes from. Only `created_utc` and `run_id` differ between two equal runs."""
 
-    run_id: str
     created_utc: str
     code_version: str
-    git_commit: str | None
-    python_version: str
-    jax_version: str
-    config_hash: str  # SHA-256 of config_text
-    config_text: str
+    git_commit: str
+    python: str
+    jax: str
+    config_hash: str
+    config: str
+    dataset: str
+    dataset_hash: str
+    seed: int
+    run_id: str
 
 
 @dataclass(frozen=True)
 class Setpoint:
-    """One set value over one phase. Ranges are None where there is none to state.
-
-    `model_suggested_range` is what the model suggests and nothing more: no characterisation study stands behind it.
-    """
+    """One set value over one phase. The range is what the model was searched over: no proven acceptable range."""
 
     parameter: str
     unit: str
-    phase: str
     start_day: float
     end_day: float
     target: float
-    platform: float | None
-    model_suggested_range_low: float | None
-    model_suggested_range_high: float | None
-    searched_low: float | None
-    searched_high: float | None
-    screened_low: float | None
-    screened_high: float | None
-    outside_screened: bool
+    model_suggested_low: float | None
+    model_suggested_high: float | None
     rationale: str
 
 
 @dataclass(frozen=True)
-class HarvestCriterion:
-    """When to harvest, and what must hold until then."""
+class Feed:
+    """One feed action of one vessel, or one stretch of a continuous feed.
 
-    criterion: str
-    rule: str  # at | not below | not above
-    value: float
-    unit: str
-    expected: float
-    note: str
+    Percent and production volume refer to the starting working volume; cumulative volume counts this feed;
+    `vessel_volume_after_ml` is by bookkeeping: start + feeds - samples.
+    """
 
-
-@dataclass(frozen=True)
-class Expected:
-    """One predicted trajectory with its 90 % band, beside the process it is compared with."""
-
-    name: str
-    unit: str
-    time_h: tuple[float, ...]
-    p05: tuple[float, ...]
-    p50: tuple[float, ...]
-    p95: tuple[float, ...]
-    baseline_time_h: tuple[float, ...]
-    baseline_p05: tuple[float, ...]
-    baseline_p50: tuple[float, ...]
-    baseline_p95: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One figure of merit of the recipe, of the optimum before rounding, and of the baseline."""
-
-    name: str
-    unit: str
-    recipe: Interval
-    optimum: Interval
-    baseline: Interval | None
-
-
-@dataclass(frozen=True)
-class CostRow:
-    """One line of the bill of a production batch, at the estimate."""
-
-    name: str
-    category: str
-    amount: float
-    amount_unit: str
-    price: float
-    price_unit: str
-    cost: float
-    share: float
-    baseline_cost: float | None
-    verified: bool
-    source: str
-
-
-@dataclass(frozen=True)
-class Rounded:
-    """One decision before and after rounding to what pumps and controllers can set."""
-
-    name: str
-    unit: str
-    optimum: float
-    rounded: float
-    resolution: float
+    day: int
+    clock_h: float
+    feed_id: str
+    mode: str  # bolus | continuous
+    rate_start_ml_per_h: float | None
+    rate_end_ml_per_h: float | None
+    duration_h: float
+    volume_ml: float
+    percent_of_start_volume: float
+    production_volume_l: float
+    cumulative_ml: float
+    vessel_volume_after_ml: float
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An executable process description. Everything in it is plain Python, ready to be written as a table."""
+    """A process as handed over. Status is always DRAFT: approval is the receiving organisation's act."""
 
     schema: ClassVar[str] = "optim.recipe/1"
 
     title: str
-    status: str  # DRAFT: nothing here releases a recipe
+    status: str
     clone: str
-    model: str
-    dataset: str
-    dataset_hash: str
+    objective: str
     simulated: bool
-    seed: int
-    objective: str  # name of the metric that was maximised
-    baseline_name: str
-    vessel_volume_ml: float
+    start_volume_ml: float
     production_volume_l: float
     volume_basis: str
     setpoints: tuple[Setpoint, ...]
-    feeds: tuple[FeedRow, ...]
-    baseline_feeds: tuple[FeedRow, ...]
-    harvest: tuple[HarvestCriterion, ...]
-    sampling: tuple[SampleRow, ...]
-    expected: tuple[Expected, ...]
-    metrics: tuple[Metric, ...]
-    currency: str
-    costs: tuple[CostRow, ...]
-    unverified_prices: str
-    constraints: tuple[ConstraintValue, ...]
-    rounding: tuple[Rounded, ...]
-    rounding_loss: float  # 1 - recipe/optimum of the objective's median; negative where rounding gained
-    failed_members: int
-    warnings: tuple[str, ...]
+    feeds: tuple[Feed, ...]
+    harvest_criteria: tuple[str, ...]
+    sampling_h: tuple[float, ...]
+    sample_volume_ml: float
+    decisions: tuple[DecisionValue, ...]
+    process: ProcessOutcome  # simulated again after rounding
+    baseline: ProcessOutcome
+    rounding_loss_percent: float  # of the objective
     notes: tuple[str, ...]
     provenance: Provenance
 
-    def metric(self, name: str) -> Metric | None:
-        """The figure of merit of that name, None where the process has none."""
-        return next((m for m in self.metrics if m.name == name), None)
 
-    def harvest_time_h(self) -> float:
-        """Culture time at harvest, h."""
-        return next(c.value for c in self.harvest if c.rule == "at")
+def rounded_decisions(decisions: tuple[DecisionValue, ...], feeds_down: bool = False) -> tuple[float, ...]:
+    """Every decision at the multiple of its resolution nearest to it (for feeds on request: below it), within bounds.
 
-    def series(self, baseline: bool = False) -> Series:
-        """Expected trajectories as the arrays that plots take, those of the baseline on request."""
-        rows = self.expected
-        times = [r.baseline_time_h if baseline else r.time_h for r in rows]
-
-        def stack(name: str) -> np.ndarray:
-            return np.array([getattr(r, f"baseline_{name}" if baseline else name) for r in rows], float)
-
-        return Series(
-            time_h=np.asarray(times[0] if times else (), float),
-            names=tuple(r.name for r in rows),
-            units=tuple(r.unit for r in rows),
-            p05=stack("p05"),
-            p50=stack("p50"),
-            p95=stack("p95"),
-        )
+    A decision without resolution, or with no multiple between its bounds, is kept as it is.
+    """
+    return tuple(_rounded(d, feeds_down and d.unit.startswith("mL")) for d in decisions)
 
 
-def make_provenance(run_id: str, created_utc: str, config_text: str, git_commit: str | None = None) -> Provenance:
-    """Provenance of this installation; `created_utc` in ISO 8601, `config_text` the whole composed configuration."""
-    return Provenance(
-        run_id=run_id,
-        created_utc=created_utc,
-        code_version=optim.__version__,
-        git_commit=git_commit,
-        python_version=platform.python_version(),
-        jax_version=importlib.metadata.version("jax"),
-        config_hash=hashlib.sha256(config_text.encode()).hexdigest(),
-        config_text=config_text,
+def _rounded(d: DecisionValue, down: bool) -> float:
+    lowest = math.ceil(d.lower / d.resolution - 1e-9) if d.resolution > 0.0 else 0
+    highest = math.floor(d.upper / d.resolution + 1e-9) if d.resolution > 0.0 else -1
+    if lowest > highest:
+        return d.value
+    steps = d.value / d.resolution
+    k = math.floor(steps + 1e-9) if down else math.floor(steps + 0.5)
+    # twelve digits keep 3 * 0.1 from reading 0.30000000000000004
+    return float(f"{min(max(k, lowest), highest) * d.resolution:.12g}")
+
+
+def broken_limits(process: ProcessOutcome) -> tuple[str, ...]:
+    """Names of the limits that the process does not meet at the estimate."""
+    return tuple(c.name for c in process.constraints if c.margin < MET * abs(c.limit))
+
+
+def make_recipe(title: str, optimum: Optimum, rounded: ProcessOutcome, provenance: Provenance) -> Recipe:
+    """The recipe of `rounded`: the optimum's decisions, rounded and simulated again.
+
+    Raises `IncompatibleError` when the two processes do not have the same decisions.
+    """
+    best = optimum.optimum
+    if [d.name for d in best.decisions] != [d.name for d in rounded.decisions]:
+        raise IncompatibleError("the rounded process and the optimum do not have the same decisions")
+    start_ml = 1000.0 * optimum.vessel_volume_l
+    before, after = best.metrics[optimum.objective].p50, rounded.metrics[optimum.objective].p50
+    samples = [a for a in rounded.actions if a.kind == "sample"]
+    return Recipe(
+        title=title,
+        status="DRAFT",
+        clone=optimum.clone,
+        objective=optimum.objective,
+        simulated=optimum.simulated,
+        start_volume_ml=start_ml,
+        production_volume_l=optimum.production_volume_l,
+        volume_basis=VOLUME_BASIS,
+        setpoints=_setpoints(rounded),
+        feeds=feed_schedule(rounded.actions, start_ml, optimum.production_volume_l),
+        harvest_criteria=_harvest(rounded),
+        sampling_h=tuple(a.time_h for a in samples),
+        sample_volume_ml=samples[0].value if samples else 0.0,
+        decisions=rounded.decisions,
+        process=rounded,
+        baseline=optimum.baseline,
+        rounding_loss_percent=100.0 * (1.0 - after / before),
+        notes=optimum.notes + _warnings(rounded),
+        provenance=provenance,
     )
+
+
+def _warnings(rounded: ProcessOutcome) -> tuple[str, ...]:
+    found = [f"the rounded process does not meet {name}" for name in broken_limits(rounded)]
+    if rounded.failed_members:
+        found.append(f"{rounded.failed_members} parameter sets could not be simulated and are not in the intervals")
+    outside = [d.name.replace("_", " ") for d in rounded.decisions if d.outside_screened]
+    if outside:
+        found.append(f"outside the screened range, where the model extrapolates: {', '.join(outside)}")
+    return tuple(found)
+
+
+def _harvest_h(actions: tuple[Action, ...]) -> float:
+    return next(a.time_h for a in actions if a.kind == "harvest")
+
+
+def _setpoints(process: ProcessOutcome) -> tuple[Setpoint, ...]:
+    decided = {d.name: d for d in process.decisions}
+    end = _harvest_h(process.actions)
+    rows = []
+    for parameter in ("temperature", "pH"):
+        own = [a for a in process.actions if a.kind == "setpoint" and a.what == parameter]
+        for i, a in enumerate(own):
+            d = decided.get("shift_temperature" if i else parameter)
+            fixed = "fixed by the platform" if parameter != "pH" else "fixed; the model does not describe pH"
+            until = own[i + 1].time_h if i + 1 < len(own) else end
+            rows.append(
+                Setpoint(
+                    parameter=parameter,
+                    unit=a.unit,
+                    start_day=a.time_h / HOURS,
+                    end_day=until / HOURS,
+                    target=a.value,
+                    model_suggested_low=d.lower if d else None,
+                    model_suggested_high=d.upper if d else None,
+                    rationale="optimised" + (" (at the end of its range)" if d.at_bound else "") if d else fixed,
+                )
+            )
+    return tuple(rows)
+
+
+def _harvest(process: ProcessOutcome) -> tuple[str, ...]:
+    end = _harvest_h(process.actions)
+    rows = [f"harvest at {end:.1f} h (day {end / HOURS:.2f})"]
+    ends = [c for c in process.constraints if c.kind == "min"]
+    rows += [
+        f"harvest earlier if {c.name.replace('_', ' ')} is below {c.limit:g} {c.unit} (expected: {c.value:.3g})"
+        for c in ends
+    ]
+    return tuple(rows)
+
+
+def feed_schedule(actions: tuple[Action, ...], start_volume_ml: float, production_volume_l: float) -> tuple[Feed, ...]:
+    """Feeds in order of time. At one time a sample is drawn before a bolus is given, as in the simulation."""
+    end = _harvest_h(actions)
+    changes: list[tuple[float, int, float, Feed | None]] = []  # (when counted, order, mL, row)
+    for a in actions:
+        if a.kind == "sample":
+            changes.append((a.time_h, 1, -a.value, None))
+        if a.kind not in ("bolus", "feed_rate"):
+            continue
+        length = 0.0
+        volume = a.value
+        stop = None
+        if a.kind == "feed_rate":
+            own = [b.time_h for b in actions if b.kind == "feed_rate" and b.what == a.what]
+            length = min((t for t in own if t > a.time_h), default=end) - a.time_h
+            stop = a.value if a.value_end is None else a.value_end
+            volume = 0.5 * (a.value + stop) * length
+        row = Feed(
+            day=int((a.time_h + 1e-6) // HOURS),
+            clock_h=round(a.time_h - HOURS * int((a.time_h + 1e-6) // HOURS), 4),
+            feed_id=a.what,
+            mode="bolus" if stop is None else "continuous",
+            rate_start_ml_per_h=None if stop is None else a.value,
+            rate_end_ml_per_h=stop,
+            duration_h=length,
+            volume_ml=volume,
+            percent_of_start_volume=100.0 * volume / start_volume_ml,
+            production_volume_l=volume / start_volume_ml * production_volume_l,
+            cumulative_ml=0.0,
+            vessel_volume_after_ml=0.0,
+        )
+        # a continuous feed is counted at the end of its stretch, before what happens there
+        changes.append((a.time_h + length, 2 if stop is None else 0, volume, row))
+    level, given, rows = start_volume_ml, dict[str, float](), list[Feed]()
+    for _, _, change, draft in sorted(changes, key=lambda c: c[:2]):
+        level += change
+        if draft is not None:
+            given[draft.feed_id] = given.get(draft.feed_id, 0.0) + change
+            rows.append(replace(draft, cumulative_ml=given[draft.feed_id], vessel_volume_after_ml=level))
+    return tuple(sorted(rows, key=lambda r: (r.day, r.clock_h, r.feed_id)))

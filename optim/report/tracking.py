@@ -129,7 +129,9 @@ class MlflowTracker(Tracker):
 
     def history(self, name: str, values: Sequence[float]) -> None:
         entities = self._mlflow.entities
-        items = [entities.Metric(name, float(v), i, i) for i, v in enumerate(values) if v == v and abs(v) != float("inf")]
+        items = [
+            entities.Metric(name, float(v), i, i) for i, v in enumerate(values) if v == v and abs(v) != float("inf")
+        ]
         for first in range(0, len(items), 1000):
             self._try(name, self._client.log_batch, self._run, metrics=items[first : first + 1000])
 
@@ -142,9 +144,7 @@ class MlflowTracker(Tracker):
                 dataset.frame(), source=source, name=dataset.name, digest=dataset.content_hash[:32]
             )
             tag = self._mlflow.entities.InputTag("mlflow.data.context", context)
-            self._client.log_inputs(
-                self._run, [self._mlflow.entities.DatasetInput(entry._to_mlflow_entity(), [tag])]
-            )
+            self._client.log_inputs(self._run, [self._mlflow.entities.DatasetInput(entry._to_mlflow_entity(), [tag])])
 
         self._try("dataset", log)
 

@@ -44,9 +44,7 @@ def left_edge(model: AbstractKineticModel, y: StateTuple, u: Controls, feeds: Ar
     return (*amounts, new_volume)
 
 
-def derivative(
-    model: AbstractKineticModel, p: Any, s: Scalar, y: StateTuple, u: Controls, feeds: Array
-) -> StateTuple:
+def derivative(model: AbstractKineticModel, p: Any, s: Scalar, y: StateTuple, u: Controls, feeds: Array) -> StateTuple:
     """dy/ds over the rescaled interval s in [0, 1]: the interval's length is a factor, so it can be differentiated."""
     volume = y[-1]
     rate = u.rate_start + s * (u.rate_end - u.rate_start)
@@ -61,9 +59,7 @@ def derivative(
 def concentrations(model: AbstractKineticModel, y: StateTuple) -> Any:
     """The model's State from amounts and volume."""
     volume = y[-1]
-    return model.State(
-        *(n / volume if s.dilutes else n for n, s in zip(y[:-1], model.species, strict=True))
-    )
+    return model.State(*(n / volume if s.dilutes else n for n, s in zip(y[:-1], model.species, strict=True)))
 
 
 def amounts(model: AbstractKineticModel, c: Any, volume: Scalar) -> StateTuple:

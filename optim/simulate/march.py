@@ -162,7 +162,9 @@ def _error_norm(
     total = jnp.zeros((), new[0].dtype)
     for i, species in enumerate(model.species):
         size = volume if species.dilutes else jnp.ones_like(volume)
-        allowed = integrator.atol * species.scale * size + integrator.rtol * jnp.maximum(jnp.abs(old[i]), jnp.abs(new[i]))
+        allowed = integrator.atol * species.scale * size + integrator.rtol * jnp.maximum(
+            jnp.abs(old[i]), jnp.abs(new[i])
+        )
         total = total + (error[i] / allowed) ** 2
     return jnp.sqrt(total / len(model.species))
 
@@ -266,9 +268,7 @@ def _march_backward(model: AbstractKineticModel, tape_steps: int, kept: Any, cot
     padding = jnp.sum(jnp.where(row > grid.intervals, bar, 0.0), axis=0)
     bar = jnp.where(row > grid.intervals, 0.0, bar).at[grid.intervals].add(padding)
     zeros = partial(jax.tree.map, jnp.zeros_like)
-    every = Controls(
-        grid.t[1:], grid.withdraw, grid.bolus, grid.rate_start, grid.rate_end, grid.temperature, grid.ph
-    )
+    every = Controls(grid.t[1:], grid.withdraw, grid.bolus, grid.rate_start, grid.rate_end, grid.temperature, grid.ph)
 
     def body(state: Any) -> Any:
         i, lam, p_bar, feeds_bar, u_bar = state
