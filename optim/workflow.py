@@ -59,8 +59,9 @@ class Session:
     def figure(self, figure: Any, name: str) -> None:
         folder = self.out / "plots"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.png").write_bytes(png(figure))
-        self.tracker.figure(figure, name)
+        file = folder / f"{name}.png"
+        file.write_bytes(png(figure))
+        self.tracker.file(file, "plots")
 
 
 @contextmanager

@@ -96,11 +96,8 @@ class Estimator:
     def evaluate(self, points: list[Point]) -> None:
         """Fill cost, normal equations and squares of several points with one batched simulation."""
         n = len(self.problem.vessel_clone)
-        if len(points) == 1:
-            found = self.problem.blocks(self.lanes(points[0]), self.scale)
-        else:
-            u = np.concatenate([self.lanes(p) for p in points])
-            found = self.problem.blocks(u, self.scale, np.tile(np.arange(n), len(points)))
+        u = np.concatenate([self.lanes(p) for p in points])
+        found = self.problem.blocks(u, self.scale, np.tile(np.arange(n), len(points)))
         for i, point in enumerate(points):
             self._assemble(point, Blocks(*(x[i * n : (i + 1) * n] for x in found)))
 
@@ -162,40 +159,28 @@ class Estimator:
         )
 
 
-def minimise(
-    estimator: Estimator, points: list[Point], options: FitOptions, batch: int, progress: Progress
-) -> list[Point]:
-    """Levenberg-Marquardt on every point, `batch` of them simulated together; a failed trial is a rejected step."""
-    done: list[Point] = []
-    for first in range(0, len(points), batch):
-        group = points[first : first + batch]
-        estimator.evaluate(group)
-        active = []
-        for p in group:
-            p.history = [p.cost]
-            if np.isfinite(p.cost):
-                active.append(p)
-            else:
-                p.reason = "failed: the simulation of the start did not end well"
-                done.append(p)
-        while active:
-            trials = [estimator.propose(p) for p in active]
-            ready = [t for t in trials if t is not None]
-            # the batch keeps its shape, so that one compiled program serves all rounds
-            padding = [replace(group[0]) for _ in range(len(group) - len(ready))] if ready else []
-            if ready:
-                estimator.evaluate(ready + padding)
-            still = []
-            for p, trial in zip(active, trials, strict=True):
-                new = _accept(p, trial, options)
-                (done if new.reason else still).append(new)
-            active = still
-            best = min((p.cost for p in [*done, *active]), default=np.inf)
-            rounds = max(p.iterations for p in [*done, *active])
-            progress(
-                f"fit: start {first + 1}-{first + len(group)} of {len(points)}, iteration {rounds}, cost {best:.6g}"
-            )
-    return done
+def minimise(estimator: Estimator, points: list[Point], options: FitOptions, progress: Progress) -> list[Point]:
+    """Levenberg-Marquardt on every point, all of them simulated together; a failed trial is a rejected step.
+
+    Returns the points in the order given.
+    """
+    points = list(points)
+    estimator.evaluate(points)
+    for p in points:
+        p.history = [p.cost]
+        if not np.isfinite(p.cost):
+            p.reason = "failed: the simulation of the start did not end well"
+    while active := [i for i, p in enumerate(points) if not p.reason]:
+        trials = {i: estimator.propose(points[i]) for i in active}
+        ready = [t for t in trials.values() if t is not None]
+        if ready:
+            estimator.evaluate(ready)
+        for i, trial in trials.items():
+            points[i] = _accept(points[i], trial, options)
+        best = min((p.cost for p in points), default=np.inf)
+        rounds = max(p.iterations for p in points)
+        progress(f"fit: {len(active)} of {len(points)} starts under way, iteration {rounds}, cost {best:.6g}")
+    return points
 
 
 def _accept(p: Point, trial: Point | None, options: FitOptions) -> Point:
@@ -227,8 +212,7 @@ def multi_start(
     rng = np.random.default_rng(seed)
     points = [estimator.prior_point()]
     points += [estimator.random_point(rng, options.start_spread) for _ in range(options.starts - 1)]
-    batch = max(1, 48 // len(problem.vessel_clone))
-    ends = sorted(minimise(estimator, points, options, batch, progress), key=lambda p: p.cost)
+    ends = sorted(minimise(estimator, points, options, progress), key=lambda p: p.cost)
     if not np.isfinite(ends[0].cost):
         raise FitError("every start of the fit failed; check bounds and initial values of the parameters")
     if problem.noise.estimate_scale:
@@ -236,7 +220,7 @@ def multi_start(
             estimator = Estimator(problem, found_scale(problem, ends[0]))
             again = replace(ends[0], damping=1e-4, reason="", iterations=0)
             history = ends[0].history
-            ends[0] = minimise(estimator, [again], options, 1, progress)[0]
+            ends[0] = minimise(estimator, [again], options, progress)[0]
             ends[0].history = history
     return estimator, ends
 

@@ -121,12 +121,11 @@ def _laplace(e: Estimator, point: Point, members: int, rng: np.random.Generator)
 
 def _predictive(e: Estimator, draws: _Draws) -> tuple[np.ndarray, np.ndarray]:
     """Predictions [B, M] of the estimate, and the standard deviation of a new measurement around them."""
-    members = []
-    for shared, block in zip(draws.shared, draws.block, strict=True):
-        point = Point(shared, block, np.ones(len(e.problem.vessel_clone)))
-        y, status = e.problem.predict(e.lanes(point))
-        members.append(np.where((status == 0)[:, None], y, np.nan))
-    stack = np.stack(members)
+    n = len(e.problem.vessel_clone)
+    points = [Point(s, b, np.ones(n)) for s, b in zip(draws.shared, draws.block, strict=True)]
+    u = np.concatenate([e.lanes(p) for p in points])
+    y, status = e.problem.predict(u, np.tile(np.arange(n), len(points)))
+    stack = np.where((status == 0)[:, None], y, np.nan).reshape(len(points), n, -1)
     v = e.problem.vessels
     noise = v.sd * e.scale[v.variable]
     return stack[0], np.sqrt(np.nanvar(stack, axis=0) + noise**2)
@@ -164,17 +163,10 @@ def _leave_one_out(e: Estimator, best: Point, options: FitOptions, seed: int, pr
         folds.append(
             replace(best, weight=weight, damping=1e-2, reason="", iterations=0, history=[], block=best.block.copy())
         )
-    # folds are told apart by their weight: minimise returns them in the order in which they converge
-    done = minimise(
-        e,
-        folds,
-        replace(options, max_iterations=30, tolerance=1e-5),
-        max(1, 48 // n),
-        lambda text: progress(text.replace("fit: start", "leave one run out: fold")),
-    )
+    fewer = replace(options, max_iterations=30, tolerance=1e-5)
+    done = minimise(e, folds, fewer, lambda text: progress(text.replace("fit:", "leave one run out:")))
     predicted, sd = np.full(e.problem.vessels.value.shape, np.nan), np.full(e.problem.vessels.value.shape, np.nan)
-    for point in done:
-        b = int(np.argmin(point.weight))
+    for b, point in enumerate(done):
         c = e.problem.vessel_clone[b]
         own = e.columns[b][e.nc :]
         draws = _laplace(e, point, max(2, options.ensemble // 2), np.random.default_rng(seed + 10 + b))

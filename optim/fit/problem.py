@@ -22,6 +22,7 @@ from optim.params import ParameterSpec, ParameterTable
 from optim.schedule.from_run import feeds_of, schedule_of
 from optim.schedule.grid import IntervalGrid, bucket
 from optim.schedule.schedule import to_grid
+from optim.simulate.lanes import in_batches
 from optim.simulate.march import Integrator
 from optim.simulate.simulate import observe, simulate
 from optim.types import Array
@@ -88,22 +89,19 @@ class FitProblem:
         fixed = {s.name: s.value for s in self.table.of_level("fixed")}
         return np.array([fixed[name] for name in sorted(fixed)])
 
-    def predict(self, u: np.ndarray, lanes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Predictions [L, M] and status [L] for parameters u [L, Q] of the vessels `lanes` (default: each once)."""
-        chosen = self._take(lanes)
-        y, status = _predict(self.layout(), jnp.asarray(u), self.fixed_values(), chosen, self.integrator)
-        return np.asarray(y), np.asarray(status)
+    def predict(self, u: np.ndarray, vessel: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Predictions [L, M] and status [L] of lanes u [L, Q]; `vessel` [L] says whose lane each is (default: all)."""
+        layout, fixed = self.layout(), self.fixed_values()
+        return in_batches(lambda a, v: _predict(layout, a, fixed, v, self.integrator), (u, self._take(vessel)))
 
-    def blocks(self, u: np.ndarray, scale: np.ndarray, lanes: np.ndarray | None = None) -> Blocks:
+    def blocks(self, u: np.ndarray, scale: np.ndarray, vessel: np.ndarray | None = None) -> Blocks:
         """Cost, gradient and Gauss-Newton matrix of each lane. scale [V]: factor on the noise of each variable."""
-        chosen = self._take(lanes)
-        found = _blocks(self.layout(), jnp.asarray(u), self.fixed_values(), chosen, self.integrator, jnp.asarray(scale))
-        return Blocks(*(np.asarray(x) for x in found))
+        layout, fixed = self.layout(), self.fixed_values()
+        found = in_batches(lambda a, v: _blocks(layout, a, fixed, v, self.integrator, scale), (u, self._take(vessel)))
+        return Blocks(*found)
 
-    def _take(self, lanes: np.ndarray | None) -> Vessels:
-        if lanes is None:
-            return self.vessels
-        return jax.tree.map(lambda x: jnp.asarray(x)[lanes], self.vessels)
+    def _take(self, vessel: np.ndarray | None) -> Vessels:
+        return self.vessels if vessel is None else jax.tree.map(lambda x: x[vessel], self.vessels)
 
 
 class Layout(NamedTuple):
@@ -162,12 +160,12 @@ def _blocks(
         r = residual(jnp.where(good, y, v.value), v.value, v.sd * scale[v.variable], v.censored)
         return jnp.where(good, r * v.weight, 0.0), status
 
-    basis = jnp.eye(u.shape[1], dtype=u.dtype)
-    # tangents outside, lanes inside: lanes stay the fastest axis of every array in the loop
-    r, status = whitened(u)
-    jacobian = jax.vmap(  # [Q, L, M]
-        lambda e: jax.jvp(lambda x: whitened(x)[0], (u,), (jnp.broadcast_to(e, u.shape),))[1]
-    )(basis)
+    def along(direction: Array) -> tuple[Array, Array, Array]:
+        r, slope, status = jax.jvp(whitened, (u,), (jnp.broadcast_to(direction, u.shape),), has_aux=True)
+        return r, status, slope
+
+    # directions outside, lanes inside: lanes stay the fastest axis of every array in the loop
+    r, status, jacobian = jax.vmap(along, out_axes=(None, None, 0))(jnp.eye(u.shape[1], dtype=u.dtype))
     gradient = jnp.einsum("qlm,lm->lq", jacobian, r)
     hessian = jnp.einsum("qlm,plm->lqp", jacobian, jacobian)
     cost = jnp.where(status == 0, 0.5 * jnp.sum(r**2, axis=1), jnp.inf)

@@ -48,13 +48,13 @@ class Solution:
 class _Rendezvous:
     """Collects one point from every live lane, evaluates them together, hands the answers back."""
 
-    def __init__(self, evaluate: Callable[[np.ndarray], tuple[np.ndarray, ...]], x0: np.ndarray):
-        self._evaluate = evaluate
-        self._x = x0.copy()  # a lane that has finished keeps its last point: the batch never changes shape
+    def __init__(self, evaluate: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]], x0: np.ndarray):
+        self._evaluate = evaluate  # (points, their lanes) -> answers
+        self._x = x0.copy()
         self._lanes = len(x0)
         self._waiting: set[int] = set()
         self._live = set(range(self._lanes))
-        self._answers: tuple[np.ndarray, ...] = ()
+        self._answers: dict[int, tuple[np.ndarray, ...]] = {}
         self._round = 0
         self._error: BaseException | None = None
         self._turn = threading.Condition()
@@ -70,7 +70,7 @@ class _Rendezvous:
                 self._turn.wait()
             if self._error is not None:
                 raise RuntimeError("a lane beside this one failed") from self._error
-            return tuple(a[lane] for a in self._answers)
+            return self._answers[lane]
 
     def leave(self, lane: int) -> None:
         with self._turn:
@@ -86,7 +86,9 @@ class _Rendezvous:
                 if not self._live:
                     return
                 try:
-                    self._answers = self._evaluate(self._x)
+                    lanes = np.array(sorted(self._waiting))
+                    answers = self._evaluate(self._x[lanes], lanes)
+                    self._answers = {int(k): tuple(a[i] for a in answers) for i, k in enumerate(lanes)}
                 except BaseException as err:
                     self._error = err
                     self._turn.notify_all()
@@ -112,8 +114,8 @@ def solve(
     low, span = problem.design.lower, problem.design.upper - problem.design.lower
     unit = np.clip((starts - low) / span, 0.0, 1.0)
 
-    def evaluate(z: np.ndarray) -> tuple[np.ndarray, ...]:
-        e, g, j = problem.derivatives(low + span * z, parameters)
+    def evaluate(z: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, ...]:
+        e, g, j = problem.derivatives(low + span * z, parameters[lanes])
         good = (e.status == 0) & np.isfinite(e.objective)
         # a point that cannot be simulated is worse than any other to the line search; it is never returned as a result
         f = np.where(good, -e.objective, 1e3)

@@ -27,7 +27,7 @@ BOLUS_COVERS_H = 24.0
 
 @dataclass(frozen=True)
 class Decision:
-    """One number to choose. `platform`: its value in the platform process; `time_h`: when it acts (bolus, feed_rate)."""
+    """One number to choose. `platform` is its value in the platform process, `time_h` when a bolus or rate acts."""
 
     name: str
     kind: str

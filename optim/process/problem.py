@@ -16,6 +16,7 @@ from optim.process.cost import CostBook, Harvest
 from optim.process.design import Design
 from optim.schedule.grid import IntervalGrid, bucket
 from optim.schedule.schedule import to_grid
+from optim.simulate.lanes import in_batches
 from optim.simulate.march import Integrator
 from optim.simulate.simulate import Trajectory, observe, simulate
 from optim.types import Array
@@ -138,20 +139,22 @@ class ProcessProblem:
 
     def evaluate(self, x: np.ndarray, p: np.ndarray) -> Evaluation:
         """x [L, D] decisions in their units, p [L, P] parameters in model order."""
-        found = _evaluate(self.static, jnp.asarray(x), jnp.asarray(p), self.initial, self.feeds, self.integrator)
-        return Evaluation(*(np.asarray(v) for v in found))
+        return self._run(_evaluate, x, p)
 
     def derivatives(self, x: np.ndarray, p: np.ndarray) -> tuple[Evaluation, np.ndarray, np.ndarray]:
         """`evaluate`, the gradient of the objective [L, D] and the Jacobian of the margins [L, R, D]."""
-        found, g, j = _derivatives(
-            self.static, jnp.asarray(x), jnp.asarray(p), self.initial, self.feeds, self.integrator
-        )
-        return Evaluation(*(np.asarray(v) for v in found)), np.asarray(g), np.asarray(j)
+        return self._run(_derivatives, x, p)
 
     def trace(self, x: np.ndarray, p: np.ndarray) -> Trace:
         """Trajectories of every lane."""
-        found = _trace(self.static, jnp.asarray(x), jnp.asarray(p), self.initial, self.feeds, self.integrator)
-        return jax.tree.map(np.asarray, found)
+        return self._run(_trace, x, p)
+
+    def _run(self, program: Any, x: np.ndarray, p: np.ndarray) -> Any:
+        static = self.static
+        return in_batches(
+            lambda a, b: program(static, a, b, self.initial, self.feeds, self.integrator),
+            (np.asarray(x, float), np.asarray(p, float)),
+        )
 
 
 class _Hashed:
@@ -252,18 +255,23 @@ def _trace(s: Any, x: Array, p: Array, initial: Array, feeds: Array, integrator:
 
 @partial(jax.jit, static_argnums=0)
 def _evaluate(s: Any, x: Array, p: Array, initial: Array, feeds: Array, integrator: Integrator) -> Evaluation:
-    t = jax.vmap(lambda a, b: _lane(s, a, b, initial, feeds, integrator))(x, p)
-    return Evaluation(_objective(s, t), t.margins, t.metrics, t.status)
+    return jax.vmap(lambda a, b: _evaluation(s, a, b, initial, feeds, integrator))(x, p)
 
 
 @partial(jax.jit, static_argnums=0)
 def _derivatives(
     s: Any, x: Array, p: Array, initial: Array, feeds: Array, integrator: Integrator
 ) -> tuple[Evaluation, Array, Array]:
-    def both(x: Array) -> tuple[Array, Array]:
-        e = _evaluate(s, x, p, initial, feeds, integrator)
-        return e.objective, e.margins
+    def along(direction: Array) -> Any:
+        there = (jnp.broadcast_to(direction, x.shape),)
+        value, slope = jax.jvp(lambda a: _evaluate(s, a, p, initial, feeds, integrator), (x,), there)
+        return value, slope.objective, slope.margins
 
-    basis = jnp.eye(x.shape[1], dtype=x.dtype)
-    g, j = jax.vmap(lambda e: jax.jvp(both, (x,), (jnp.broadcast_to(e, x.shape),))[1])(basis)
-    return _evaluate(s, x, p, initial, feeds, integrator), jnp.moveaxis(g, 0, -1), jnp.moveaxis(j, 0, -1)
+    # Directions outside, lanes inside: lanes stay the fastest axis of every array in the loop. The values do not depend
+    # on the direction, so they are computed once for all.
+    return jax.vmap(along, out_axes=(None, -1, -1))(jnp.eye(x.shape[1], dtype=x.dtype))
+
+
+def _evaluation(s: Any, x: Array, p: Array, initial: Array, feeds: Array, integrator: Integrator) -> Evaluation:
+    t = _lane(s, x, p, initial, feeds, integrator)
+    return Evaluation(_objective(s, t), t.margins, t.metrics, t.status)

@@ -21,8 +21,14 @@ MOST_PANELS = 24
 
 def _figure(width: float, height: float, title: str, simulated: bool) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    figure.suptitle(title + ("   ·   SIMULATED DATA" if simulated else ""), fontsize=11, color=INK, x=0.01, ha="left")
+    _title(figure, title, simulated)
     return figure
+
+
+def _title(figure: Figure, title: str, simulated: bool) -> None:
+    text = title + ("   ·   SIMULATED DATA" if simulated else "")
+    y = 1.0 - 0.08 / figure.get_figheight()
+    figure.suptitle(text, fontsize=11, color=INK, x=0.01, y=y, ha="left", va="top")
 
 
 def _tidy(axes: Axes) -> None:
@@ -38,14 +44,32 @@ def _unit(variable: str) -> str:
     return known.get(variable) or display(VARIABLES[variable].unit)
 
 
-def _grid(n: int, title: str, simulated: bool, width: float = 2.3, height: float = 1.7) -> tuple[Figure, list[Axes]]:
+def _grid(
+    n: int, title: str, simulated: bool, width: float = 2.3, height: float = 1.7, share: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """n panels. Margins are in inches: a layout engine would measure every tick label, which takes seconds."""
     columns = min(6, max(1, math.ceil(math.sqrt(n * 1.4))))
     rows = math.ceil(n / columns)
-    figure = _figure(max(5.0, width * columns), 0.6 + height * rows, title, simulated)
-    axes = [figure.add_subplot(rows, columns, i + 1) for i in range(n)]
-    for a in axes:
+    size = max(5.0, width * columns), 0.7 + height * rows
+    figure = Figure(figsize=size, facecolor="white")
+    _title(figure, title, simulated)
+    gap = (0.12, 0.3) if share else (0.45, 0.55)
+    figure.subplots_adjust(
+        left=0.5 / size[0],
+        right=1.0 - 0.15 / size[0],
+        bottom=0.42 / size[1],
+        top=1.0 - 0.6 / size[1],
+        wspace=gap[0] * columns / (size[0] - gap[0] * columns),
+        hspace=gap[1] * rows / (size[1] - 1.0 - gap[1] * rows),
+    )
+    panels = list(figure.subplots(rows, columns, sharex=share, sharey=share, squeeze=False).flat)
+    for a in panels[n:]:
+        a.remove()
+    for i, a in enumerate(panels[:n]):
         _tidy(a)
-    return figure, axes
+        if share and i + columns >= n:
+            a.tick_params(labelbottom=True)  # a removed panel below must not take the labels with it
+    return figure, panels[:n]
 
 
 def fit_assay(result: FitResult, variable: str, observations: Observations | None = None) -> Figure:
@@ -56,7 +80,7 @@ def fit_assay(result: FitResult, variable: str, observations: Observations | Non
     keys = np.array(o.vessel if per_run else o.clone)
     panels = list(dict.fromkeys(keys[names]))[:MOST_PANELS]
     kind = "fit" if observations is None else "prediction of runs left out"
-    figure, axes = _grid(len(panels), f"{variable} [{_unit(variable)}]: {kind}", result.simulated)
+    figure, axes = _grid(len(panels), f"{variable} [{_unit(variable)}]: {kind}", result.simulated, share=True)
     day = float(o.time_h.max()) > 72.0
     top = float(np.nanmax(np.maximum(o.value[names], o.predicted[names]))) * 1.1
     for panel, a in zip(panels, axes, strict=True):

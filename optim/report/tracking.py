@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from optim.data.dataset import Dataset
 from optim.errors import OptimWarning
 
@@ -53,7 +51,7 @@ class Tracker(ABC):
     def dataset(self, dataset: Dataset, context: str) -> None: ...
 
     @abstractmethod
-    def figure(self, figure: Figure, name: str) -> None: ...
+    def file(self, file: Path, folder: str) -> None: ...
 
     @abstractmethod
     def text(self, text: str, name: str) -> None: ...
@@ -82,7 +80,7 @@ class NullTracker(Tracker):
     def dataset(self, dataset: Dataset, context: str) -> None:
         pass
 
-    def figure(self, figure: Figure, name: str) -> None:
+    def file(self, file: Path, folder: str) -> None:
         pass
 
     def text(self, text: str, name: str) -> None:
@@ -148,8 +146,8 @@ class MlflowTracker(Tracker):
 
         self._try("dataset", log)
 
-    def figure(self, figure: Figure, name: str) -> None:
-        self._try(name, self._client.log_figure, self._run, figure, f"plots/{name}.png")
+    def file(self, file: Path, folder: str) -> None:
+        self._try(file.name, self._client.log_artifact, self._run, str(file), folder)
 
     def text(self, text: str, name: str) -> None:
         self._try(name, self._client.log_text, self._run, text, name)
@@ -202,6 +200,7 @@ def _start(options: TrackingOptions, run_name: str, tags: Mapping[str, str]) -> 
         "DO_NOT_TRACK": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
     }.items():
         os.environ.setdefault(key, value)
     for logger in ("alembic", "mlflow"):
