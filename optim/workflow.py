@@ -10,7 +10,7 @@ import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -37,8 +37,8 @@ from optim.optimise.outcome import Ranges, outcome
 from optim.optimise.result import Optimum, ProcessOutcome, Ranking
 from optim.optimise.solve import OptimiseOptions
 from optim.process.problem import ProcessProblem
-from optim.report import plots
-from optim.report.export import export_recipe
+from optim.report import plots, terminal
+from optim.report.export import export_recipe, trajectory_csv
 from optim.report.page import png
 from optim.report.recipe import Provenance, Recipe, broken_limits, make_recipe, rounded_decisions
 from optim.report.tracking import Tracker, TrackingOptions, open_tracker
@@ -55,6 +55,17 @@ class Session:
     tracker: Tracker
     say: Say
     progress: Say
+    told: set[str] = field(default_factory=set)
+
+    def lines(self, lines: list[str]) -> None:
+        for line in lines:
+            self.say(line)
+
+    def note(self, text: str) -> None:
+        """Say a note once, however many artefacts carry it."""
+        if text not in self.told:
+            self.told.add(text)
+            self.say(f"  note: {text}")
 
     def figure(self, figure: Any, name: str) -> None:
         folder = self.out / "plots"
@@ -123,7 +134,7 @@ def fit(s: Session) -> FitResult:
     scores.append(_score(result))
     result = replace(result, comparison=tuple(sorted(scores, key=lambda m: -m.aicc)) if len(scores) > 1 else ())
     save(result, s.out / "fit")
-    _tell_fit(s, result, dataset)
+    _report_fit(s, result, dataset)
     return result
 
 
@@ -145,46 +156,12 @@ def _score(r: FitResult) -> ModelScore:
     return ModelScore(r.model, r.n_parameters, r.log_likelihood, r.aicc, r.bic, r.r2, left)
 
 
-def _tell_fit(s: Session, r: FitResult, dataset: Dataset) -> None:
-    variables = list(r.r2)
-    s.say("  R2 after time 0     " + "".join(f"{v:>21}" for v in variables))
-    s.say("    all runs          " + "".join(f"{r.r2[v]:>21.3f}" for v in variables))
-    metrics = {f"fit/r2_{v}": x for v, x in r.r2.items()} | {"fit/aicc": r.aicc, "fit/bic": r.bic, "fit/cost": r.cost}
-    if r.left_out is not None:
-        left = r_squared(r.left_out)
-        s.say("    each run left out " + "".join(f"{left[v]:>21.3f}" for v in variables))
-        metrics |= {f"left_out/r2_{v}": x for v, x in left.items()}
-        inside = (r.left_out.value >= r.left_out.lower90) & (r.left_out.value <= r.left_out.upper90)
-        later = r.left_out.time_h > 0.0
-        share = float(np.mean(inside[later]))
-        s.say(f"    90 % bands of left-out runs hold {share:.0%} of their points")
-        metrics["left_out/coverage_of_90_percent_bands"] = share
-    if r.comparison:
-        s.say(
-            "  model                 k      AICc       BIC"
-            + "".join(f"  R2 {v} (left out)"[:24].rjust(24) for v in variables)
-        )
-        for m in r.comparison:
-            cells = "".join(f"{m.r2[v]:.3f} ({m.r2_left_out.get(v, float('nan')):.3f})".rjust(24) for v in variables)
-            s.say(f"  {m.model:<20}{m.parameters:>3}{m.aicc:>10.1f}{m.bic:>10.1f}{cells}")
-    if r.recovery:
-        hit = [x.lower90 <= x.truth <= x.upper90 for x in r.recovery]
-        error = [abs(np.log(x.estimate / x.truth)) for x in r.recovery if x.truth > 0.0]
-        s.say(
-            f"  recovery of the simulated truth: median error {np.median(error):.1%}, "
-            f"90 % intervals hold {np.mean(hit):.0%} of {len(hit)} true values"
-        )
-        metrics |= {"recovery/median_error": float(np.median(error)), "recovery/coverage": float(np.mean(hit))}
-    for note in r.notes:
-        s.say(f"  note: {note}")
-    bound = [f"{p.name} {p.owner}".strip() for p in r.parameters if p.at_bound]
-    if bound:
-        s.say(f"  note: at their bounds: {', '.join(bound)}")
-    vague = [p.name for p in r.parameters if p.level in ("shared", "population") and p.shrinkage > 0.9]
-    if vague:
-        s.say(f"  note: the data say little about {', '.join(vague)} (posterior as wide as the prior)")
+def _report_fit(s: Session, r: FitResult, dataset: Dataset) -> None:
+    s.lines(terminal.fit_lines(r))
+    for note in terminal.fit_notes(r):
+        s.note(note)
     s.tracker.dataset(dataset, "fit")
-    s.tracker.metrics(metrics)
+    s.tracker.metrics(terminal.fit_metrics(r))
     s.tracker.history("fit/cost_per_iteration", r.history)
     for variable in dict.fromkeys(r.observations.variable):
         s.figure(plots.fit_assay(r, variable), f"fit_{variable}")
@@ -290,25 +267,8 @@ def rank(s: Session, result: FitResult | None = None) -> Ranking:
     about = _about(s, problem, result, dataset)
     ranking = rank_clones(problem, ensembles, _options(s.cfg), about, truth, s.progress)
     save(ranking, s.out / "ranking")
-    rows = ranking.rows
-    s.say(f"ranking by {ranking.objective} ({ranking.unit}), each clone at its own optimum")
-    shown = [r for r in rows if not r.message][:5]
-    for r in shown:
-        true = f"   truth {r.truth:.4g} (rank {r.truth_rank})" if r.truth is not None else ""
-        s.say(
-            f"  {r.rank:>2} {r.clone:<8} {r.objective.p50:.4g} [{r.objective.p05:.4g}, {r.objective.p95:.4g}]   "
-            f"platform {r.at_platform.p50:.4g}   P(best) {r.probability_best:.2f}{true}"
-        )
-    judged = [r for r in rows if r.truth is not None]
-    metrics = {"ranking/probability_best": rows[0].probability_best}
-    if len(judged) > 2:
-        from scipy.stats import spearmanr
-
-        rho = float(spearmanr([r.objective.p50 for r in judged], [r.truth for r in judged]).statistic)
-        regret = 1.0 - float(judged[0].truth or 0.0) / max(float(r.truth or 0.0) for r in judged)
-        s.say(f"  against the simulated truth: rank correlation {rho:.3f}, regret of the chosen clone {regret:.2%}")
-        metrics |= {"ranking/spearman_with_truth": rho, "ranking/regret": regret}
-    s.tracker.metrics(metrics)
+    s.lines(terminal.ranking_lines(ranking))
+    s.tracker.metrics(terminal.ranking_metrics(ranking))
     s.figure(plots.ranking(ranking), "ranking")
     return ranking
 
@@ -327,7 +287,7 @@ def optimise(s: Session, result: FitResult | None = None, ranking: Ranking | Non
         optimum = optimise_process(problem, clone, ensemble, _options(s.cfg), about, first, s.progress)
         save(optimum, s.out / _folder("optimum", case))
         found[case] = optimum
-        _tell_optimum(s, result, optimum, case)
+        _report_optimum(s, result, optimum, case)
     return found
 
 
@@ -351,27 +311,13 @@ def _ranked_process(problem: ProcessProblem, ranking: Ranking | None, clone: str
     return np.array([row.decisions[d.name] for d in problem.design.decisions]) if row else None
 
 
-def _tell_optimum(s: Session, result: FitResult, o: Optimum, case: str) -> None:
-    a, b = o.optimum.metrics[o.objective], o.baseline.metrics[o.objective]
-    unit = o.optimum.metric_units[o.objective]
-    ok = sum(x.success for x in o.starts)
-    s.say(
-        f"optimum of {o.objective} for {o.clone}: {a.p50:.4g} {unit} [{a.p05:.4g}, {a.p95:.4g}], "
-        f"platform {b.p50:.4g} [{b.p05:.4g}, {b.p95:.4g}], {a.p50 / b.p50 - 1.0:+.0%}; "
-        f"{ok} of {len(o.starts)} starts converged"
-    )
-    shown = [
-        f"{d.name} {d.value:.4g} {d.unit}{' (outside the screen)' if d.outside_screened else ''}"
-        for d in o.optimum.decisions
-    ]
-    s.say("  " + ", ".join(shown))
-    active = [c.name for c in o.optimum.constraints if c.active]
-    s.say(f"  binding: {', '.join(active) or 'no limit'}")
+def _report_optimum(s: Session, result: FitResult, o: Optimum, case: str) -> None:
+    s.lines(terminal.optimum_lines(o))
     for note in o.notes:
-        s.say(f"  note: {note}")
-    outside = [d.name for d in o.optimum.decisions if d.outside_screened]
+        s.note(note)
+    outside = sum(d.outside_screened for d in o.optimum.decisions)
     if outside:
-        message = f"{o.objective}: {', '.join(outside)} outside the screened range"
+        message = f"{outside} decisions for {o.objective} lie outside the screened range (marked *)"
         warnings.warn(message, ExtrapolationWarning, stacklevel=2)
     prefix = case or "optimum"
     s.tracker.metrics({f"{prefix}/{k}": m.p50 for k, m in o.optimum.metrics.items()})
@@ -465,16 +411,10 @@ def simulate(s: Session) -> ProcessOutcome:
     p = np.array([[values[n] for n in problem.model.Parameters._fields]])
     ranges = screened_ranges(dataset)
     found = outcome(problem, "platform", problem.design.platform, p, s.cfg.design.feed_id, ranges)
-    from optim.report.export import _trajectories
-
     file = s.out / "simulation.csv"
-    file.write_text(_trajectories(found.trajectory))
+    file.write_text(trajectory_csv(found.trajectory))
     s.say(f"{s.cfg.title}: platform process at the model's published parameters")
-    t = found.trajectory
-    s.say("  " + "time_h".rjust(8) + "".join(n.rjust(15) for n in t.names))
-    every = max(1, len(t.time_h) // 14)
-    for i in [*range(0, len(t.time_h) - 1, every), len(t.time_h) - 1]:
-        s.say("  " + f"{t.time_h[i]:8.1f}" + "".join(f"{v:15.4g}" for v in t.p50[:, i]))
+    s.lines(terminal.trajectory_lines(found.trajectory))
     s.say(f"  written to {file}")
     s.tracker.metrics({f"simulation/{k}": m.p50 for k, m in found.metrics.items()})
     return found

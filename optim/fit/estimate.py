@@ -9,6 +9,7 @@ import numpy as np
 
 from optim.errors import FitError
 from optim.fit.arrow import Arrow
+from optim.fit.noise import MEASURED
 from optim.fit.problem import Blocks, FitProblem
 
 Progress = Callable[[str], None]
@@ -35,11 +36,19 @@ class Point:
     weight: np.ndarray  # [B] 1, or 0 for a vessel that is left out
     cost: float = np.inf
     arrow: Arrow | None = None
-    squares: np.ndarray | None = None
+    squares: float = np.nan
     damping: float = 1e-2
     iterations: int = 0
     reason: str = ""
     history: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard deviation of every point, [B, M], and the factor found on the stated noise of each variable, [V]."""
+
+    scale: np.ndarray
+    sd: np.ndarray
 
 
 class Estimator:
@@ -49,9 +58,9 @@ class Estimator:
     parameters, then the vessel parameters of each of its vessels.
     """
 
-    def __init__(self, problem: FitProblem, scale: np.ndarray | None = None):
+    def __init__(self, problem: FitProblem, noise: Noise | None = None):
         self.problem = problem
-        self.scale = np.ones(len(problem.variables)) if scale is None else scale
+        self.noise = Noise(np.ones(len(problem.variables)), problem.vessels.sd) if noise is None else noise
         clone = problem.vessel_clone
         self.ns, self.nc, self.nv = len(problem.shared), len(problem.clone), len(problem.vessel)
         self.n_clones = int(clone.max()) + 1
@@ -97,7 +106,7 @@ class Estimator:
         """Fill cost, normal equations and squares of several points with one batched simulation."""
         n = len(self.problem.vessel_clone)
         u = np.concatenate([self.lanes(p) for p in points])
-        found = self.problem.blocks(u, self.scale, np.tile(np.arange(n), len(points)))
+        found = self.problem.blocks(u, self.noise.sd, np.tile(np.arange(n), len(points)))
         for i, point in enumerate(points):
             self._assemble(point, Blocks(*(x[i * n : (i + 1) * n] for x in found)))
 
@@ -137,7 +146,7 @@ class Estimator:
         gc[:, nc:] += self.precision_v * drift
         point.cost = cost if np.isfinite(cost) else np.inf
         point.arrow = Arrow(ss, cs, cc, gs, gc)
-        point.squares = b.squares
+        point.squares = float(np.sum(b.squares * w))
 
     def propose(self, point: Point) -> Point | None:
         """The damped Gauss-Newton point, kept within bounds; None when the equations are singular."""
@@ -204,9 +213,9 @@ def _accept(p: Point, trial: Point | None, options: FitOptions) -> Point:
 def multi_start(
     problem: FitProblem, options: FitOptions, seed: int, progress: Progress
 ) -> tuple[Estimator, list[Point]]:
-    """Fit from the prior's centre and from random starts; then find the noise scale and fit again from the best.
+    """Fit from the prior's centre and from random starts; then find the noise and fit again from the best.
 
-    Returns the estimator with its noise scale and all points, best first. Raises `FitError` when every start failed.
+    Returns the estimator with its noise and all points, best first. Raises `FitError` when every start failed.
     """
     estimator = Estimator(problem)
     rng = np.random.default_rng(seed)
@@ -217,7 +226,7 @@ def multi_start(
         raise FitError("every start of the fit failed; check bounds and initial values of the parameters")
     if problem.noise.estimate_scale:
         for _ in range(options.noise_rounds):
-            estimator = Estimator(problem, found_scale(problem, ends[0]))
+            estimator = Estimator(problem, found_noise(estimator, ends[0]))
             again = replace(ends[0], damping=1e-4, reason="", iterations=0)
             history = ends[0].history
             ends[0] = minimise(estimator, [again], options, progress)[0]
@@ -225,14 +234,25 @@ def multi_start(
     return estimator, ends
 
 
-def found_scale(problem: FitProblem, point: Point) -> np.ndarray:
-    """Factor on the stated noise of each variable that makes its residuals as large as they are, within 1/5 to 5."""
-    assert point.squares is not None
-    weight = problem.vessels.weight * point.weight[:, None]
-    count = np.array([np.sum(weight * (problem.vessels.variable == v)) for v in range(len(problem.variables))])
-    total = (point.squares * point.weight[:, None]).sum(axis=0)
-    # a few points say little about their own scatter: two more with the stated noise keep the factor honest
-    return np.clip(np.sqrt((total + 2.0) / (count + 2.0)), 0.2, 5.0)
+def found_noise(e: Estimator, point: Point) -> Noise:
+    """Noise by the predictions of `point`, each assay's scaled so that its residuals are as large as they are.
+
+    Noise by the measured values would give low readings more weight than high ones and pull every estimate. The factor
+    stays within 1/5 to 5.
+    """
+    problem, v = e.problem, e.problem.vessels
+    y, status = problem.predict(e.lanes(point))
+    measured = (v.weight * point.weight[:, None] > 0.0) & (v.censored == MEASURED) & (status == 0)[:, None]
+    sd, scale = v.sd.copy(), np.ones(len(problem.variables))
+    for i, variable in enumerate(problem.variables):
+        own = v.variable == i
+        use = own & measured
+        sd[use] = problem.noise.sd(variable, y[use])
+        # a few points say little about their own scatter: two more with the stated noise keep the factor honest
+        total = float(np.sum(((y - v.value)[use] / sd[use]) ** 2))
+        scale[i] = np.clip(np.sqrt((total + 2.0) / (use.sum() + 2.0)), 0.2, 5.0)
+        sd[own] *= scale[i]
+    return Noise(scale, sd)
 
 
 def _columns(rows: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:  # type: ignore[type-arg]

@@ -79,7 +79,7 @@ def fit(
         newcomer=newcomer,
         parameters=parameters,
         observations=observations,
-        noise_scale={v: float(s) for v, s in zip(problem.variables, estimator.scale, strict=True)},
+        noise_scale={v: float(s) for v, s in zip(problem.variables, estimator.noise.scale, strict=True)},
         cost=best.cost,
         log_likelihood=log_likelihood,
         n_parameters=k,
@@ -126,9 +126,7 @@ def _predictive(e: Estimator, draws: _Draws) -> tuple[np.ndarray, np.ndarray]:
     u = np.concatenate([e.lanes(p) for p in points])
     y, status = e.problem.predict(u, np.tile(np.arange(n), len(points)))
     stack = np.where((status == 0)[:, None], y, np.nan).reshape(len(points), n, -1)
-    v = e.problem.vessels
-    noise = v.sd * e.scale[v.variable]
-    return stack[0], np.sqrt(np.nanvar(stack, axis=0) + noise**2)
+    return stack[0], np.sqrt(np.nanvar(stack, axis=0) + e.noise.sd**2)
 
 
 def _observations(
@@ -145,7 +143,7 @@ def _observations(
         variable=tuple(problem.variables[i] for i in v.variable[b, m]),
         time_h=time,
         value=v.value[b, m],
-        sd=(v.sd * e.scale[v.variable])[b, m],
+        sd=e.noise.sd[b, m],
         predicted=predicted[b, m],
         lower90=predicted[b, m] - Z90 * sd[b, m],
         upper90=predicted[b, m] + Z90 * sd[b, m],
@@ -180,11 +178,8 @@ def _leave_one_out(e: Estimator, best: Point, options: FitOptions, seed: int, pr
 
 def _log_likelihood(e: Estimator, point: Point) -> float:
     v = e.problem.vessels
-    sd = v.sd * e.scale[v.variable]
-    assert point.squares is not None
-    squares = float((point.squares / e.scale**2).sum())
     measured = (v.censored == 0) * v.weight  # a censored value is a probability, without a density's constant
-    return -0.5 * squares - float(np.sum(measured * np.log(sd * np.sqrt(2.0 * np.pi))))
+    return -0.5 * point.squares - float(np.sum(measured * np.log(e.noise.sd * np.sqrt(2.0 * np.pi))))
 
 
 def r_squared(o: Observations) -> dict[str, float]:

@@ -49,7 +49,7 @@ class Blocks(NamedTuple):
     cost: Array  # [L] half sum of squares; inf where the simulation failed
     gradient: Array  # [L, Q]
     hessian: Array  # [L, Q, Q] Gauss-Newton
-    squares: Array  # [L, V] sum of squared residuals per variable
+    squares: Array  # [L] sum of squares
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ class FitProblem:
         layout, fixed = self.layout(), self.fixed_values()
         return in_batches(lambda a, v: _predict(layout, a, fixed, v, self.integrator), (u, self._take(vessel)))
 
-    def blocks(self, u: np.ndarray, scale: np.ndarray, vessel: np.ndarray | None = None) -> Blocks:
-        """Cost, gradient and Gauss-Newton matrix of each lane. scale [V]: factor on the noise of each variable."""
+    def blocks(self, u: np.ndarray, sd: np.ndarray, vessel: np.ndarray) -> Blocks:
+        """Cost, gradient and Gauss-Newton matrix of each lane. sd [B, M]: noise of every point; vessel [L] as above."""
         layout, fixed = self.layout(), self.fixed_values()
-        found = in_batches(lambda a, v: _blocks(layout, a, fixed, v, self.integrator, scale), (u, self._take(vessel)))
-        return Blocks(*found)
+        lanes = self._take(vessel)._replace(sd=sd[vessel])
+        return in_batches(lambda a, v: _blocks(layout, a, fixed, v, self.integrator), (u, lanes))
 
     def _take(self, vessel: np.ndarray | None) -> Vessels:
         return self.vessels if vessel is None else jax.tree.map(lambda x: x[vessel], self.vessels)
@@ -150,14 +150,12 @@ def _predict(layout: Layout, u: Array, fixed: Array, v: Vessels, integrator: Int
 
 
 @partial(jax.jit, static_argnums=0)
-def _blocks(
-    layout: Layout, u: Array, fixed: Array, v: Vessels, integrator: Integrator, scale: Array
-) -> tuple[Array, Array, Array, Array]:
+def _blocks(layout: Layout, u: Array, fixed: Array, v: Vessels, integrator: Integrator) -> Blocks:
     def whitened(u: Array) -> tuple[Array, Array]:
         y, status = jax.vmap(lambda a, b: _one(layout, a, fixed, b, integrator))(u, v)
         good = (status == 0)[:, None] & (v.weight > 0.0)
         # a failed lane is masked before the residual: it must reach neither the sums nor their derivative
-        r = residual(jnp.where(good, y, v.value), v.value, v.sd * scale[v.variable], v.censored)
+        r = residual(jnp.where(good, y, v.value), v.value, v.sd, v.censored)
         return jnp.where(good, r * v.weight, 0.0), status
 
     def along(direction: Array) -> tuple[Array, Array, Array]:
@@ -166,12 +164,13 @@ def _blocks(
 
     # directions outside, lanes inside: lanes stay the fastest axis of every array in the loop
     r, status, jacobian = jax.vmap(along, out_axes=(None, None, 0))(jnp.eye(u.shape[1], dtype=u.dtype))
-    gradient = jnp.einsum("qlm,lm->lq", jacobian, r)
-    hessian = jnp.einsum("qlm,plm->lqp", jacobian, jacobian)
-    cost = jnp.where(status == 0, 0.5 * jnp.sum(r**2, axis=1), jnp.inf)
-    one_hot = v.variable[..., None] == jnp.arange(scale.shape[0])
-    squares = jnp.einsum("lm,lmv->lv", (r * scale[v.variable]) ** 2, one_hot.astype(u.dtype))
-    return cost, gradient, hessian, squares
+    squares = jnp.sum(r**2, axis=1)
+    return Blocks(
+        cost=jnp.where(status == 0, 0.5 * squares, jnp.inf),
+        gradient=jnp.einsum("qlm,lm->lq", jacobian, r),
+        hessian=jnp.einsum("qlm,plm->lqp", jacobian, jacobian),
+        squares=squares,
+    )
 
 
 def build_problem(

@@ -103,7 +103,7 @@ def screen_runs(options: ScreenOptions) -> tuple[Run, ...]:
     for c in range(options.clones):
         for v in range(options.vessels_per_clone):
             percent = (3.0, 4.5)[v % 2] + 0.5 * rng.integers(-1, 2)
-            day, level = int(rng.integers(4, 9)), float(rng.choice([31.0, 32.0, 33.0, 34.0, 35.0]))
+            day, level = int(rng.integers(4, 11)), float(rng.choice([31.0, 32.0, 33.0, 34.0, 35.0]))
             events = [Event(d * DAY, "sample", "", SAMPLE_ML / 1000.0, SAMPLE_ML / 1000.0) for d in range(DAYS)]
             dose = percent / 100.0 * START_ML / 1000.0
             events += [Event(d * DAY, "bolus", "feed_a", dose, dose) for d in range(3, 13)]

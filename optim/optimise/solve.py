@@ -19,6 +19,7 @@ from optim.process.problem import ProcessProblem
 Progress = Callable[[str], None]
 FEASIBLE = 1e-6  # largest relative violation of a constraint that counts as met
 ACTIVE = 1e-4
+SNAP = 1e-9  # of a decision's span
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ def _slsqp(
         options={"maxiter": options.max_iterations, "ftol": options.tolerance},
     )
     z = np.clip(result.x, 0.0, 1.0)
+    z = np.where(z < SNAP, 0.0, np.where(z > 1.0 - SNAP, 1.0, z))  # a volume of 1e-16 mL is no volume
     f, gradient, c, jacobian, good = at(z)
     violation = float(np.max(-c, initial=0.0))
     feasible = violation <= FEASIBLE

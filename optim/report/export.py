@@ -26,7 +26,7 @@ def export_recipe(recipe: Recipe, optimum: Optimum, folder: Path) -> Path:
         + "\n",
         "setpoints.csv": _csv(recipe.setpoints),
         "feed_schedule.csv": _csv(recipe.feeds),
-        "trajectories.csv": _trajectories(recipe.process.trajectory),
+        "trajectories.csv": trajectory_csv(recipe.process.trajectory),
         "cost.csv": _csv(recipe.process.cost_items),
         "limits.csv": _csv(recipe.process.constraints),
         "decisions.csv": _csv(recipe.decisions),
@@ -54,7 +54,8 @@ def _csv(rows: tuple[Any, ...]) -> str:
     return str(pd.DataFrame([asdict(row) for row in rows]).to_csv(index=False, lineterminator="\n"))
 
 
-def _trajectories(s: Series) -> str:
+def trajectory_csv(s: Series) -> str:
+    """A table of trajectories, unit in every column name."""
     table: dict[str, Any] = {"time_h": s.time_h}
     for i, (name, unit) in enumerate(zip(s.names, s.units, strict=True)):
         label = f"{name} [{unit}]"

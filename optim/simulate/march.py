@@ -101,7 +101,9 @@ def _try_step(
     """The left-edge map where an interval begins, then one step of length ds."""
     mapped = left_edge(model, y, u, feeds)
     y = tuple(jnp.where(s == 0.0, m, v) for m, v in zip(mapped, y, strict=True))
-    return stepper.step(lambda at, state: derivative(model, p, at, state, u, feeds), s, y, ds)
+    # jitted, so that the stages of a step share one trace
+    rhs = jax.jit(lambda at, state: derivative(model, p, at, state, u, feeds))
+    return stepper.step(rhs, s, y, ds)
 
 
 def _advance(
