@@ -14,13 +14,11 @@ import tempfile
 import types
 import typing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from optim.errors import IncompatibleError, OptimError
-
-T = TypeVar("T")
 
 
 def save(artefact: Any, folder: Path) -> Path:
@@ -37,7 +35,7 @@ def save(artefact: Any, folder: Path) -> Path:
         try:
             (draft / "artefact.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
             if arrays:
-                np.savez_compressed(draft / "arrays.npz", **arrays)
+                np.savez_compressed(draft / "arrays.npz", **arrays)  # type: ignore[arg-type]
             draft.chmod(0o755)
             if folder.exists():
                 shutil.rmtree(folder)

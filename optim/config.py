@@ -85,7 +85,7 @@ class DecisionConfig:
     kind: str = MISSING
     lower: float = MISSING
     upper: float = MISSING
-    platform: float = MISSING
+    platform: Any = MISSING  # a number, or one per time
     resolution: float = 0.0
     times_h: list[float] = field(default_factory=list)  # one decision per time
 
@@ -425,10 +425,14 @@ def _decisions(d: DictConfig, hold: dict[str, float]) -> tuple[Any, ...]:
         if name in hold:
             row["lower"], row["upper"] = hold[name] - 1e-9, hold[name] + 1e-9
             row["platform"] = hold[name]
+        platform = _numbers(f"design.decisions.{name}.platform", row.pop("platform"), len(times) or 1)
         if times:
-            rows += [Decision(name=f"{name}_{_when(t)}", time_h=float(t), **row) for t in times]
+            rows += [
+                Decision(name=f"{name}_{_when(t)}", time_h=float(t), platform=v, **row)
+                for t, v in zip(times, platform, strict=True)
+            ]
         else:
-            rows.append(Decision(name=name, **row))
+            rows.append(Decision(name=name, platform=platform[0], **row))
     unknown = set(hold) - set(_plain(d)["decisions"])
     if unknown:
         allowed = list(_plain(d)["decisions"])
@@ -437,6 +441,14 @@ def _decisions(d: DictConfig, hold: dict[str, float]) -> tuple[Any, ...]:
             f"objective.also: hold: no decision '{key}'.{nearest(key, allowed)} Known: {', '.join(allowed)}"
         )
     return tuple(rows)
+
+
+def _numbers(key: str, value: Any, n: int) -> list[float]:
+    """One number for all of n, or a list of n."""
+    values = value if isinstance(value, list) else [value] * n
+    if len(values) != n or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
+        raise ConfigError(f"{key}: {value!r} is neither a number nor a list of {n} numbers")
+    return [float(v) for v in values]
 
 
 def _when(t: float) -> str:

@@ -1,22 +1,26 @@
 """Array aliases and the letters of array axes.
 
 Axes, in the order they appear in every array:
-S starts, E ensemble members, C clones, B vessels, K intervals of a schedule, M samples, D decisions,
-J feeds, N species.
+S starts, E ensemble members, C clones, B vessels, L lanes (any of these, flattened), K intervals of a schedule,
+M samples, D decisions, P parameters, J feeds, N species.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jax import Array
-from jaxtyping import Float, Int
 
-Scalar = Float[Array, ""]
-Vector = Float[Array, " n"]
-Matrix = Float[Array, "n m"]
-Index = Int[Array, ""]
+if TYPE_CHECKING:
+    # a NumPy array, a JAX array or a number: JAX takes all three, and no checker follows them through vmap
+    Array = Any
+    Scalar = Any
+else:
+    from jax import Array
+    from jaxtyping import Float
+
+    Scalar = Float[Array, ""]
+
 NumpyArray = np.ndarray[Any, np.dtype[Any]]
 
-__all__ = ["Array", "Float", "Index", "Int", "Matrix", "NumpyArray", "Scalar", "Vector"]
+__all__ = ["Array", "NumpyArray", "Scalar"]

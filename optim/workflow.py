@@ -124,8 +124,8 @@ def fit(s: Session) -> FitResult:
     dataset = open_dataset(cfg.dataset.name)
     label = "SIMULATED data" if dataset.simulated else "measured data"
     s.say(
-        f"{cfg.title}: {label}, {len(dataset.runs)} runs, {len(dataset.clones)} clone"
-        f"{'s' if len(dataset.clones) > 1 else ''}, {len(dataset.measurements.value)} values"
+        f"{cfg.title}: {label}, {len(dataset.runs)} runs of {_groups(dataset)}, "
+        f"{len(dataset.measurements.value)} values"
     )
     problem = build_fit(cfg, dataset)
     options = _fit_options(cfg)
@@ -136,6 +136,12 @@ def fit(s: Session) -> FitResult:
     save(result, s.out / "fit")
     _report_fit(s, result, dataset)
     return result
+
+
+def _groups(dataset: Dataset) -> str:
+    if len(dataset.clones) > 1:
+        return f"{len(dataset.clones)} clones"
+    return f"one strain in {len({run.experiment_id for run in dataset.runs})} campaigns"
 
 
 def _fit_options(cfg: DictConfig) -> FitOptions:

@@ -59,7 +59,7 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
                 continue
             for column, variable in ASSAYS.items():
                 rows.append((len(runs) - 1, float(row["t"]), variable, float(row[column])))
-    media = {"induced_broth": {}, "base": {}}
+    media: dict[str, dict[str, float]] = {"induced_broth": {}, "base": {}}
     media |= {f"feed_{name}": {"glycerol": float(c)} for name, c in feed_glycerol.items()}
     digest = hashlib.sha256()
     for file in sorted(source["files"]):

@@ -65,7 +65,7 @@ def optimise(
     notes = list(about.notes)
     outside = [d.name for d in optimum.decisions if d.outside_screened]
     if outside:
-        notes.append(f"outside the screened range: {', '.join(outside)}; test before you rely on it")
+        notes.append(f"outside the screened range, where the model extrapolates: {', '.join(outside)}")
     if optimum.failed_members:
         notes.append(f"{optimum.failed_members} of {len(ensemble)} parameter sets could not be simulated; left out")
     unmet = [c.name for c in baseline.constraints if c.margin < -1e-6 * abs(c.limit)]

@@ -21,6 +21,7 @@ from optim.units import VARIABLES, display
 Ranges = dict[str, tuple[float, float]]
 AT_BOUND = 1e-4  # of a decision's span
 ACTIVE = 1e-3  # of a constraint's limit
+HELD = 1e-6  # a decision with a smaller span was not free
 
 
 def outcome(
@@ -69,7 +70,7 @@ def decision_values(problem: ProcessProblem, x: np.ndarray, screened: Ranges) ->
                 value=float(value),
                 lower=d.lower,
                 upper=d.upper,
-                at_bound=bool(value - d.lower < AT_BOUND * span or d.upper - value < AT_BOUND * span),
+                at_bound=span > HELD and bool(min(value - d.lower, d.upper - value) < AT_BOUND * span),
                 screened_low=low,
                 screened_high=high,
                 outside_screened=bool(outside),
@@ -167,6 +168,7 @@ def _constraints(problem: ProcessProblem, trace: Trace, good: np.ndarray) -> tup
                 name=c.name,
                 unit=c.unit,
                 kind=c.kind,
+                where=c.where,
                 limit=c.limit,
                 value=c.limit - margin if c.kind == "max" else c.limit + margin,
                 margin=margin,

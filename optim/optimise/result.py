@@ -85,8 +85,9 @@ class ConstraintValue:
     name: str
     unit: str
     kind: str  # max | min
+    where: str  # path | end
     limit: float
-    value: float  # worst value along the path, at the estimate
+    value: float  # worst value along the path (or that at the end), at the estimate
     margin: float
     active: bool
     probability_met: float  # over the parameter ensemble

@@ -29,7 +29,7 @@ METRICS: dict[str, str] = {
     "titre_g_per_l": "g/L",
     "space_time_yield_g_per_l_d": "g/L/d",
     "harvest_h": "h",
-    "harvest_volume_ml": "mL",
+    "harvest_volume_l": "L per batch",
     "product_per_biomass_g_per_g": "g/g",
     "viability_at_harvest": "-",
 }
@@ -88,7 +88,7 @@ class Trace(NamedTuple):
 class _Static(NamedTuple):
     model: AbstractKineticModel
     design: Design
-    book: CostBook
+    book: _Hashed
     constraints: tuple[Constraint, ...]
     objective: str
     product: str
@@ -225,7 +225,7 @@ def _metrics(s: Any, h: Harvest, seen: dict[str, Array], last: Array) -> Array:
         "titre_g_per_l": h.titre,
         "space_time_yield_g_per_l_d": grams / (h.harvest_l * occupied),
         "harvest_h": h.culture_h,
-        "harvest_volume_ml": h.harvest_l / book.production_volume_l * s.design.start_volume_l * 1000.0,
+        "harvest_volume_l": h.harvest_l,
         "product_per_biomass_g_per_g": content,
         "viability_at_harvest": h.viability,
     }

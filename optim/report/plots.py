@@ -27,8 +27,8 @@ def _figure(width: float, height: float, title: str, simulated: bool) -> Figure:
 
 def _title(figure: Figure, title: str, simulated: bool) -> None:
     text = title + ("   ·   SIMULATED DATA" if simulated else "")
-    y = 1.0 - 0.08 / figure.get_figheight()
-    figure.suptitle(text, fontsize=11, color=INK, x=0.01, y=y, ha="left", va="top")
+    place = {} if figure.get_layout_engine() else {"y": 1.0 - 0.08 / figure.get_figheight(), "va": "top"}
+    figure.suptitle(text, fontsize=11, color=INK, x=0.01, ha="left", **place)
 
 
 def _tidy(axes: Axes) -> None:

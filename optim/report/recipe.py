@@ -156,9 +156,6 @@ def _warnings(rounded: ProcessOutcome) -> tuple[str, ...]:
     found = [f"the rounded process does not meet {name}" for name in broken_limits(rounded)]
     if rounded.failed_members:
         found.append(f"{rounded.failed_members} parameter sets could not be simulated and are not in the intervals")
-    outside = [d.name.replace("_", " ") for d in rounded.decisions if d.outside_screened]
-    if outside:
-        found.append(f"outside the screened range, where the model extrapolates: {', '.join(outside)}")
     return tuple(found)
 
 
@@ -194,10 +191,11 @@ def _setpoints(process: ProcessOutcome) -> tuple[Setpoint, ...]:
 def _harvest(process: ProcessOutcome) -> tuple[str, ...]:
     end = _harvest_h(process.actions)
     rows = [f"harvest at {end:.1f} h (day {end / HOURS:.2f})"]
-    ends = [c for c in process.constraints if c.kind == "min"]
     rows += [
-        f"harvest earlier if {c.name.replace('_', ' ')} is below {c.limit:g} {c.unit} (expected: {c.value:.3g})"
-        for c in ends
+        f"{c.name.replace('_', ' ')}: {'at least' if c.kind == 'min' else 'at most'} {c.limit:g} {c.unit.strip('-')} "
+        f"(expected {c.value:.3g}); harvest earlier when it comes near"
+        for c in process.constraints
+        if c.where == "end"
     ]
     return tuple(rows)
 
