@@ -121,7 +121,8 @@ def _advance(
 
     norm = _error_norm(model, integrator, c.y, new, error)
     finite = jnp.isfinite(norm)
-    accepted = finite & (norm <= 1.0)
+    emptied = (c.s == 0.0) & (jax.lax.stop_gradient(c.y[-1] - u.withdraw) <= 0.0)
+    accepted = finite & (norm <= 1.0) & ~emptied
     exponent = -1.0 / integrator.stepper.order
     growth = jnp.where(finite, jnp.clip(0.9 * jnp.maximum(norm, 1e-10) ** exponent, 0.2, 5.0), 0.1)
     tried_h = ds * length
@@ -132,10 +133,9 @@ def _advance(
     y = tuple(jnp.where(accepted, n, v) for n, v in zip(new, c.y, strict=True))
     out = c.out.at[jnp.where(done, c.k + 1, c.out.shape[0])].set(jnp.stack(y), mode="drop")
     steps = c.steps + 1
-    withdrawn = jax.lax.stop_gradient(c.y[-1] - u.withdraw)
     status = jnp.select(
         [
-            (c.s == 0.0) & (withdrawn <= 0.0),
+            emptied,
             ~accepted & (h < integrator.smallest_step_h) & finite,
             ~accepted & (h < integrator.smallest_step_h),
             steps >= integrator.max_steps,

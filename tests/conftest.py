@@ -1,0 +1,119 @@
+"""Shared pieces of the tests. Precision is set before anything is traced; the compile cache is the user's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from optim.config import build_fit, build_process, compose
+from optim.data.registry import open_dataset
+from optim.kinetics.base import AbstractKineticModel
+from optim.runtime import prepare
+from optim.schedule.grid import IntervalGrid
+from optim.schedule.schedule import Schedule, to_grid
+from optim.simulate.march import Integrator
+from optim.simulate.simulate import Trajectory, simulate
+
+prepare()
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLIC_SET = "optfed_ecoli_proteinL"
+
+
+def has_public_data() -> bool:
+    """Whether the public E. coli set lies in the folder named by OPTIM_DATA."""
+    given = os.environ.get("OPTIM_DATA")
+    return bool(given) and (Path(given) / PUBLIC_SET).is_dir()
+
+
+needs_public_data = pytest.mark.skipif(not has_public_data(), reason="set OPTIM_DATA to the folder of public datasets")
+
+
+def plan(
+    times: list[float],
+    end: float,
+    bolus: dict[float, float] | None = None,
+    withdraw: dict[float, float] | None = None,
+    rates: list[tuple[float, float, float]] | None = None,
+    temperature: list[tuple[float, float]] | None = None,
+    ph: float = 7.0,
+) -> Schedule:
+    """A schedule with one feed: volumes in L by time, rates as (from h, L/h at the start, L/h at the end)."""
+    bolus, withdraw = bolus or {}, withdraw or {}
+    nodes = sorted({0.0, *times, *bolus, *withdraw})
+    rates = rates or [(0.0, 0.0, 0.0)]
+    temperature = temperature or [(0.0, 37.0)]
+    return Schedule(
+        times=jnp.asarray(nodes),
+        withdraw=jnp.asarray([withdraw.get(t, 0.0) for t in nodes]),
+        bolus=jnp.asarray([[bolus.get(t, 0.0)] for t in nodes]),
+        end=jnp.asarray(end),
+        rate_t=jnp.asarray([r[0] for r in rates]),
+        rate_start=jnp.asarray([[r[1]] for r in rates]),
+        rate_end=jnp.asarray([[r[2]] for r in rates]),
+        setpoint_t=jnp.asarray([t for t, _ in temperature]),
+        temperature=jnp.asarray([v for _, v in temperature]),
+        ph=jnp.full(len(temperature), ph),
+    )
+
+
+def follow(
+    model: AbstractKineticModel,
+    p: object,
+    start: dict[str, float],
+    schedule: Schedule,
+    volume: float = 1.0,
+    feed: dict[str, float] | None = None,
+    integrator: Integrator | None = None,
+    size: int | None = None,
+) -> tuple[Trajectory, IntervalGrid]:
+    """Simulate one vessel with one feed; species that are not named start at zero."""
+    grid, _ = to_grid(schedule, size)
+    initial = model.State(*(start.get(n, 0.0) for n in model.names()))
+    feeds = jnp.asarray([[(feed or {}).get(n, 0.0) for n in model.names()]])
+    chosen = integrator or Integrator(rtol=1e-9, atol=1e-10)
+    run = jax.jit(lambda p, c, v, g, f: simulate(model, p, c, v, g, f, chosen))
+    return run(p, initial, volume, grid, feeds), grid
+
+
+def at(trajectory: Trajectory, species: str, time: float) -> float:
+    """Value of a species just before the actions at a node."""
+    place = int(np.argmin(np.abs(np.asarray(trajectory.t) - time)))
+    return float(getattr(trajectory.concentrations, species)[place])
+
+
+@pytest.fixture(scope="session")
+def screen():
+    return open_dataset("cho_clone_screen")
+
+
+@pytest.fixture(scope="session")
+def small_screen(tmp_path_factory):
+    """Four simulated clones: enough structure, little to compute."""
+    from optim.fit.synthetic import ScreenOptions, make_screen
+
+    folder = tmp_path_factory.mktemp("data") / "small"
+    return make_screen(folder, "small", ScreenOptions(clones=4, seed=7))
+
+
+@pytest.fixture(scope="session")
+def small_problem(small_screen):
+    cfg = compose([f"dataset.name={small_screen}"])
+    return build_fit(cfg, open_dataset(str(small_screen)))
+
+
+@pytest.fixture(scope="session")
+def process_problem(screen):
+    return build_process(compose([]), screen)
+
+
+@pytest.fixture(scope="session")
+def published(process_problem):
+    """Configured parameters of the CHO model, [1, P]."""
+    rows = compose([]).model.parameters
+    return np.array([[float(rows[n].value) for n in process_problem.model.Parameters._fields]])

@@ -1,0 +1,108 @@
+"""Schedules and their interval grids."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import plan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optim.data.dataset import Event, Run
+from optim.schedule.from_run import feeds_of, schedule_of
+from optim.schedule.grid import bucket
+from optim.schedule.schedule import merge, to_grid
+
+hours = st.floats(0.0, 400.0, allow_nan=False).map(lambda t: round(t, 3))
+litres = st.floats(0.0, 0.01, allow_nan=False)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.dictionaries(hours, litres, min_size=1, max_size=14), st.floats(1.0, 400.0).map(lambda t: round(t, 3)))
+def test_the_grid_gives_what_the_schedule_says_and_nothing_after_the_end(doses, end):
+    grid, place = to_grid(plan([], end, bolus=doses), 16)
+    t = np.asarray(grid.t)
+    assert np.all(np.diff(t) >= 0.0)
+    assert t[-1] == end
+    assert float(grid.bolus.sum()) == pytest.approx(sum(v for h, v in doses.items() if h < end), abs=1e-15)
+    nodes = sorted({0.0, *doses})
+    for node, where in zip(nodes, np.asarray(place), strict=True):
+        assert t[where] == min(node, end)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(hours, litres), min_size=1, max_size=20))
+def test_merging_keeps_volume_and_sorts(rows):
+    times = np.array([t for t, _ in rows])
+    volume = np.array([v for _, v in rows])
+    t, out, fed = merge(times, volume, np.stack([volume, 2.0 * volume], axis=1))
+    assert np.all(np.diff(t) > 0.0)
+    assert out.sum() == pytest.approx(volume.sum())
+    assert fed[:, 1].sum() == pytest.approx(2.0 * volume.sum())
+
+
+def test_linear_rates_are_cut_at_nodes_without_loss():
+    grid, _ = to_grid(plan([3.0, 7.0], 10.0, rates=[(0.0, 1.0, 2.0), (5.0, 4.0, 4.0)]))
+    n = int(grid.intervals)
+    length = np.diff(np.asarray(grid.t))[:n]
+    # nodes are 0, 3, 7, 10: the breakpoint at 5 h is no node, so a grid is only right when breakpoints are nodes
+    assert n == 3
+    whole, _ = to_grid(plan([3.0, 5.0, 7.0], 10.0, rates=[(0.0, 1.0, 2.0), (5.0, 4.0, 4.0)]))
+    n = int(whole.intervals)
+    length = np.diff(np.asarray(whole.t))[:n]
+    given_l = float(np.sum(0.5 * (whole.rate_start + whole.rate_end)[:n, 0] * length))
+    assert given_l == pytest.approx(0.5 * (1.0 + 2.0) * 5.0 + 4.0 * 5.0, rel=1e-14)
+    assert float(whole.rate_end[0, 0]) == pytest.approx(1.6)
+
+
+def test_setpoints_hold_until_the_next():
+    grid, _ = to_grid(plan([1.0, 2.0, 3.0], 4.0, temperature=[(0.0, 37.0), (2.0, 33.0)]))
+    assert np.asarray(grid.temperature)[:4].tolist() == [37.0, 37.0, 33.0, 33.0]
+
+
+def test_a_bucket_holds_its_intervals():
+    for n in (1, 16, 17, 300, 2048, 5000):
+        assert bucket(n) >= n
+    with pytest.raises(ValueError, match="cannot hold"):
+        to_grid(plan([1.0, 2.0, 3.0], 4.0), 2)
+
+
+def run_of(*events: Event) -> Run:
+    return Run("R1", "E1", "V1", "C1", 1.0, "m", 37.0, 7.0, 0.5, 20.0, events)
+
+
+def test_a_run_becomes_its_schedule():
+    run = run_of(
+        Event(2.0, "sample", "", 0.1, 0.1),
+        Event(2.0, "bolus", "a", 0.2, 0.2),
+        Event(4.0, "feed_rate", "b", 0.01, 0.03),
+        Event(6.0, "temperature", "", 33.0, 33.0),
+        Event(8.0, "feed_rate", "b", 0.0, 0.0),
+        Event(25.0, "bolus", "a", 9.0, 9.0),
+    )
+    assert feeds_of(run) == ("a", "b")
+    s = schedule_of(run, np.array([3.0]), feeds_of(run))
+    assert s.times.tolist() == [0.0, 2.0, 3.0, 4.0, 6.0, 8.0]  # what lies after the end does not happen
+    grid, _ = to_grid(type(s)(*(jnp.asarray(x) for x in s)))
+    assert float(grid.bolus[:, 0].sum()) == 0.2
+    assert float(grid.withdraw.sum()) == 0.1
+    n = int(grid.intervals)
+    length = np.diff(np.asarray(grid.t))[:n]
+    flowed = float(np.sum(0.5 * (grid.rate_start + grid.rate_end)[:n, 1] * length))
+    assert flowed == pytest.approx(0.02 * 4.0, rel=1e-12)
+    assert float(grid.temperature[n - 1]) == 33.0
+
+
+def test_two_feeds_with_different_breakpoints_keep_their_own_lines():
+    run = run_of(
+        Event(0.0, "feed_rate", "a", 0.0, 0.2),
+        Event(5.0, "feed_rate", "b", 0.1, 0.1),
+        Event(10.0, "feed_rate", "a", 0.0, 0.0),
+    )
+    s = schedule_of(run, np.array([]), feeds_of(run))
+    grid, _ = to_grid(type(s)(*(jnp.asarray(x) for x in s)))
+    n = int(grid.intervals)
+    length = np.diff(np.asarray(grid.t))[:n]
+    flowed = np.sum(0.5 * np.asarray(grid.rate_start + grid.rate_end)[:n] * length[:, None], axis=0)
+    assert flowed == pytest.approx([1.0, 1.5], rel=1e-12)
