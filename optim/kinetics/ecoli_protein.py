@@ -5,7 +5,8 @@ into maintenance, product and growth; synthesis of product declines with generat
 Arrhenius law with reversible inactivation in temperature, and product loads the cell. Deviations:
 - the saturation constant of uptake is 0.2 instead of 0.001 g/L: glycerol is below its limit of detection wherever it
   limits, and the smaller value only makes the system stiff;
-- min() of the source is not needed: every branch is a fraction of uptake.
+- min() of the source becomes a smooth cap, equal to it within 0.1 % below half of the cap;
+- maintenance of the source, 2.4e-5 g/g/h without uptake, is a parameter of its own, drawn from growth.
 Extensions, each switched off by the value in brackets:
 - `k_ind` (20 1/h): synthesis starts with a lag after induction, while transcript and ribosomes are recruited;
 - `K_c` (1000): soluble product saturates at a content of the cells of the order of K_c;
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 
 from optim.errors import DatasetError
 from optim.kinetics.base import AbstractKineticModel, Environment, Species
-from optim.kinetics.ratelaws import gate, inhibition, monod
+from optim.kinetics.ratelaws import capped, gate, inhibition, monod
 from optim.types import Scalar
 
 GAS_CONSTANT = 8.314e-3  # kJ/mol/K
@@ -54,7 +55,7 @@ class Parameters(NamedTuple):
     KI_G: Scalar  # g/L
     m_0: Scalar  # g/g/h, maintenance
     b_0: Scalar  # share of uptake that yields neither growth nor product
-    b_P: Scalar  # rise of that share per product content
+    b_P: Scalar  # relative rise of that share per product content
     k_P: Scalar  # g/g/h, product formation at 31 degC
     K_x: Scalar  # g/g/h
     K_n: Scalar  # generations
@@ -66,7 +67,7 @@ class Parameters(NamedTuple):
     k_ex: Scalar  # 1/h
     K_ex: Scalar  # g/L
     K_c: Scalar  # g/g, product content that halves synthesis
-    b_E: Scalar  # rise of the burden per product content in excess glycerol
+    b_E: Scalar  # further rise in excess glycerol
     k_ind: Scalar  # 1/h
 
 
@@ -98,11 +99,10 @@ class EcoliProtein(AbstractKineticModel):
         content = c.P / c.X
         capacity = p.g_max * jnp.exp(p.E_g * arrhenius) * jnp.exp(-c.D)
         g = capacity * monod(c.G, p.K_G) * inhibition(c.G, p.KI_G)
-        burden = p.b_0 + (p.b_P + p.b_E * gate(c.G, EXCESS_G)) * content
-        spent = g * burden / (1.0 + burden)
-        x = g - spent
+        burden = p.b_0 * (1.0 + (p.b_P + p.b_E * gate(c.G, EXCESS_G)) * content)
+        x = g * (1.0 - capped(burden))
         vigour = climate * inhibition(c.n, p.K_n) * c.E / (1.0 + (content / p.K_c) ** 2)
-        g_P = vigour * p.k_P * x / (p.K_x + x + p.k_P * climate)  # stays below x, whatever the temperature
+        g_P = x * capped(vigour * p.k_P / (p.K_x + x))
         active = 1.0 - content
         q_P = g_P * p.Y_P * active
         growth = (x - g_P) * p.Y_X * active + q_P

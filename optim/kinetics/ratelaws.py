@@ -37,3 +37,8 @@ def below(s: Scalar, threshold: float, width: float) -> Scalar:
 def bell(x: Scalar, optimum: Scalar, width: Scalar) -> Scalar:
     """exp(-((x-optimum)/width)^2)."""
     return jnp.exp(-(((x - optimum) / width) ** 2))
+
+
+def capped(share: Scalar, n: float = 8.0) -> Scalar:
+    """The smooth form of min(share, 1): share / (1 + share^n)^(1/n), for a share that is not negative."""
+    return share / (1.0 + share**n) ** (1.0 / n)
