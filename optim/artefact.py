@@ -13,12 +13,36 @@ import shutil
 import tempfile
 import types
 import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from optim.errors import IncompatibleError, OptimError
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A draft folder that takes the place of `folder` when the block ends well, and leaves no trace when it does not.
+
+    Raises `OptimError` when the place cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            yield draft
+            draft.chmod(0o755)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(draft, folder)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+    except OSError as err:
+        raise OptimError(f"cannot write {folder}: {err.strerror or err}. Choose a writable folder.") from err
 
 
 def save(artefact: Any, folder: Path) -> Path:
@@ -29,22 +53,10 @@ def save(artefact: Any, folder: Path) -> Path:
     arrays: dict[str, np.ndarray] = {}
     body = _encode(artefact, "", arrays)
     document = {"schema": type(artefact).schema, "body": body}
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            (draft / "artefact.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
-            if arrays:
-                np.savez_compressed(draft / "arrays.npz", **arrays)  # type: ignore[arg-type]
-            draft.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(draft, folder)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-    except OSError as err:
-        raise OptimError(f"cannot write {folder}: {err.strerror or err}. Choose a writable output folder.") from err
+    with whole_folder(folder) as draft:
+        (draft / "artefact.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        if arrays:
+            np.savez_compressed(draft / "arrays.npz", **arrays)  # type: ignore[arg-type]
     return folder
 
 

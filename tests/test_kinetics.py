@@ -60,14 +60,14 @@ def test_cho_lactate_never_falls_below_zero_when_glucose_is_spent():
 
 # Schlögel et al. 2024, values of the authors' notebooks; a larger K_G keeps the batch mild and moves P/X by 1e-4
 ECOLI = Ecoli(
-    g_max=0.48615, E_g=0.0, K_G=0.01, KI_G=88.726, m_0=0.0, b_0=2.43894e-5 * 9679.44, b_P=9.32921, k_P=0.24209, K_x=0.616022,
-    K_n=1.46344, E_P=(51939.8 + 8.314 * 304.15) / 1000.0, H_P=4788.293, T_eq=36.5, Y_X=0.627, Y_P=0.652, k_ex=0.0, K_ex=5.0,
-    K_c=1e9, b_E=0.0, k_ind=100.0,
+    g_max=0.48615, E_g=0.0, K_G=0.01, KI_G=88.726, m_0=0.0, b_0=2.43894e-5 * 9679.44, b_P=9.32921, k_P=0.24209,
+    K_x=0.616022, K_n=1.46344, E_P=(51939.8 + 8.314 * 304.15) / 1000.0, H_P=4788.293, T_eq=36.5, Y_X=0.627, Y_P=0.652,
+    k_ex=0.0, K_ex=5.0, K_c=1e9, b_E=0.0, k_ind=100.0,
 )  # fmt: skip
 
 
 def source_process(kelvin: float) -> np.ndarray:
-    """[X, P, G, V] after 12 h of the reference feed, by the source's own expressions (its constant of 2.4e-5 included)."""
+    """[X, P, G, V] after 12 h of the reference feed, by the source's own expressions, all constants included."""
 
     def rhs(t, y):
         x_all, p, g_all, v = y

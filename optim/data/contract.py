@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import math
 from collections.abc import Callable
@@ -71,12 +72,21 @@ class Checker:
         if ";" in first and "," not in first:
             self.bad(table.file, 1, "", None, "columns are separated by ';'; save it with ',' and decimal points")
             return empty
-        try:
-            frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, skipinitialspace=True)
-        except pd.errors.ParserError as err:
-            self.bad(table.file, None, "", None, f"cannot be parsed: {err}; is a text with a comma not in quotes?")
+        # read by hand, not by pandas: it would skip blank lines (and miscount rows) and shift rows with too many cells
+        reader = csv.reader(io.StringIO(text), skipinitialspace=True)
+        lines = [(reader.line_num, [c.strip() for c in cells]) for cells in reader if any(c.strip() for c in cells)]
+        header = lines[0][1]
+        for column in sorted({c for c in header if header.count(c) > 1}):
+            self.bad(table.file, lines[0][0], column, None, "column is given twice")
+        if len(set(header)) < len(header):
             return empty
-        frame.columns = [str(c).strip() for c in frame.columns]
+        rows = []
+        for line, cells in lines[1:]:
+            if len(cells) != len(header):
+                rule = f"{len(cells)} cells where the header has {len(header)}; is a text with a comma not in quotes?"
+                self.bad(table.file, line, "", None, rule)
+            rows.append((line, (cells + [""] * len(header))[: len(header)]))
+        frame = pd.DataFrame([r for _, r in rows], columns=header, index=[n for n, _ in rows], dtype=str)
         allowed = (*table.required, *table.optional)
         for column in frame.columns:
             if column not in allowed:
@@ -92,7 +102,7 @@ class Checker:
         for column in table.optional:
             if column not in frame.columns:
                 frame[column] = ""
-        return frame.map(str.strip)
+        return frame
 
     def number(
         self, file: str, row: int, column: str, text: str, lowest: float | None = None, blank: bool = False
@@ -146,5 +156,5 @@ RowVisitor = Callable[[int, dict[str, str]], None]
 
 def visit(frame: pd.DataFrame, visitor: RowVisitor) -> None:
     """Call `visitor(line, cells)` for each row; `line` is the line of the file, the header being line 1."""
-    for i, cells in enumerate(frame.to_dict("records")):
-        visitor(i + 2, {str(k): str(v) for k, v in cells.items()})
+    for line, cells in zip(frame.index, frame.to_dict("records"), strict=True):
+        visitor(int(line), {str(k): str(v) for k, v in cells.items()})

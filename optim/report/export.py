@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optim.errors import OptimError
+from optim.artefact import whole_folder
 from optim.optimise.result import Optimum, Series
 from optim.report.page import page
 from optim.report.recipe import Recipe
@@ -32,21 +29,9 @@ def export_recipe(recipe: Recipe, optimum: Optimum, folder: Path) -> Path:
         "decisions.csv": _csv(recipe.decisions),
         "recipe.html": page(recipe, optimum),
     }
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            for name, text in files.items():
-                (draft / name).write_text(text, encoding="utf-8")
-            draft.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(draft, folder)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-    except OSError as err:
-        raise OptimError(f"cannot write {folder}: {err.strerror or err}. Choose a writable output folder.") from err
+    with whole_folder(folder) as draft:
+        for name, text in files.items():
+            (draft / name).write_text(text, encoding="utf-8")
     return folder
 
 
