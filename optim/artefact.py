@@ -66,16 +66,18 @@ def load[T](cls: type[T], folder: Path) -> T:
     Raises `IncompatibleError`.
     """
     file = folder / "artefact.json"
-    schema = cls.schema  # type: ignore[attr-defined]
+    schema, made_by = cls.schema, cls.made_by  # type: ignore[attr-defined]
     try:
         document = json.loads(file.read_text())
     except FileNotFoundError as err:
-        raise IncompatibleError(f"{folder} holds no artefact ({file.name} is missing); expected {schema}") from err
+        raise IncompatibleError(f"{file} does not exist; run `{made_by}` with this configuration first") from err
     except (json.JSONDecodeError, UnicodeDecodeError) as err:
-        raise IncompatibleError(f"{file} is damaged ({err}); write it again with the command that made it") from err
+        raise IncompatibleError(f"{file} is damaged ({err}); run `{made_by}` again") from err
     found = document.get("schema") if isinstance(document, dict) else None
     if found != schema:
-        raise IncompatibleError(f"{file} has schema {found!r}, expected {schema!r}; make it again with this version")
+        raise IncompatibleError(
+            f"{file} has schema {found!r}, expected {schema!r}; run `{made_by}` again with this version"
+        )
     arrays: dict[str, np.ndarray] = {}
     npz = folder / "arrays.npz"
     if npz.exists():

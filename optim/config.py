@@ -296,9 +296,12 @@ def _allowed(path: str) -> list[str]:
     """Keys that the schema has beside the last part of a dotted path."""
     node: Any = OmegaConf.structured(Config)
     for part in path.split(".")[:-1]:
+        element = node._metadata.element_type if isinstance(node, DictConfig) else None
         try:
-            node = node[part]
-        except (OmegaConfBaseException, TypeError, KeyError):
+            known = isinstance(node, DictConfig) and part in node
+            # the schema of a mapping knows the kind of its entries, not their names
+            node = node[part] if known else OmegaConf.structured(element)
+        except (OmegaConfBaseException, TypeError, KeyError, ValueError):
             return []
     return [str(k) for k in node] if isinstance(node, DictConfig) else []
 

@@ -87,6 +87,7 @@ class FitResult:
     """
 
     schema: ClassVar[str] = "optim.fit/1"
+    made_by: ClassVar[str] = "optim fit"
 
     model: str
     dataset: str

@@ -127,6 +127,7 @@ class Optimum:
     """The best process found for one clone, beside the process it is compared with."""
 
     schema: ClassVar[str] = "optim.optimum/1"
+    made_by: ClassVar[str] = "optim optimise"
 
     clone: str
     objective: str  # name of the metric that was maximised
@@ -164,6 +165,7 @@ class Ranking:
     """Clones by yield per cost."""
 
     schema: ClassVar[str] = "optim.ranking/1"
+    made_by: ClassVar[str] = "optim rank"
 
     objective: str
     unit: str

@@ -150,13 +150,18 @@ def _slsqp(
     meeting: _Rendezvous, lane: int, z0: np.ndarray, options: OptimiseOptions, low: np.ndarray, span: np.ndarray
 ) -> Solution:
     known: dict[bytes, tuple[np.ndarray, ...]] = {}
+    kept: list[np.ndarray] = []  # the best feasible point seen: a solve that is cut short is never worse than its start
+    lowest = np.inf
 
     def at(z: np.ndarray) -> tuple[np.ndarray, ...]:
+        nonlocal lowest
         key = z.tobytes()
         if key not in known:
             if len(known) > 3:
                 known.clear()
-            known[key] = meeting.ask(lane, z)
+            known[key] = f, _, c, _, good = meeting.ask(lane, z)
+            if good and f < lowest and np.min(c, initial=0.0) >= -FEASIBLE:
+                lowest, kept[:] = float(f), [z.copy()]
         return known[key]
 
     result = minimize(
@@ -174,6 +179,11 @@ def _slsqp(
     violation = float(np.max(-c, initial=0.0))
     feasible = violation <= FEASIBLE
     message = str(result.message)
+    if kept and not (good and feasible):
+        z = kept[0]
+        f, gradient, c, jacobian, good = at(z)
+        violation, feasible = float(np.max(-c, initial=0.0)), True
+        message = f"not converged ({message}); this is the best feasible process it saw"
     if not good:
         message = "the process could not be simulated"
     elif not feasible:

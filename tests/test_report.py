@@ -1,0 +1,213 @@
+"""Recipes, exports and plots."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from optim.errors import IncompatibleError, OptimError
+from optim.optimise.optimise import About, optimise
+from optim.optimise.outcome import outcome
+from optim.optimise.result import Action, DecisionValue
+from optim.optimise.solve import OptimiseOptions
+from optim.report import plots, terminal
+from optim.report.export import export_recipe
+from optim.report.page import number
+from optim.report.recipe import Provenance, Recipe, broken_limits, feed_schedule, make_recipe, rounded_decisions
+
+WHERE = Provenance("2026-01-01 00:00", "0.1.0", "", "3.13", "0.12", "abc", "seed: 1", "small", "hash", 1, "run")
+
+
+@pytest.fixture(scope="module")
+def fitted(small_problem):
+    from optim.fit.estimate import FitOptions
+    from optim.fit.fit import fit
+
+    return fit(small_problem, FitOptions(1, 10, 1e-4, 6, 0.3, 1), 1, "cho_moller")
+
+
+@pytest.fixture(scope="module")
+def optimum(process_problem, published, fitted):
+    rng = np.random.default_rng(0)
+    ensemble = published * np.exp(0.02 * rng.standard_normal((8, published.shape[1])))
+    ensemble[0] = published[0]
+    about = About(fitted, 1, "feed_a", {"bolus": (0.0, 0.4)}, ("SIMULATED data: nothing here was measured",))
+    return optimise(process_problem, "C01", ensemble, OptimiseOptions(2, 1, 15, 1e-5), about), ensemble
+
+
+@pytest.fixture(scope="module")
+def recipe(process_problem, optimum) -> Recipe:
+    o, ensemble = optimum
+    x = np.array(rounded_decisions(o.optimum.decisions))
+    rounded = outcome(process_problem, "optimum", x, ensemble, "feed_a", {"bolus": (0.0, 0.4)})
+    return make_recipe("A title", o, rounded, WHERE)
+
+
+def decision(value: float, resolution: float = 0.1, unit: str = "mL", lower: float = 0.0, upper: float = 1.0):
+    return DecisionValue("d", unit, value, lower, upper, False, None, None, False, resolution)
+
+
+def test_rounding_goes_to_the_nearest_step_within_bounds():
+    rounded = rounded_decisions((decision(0.26), decision(0.24), decision(0.97, 0.3), decision(0.123, 0.0)))
+    assert rounded == (0.3, 0.2, 0.9, 0.123)
+    assert rounded_decisions((decision(0.26), decision(33.26, unit="degC", upper=40.0)), feeds_down=True) == (0.2, 33.3)
+    assert rounded_decisions((decision(0.95, 0.1, lower=0.91, upper=0.99),)) == (0.95,)  # no step lies between
+
+
+def test_the_feed_schedule_keeps_the_books():
+    actions = (
+        Action(24.0, "sample", "broth", 0.5, "mL"),
+        Action(24.0, "bolus", "a", 1.0, "mL"),
+        Action(36.0, "feed_rate", "b", 0.1, "mL/h", 0.3),
+        Action(48.0, "bolus", "a", 2.0, "mL"),
+        Action(60.0, "harvest", "vessel", 0.0, ""),
+    )
+    rows = feed_schedule(actions, 10.0, 2000.0)
+    assert [(r.day, r.clock_h, r.feed_id, r.mode) for r in rows] == [
+        (1, 0.0, "a", "bolus"),
+        (1, 12.0, "b", "continuous"),
+        (2, 0.0, "a", "bolus"),
+    ]
+    assert rows[0].vessel_volume_after_ml == pytest.approx(10.5)
+    assert rows[1].volume_ml == pytest.approx(0.2 * 24.0)
+    assert rows[2].vessel_volume_after_ml == pytest.approx(12.5)
+    assert rows[1].vessel_volume_after_ml == pytest.approx(17.3)
+    assert rows[2].cumulative_ml == pytest.approx(3.0)
+    assert rows[0].production_volume_l == pytest.approx(200.0)
+    assert rows[0].percent_of_start_volume == pytest.approx(10.0)
+
+
+def test_the_books_agree_with_the_simulation(recipe):
+    last = recipe.feeds[-1]
+    volume = recipe.process.trajectory
+    i = volume.names.index("volume")
+    drawn = sum(recipe.sample_volume_ml for t in recipe.sampling_h if t > 24.0 * last.day + last.clock_h)
+    assert volume.p50[i, -1] == pytest.approx(last.vessel_volume_after_ml - drawn, abs=1e-6)
+
+
+def test_the_recipe_is_what_was_simulated_after_rounding(recipe, optimum):
+    o, _ = optimum
+    for d in recipe.decisions:
+        if d.resolution > 0.0:
+            assert d.value / d.resolution == pytest.approx(round(d.value / d.resolution), abs=1e-6)
+    before, after = (p.metrics[o.objective].p50 for p in (o.optimum, recipe.process))
+    assert recipe.rounding_loss_percent == pytest.approx(100.0 * (1.0 - after / before))
+    assert abs(recipe.rounding_loss_percent) < 1.0
+    assert recipe.status == "DRAFT"
+    assert recipe.volume_basis == "starting working volume"
+    boluses = [f for f in recipe.feeds if f.mode == "bolus"]
+    given = {a.time_h: a.value for a in recipe.process.actions if a.kind == "bolus"}
+    assert {24.0 * f.day + f.clock_h: f.volume_ml for f in boluses} == pytest.approx(given)
+
+
+def test_a_limit_that_rounding_breaks_is_said(recipe):
+    constraint = replace(recipe.process.constraints[0], margin=-1.0, limit=10.0, name="lactate")
+    spoiled = replace(recipe.process, constraints=(constraint,))
+    assert broken_limits(spoiled) == ("lactate",)
+
+
+def test_other_decisions_are_refused(recipe, optimum):
+    o, _ = optimum
+    with pytest.raises(IncompatibleError):
+        make_recipe("t", o, replace(o.optimum, decisions=o.optimum.decisions[1:]), WHERE)
+
+
+def test_exports_hold_the_recipe_and_can_be_read_back(tmp_path, recipe, optimum):
+    folder = export_recipe(recipe, optimum[0], tmp_path / "recipe")
+    body = json.loads((folder / "recipe.json").read_text())
+    assert body["schema"] == "optim.recipe/1"
+    assert body["recipe"]["status"] == "DRAFT"
+    assert body["recipe"]["provenance"]["dataset_hash"] == "hash"
+    metric = body["recipe"]["process"]["metrics"]["yield_per_cost_g_per_eur"]
+    assert metric["p05"] <= metric["p50"] <= metric["p95"]
+    feeds = pd.read_csv(folder / "feed_schedule.csv")
+    assert {"volume_ml", "percent_of_start_volume", "production_volume_l", "vessel_volume_after_ml"} <= set(feeds)
+    assert feeds.volume_ml.sum() == pytest.approx(sum(f.volume_ml for f in recipe.feeds))
+    cost = pd.read_csv(folder / "cost.csv")
+    assert cost.cost.sum() == pytest.approx(recipe.process.metrics["cost_eur"].p50, rel=0.05)
+    trajectories = pd.read_csv(folder / "trajectories.csv")
+    assert trajectories["time_h"].is_monotonic_increasing
+    assert np.isfinite(trajectories.to_numpy()).all()
+    assert len(pd.read_csv(folder / "setpoints.csv")) == len(recipe.setpoints)
+    for file in ("limits.csv", "decisions.csv"):
+        assert len(pd.read_csv(folder / file))
+
+
+def test_the_page_stands_alone_and_says_what_matters(tmp_path, recipe, optimum):
+    text = (export_recipe(recipe, optimum[0], tmp_path / "r") / "recipe.html").read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:)""", text)
+    assert "http" not in re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", text)
+    assert "<script" not in text
+    for words in ("DRAFT", "SIMULATED DATA", "must not be executed", "no proven acceptable range", "unverified"):
+        assert words in text
+    assert not re.search(r"\bnan\b", re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", text).lower())
+
+
+def test_text_of_the_user_cannot_break_the_page(tmp_path, recipe, optimum):
+    nasty = replace(recipe, title='<script>alert("x")</script>')
+    text = (export_recipe(nasty, optimum[0], tmp_path / "r") / "recipe.html").read_text()
+    assert "<script>" not in text
+
+
+def test_an_export_is_whole_or_not_there(tmp_path, recipe, optimum, monkeypatch):
+    target = tmp_path / "recipe"
+    export_recipe(recipe, optimum[0], target)
+    before = (target / "recipe.json").read_bytes()
+    monkeypatch.setattr("pathlib.Path.write_text", _fails_at(3))
+    with pytest.raises(OptimError, match="cannot write"):
+        export_recipe(replace(recipe, title="other"), optimum[0], target)
+    monkeypatch.undo()
+    assert (target / "recipe.json").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["recipe"]
+
+
+def _fails_at(n: int):
+    calls = []
+
+    def write(self, text, **kwargs):
+        calls.append(1)
+        if len(calls) == n:
+            raise OSError(28, "No space left on device")
+        self.write_bytes(text.encode())
+
+    return write
+
+
+def test_equal_recipes_are_equal_files(tmp_path, recipe, optimum):
+    a = export_recipe(recipe, optimum[0], tmp_path / "a")
+    b = export_recipe(recipe, optimum[0], tmp_path / "b")
+    for file in a.iterdir():
+        assert file.read_bytes() == (b / file.name).read_bytes(), file.name
+
+
+def test_every_plot_draws(fitted, optimum):
+    o, _ = optimum
+    figures = [plots.fit_assay(fitted, v) for v in dict.fromkeys(fitted.observations.variable)]
+    figures += [plots.parity(fitted), plots.residuals(fitted), plots.recovery(fitted)]
+    figures += [plots.processes(o), plots.feeds(o), plots.cost(o), plots.convergence(fitted, o)]
+    for f in figures:
+        assert isinstance(f, Figure)
+        assert "SIMULATED" in f.get_suptitle()
+        assert all(a.has_data() for a in f.axes)
+
+
+def test_the_terminal_tells_the_gain_and_the_decisions(optimum):
+    lines = terminal.optimum_lines(optimum[0])
+    assert "platform" in lines[0]
+    assert any(line.strip().startswith("feed_volume, mL, from day 3 on:") for line in lines)
+    assert all(len(line) < 160 for line in lines[1:])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.012345, "0.01235"), (12345.6, "12346"), (1234567.0, "1,234,567"), (1e-6, "1.00e-06")],
+)
+def test_numbers_read_well(value, text):
+    assert number(value) == text
+    assert number(float("nan")) == "–"

@@ -1,0 +1,139 @@
+"""The whole flow: every experiment in a small budget, equal numbers for equal seeds, tracked as promised."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, needs_public_data
+
+from optim import workflow
+from optim.artefact import load
+from optim.config import compose
+from optim.errors import ConfigError, IncompatibleError
+from optim.fit.result import FitResult
+from optim.optimise.result import Optimum, Ranking
+
+BUDGET = ["fit.starts=1", "fit.max_iterations=4", "fit.ensemble=4", "fit.noise_rounds=1", "optimise.starts=1",
+          "optimise.rank_starts=1", "optimise.max_iterations=3"]  # fmt: skip
+EXPERIMENTS = sorted(f.stem for f in (ROOT / "configs" / "experiment").glob("*.yaml"))
+
+
+def go(out: Path, *overrides: str, command: str = "run", said: list[str] | None = None):
+    cfg = compose(["tracking=off", f"out={out}", *BUDGET, *overrides])
+    lines = said if said is not None else []
+    with workflow.session(cfg, command, lines.append) as s:
+        return workflow.COMMANDS[command](s)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_from_end_to_end(name, tmp_path, small_screen, request):
+    overrides = [f"experiment={name}"]
+    if name.startswith("ecoli"):
+        if needs_public_data.args[0]:
+            pytest.skip("set OPTIM_DATA to the folder of public datasets")
+        overrides += ["fit.compare=[]", "fit.leave_one_out=false"]
+    else:
+        overrides.append(f"dataset.name={small_screen}")
+    said: list[str] = []
+    recipes = go(tmp_path / "out", *overrides, said=said)
+    text = "\n".join(said)
+    for case in recipes:
+        folder = tmp_path / "out" / (f"recipe_{case}" if case else "recipe")
+        assert json.loads((folder / "recipe.json").read_text())["recipe"]["status"] == "DRAFT"
+        assert (folder / "recipe.html").exists()
+    assert "R2 after time 0" in text
+    assert "unverified" in text
+    simulated = not name.startswith("ecoli")
+    assert ("SIMULATED data" in text) == simulated
+    assert (tmp_path / "out" / "config.yaml").exists()
+    assert len(list((tmp_path / "out" / "plots").glob("*.png"))) >= 9
+
+
+def test_one_seed_gives_identical_numbers_and_another_does_not(tmp_path, small_screen):
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        go(tmp_path / folder, f"dataset.name={small_screen}", f"seed={seed}")
+    body = {}
+    for folder in "abc":
+        recipe = json.loads((tmp_path / folder / "recipe" / "recipe.json").read_text())["recipe"]
+        for key in ("created_utc", "run_id", "config", "config_hash"):
+            recipe["provenance"].pop(key)
+        body[folder] = recipe
+    assert body["a"] == body["b"]
+    assert body["a"]["process"]["metrics"] != body["c"]["process"]["metrics"]
+    a, b = (load(FitResult, tmp_path / f / "fit") for f in "ab")
+    assert np.array_equal(a.clone, b.clone)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, small_screen) -> Path:
+    out = tmp_path_factory.mktemp("done") / "out"
+    go(out, f"dataset.name={small_screen}")
+    return out
+
+
+def test_every_command_can_be_run_alone_on_the_artefacts_before_it(done, small_screen):
+    before = load(Optimum, done / "optimum")
+    for command in ("rank", "optimise", "export"):
+        go(done, f"dataset.name={small_screen}", command=command)
+    assert load(Ranking, done / "ranking").rows
+    after = load(Optimum, done / "optimum")
+    assert after.clone == before.clone
+
+
+def test_an_artefact_of_other_data_or_another_model_is_refused(done, small_screen):
+    with pytest.raises(IncompatibleError, match="made from other data"):
+        go(done, command="rank")
+    with pytest.raises(IncompatibleError, match="a fit of model"):
+        go(done, f"dataset.name={small_screen}", "model.name=other", command="rank")
+
+
+def test_a_clone_can_be_named(done, small_screen):
+    found = go(done, f"dataset.name={small_screen}", "optimise.clone=C03", command="optimise")
+    assert found[""].clone == "C03"
+    with pytest.raises(ConfigError, match="Did you mean 'C03'"):
+        go(done, f"dataset.name={small_screen}", "optimise.clone=C3", command="optimise")
+
+
+def test_a_newcomer_has_a_wider_band_than_a_screened_clone(done, small_screen):
+    named = [f"dataset.name={small_screen}", "fit.ensemble=24"]
+    go(done, *named, command="fit")
+    own = go(done, *named, "optimise.clone=C03", command="optimise")[""].optimum
+    new = go(done, *named, "optimise.clone=population", command="optimise")[""].optimum
+    key = "titre_g_per_l"
+    width = [(m.metrics[key].p95 - m.metrics[key].p05) / m.metrics[key].p50 for m in (own, new)]
+    assert width[1] > 2.0 * width[0]
+
+
+def test_simulate_writes_a_table(tmp_path):
+    found = go(tmp_path / "out", command="simulate")
+    lines = (tmp_path / "out" / "simulation.csv").read_text().splitlines()
+    assert lines[0].startswith("time_h,")
+    assert len(lines) == 1 + len(found.trajectory.time_h)
+
+
+def test_a_tracked_run_holds_config_metrics_plots_and_recipe(tmp_path, small_screen):
+    import mlflow
+
+    cfg = compose([f"out={tmp_path}/out", f"tracking.workspace={tmp_path}/ml", "tracking.child_runs=true", *BUDGET,
+                   f"dataset.name={small_screen}"])  # fmt: skip
+    with workflow.session(cfg, "run", lambda text: None) as s:
+        workflow.run(s)
+        run_id = s.tracker.run_id
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/ml/mlflow.db")
+    run = client.get_run(run_id)
+    paths = {a.path for a in client.list_artifacts(run_id)}
+    assert {"config.yaml", "plots", "recipe"} <= paths
+    plots = {Path(a.path).stem for a in client.list_artifacts(run_id, "plots")}
+    assert {"parity", "residuals", "recovery", "ranking", "processes", "feeds", "cost", "convergence"} <= plots
+    assert {f"fit_{v}" for v in ("vcd", "titre", "lactate")} <= plots
+    for metric in ("fit/r2_titre", "recovery/coverage", "ranking/probability_best", "optimum/yield_per_cost_g_per_eur"):
+        assert metric in run.data.metrics
+    assert len(client.get_metric_history(run_id, "fit/cost_per_iteration")) > 3
+    assert run.inputs.dataset_inputs
+    children = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    assert len(children) == 4
+    recipe = json.loads((tmp_path / "out" / "recipe" / "recipe.json").read_text())["recipe"]
+    assert recipe["provenance"]["run_id"] == run_id
