@@ -186,9 +186,9 @@ class IntegratorConfig:
 class OptimiseConfig:
     clone: str = "best"  # best | population | a clone's id
     starts: int = 12
-    rank_starts: int = 2
+    rank_starts: int = 3
     max_iterations: int = 80
-    tolerance: float = 1e-7
+    tolerance: float = 1e-6
 
 
 @dataclass

@@ -24,7 +24,16 @@ from optim.artefact import load, save
 from optim.config import build_fit, build_process, config_hash, model_config
 from optim.data.dataset import Dataset
 from optim.data.registry import open_dataset
-from optim.errors import ConfigError, ExtrapolationWarning, IncompatibleError, OptimError, UnverifiedWarning, nearest
+from optim.errors import (
+    BoundActiveWarning,
+    ConfigError,
+    ExtrapolationWarning,
+    IncompatibleError,
+    OptimError,
+    UnidentifiableWarning,
+    UnverifiedWarning,
+    nearest,
+)
 from optim.fit.estimate import FitOptions
 from optim.fit.fit import fit as fit_problem
 from optim.fit.fit import r_squared
@@ -44,6 +53,7 @@ from optim.report.recipe import Provenance, Recipe, broken_limits, make_recipe, 
 from optim.report.tracking import Tracker, TrackingOptions, open_tracker
 
 Say = Callable[[str], None]
+VAGUE = 0.9  # of the prior's standard deviation: a posterior wider than this has learnt nothing
 
 
 @dataclass
@@ -164,8 +174,15 @@ def _score(r: FitResult) -> ModelScore:
 
 def _report_fit(s: Session, r: FitResult, dataset: Dataset) -> None:
     s.lines(terminal.fit_lines(r))
-    for note in terminal.fit_notes(r):
+    for note in r.notes:
         s.note(note)
+    bound = [f"{p.name} {p.owner}".strip() for p in r.parameters if p.at_bound]
+    if bound:
+        warnings.warn(f"estimates at their bounds: {', '.join(bound)}", BoundActiveWarning, stacklevel=2)
+    vague = [p.name for p in r.parameters if p.level in ("shared", "population") and p.shrinkage > VAGUE]
+    if vague:
+        message = f"the data say little about {', '.join(vague)}: their intervals are as wide as the prior"
+        warnings.warn(message, UnidentifiableWarning, stacklevel=2)
     s.tracker.dataset(dataset, "fit")
     s.tracker.metrics(terminal.fit_metrics(r))
     s.tracker.history("fit/cost_per_iteration", r.history)

@@ -52,7 +52,7 @@ def test_a_known_constrained_optimum_is_found_from_every_start():
     for s in found:
         assert s.success
         assert s.x == pytest.approx([2.0, 0.0], abs=1e-4)
-        assert s.kkt < 1e-4
+        assert s.kkt < 1e-3
         assert s.max_violation < 1e-6
 
 

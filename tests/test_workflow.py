@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -68,10 +69,16 @@ def test_one_seed_gives_identical_numbers_and_another_does_not(tmp_path, small_s
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory, small_screen) -> Path:
+def finished(tmp_path_factory, small_screen) -> Path:
     out = tmp_path_factory.mktemp("done") / "out"
     go(out, f"dataset.name={small_screen}")
     return out
+
+
+@pytest.fixture
+def done(finished, tmp_path) -> Path:
+    """A finished run that a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "done"))
 
 
 def test_every_command_can_be_run_alone_on_the_artefacts_before_it(done, small_screen):

@@ -12,9 +12,10 @@ from optim.fit.result import FitResult
 from optim.kinetics.base import AbstractKineticModel
 from optim.optimise.outcome import Ranges, outcome
 from optim.optimise.result import Interval, Optimum, RankedClone, Ranking, SolveReport
-from optim.optimise.solve import OptimiseOptions, Progress, Solution, best, solve, start_points
+from optim.optimise.solve import FEASIBLE, OptimiseOptions, Progress, Solution, best, solve, start_points
 from optim.process.problem import ProcessProblem
 
+DISTINCT = 0.1  # of a decision's span: processes that differ by less count as one
 NEWCOMER = "population"  # stands for a clone or campaign that has not been seen
 
 
@@ -121,19 +122,19 @@ def rank(
     `truth` returns the true metric of a clone at given decisions, where the data are simulated.
     """
     clones = tuple(ensembles)
-    base = start_points(problem, options.rank_starts, about.seed)
+    members = len(next(iter(ensembles.values())))
+    platform = np.tile(problem.design.platform, (members * len(clones), 1))
+    at_platform = dict(zip(clones, _metric(problem, platform, ensembles, list(clones)), strict=True))
+    base = _scout(problem, ensembles, at_platform, options, about.seed, progress)
     starts = np.concatenate([base for _ in clones])
     parameters = np.concatenate([np.tile(ensembles[c][0], (len(base), 1)) for c in clones])
     found = solve(problem, starts, parameters, options, progress)
     chosen = [best(found[i * len(base) : (i + 1) * len(base)]) for i in range(len(clones))]
-    members = len(next(iter(ensembles.values())))
     able = [c for c, s in zip(clones, chosen, strict=True) if s is not None]
     if not able:
         raise InfeasibleError(_conflict(problem, found, parameters[0]))
     processes = {c: s.x for c, s in zip(clones, chosen, strict=True) if s is not None}
     at_own = _metric(problem, np.concatenate([np.tile(processes[c], (members, 1)) for c in able]), ensembles, able)
-    platform = np.tile(problem.design.platform, (members * len(able), 1))
-    at_platform = _metric(problem, platform, ensembles, able)
     # members are joint draws of all clones: compare within a member, and only where every clone could be simulated
     whole = np.isfinite(at_own).all(axis=0)
     draws = at_own[:, whole]
@@ -147,7 +148,7 @@ def rank(
             clone=able[i],
             rank=place + 1,
             objective=Interval.of(draws[i]),
-            at_platform=Interval.of(at_platform[i][np.isfinite(at_platform[i])]),
+            at_platform=Interval.of(_finite(at_platform[able[i]])),
             probability_best=float(wins[i]),
             expected_loss=float(loss[i]),
             decisions={d.name: float(v) for d, v in zip(problem.design.decisions, processes[able[i]], strict=True)},
@@ -176,6 +177,35 @@ def rank(
         seed=about.seed,
         notes=about.notes,
     )
+
+
+def _scout(
+    problem: ProcessProblem,
+    ensembles: dict[str, np.ndarray],
+    at_platform: dict[str, np.ndarray],
+    options: OptimiseOptions,
+    seed: int,
+    progress: Progress,
+) -> np.ndarray:
+    """Where every clone starts: the best processes that differ, found from many starts for one promising clone.
+
+    Processes have several local optima, much the same ones for all clones of a screen.
+    """
+    clone = max(at_platform, key=lambda c: np.nan_to_num(at_platform[c][0], nan=-np.inf))
+    starts = start_points(problem, options.starts, seed)
+    found = solve(problem, starts, np.tile(ensembles[clone][0], (len(starts), 1)), options, progress)
+    span = problem.design.upper - problem.design.lower
+    usable = [s for s in found if np.isfinite(s.objective) and s.max_violation <= FEASIBLE]
+    chosen: list[np.ndarray] = []
+    for s in sorted(usable, key=lambda s: -s.objective):
+        if all(np.abs((s.x - x) / span).max() > DISTINCT for x in chosen):
+            chosen.append(s.x)
+    return np.array(chosen[: options.rank_starts] or starts[: options.rank_starts])
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    kept = values[np.isfinite(values)]
+    return kept if len(kept) else np.array([np.nan])
 
 
 def _metric(problem: ProcessProblem, x: np.ndarray, ensembles: dict[str, np.ndarray], clones: list[str]) -> np.ndarray:

@@ -24,12 +24,13 @@ SNAP = 1e-9  # of a decision's span
 
 @dataclass(frozen=True)
 class OptimiseOptions:
-    """Settings of an optimisation. `rank_starts` is the number of starts per clone when clones are ranked."""
+    """Settings of an optimisation. When clones are ranked, each starts from the `rank_starts` best processes that many
+    starts have found for one of them."""
 
     starts: int = 12
-    rank_starts: int = 2
+    rank_starts: int = 3
     max_iterations: int = 80
-    tolerance: float = 1e-7
+    tolerance: float = 1e-6
 
 
 @dataclass(frozen=True)

@@ -44,18 +44,6 @@ def fit_lines(r: FitResult) -> list[str]:
     return lines
 
 
-def fit_notes(r: FitResult) -> list[str]:
-    """What a reader of a fit should know."""
-    notes = list(r.notes)
-    bound = [f"{p.name} {p.owner}".strip() for p in r.parameters if p.at_bound]
-    if bound:
-        notes.append(f"at their bounds: {', '.join(bound)}")
-    vague = [p.name for p in r.parameters if p.level in ("shared", "population") and p.shrinkage > 0.9]
-    if vague:
-        notes.append(f"the data say little about {', '.join(vague)} (posterior as wide as the prior)")
-    return notes
-
-
 def fit_metrics(r: FitResult) -> dict[str, float]:
     """Scores by name."""
     metrics = {f"fit/r2_{v}": x for v, x in r.r2.items()} | {"fit/aicc": r.aicc, "fit/bic": r.bic, "fit/cost": r.cost}
