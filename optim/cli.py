@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from optim import __version__
@@ -99,16 +103,37 @@ def _command(command: str, cfg: object, quiet: bool) -> None:
     warnings.simplefilter("always", OptimWarning)
     from optim import workflow
 
-    with workflow.session(cfg, command, print, _progress(quiet)) as s:  # type: ignore[arg-type]
+    with _interrupts() as asked, workflow.session(cfg, command, print, _progress(quiet, asked)) as s:  # type: ignore[arg-type]
         workflow.COMMANDS[command](s)
 
 
-def _progress(quiet: bool):  # type: ignore[no-untyped-def]
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Remembers an interrupt: Python drops a KeyboardInterrupt that falls into a callback, and JAX has many."""
+    asked: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        asked.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _progress(quiet: bool, asked: list[int]):  # type: ignore[no-untyped-def]
     """Progress on stderr: in place on a terminal, a line now and then elsewhere."""
     terminal = sys.stderr.isatty()
     last = [time.monotonic()]
 
     def show(text: str) -> None:
+        if asked:
+            raise KeyboardInterrupt
         now = time.monotonic()
         if quiet or now - last[0] < (0.2 if terminal else PROGRESS_EVERY_S * 5):
             return

@@ -196,7 +196,7 @@ class TrackingConfig:
     enabled: bool = True
     uri: Optional[str] = None  # default: MLFLOW_TRACKING_URI, else an SQLite store in the folder `workspace`
     experiment: str = "optim"
-    workspace: str = "mlflow"
+    workspace: str = "outputs/mlflow"
     child_runs: bool = False
 
 

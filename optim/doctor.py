@@ -71,7 +71,7 @@ def _folders(wrong: list[str]) -> None:
 def _tracking(wrong: list[str]) -> None:
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
-        print("  tracking     SQLite store in ./mlflow (tracking.workspace)")
+        print("  tracking     SQLite store in ./outputs/mlflow (tracking.workspace)")
         return
     print(f"  tracking     {uri}")
     if uri.startswith("http"):

@@ -53,7 +53,7 @@ def test_no_lock_names_a_host_and_every_dependency_is_pinned():
 def test_a_wheel_works_from_any_folder(tmp_path):
     """Configs and datasets lie inside the wheel and are found without the checkout."""
     copy = tmp_path / "src"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "*cache*", "outputs", "mlflow"))
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "*cache*", "outputs"))
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(copy)], check=True
     )
