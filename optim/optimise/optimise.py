@@ -10,10 +10,10 @@ import numpy as np
 from optim.errors import InfeasibleError
 from optim.fit.result import FitResult
 from optim.kinetics.base import AbstractKineticModel
-from optim.optimise.outcome import Ranges, outcome
+from optim.optimise.outcome import Ranges, constraint_values, outcome
 from optim.optimise.result import Interval, Optimum, RankedClone, Ranking, SolveReport
 from optim.optimise.solve import FEASIBLE, OptimiseOptions, Progress, Solution, best, solve, start_points
-from optim.process.problem import ProcessProblem
+from optim.process.problem import METRICS, ProcessProblem
 
 DISTINCT = 0.1  # of a decision's span: processes that differ by less count as one
 NEWCOMER = "population"  # stands for a clone or campaign that has not been seen
@@ -100,10 +100,8 @@ def _conflict(problem: ProcessProblem, found: list[Solution], p: np.ndarray) -> 
     if not usable:
         return "no start could be simulated; check the bounds of the decisions and the initial state"
     least = min(usable, key=lambda s: s.max_violation)
-    from optim.optimise.outcome import _constraints
-
     trace = problem.trace(least.x[None], p[None])
-    broken = [c for c in _constraints(problem, trace, trace.status == 0) if c.margin < -1e-6 * abs(c.limit)]
+    broken = [c for c in constraint_values(problem, trace, trace.status == 0) if c.margin < -1e-6 * abs(c.limit)]
     named = "; ".join(f"{c.name}: {c.value:.4g} against a {c.kind} of {c.limit:g} {c.unit}" for c in broken)
     where = ", ".join(f"{d.name}={v:.4g} {d.unit}" for d, v in zip(problem.design.decisions, least.x, strict=True))
     return f"no process meets all constraints. Closest one breaks {named}. It has {where}"
@@ -165,10 +163,9 @@ def rank(
         if c not in able
     ]
     r = about.result
-    unit = problem.metric.rsplit("_g_per_", 1)
     return Ranking(
         objective=problem.metric,
-        unit=f"g/{unit[-1]}" if len(unit) == 2 else "",
+        unit=METRICS[problem.metric],
         rows=tuple(rows),
         model=r.model,
         dataset=r.dataset,

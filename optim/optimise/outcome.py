@@ -50,7 +50,7 @@ def outcome(
         metric_units={key: METRICS[key] for key in metrics},
         cost_items=bill(problem, Harvest(*(np.asarray(v)[0] for v in trace.harvest))),
         currency=problem.book.currency,
-        constraints=_constraints(problem, trace, good),
+        constraints=constraint_values(problem, trace, good),
         failed_members=int(np.sum(~good)),
     )
 
@@ -155,7 +155,8 @@ def bill(problem: ProcessProblem, harvest: Harvest) -> tuple[CostItem, ...]:
     )
 
 
-def _constraints(problem: ProcessProblem, trace: Trace, good: np.ndarray) -> tuple[ConstraintValue, ...]:
+def constraint_values(problem: ProcessProblem, trace: Trace, good: np.ndarray) -> tuple[ConstraintValue, ...]:
+    """Every constraint over the lanes of a trace: margins of lane 0, and the share of good lanes that meet it."""
     rows, at = [], 0
     nodes = trace.t.shape[1]
     for c in problem.constraints:
