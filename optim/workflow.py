@@ -47,7 +47,7 @@ from optim.optimise.result import Optimum, ProcessOutcome, Ranking
 from optim.optimise.solve import OptimiseOptions
 from optim.process.problem import ProcessProblem
 from optim.report import plots, terminal
-from optim.report.export import export_recipe, trajectory_csv
+from optim.report.export import export_recipe, parameter_csv, ranking_csv, trajectory_csv
 from optim.report.page import png
 from optim.report.recipe import Provenance, Recipe, broken_limits, make_recipe, rounded_decisions
 from optim.report.tracking import Tracker, TrackingOptions, open_tracker
@@ -66,6 +66,16 @@ class Session:
     say: Say
     progress: Say
     told: set[str] = field(default_factory=set)
+
+    def table(self, text: str, name: str) -> None:
+        file = self.out / "tables" / f"{name}.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        self.tracker.file(file, "tables")
+
+    def keep(self, artefact: Any, name: str) -> None:
+        """Write an artefact to the output folder, and give it to the tracked run."""
+        self.tracker.folder(save(artefact, self.out / name), name)
 
     def lines(self, lines: list[str]) -> None:
         for line in lines:
@@ -143,7 +153,7 @@ def fit(s: Session) -> FitResult:
     scores = [_compared(s, dataset, name, options) for name in cfg.fit.compare if name != cfg.model.name]
     scores.append(_score(result))
     result = replace(result, comparison=tuple(sorted(scores, key=lambda m: -m.aicc)) if len(scores) > 1 else ())
-    save(result, s.out / "fit")
+    s.keep(result, "fit")
     _report_fit(s, result, dataset)
     return result
 
@@ -186,6 +196,7 @@ def _report_fit(s: Session, r: FitResult, dataset: Dataset) -> None:
     s.tracker.dataset(dataset, "fit")
     s.tracker.metrics(terminal.fit_metrics(r))
     s.tracker.history("fit/cost_per_iteration", r.history)
+    s.table(parameter_csv(r), "parameters")
     for variable in dict.fromkeys(r.observations.variable):
         s.figure(plots.fit_assay(r, variable), f"fit_{variable}")
         if r.left_out is not None:
@@ -289,9 +300,10 @@ def rank(s: Session, result: FitResult | None = None) -> Ranking:
 
     about = _about(s, problem, result, dataset)
     ranking = rank_clones(problem, ensembles, _options(s.cfg), about, truth, s.progress)
-    save(ranking, s.out / "ranking")
+    s.keep(ranking, "ranking")
     s.lines(terminal.ranking_lines(ranking))
     s.tracker.metrics(terminal.ranking_metrics(ranking))
+    s.table(ranking_csv(ranking), "ranking")
     s.figure(plots.ranking(ranking), "ranking")
     return ranking
 
@@ -308,7 +320,7 @@ def optimise(s: Session, result: FitResult | None = None, ranking: Ranking | Non
         about = _about(s, problem, result, dataset)
         first = _ranked_process(problem, ranking, clone) if not case else None
         optimum = optimise_process(problem, clone, ensemble, _options(s.cfg), about, first, s.progress)
-        save(optimum, s.out / _folder("optimum", case))
+        s.keep(optimum, _folder("optimum", case))
         found[case] = optimum
         _report_optimum(s, result, optimum, case)
     return found
@@ -346,6 +358,7 @@ def _report_optimum(s: Session, result: FitResult, o: Optimum, case: str) -> Non
     s.tracker.metrics({f"{prefix}/{k}": m.p50 for k, m in o.optimum.metrics.items()})
     s.tracker.metrics({f"{prefix}_platform/{k}": m.p50 for k, m in o.baseline.metrics.items()})
     s.tracker.metrics({f"{prefix}/worst_margin": min([c.margin for c in o.optimum.constraints], default=0.0)})
+    s.tracker.history(f"{prefix}/objective_per_evaluation", o.history)
     s.figure(plots.processes(o), _folder("processes", case))
     s.figure(plots.feeds(o), _folder("feeds", case))
     s.figure(plots.cost(o), _folder("cost", case))

@@ -132,7 +132,10 @@ def test_a_tracked_run_holds_config_metrics_plots_and_recipe(tmp_path, small_scr
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/ml/mlflow.db")
     run = client.get_run(run_id)
     paths = {a.path for a in client.list_artifacts(run_id)}
-    assert {"config.yaml", "plots", "recipe"} <= paths
+    assert {"config.yaml", "plots", "tables", "fit", "ranking", "optimum", "recipe"} <= paths
+    tables = {Path(a.path).stem for a in client.list_artifacts(run_id, "tables")}
+    assert tables == {"parameters", "ranking"}
+    assert client.get_metric_history(run_id, "optimum/objective_per_evaluation")
     plots = {Path(a.path).stem for a in client.list_artifacts(run_id, "plots")}
     assert {"parity", "residuals", "recovery", "ranking", "processes", "feeds", "cost", "convergence"} <= plots
     assert {f"fit_{v}" for v in ("vcd", "titre", "lactate")} <= plots

@@ -86,8 +86,17 @@ def optimise(
         seed=about.seed,
         vessel_volume_l=problem.design.start_volume_l,
         production_volume_l=problem.book.production_volume_l,
+        history=_history(found[: options.starts]),
         notes=tuple(notes),
     )
+
+
+def _history(found: list[Solution]) -> tuple[float, ...]:
+    """Best feasible metric over all starts after each evaluation."""
+    longest = max(len(s.history) for s in found)
+    padded = [np.pad(s.history, (0, longest - len(s.history)), mode="edge") for s in found if s.history]
+    best_so_far = np.fmax.reduce(np.array(padded), axis=0)
+    return tuple(float(v) for v in np.exp(best_so_far))
 
 
 def _report(s: Solution) -> SolveReport:

@@ -141,6 +141,7 @@ class Optimum:
     seed: int
     vessel_volume_l: float
     production_volume_l: float
+    history: tuple[float, ...] = ()  # best feasible metric over all starts after each evaluation
     notes: tuple[str, ...] = field(default=())
 
 

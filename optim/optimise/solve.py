@@ -45,6 +45,7 @@ class Solution:
     iterations: int
     success: bool
     message: str
+    history: tuple[float, ...] = ()  # best feasible objective after each evaluation; NaN before the first
 
 
 class _Rendezvous:
@@ -153,6 +154,7 @@ def _slsqp(
     known: dict[bytes, tuple[np.ndarray, ...]] = {}
     kept: list[np.ndarray] = []  # the best feasible point seen: a solve that is cut short is never worse than its start
     lowest = np.inf
+    history: list[float] = []
 
     def at(z: np.ndarray) -> tuple[np.ndarray, ...]:
         nonlocal lowest
@@ -163,6 +165,7 @@ def _slsqp(
             known[key] = f, _, c, _, good = meeting.ask(lane, z)
             if good and f < lowest and np.min(c, initial=0.0) >= -FEASIBLE:
                 lowest, kept[:] = float(f), [z.copy()]
+            history.append(-lowest if np.isfinite(lowest) else float("nan"))
         return known[key]
 
     result = minimize(
@@ -198,6 +201,7 @@ def _slsqp(
         iterations=int(result.nit),
         success=bool(good and feasible and result.status == 0),
         message=message,
+        history=tuple(history),
     )
 
 

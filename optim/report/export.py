@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from optim.artefact import whole_folder
-from optim.optimise.result import Optimum, Series
+from optim.fit.result import FitResult
+from optim.optimise.result import Optimum, Ranking, Series
 from optim.report.page import page
 from optim.report.recipe import Recipe
 
@@ -37,6 +38,23 @@ def export_recipe(recipe: Recipe, optimum: Optimum, folder: Path) -> Path:
 
 def _csv(rows: tuple[Any, ...]) -> str:
     return str(pd.DataFrame([asdict(row) for row in rows]).to_csv(index=False, lineterminator="\n"))
+
+
+def parameter_csv(result: FitResult) -> str:
+    """All parameters of a fit with intervals, priors and sources."""
+    return _csv(result.parameters)
+
+
+def ranking_csv(ranking: Ranking) -> str:
+    """One row per clone; intervals and decisions in columns of their own."""
+    rows = []
+    for c in ranking.rows:
+        row: dict[str, Any] = {"rank": c.rank, "clone": c.clone}
+        for name, value in (("", c.objective), ("at_platform_", c.at_platform)):
+            row |= {f"{name}{ranking.objective}_{q}": getattr(value, q) for q in ("p05", "p50", "p95")}
+        row |= {"probability_best": c.probability_best, "expected_loss": c.expected_loss, "truth": c.truth}
+        rows.append(row | {"truth_rank": c.truth_rank, "message": c.message} | c.decisions)
+    return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
 
 
 def trajectory_csv(s: Series) -> str:

@@ -238,27 +238,46 @@ def feeds(optimum: Optimum) -> Figure:
 
 
 def cost(optimum: Optimum) -> Figure:
-    """Cost of a production batch by category, platform beside optimum."""
-    categories = list(dict.fromkeys(i.category for i in optimum.optimum.cost_items))
-    figure = _figure(7.0, 3.0, f"Cost of one batch [k{optimum.optimum.currency}]", optimum.simulated)
+    """Waterfall: cost per gram of the platform process, what each category adds or saves, that of the optimum."""
+    before, after = (
+        {
+            c: sum(i.cost for i in p.cost_items if i.category == c) / p.metrics["released_g"].p50
+            for c in _categories(optimum)
+        }
+        for p in (optimum.baseline, optimum.optimum)
+    )
+    figure = _figure(7.0, 3.0, f"Cost per released gram [{optimum.optimum.currency}/g]", optimum.simulated)
     a = figure.add_subplot(1, 1, 1)
     _tidy(a)
-    for process, colour, shift in ((optimum.baseline, GREY, -0.2), (optimum.optimum, BLUE, 0.2)):
-        total = [sum(i.cost for i in process.cost_items if i.category == c) / 1000.0 for c in categories]
-        a.bar(np.arange(len(categories)) + shift, total, 0.38, color=colour, label=f"{process.name}: {sum(total):.0f}")
-    a.set_xticks(np.arange(len(categories)), categories, fontsize=STYLE["small"])
-    a.legend(fontsize=STYLE["small"], frameon=False)
+    names = [c for c in before if max(before[c], after[c]) > 0.0]
+    level, labels = sum(before.values()), ["platform", *names, "optimum"]
+    a.bar(0, level, 0.62, color=GREY)
+    for x, name in enumerate(names, 1):
+        change = after[name] - before[name]
+        a.bar(x, abs(change), 0.62, bottom=min(level, level + change), color=ORANGE if change > 0.0 else GREEN)
+        a.plot([x - 0.69, x + 0.31], [level, level], color=GREY, linewidth=0.6)
+        a.text(x, max(level, level + change), f"{change:+.3g}", ha="center", va="bottom", fontsize=STYLE["small"])
+        level += change
+    a.bar(len(labels) - 1, level, 0.62, color=BLUE)
+    for x, total in ((0, sum(before.values())), (len(labels) - 1, level)):
+        a.text(x, total, f"{total:.3g}", ha="center", va="bottom", fontsize=STYLE["small"])
+    a.set_xticks(np.arange(len(labels)), [n.replace(" ", "\n") for n in labels], fontsize=STYLE["small"])
     return figure
+
+
+def _categories(optimum: Optimum) -> list[str]:
+    return list(dict.fromkeys(i.category for i in optimum.optimum.cost_items))
 
 
 def convergence(result: FitResult, optimum: Optimum | None = None) -> Figure:
     """Cost per iteration of the best start, and where each start of fit and optimiser ended."""
-    figure = _figure(8.0, 2.6, "Convergence", result.simulated)
+    figure = _figure(11.0, 2.6, "Convergence", result.simulated)
     panels: list[tuple[str, Any]] = [("fit: cost per iteration", result.history)]
     panels.append(("fit: cost of each start", sorted(s.cost for s in result.starts)))
     if optimum is not None:
+        panels.append((f"optimiser: {optimum.objective.split('_g_')[0]} per evaluation", optimum.history))
         ends = [s.objective for s in optimum.starts if s.max_violation <= 1e-6]
-        panels.append((f"optimiser: {optimum.objective.split('_g_')[0]}", sorted(ends, reverse=True)))
+        panels.append(("optimiser: where each start ended", sorted(ends, reverse=True)))
     for i, (title, values) in enumerate(panels):
         a = figure.add_subplot(1, len(panels), i + 1)
         _tidy(a)
