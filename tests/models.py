@@ -70,3 +70,10 @@ class Undefined(_Two):
 
     def rates(self, p, c, env):
         return TwoState(jnp.log(-c.X), 0.0 * c.S)
+
+
+class Relaxing(_Two):
+    """X follows S with rate k: at rest the error of the values vanishes, that of derivatives need not."""
+
+    def rates(self, p, c, env):
+        return TwoState(-p.k * (c.X - c.S), 0.0 * c.S)

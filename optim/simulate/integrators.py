@@ -17,9 +17,10 @@ RightHandSide = Callable[[Scalar, StateTuple], StateTuple]
 
 
 class AbstractStepper(eqx.Module):
-    """`order` is that of the solution that is carried on."""
+    """`order` is that of the solution that is carried on; steps times the fastest rate stay below `stable`."""
 
     order: AbstractClassVar[int]
+    stable: AbstractClassVar[float]
 
     @abstractmethod
     def step(self, rhs: RightHandSide, s: Scalar, y: StateTuple, h: Scalar) -> tuple[StateTuple, StateTuple]:
@@ -30,6 +31,7 @@ class Tsit5(AbstractStepper):
     """Explicit, order 5(4), for mild systems. Tsitouras 2011, Comput Math Appl 62:770."""
 
     order: ClassVar[int] = 5
+    stable: ClassVar[float] = 2.8  # its region of stability reaches to -3.5 on the real axis
     c: ClassVar[tuple[float, ...]] = (0.0, 0.161, 0.327, 0.9, 0.9800255409045097, 1.0)
     a: ClassVar[tuple[tuple[float, ...], ...]] = (
         (),

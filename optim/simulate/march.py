@@ -8,6 +8,7 @@ discrete solution, exact for the steps taken. `march` has forward derivatives, `
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -47,6 +48,7 @@ class _Carry(NamedTuple):
     k: Array  # interval
     s: Array  # position in it, 0..1
     h: Array  # next step, h
+    v: StateTuple  # estimate of the fastest direction, in units of the species' scales
     y: StateTuple
     out: Array
     status: Array
@@ -69,7 +71,12 @@ def _start(y0: StateTuple, grid: IntervalGrid, integrator: Integrator) -> _Carry
     out = jnp.full((grid.t.shape[0], len(y0)), jnp.nan, y0[0].dtype).at[0].set(jnp.stack(y0))
     h = jnp.full((), integrator.first_step_h, y0[0].dtype)
     zero = jnp.zeros((), jnp.int32)
-    return _Carry(zero, jnp.zeros_like(h), h, y0, out, zero, zero)
+    return _Carry(zero, jnp.zeros_like(h), h, _mixed(y0), y0, out, zero, zero)
+
+
+def _mixed(y: StateTuple) -> StateTuple:
+    """A direction with something of every mode: no simple combination of states that could happen to be at rest."""
+    return tuple(jnp.full_like(v, math.cos(1.0 + 2.0 * i)) for i, v in enumerate(y))
 
 
 def _running(c: _Carry, grid: IntervalGrid, integrator: Integrator) -> Array:
@@ -113,6 +120,8 @@ def _advance(
     u = _controls(grid, c.k)
     length = jax.lax.stop_gradient(u.length)
     wanted = jnp.where(length > 0.0, c.h / jnp.where(length > 0.0, length, 1.0), 1.0)
+    speed, v = _fastest(model, p, u, feeds, c)
+    wanted = jnp.minimum(wanted, integrator.stepper.stable / speed)
     remaining = 1.0 - c.s
     # a last sliver would cost a whole step: stretch up to 1 % to reach the node
     ends = wanted >= 0.99 * remaining
@@ -136,7 +145,7 @@ def _advance(
     status = jnp.select(
         [
             emptied,
-            ~accepted & (h < integrator.smallest_step_h) & finite,
+            (~accepted & (h < integrator.smallest_step_h) & finite) | (~ends & (tried_h < integrator.smallest_step_h)),
             ~accepted & (h < integrator.smallest_step_h),
             steps >= integrator.max_steps,
         ],
@@ -152,7 +161,27 @@ def _advance(
     # the very last step may be the one that uses up the allowance: that is no failure
     status = jnp.where((status == Status.MAX_STEPS) & (k >= grid.intervals), jnp.int32(Status.OK), status)
     s = jnp.where(done, 0.0, jnp.where(accepted, c.s + ds, c.s))
-    return _Carry(k, s, jax.lax.stop_gradient(h), y, out, status, steps), accepted
+    return _Carry(k, s, jax.lax.stop_gradient(h), v, y, out, status, steps), accepted
+
+
+def _fastest(model: AbstractKineticModel, p: Any, u: Controls, feeds: Array, c: _Carry) -> tuple[Scalar, StateTuple]:
+    """Speed of the fastest mode (per unit of s) and its direction, by one power iteration per step; values only.
+
+    The error of the values alone does not keep an explicit step stable: at a quasi-steady state it vanishes, the step
+    grows, and derivatives, which no error estimate watches, grow without bound.
+    """
+    p, u, feeds, s, y, v = jax.lax.stop_gradient((p, u, feeds, c.s, c.y, c.v))
+    scale = [jnp.maximum(y[-1], 1e-12) * x.scale if x.dilutes else jnp.asarray(x.scale) for x in model.species]
+    scale.append(jnp.maximum(y[-1], 1e-12))
+    along = tuple(a * b for a, b in zip(v, scale, strict=True))
+    slope = jax.jvp(lambda at: derivative(model, p, s, at, u, feeds), (y,), (along,))[1]
+    w = tuple(a / b for a, b in zip(slope, scale, strict=True))
+    speed = jnp.sqrt(sum(a**2 for a in w) / sum(a**2 for a in v))
+    usable = jnp.isfinite(speed) & (speed > 0.0)
+    size = jnp.where(usable, jnp.sqrt(sum(a**2 for a in w)), 1.0)
+    # a little of every direction stays, so that a mode that wakes up is seen
+    turned = tuple(jnp.where(usable, a / size + 1e-3 * b, b) for a, b in zip(w, _mixed(y), strict=True))
+    return jnp.where(usable, speed, 1e-30), jax.lax.stop_gradient(turned)
 
 
 def _error_norm(
