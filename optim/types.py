@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     # a NumPy array, a JAX array or a number: JAX takes all three, and no checker follows them through vmap
     Array = Any
@@ -21,6 +19,4 @@ else:
 
     Scalar = Float[Array, ""]
 
-NumpyArray = np.ndarray[Any, np.dtype[Any]]
-
-__all__ = ["Array", "NumpyArray", "Scalar"]
+__all__ = ["Array", "Scalar"]

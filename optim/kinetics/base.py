@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 from equinox import AbstractClassVar
 
-from optim.types import Array, Scalar
+from optim.types import Scalar
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,3 @@ class AbstractKineticModel(eqx.Module):
     def names(self) -> tuple[str, ...]:
         """Species names in order."""
         return tuple(s.name for s in self.species)
-
-
-def state_of(model: AbstractKineticModel, values: Mapping[str, Array | float]) -> Any:
-    """A `State` from a mapping by species name."""
-    return model.State(**{name: values[name] for name in model.names()})
