@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, needs_public_data
+from conftest import ROOT, has_public_data
 
 from optim import workflow
 from optim.artefact import load
@@ -33,7 +33,7 @@ def go(out: Path, *overrides: str, command: str = "run", said: list[str] | None 
 def test_every_experiment_runs_from_end_to_end(name, tmp_path, small_screen, request):
     overrides = [f"experiment={name}"]
     if name.startswith("ecoli"):
-        if needs_public_data.args[0]:
+        if not has_public_data():
             pytest.skip("set OPTIM_DATA to the folder of public datasets")
         overrides += ["fit.compare=[]", "fit.leave_one_out=false"]
     else:
