@@ -149,6 +149,14 @@ def test_the_page_stands_alone_and_says_what_matters(tmp_path, recipe, optimum):
     assert not re.search(r"\bnan\b", re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", text).lower())
 
 
+def test_the_page_gives_the_rates_of_a_continuous_feed(tmp_path, recipe, optimum):
+    actions = (Action(0.0, "feed_rate", "feed", 12.34, "mL/h", 56.78), Action(12.0, "harvest", "vessel", 0.0, ""))
+    fed = replace(recipe, feeds=feed_schedule(actions, 1300.0, 1000.0))
+    text = (export_recipe(fed, optimum[0], tmp_path / "r") / "recipe.html").read_text()
+    for words in ("from mL/h", "to mL/h", "12.34", "56.78"):
+        assert words in text
+
+
 def test_text_of_the_user_cannot_break_the_page(tmp_path, recipe, optimum):
     nasty = replace(recipe, title='<script>alert("x")</script>')
     text = (export_recipe(nasty, optimum[0], tmp_path / "r") / "recipe.html").read_text()

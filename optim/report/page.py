@@ -38,7 +38,7 @@ def page(recipe: Recipe, optimum: Optimum) -> str:
         r=recipe,
         images=images,
         provenance=provenance,
-        rates=any(f.mode == "rate" for f in recipe.feeds),
+        rates=any(f.mode == "continuous" for f in recipe.feeds),
         headline=[k for k in keys if k in recipe.process.metrics and k in recipe.baseline.metrics][:4],
         words=words,
         num=number,
