@@ -384,6 +384,11 @@ def export(
         problem = _problem(s, result, dataset, case)
         ensemble = _ensembles(s, problem, result, (optimum.clone,))[optimum.clone]
         about = _about(s, problem, result, dataset)
+        if [d.name for d in problem.design.decisions] != [d.name for d in optimum.optimum.decisions]:
+            raise IncompatibleError(
+                f"{s.out / _folder('optimum', case)} has other decisions than the configured design "
+                f"('{s.cfg.design.title}'); export with its design, or run `optim optimise` with this one"
+            )
         rounded = _rounded(problem, optimum, ensemble, about)
         provenance = _provenance(s, dataset, created_utc)
         recipe = make_recipe(s.cfg.title, optimum, rounded, provenance)
