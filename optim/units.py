@@ -18,7 +18,8 @@ class Quantity:
     upper: float | None = None  # physical limit in the canonical unit
 
 
-# Molar masses: PubChem CIDs 5793 (D-glucose), 5961 (L-glutamine), 612 (lactic acid), 222 (ammonia), 753 (glycerol)
+# Molar masses: PubChem CIDs 5793 (D-glucose), 5961 (L-glutamine), 612 (lactic acid), 222 (ammonia), 753 (glycerol),
+# 176 (acetic acid)
 VARIABLES: dict[str, Quantity] = {
     "vcd": Quantity("1e9 cells/L"),
     "tcd": Quantity("1e9 cells/L"),
@@ -31,6 +32,15 @@ VARIABLES: dict[str, Quantity] = {
     "biomass": Quantity("g/L"),
     "product": Quantity("g/L"),
     "glycerol": Quantity("g/L", 92.09),
+    "acetate": Quantity("g/L", 60.05),
+    "dissolved_oxygen": Quantity("%"),  # of saturation with air
+    # viral vectors: DNA of the vector in all forms, genomes inside capsids, capsids full or not
+    "vector_dna": Quantity("1e12/L"),
+    "vector_genomes": Quantity("1e12/L"),
+    "capsids": Quantity("1e12/L"),
+    "plasmid_rep_cap": Quantity("copies/cell"),
+    "plasmid_vector": Quantity("copies/cell"),
+    "plasmid_helper": Quantity("copies/cell"),
     "osmolality": Quantity("mOsm/kg"),
     "background_osmolality": Quantity("mOsm/kg"),
 }
@@ -42,7 +52,7 @@ EVENTS: dict[str, Quantity] = {
     "ph": Quantity("1"),
 }
 # how a canonical unit reads in a table or on an axis
-DISPLAY = {"1e9 cells/L": "1e6 cells/mL", "1": "-", "degC": "°C"}
+DISPLAY = {"1e9 cells/L": "1e6 cells/mL", "1e12/L": "1e9/mL", "1": "-", "degC": "°C"}
 
 
 @cache
@@ -52,6 +62,9 @@ def _registry() -> Any:
     registry: Any = pint.UnitRegistry()
     registry.define("cells = [cells] = cell")
     registry.define("osmole = [osmosis] = Osm")
+    # counted things: vector genomes, vector particles, copies of a plasmid
+    for counted in ("copies = [] = copy", "vg = []", "vp = []", "capsids = [] = capsid"):
+        registry.define(counted)
     registry.preprocessors.append(lambda text: text.replace("%", " percent ").replace("µ", "u"))
     return registry
 

@@ -152,8 +152,7 @@ def test_cho_states_stay_non_negative(mu_max, q_glc, feed_ml, level):
 @pytest.mark.parametrize("name", sorted(MODALITIES))
 def test_rates_have_finite_derivatives_where_substrate_is_gone(name):
     model = kinetics(name)
-    rows = {"cho_moller": "cho_moller", "ecoli_protein": "ecoli_protein_l"}[name]
-    values = model_config(rows).parameters
+    values = model_config({"ecoli_protein": "ecoli_protein_l"}.get(name, name)).parameters
     p = model.Parameters(*(jnp.asarray(float(values[n].value)) for n in model.Parameters._fields))
     empty = jnp.zeros(len(model.species)).at[0].set(5.0).at[1].set(5.0 if name == "cho_moller" else 0.0)
     env = Environment(jnp.asarray(37.0), jnp.asarray(7.0))

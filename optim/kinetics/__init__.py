@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from optim.kinetics.base import AbstractKineticModel
 
 # file of a modality -> its class
-MODALITIES = {"cho_moller": "ChoMoller", "ecoli_protein": "EcoliProtein"}
+MODALITIES = {
+    "cho_moller": "ChoMoller",
+    "cho_perfusion": "ChoPerfusion",
+    "cho_xing": "ChoXing",
+    "ecoli_oxygen": "EcoliOxygen",
+    "ecoli_protein": "EcoliProtein",
+    "raav_nguyen": "RaavNguyen",
+}
 
 
 def kinetics(name: str) -> AbstractKineticModel:

@@ -18,6 +18,9 @@ class Species:
     `component` names the entry of a medium's composition that supplies it ('' = media hold none of it).
     `scale` is a typical size in `unit`; the integrator's absolute tolerance is relative to it.
     `dilutes` is False for a property of the cells (age, generations) that feeding does not dilute.
+    `saturation` is its concentration in equilibrium with the gas supplied, in `unit`: the vessel then adds the transfer
+    kLa (saturation - c), and `rates` holds only what the cells take up. None: not exchanged with gas.
+    `collected`: the vessel keeps account of how much of it leaves with the harvest line (product in perfusion).
     """
 
     name: str
@@ -25,13 +28,17 @@ class Species:
     scale: float
     component: str = ""
     dilutes: bool = True
+    saturation: float | None = None
+    collected: bool = False
 
 
 class Environment(NamedTuple):
-    """What the vessel imposes on the cells."""
+    """What the vessel imposes on the cells. None: not controlled, and no model that needs it may be used."""
 
     temperature: Scalar  # degC
     ph: Scalar
+    do: Scalar | None = None  # % of saturation held by the controller, for models that take oxygen as given
+    kla: Scalar | None = None  # 1/h, transfer of gas, for models with dissolved oxygen as a species
 
 
 class AbstractKineticModel(eqx.Module):
