@@ -92,16 +92,18 @@ class Status(enum.IntEnum):
     STEP_TOO_SMALL = 2
     NON_FINITE = 3
     VOLUME_EXHAUSTED = 4
+    OUT_OF_RANGE = 5
 
     @property
     def remedy(self) -> str:
         return {
             Status.OK: "",
-            Status.MAX_STEPS: "raise integrator.max_steps, or use the stiff integrator",
+            Status.MAX_STEPS: "raise integrator.max_steps, or use integrator=stiff",
             Status.STEP_TOO_SMALL: "the system is stiff or discontinuous here: check the rate laws, "
-            "loosen integrator.rtol, or use the stiff integrator",
+            "loosen integrator.rtol, or use integrator=stiff",
             Status.NON_FINITE: "a rate became infinite or NaN: check parameters and initial state",
             Status.VOLUME_EXHAUSTED: "samples and withdrawals exceed the vessel's content: check volumes",
+            Status.OUT_OF_RANGE: "a species became clearly negative: a rate law consumes what is not there; gate it",
         }[self]
 
 

@@ -19,4 +19,8 @@ else:
 
     Scalar = Float[Array, ""]
 
-__all__ = ["Array", "Scalar"]
+# A state is a tuple of scalars, not an array: batched, each becomes an array of its own with the lanes last, which is
+# the form that XLA vectorises across lanes.
+StateTuple = tuple[Scalar, ...]
+
+__all__ = ["Array", "Scalar", "StateTuple"]

@@ -12,12 +12,13 @@ import pytest
 
 from optim.config import build_fit, build_process, compose
 from optim.data.registry import open_dataset
-from optim.kinetics.base import AbstractKineticModel
+from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.runtime import prepare
 from optim.schedule.grid import IntervalGrid
 from optim.schedule.schedule import Schedule, to_grid
+from optim.simulate.balance import Vessel
 from optim.simulate.march import Integrator
-from optim.simulate.simulate import Trajectory, simulate
+from optim.simulate.simulate import Trajectory, simulate_one
 
 prepare()
 
@@ -57,8 +58,7 @@ def plan(
         rate_start=jnp.asarray([[r[1]] for r in rates]),
         rate_end=jnp.asarray([[r[2]] for r in rates]),
         setpoint_t=jnp.asarray([t for t, _ in temperature]),
-        temperature=jnp.asarray([v for _, v in temperature]),
-        ph=jnp.full(len(temperature), ph),
+        setpoints=Environment(jnp.asarray([v for _, v in temperature]), jnp.full(len(temperature), ph)),
     )
 
 
@@ -77,7 +77,7 @@ def follow(
     initial = model.State(*(start.get(n, 0.0) for n in model.names()))
     feeds = jnp.asarray([[(feed or {}).get(n, 0.0) for n in model.names()]])
     chosen = integrator or Integrator(rtol=1e-9, atol=1e-10)
-    run = jax.jit(lambda p, c, v, g, f: simulate(model, p, c, v, g, f, chosen))
+    run = jax.jit(lambda p, c, v, g, f: simulate_one(model, p, c, v, g, Vessel(f), chosen))
     return run(p, initial, volume, grid, feeds), grid
 
 

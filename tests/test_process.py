@@ -136,9 +136,9 @@ def test_decisions_become_the_schedule_they_say():
     grid, _ = to_grid(d.schedule(jnp.array([0.2, 0.6, 30.0, 33.0, 72.0])))
     n = int(grid.intervals)
     assert float(grid.t[n]) == 72.0
-    assert float(grid.bolus.sum()) == pytest.approx(0.8e-3)
-    assert float(grid.withdraw.sum()) == pytest.approx(0.6e-3)
-    hours = {float(t): float(v) for t, v in zip(grid.t[:n], grid.temperature[:n], strict=True)}
+    assert float(grid.actions.bolus.sum()) == pytest.approx(0.8e-3)
+    assert float(grid.actions.withdraw.sum()) == pytest.approx(0.6e-3)
+    hours = {float(t): float(v) for t, v in zip(grid.t[:n], grid.actions.start.temperature[:n], strict=True)}
     assert hours[24.0] == 36.8
     assert hours[30.0] == 33.0
 
@@ -148,7 +148,7 @@ def test_a_process_depends_continuously_on_its_harvest():
     d = design()
 
     def fed(end: float) -> float:
-        return float(to_grid(d.schedule(jnp.array([0.2, 0.6, 30.0, 33.0, end])))[0].bolus.sum())
+        return float(to_grid(d.schedule(jnp.array([0.2, 0.6, 30.0, 33.0, end])))[0].actions.bolus.sum())
 
     assert fed(48.0 + 1e-6) == pytest.approx(fed(48.0 - 1e-6), abs=1e-9)
     assert fed(60.0) == pytest.approx(0.2e-3 + 0.3e-3)
@@ -165,7 +165,8 @@ def test_an_exponential_feed_and_base_in_proportion():
     grid, _ = to_grid(d.schedule(jnp.array([10.0, 0.1])))
     n = int(grid.intervals)
     given = np.sum(
-        0.5 * np.asarray(grid.rate_start + grid.rate_end)[:n] * np.diff(np.asarray(grid.t))[:n, None], axis=0
+        0.5 * np.asarray(grid.actions.rate_start + grid.actions.rate_end)[:n] * np.diff(np.asarray(grid.t))[:n, None],
+        axis=0,
     )
     assert given[0] * 1000.0 == pytest.approx(10.0 * (np.e - 1.0) / 0.1, rel=1e-4)
     assert given[1] == pytest.approx(0.2 * given[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def test_the_grid_gives_what_the_schedule_says_and_nothing_after_the_end(doses, 
     t = np.asarray(grid.t)
     assert np.all(np.diff(t) >= 0.0)
     assert t[-1] == end
-    assert float(grid.bolus.sum()) == pytest.approx(sum(v for h, v in doses.items() if h < end), abs=1e-15)
+    assert float(grid.actions.bolus.sum()) == pytest.approx(sum(v for h, v in doses.items() if h < end), abs=1e-15)
     nodes = sorted({0.0, *doses})
     for node, where in zip(nodes, np.asarray(place), strict=True):
         assert t[where] == min(node, end)
@@ -51,14 +52,14 @@ def test_linear_rates_are_cut_at_nodes_without_loss():
     whole, _ = to_grid(plan([3.0, 5.0, 7.0], 10.0, rates=[(0.0, 1.0, 2.0), (5.0, 4.0, 4.0)]))
     n = int(whole.intervals)
     length = np.diff(np.asarray(whole.t))[:n]
-    given_l = float(np.sum(0.5 * (whole.rate_start + whole.rate_end)[:n, 0] * length))
+    given_l = float(np.sum(0.5 * (whole.actions.rate_start + whole.actions.rate_end)[:n, 0] * length))
     assert given_l == pytest.approx(0.5 * (1.0 + 2.0) * 5.0 + 4.0 * 5.0, rel=1e-14)
-    assert float(whole.rate_end[0, 0]) == pytest.approx(1.6)
+    assert float(whole.actions.rate_end[0, 0]) == pytest.approx(1.6)
 
 
 def test_setpoints_hold_until_the_next():
     grid, _ = to_grid(plan([1.0, 2.0, 3.0], 4.0, temperature=[(0.0, 37.0), (2.0, 33.0)]))
-    assert np.asarray(grid.temperature)[:4].tolist() == [37.0, 37.0, 33.0, 33.0]
+    assert np.asarray(grid.actions.start.temperature)[:4].tolist() == [37.0, 37.0, 33.0, 33.0]
 
 
 def test_a_bucket_holds_its_intervals():
@@ -84,14 +85,14 @@ def test_a_run_becomes_its_schedule():
     assert feeds_of(run) == ("a", "b")
     s = schedule_of(run, np.array([3.0]), feeds_of(run))
     assert s.times.tolist() == [0.0, 2.0, 3.0, 4.0, 6.0, 8.0]  # what lies after the end does not happen
-    grid, _ = to_grid(type(s)(*(jnp.asarray(x) for x in s)))
-    assert float(grid.bolus[:, 0].sum()) == 0.2
-    assert float(grid.withdraw.sum()) == 0.1
+    grid, _ = to_grid(jax.tree.map(jnp.asarray, s))
+    assert float(grid.actions.bolus[:, 0].sum()) == 0.2
+    assert float(grid.actions.withdraw.sum()) == 0.1
     n = int(grid.intervals)
     length = np.diff(np.asarray(grid.t))[:n]
-    flowed = float(np.sum(0.5 * (grid.rate_start + grid.rate_end)[:n, 1] * length))
+    flowed = float(np.sum(0.5 * (grid.actions.rate_start + grid.actions.rate_end)[:n, 1] * length))
     assert flowed == pytest.approx(0.02 * 4.0, rel=1e-12)
-    assert float(grid.temperature[n - 1]) == 33.0
+    assert float(grid.actions.start.temperature[n - 1]) == 33.0
 
 
 def test_two_feeds_with_different_breakpoints_keep_their_own_lines():
@@ -101,8 +102,8 @@ def test_two_feeds_with_different_breakpoints_keep_their_own_lines():
         Event(10.0, "feed_rate", "a", 0.0, 0.0),
     )
     s = schedule_of(run, np.array([]), feeds_of(run))
-    grid, _ = to_grid(type(s)(*(jnp.asarray(x) for x in s)))
+    grid, _ = to_grid(jax.tree.map(jnp.asarray, s))
     n = int(grid.intervals)
     length = np.diff(np.asarray(grid.t))[:n]
-    flowed = np.sum(0.5 * np.asarray(grid.rate_start + grid.rate_end)[:n] * length[:, None], axis=0)
+    flowed = np.sum(0.5 * np.asarray(grid.actions.rate_start + grid.actions.rate_end)[:n] * length[:, None], axis=0)
     assert flowed == pytest.approx([1.0, 1.5], rel=1e-12)

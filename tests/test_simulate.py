@@ -14,10 +14,11 @@ from optim.errors import SimulationError, Status
 from optim.kinetics.base import Environment
 from optim.schedule.schedule import to_grid
 from optim.simulate import simulate as simulate_module
+from optim.simulate.balance import Vessel
 from optim.simulate.integrators import Tsit5
 from optim.simulate.lanes import in_batches
 from optim.simulate.march import Integrator
-from optim.simulate.simulate import check, simulate
+from optim.simulate.simulate import check, simulate_one
 
 P = Rate(0.1, 0.5)
 FED = plan(
@@ -78,8 +79,11 @@ def test_matter_is_conserved_through_feeds_and_samples():
     total = np.asarray((2.0 * t.concentrations.X + t.concentrations.S) * t.volume)
     n = int(grid.intervals)
     length = np.diff(np.asarray(grid.t))[:n]
-    fed = np.asarray(grid.bolus[:n, 0] + 0.5 * (grid.rate_start + grid.rate_end)[:n, 0] * length) * FEED["S"]
-    kept = 1.0 - np.asarray(grid.withdraw[:n] / t.volume[:n])
+    fed = (
+        np.asarray(grid.actions.bolus[:n, 0] + 0.5 * (grid.actions.rate_start + grid.actions.rate_end)[:n, 0] * length)
+        * FEED["S"]
+    )
+    kept = 1.0 - np.asarray(grid.actions.withdraw[:n] / t.volume[:n])
     for k in range(n):
         assert total[k + 1] == pytest.approx(total[k] * kept[k] + fed[k], rel=1e-8)
 
@@ -91,12 +95,16 @@ def oracle(schedule, p: Rate, start: dict[str, float], feed: float, rtol: float 
     y[:2] *= y[2]
     states = [y.copy()]
     for k in range(int(grid.intervals)):
-        out, dose = float(grid.withdraw[k]), float(grid.bolus[k, 0])
+        out, dose = float(grid.actions.withdraw[k]), float(grid.actions.bolus[k, 0])
         y[:2] *= (y[2] - out) / y[2]
         y[1] += dose * feed
         y[2] += dose - out
         a, b = float(grid.t[k]), float(grid.t[k + 1])
-        r0, r1, temperature = float(grid.rate_start[k, 0]), float(grid.rate_end[k, 0]), float(grid.temperature[k])
+        r0, r1, temperature = (
+            float(grid.actions.rate_start[k, 0]),
+            float(grid.actions.rate_end[k, 0]),
+            float(grid.actions.start.temperature[k]),
+        )
 
         def rhs(t, y, a=a, b=b, r0=r0, r1=r1, temperature=temperature):
             rate = r0 + (r1 - r0) * (t - a) / max(b - a, 1e-30)
@@ -177,18 +185,17 @@ def final(theta: jax.Array, derivative: str = "forward") -> jax.Array:
         rate_start=jnp.stack([jnp.zeros(1), rate[None]]),
         rate_end=jnp.stack([jnp.zeros(1), 2.0 * rate[None]]),
         setpoint_t=jnp.stack([jnp.asarray(0.0), shift]),
-        temperature=jnp.stack([jnp.asarray(37.0), level]),
-        ph=jnp.full(2, 7.0),
+        setpoints=Environment(jnp.stack([jnp.asarray(37.0), level]), jnp.full(2, 7.0)),
     )
     grid, _ = to_grid(schedule, 8)
     start = (x0, jnp.asarray(3.0))
-    t = simulate(
+    t = simulate_one(
         Monod(),
         Rate(k, 0.5),
         start,
         1.0,
         grid,
-        jnp.array([[0.0, 50.0]]),
+        Vessel(jnp.array([[0.0, 50.0]])),
         Integrator(rtol=1e-10, atol=1e-11),
         derivative,
     )
@@ -221,7 +228,7 @@ def test_derivatives_stay_stable_at_a_quasi_steady_state():
     grid, _ = to_grid(plan([20.0, 40.0], 60.0))
 
     def end(x0, s0):
-        t = simulate(Relaxing(), Rate(300.0, 1.0), (x0, s0), 1.0, grid, jnp.zeros((1, 2)), Integrator())
+        t = simulate_one(Relaxing(), Rate(300.0, 1.0), (x0, s0), 1.0, grid, Vessel(jnp.zeros((1, 2))), Integrator())
         return t.concentrations.X[3]
 
     # at rest from the beginning: every step looks perfect, and the start is forgotten within minutes
@@ -252,7 +259,7 @@ def test_a_lane_does_not_depend_on_its_neighbours_or_their_order():
     k = np.linspace(0.02, 0.3, 37)
 
     def one(k, grid=grid):
-        t = simulate(Monod(), Rate(k, 0.5), (1.0, 5.0), 1.0, grid, jnp.array([[0.0, 100.0]]), Integrator())
+        t = simulate_one(Monod(), Rate(k, 0.5), (1.0, 5.0), 1.0, grid, Vessel(jnp.array([[0.0, 100.0]])), Integrator())
         return t.concentrations.X[-1], t.status
 
     program = jax.jit(jax.vmap(one))
@@ -267,7 +274,9 @@ def test_schedules_of_one_size_share_one_trace(monkeypatch):
     traces = []
     real = simulate_module.march
     monkeypatch.setattr(simulate_module, "march", lambda *a: (traces.append(1), real(*a))[1])
-    run = jax.jit(lambda g: simulate(Monod(), P, (1.0, 5.0), 1.0, g, jnp.array([[0.0, 9.0]]), Integrator()).t)
+    run = jax.jit(
+        lambda g: simulate_one(Monod(), P, (1.0, 5.0), 1.0, g, Vessel(jnp.array([[0.0, 9.0]])), Integrator()).t
+    )
     for n in (1, 3, 7):
         run(to_grid(plan(list(np.linspace(1.0, 9.0, n)), 10.0, bolus={2.0: 0.01 * n}))[0])
     assert len(traces) == 1
@@ -294,8 +303,15 @@ def test_the_gradient_of_a_failed_vessel_is_no_nan_that_spreads():
     grid, _ = to_grid(plan([], 1000.0))
 
     def loss(k):
-        t = simulate(
-            Exponential(), Rate(k, 1.0), (1.0, 1.0), 1.0, grid, jnp.zeros((1, 2)), Integrator(max_steps=5), "reverse"
+        t = simulate_one(
+            Exponential(),
+            Rate(k, 1.0),
+            (1.0, 1.0),
+            1.0,
+            grid,
+            Vessel(jnp.zeros((1, 2))),
+            Integrator(max_steps=5),
+            "reverse",
         )
         return jnp.where(t.status == 0, t.concentrations.X[1], 0.0)
 

@@ -22,9 +22,10 @@ from optim.params import ParameterSpec, ParameterTable
 from optim.schedule.from_run import feeds_of, schedule_of
 from optim.schedule.grid import IntervalGrid, bucket
 from optim.schedule.schedule import to_grid
+from optim.simulate.balance import Vessel
 from optim.simulate.lanes import in_batches
 from optim.simulate.march import Integrator
-from optim.simulate.simulate import observe, simulate
+from optim.simulate.simulate import Trajectory, observe, simulate
 from optim.types import Array
 
 
@@ -135,24 +136,23 @@ def apply_parameters(model: AbstractKineticModel, named: dict[str, Array], initi
     return p, start
 
 
-def _one(layout: Layout, u: Array, fixed: Array, v: Vessels, integrator: Integrator) -> tuple[Array, Array]:
-    """Predictions [M] of one vessel, and its status."""
-    p, start = apply_parameters(layout.model, layout.natural(u, fixed), v.initial)
-    trajectory = simulate(layout.model, p, start, v.volume, v.grid, v.feeds, integrator)
-    seen = observe(layout.model, p, trajectory, v.grid)
-    table = jnp.stack([seen[name] for name in layout.variables])
-    return table[v.variable, v.node], trajectory.status
-
-
 @partial(jax.jit, static_argnums=0)
 def _predict(layout: Layout, u: Array, fixed: Array, v: Vessels, integrator: Integrator) -> tuple[Array, Array]:
-    return jax.vmap(lambda a, b: _one(layout, a, fixed, b, integrator))(u, v)
+    """Predictions [L, M] of vessels on lanes, and their status."""
+
+    def seen_by_assays(p: Any, trajectory: Trajectory, v: Vessels) -> Array:
+        seen = observe(layout.model, p, trajectory, v.grid)
+        return jnp.stack([seen[name] for name in layout.variables])[v.variable, v.node]
+
+    p, start = jax.vmap(lambda a, c: apply_parameters(layout.model, layout.natural(a, fixed), c))(u, v.initial)
+    trajectory = simulate(layout.model, p, start, v.volume, v.grid, Vessel(v.feeds), integrator)
+    return jax.vmap(seen_by_assays)(p, trajectory, v), trajectory.status
 
 
 @partial(jax.jit, static_argnums=0)
 def _blocks(layout: Layout, u: Array, fixed: Array, v: Vessels, integrator: Integrator) -> Blocks:
     def whitened(u: Array) -> tuple[Array, Array]:
-        y, status = jax.vmap(lambda a, b: _one(layout, a, fixed, b, integrator))(u, v)
+        y, status = _predict(layout, u, fixed, v, integrator)
         good = (status == 0)[:, None] & (v.weight > 0.0)
         # a failed lane is masked before the residual: it must reach neither the sums nor their derivative
         r = residual(jnp.where(good, y, v.value), v.value, v.sd, v.censored)
@@ -217,7 +217,7 @@ def build_problem(
             arrays["censored"][b, m] = {"": MEASURED, "<": BELOW, ">": ABOVE}[censored]
             arrays["weight"][b, m] = 1.0
     vessels = Vessels(
-        grid=IntervalGrid(*(np.stack(x) for x in zip(*grids, strict=True))),
+        grid=jax.tree.map(lambda *x: np.stack(x), *grids),
         feeds=feed_table,
         initial=initial,
         volume=np.array([run.start_volume_l for run in dataset.runs]),

@@ -20,6 +20,7 @@ from optim.kinetics.cho_moller import ChoMoller, Parameters
 from optim.schedule.from_run import feeds_of, schedule_of
 from optim.schedule.grid import bucket
 from optim.schedule.schedule import to_grid
+from optim.simulate.balance import Vessel
 from optim.simulate.march import Integrator
 from optim.simulate.simulate import check, observe, simulate
 
@@ -137,15 +138,13 @@ def simulate_screen(runs: tuple[Run, ...], truth: dict[str, Parameters], factors
     start = np.array([list(model.initial(MEDIUM, INOCULUM, {}).values()) for _ in runs])
     start[:, :2] *= factors[:, None]
     p = Parameters(*(jnp.asarray(v) for v in zip(*(truth[run.clone_id] for run in runs), strict=True)))
-    feeds = jnp.asarray([model.feed(FEED)])
+    feeds = jnp.broadcast_to(jnp.asarray([model.feed(FEED)]), (len(runs), 1, len(model.species)))
     integrator = Integrator(rtol=1e-8, atol=1e-9)
 
-    def one(p: Parameters, c0: jax.Array, volume: jax.Array, grid):  # type: ignore[no-untyped-def]
-        trajectory = simulate(model, p, model.State(*c0), volume, grid, feeds, integrator)
-        return trajectory, observe(model, p, trajectory, grid)
-
     volumes = jnp.asarray([run.start_volume_l for run in runs])
-    trajectory, seen = jax.jit(jax.vmap(one))(p, jnp.asarray(start), volumes, grid)
+    run_all = jax.jit(lambda p, c, v, g, d: simulate(model, p, c, v, g, d, integrator))
+    trajectory = run_all(p, model.State(*start.T), volumes, grid, Vessel(feeds))
+    seen = jax.vmap(lambda p, t, g: observe(model, p, t, g))(p, trajectory, grid)
     check(trajectory, tuple(run.run_id for run in runs))
     places = np.array([[int(np.argmin(np.abs(np.asarray(t) - d))) for d in days] for t in trajectory.t])
     return {name: np.take_along_axis(np.asarray(v), places, axis=1) for name, v in seen.items()}

@@ -101,7 +101,7 @@ def actions(problem: ProcessProblem, x: np.ndarray, feed: str) -> tuple[Action, 
             if t < end and (a > 0.0 or b > 0.0)
         ]
     previous = None
-    for t, temperature in zip(np.asarray(s.setpoint_t), np.asarray(s.temperature), strict=True):
+    for t, temperature in zip(np.asarray(s.setpoint_t), np.asarray(s.setpoints.temperature), strict=True):
         if t < end and (previous is None or abs(temperature - previous) > 1e-9):
             rows.append(Action(float(t), "setpoint", "temperature", float(temperature), "degC"))
             previous = temperature

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optim.errors import ConfigError, nearest
+from optim.kinetics.base import Environment
 from optim.schedule.schedule import Schedule
 from optim.types import Array
 
@@ -137,8 +138,7 @@ class Design:
             rate_start=start,
             rate_end=stop,
             setpoint_t=jnp.stack([zero, shift]),
-            temperature=jnp.stack([first, second]),
-            ph=jnp.full(2, self.ph),
+            setpoints=Environment(jnp.stack([first, second]), jnp.full(2, self.ph)),
         )
 
     def _rates(self, x: Array, regular: np.ndarray) -> tuple[Array, Array, Array]:

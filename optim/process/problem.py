@@ -16,6 +16,7 @@ from optim.process.cost import CostBook, Harvest
 from optim.process.design import Design
 from optim.schedule.grid import IntervalGrid, bucket
 from optim.schedule.schedule import to_grid
+from optim.simulate.balance import Vessel
 from optim.simulate.lanes import in_batches
 from optim.simulate.march import Integrator
 from optim.simulate.simulate import Trajectory, observe, simulate
@@ -171,12 +172,7 @@ class _Hashed:
         return isinstance(other, _Hashed) and other.key == self.key
 
 
-def _lane(s: Any, x: Array, p: Array, initial: Array, feeds: Array, integrator: Integrator) -> Trace:
-    schedule = s.design.schedule(x)
-    grid, _ = to_grid(schedule, bucket(schedule.times.shape[0]))
-    params = s.model.Parameters(*(p[i] for i in range(len(s.model.Parameters._fields))))
-    start = s.model.State(*(initial[i] for i in range(len(s.model.species))))
-    trajectory = simulate(s.model, params, start, s.design.start_volume_l, grid, feeds, integrator)
+def _lane(s: Any, params: Any, grid: IntervalGrid, trajectory: Trajectory) -> Trace:
     seen = observe(s.model, params, trajectory, grid)
     last = grid.intervals
     harvest = _harvest(s, trajectory, seen, grid, last)
@@ -186,7 +182,7 @@ def _lane(s: Any, x: Array, p: Array, initial: Array, feeds: Array, integrator: 
         t=grid.t,
         observed=jnp.stack([seen[name] for name in s.observed]),
         volume=trajectory.volume,
-        temperature=grid.temperature[before],
+        temperature=grid.actions.start.temperature[before],
         status=trajectory.status,
         harvest=harvest,
         margins=margins,
@@ -197,9 +193,10 @@ def _lane(s: Any, x: Array, p: Array, initial: Array, feeds: Array, integrator: 
 def _harvest(s: Any, trajectory: Trajectory, seen: dict[str, Array], grid: IntervalGrid, last: Array) -> Harvest:
     scale = s.book.book.production_volume_l / s.design.start_volume_l
     length = grid.t[1:] - grid.t[:-1]
-    flowed = jnp.sum(0.5 * (grid.rate_start + grid.rate_end) * length[:, None]) + jnp.sum(grid.bolus)
+    a = grid.actions
+    flowed = jnp.sum(0.5 * (a.rate_start + a.rate_end) * length[:, None]) + jnp.sum(a.bolus)
     # samples are drawn for the laboratory, not from the production vessel: what they took is put back in proportion
-    taken = jnp.sum(grid.withdraw)
+    taken = jnp.sum(a.withdraw)
     volume = trajectory.volume[last]
     return Harvest(
         basal_l=jnp.asarray(s.book.book.production_volume_l),
@@ -233,7 +230,7 @@ def _metrics(s: Any, h: Harvest, seen: dict[str, Array], last: Array) -> Array:
 
 
 def _margins(s: Any, trajectory: Trajectory, seen: dict[str, Array], grid: IntervalGrid, last: Array) -> Array:
-    added = jnp.sum(grid.bolus, axis=1) - grid.withdraw
+    added = jnp.sum(grid.actions.bolus, axis=1) - grid.actions.withdraw
     volume = (trajectory.volume + jnp.append(added, 0.0)) * 1000.0  # mL, just after what is added at the node
     rows = []
     for c in s.constraints:
@@ -250,12 +247,24 @@ def _objective(s: Any, trace: Trace) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 def _trace(s: Any, x: Array, p: Array, initial: Array, feeds: Array, integrator: Integrator) -> Trace:
-    return jax.vmap(lambda a, b: _lane(s, a, b, initial, feeds, integrator))(x, p)
+    def gridded(x: Array) -> IntervalGrid:
+        schedule = s.design.schedule(x)
+        return to_grid(schedule, bucket(schedule.times.shape[0]))[0]
+
+    lanes = x.shape[0]
+    grid = jax.vmap(gridded)(x)
+    params = s.model.Parameters(*(p[:, i] for i in range(len(s.model.Parameters._fields))))
+    start = s.model.State(*(jnp.full(lanes, initial[i]) for i in range(len(s.model.species))))
+    vessel = Vessel(jnp.broadcast_to(feeds, (lanes, *feeds.shape)))
+    volume = jnp.full(lanes, s.design.start_volume_l)
+    trajectory = simulate(s.model, params, start, volume, grid, vessel, integrator)
+    return jax.vmap(lambda p, g, t: _lane(s, p, g, t))(params, grid, trajectory)
 
 
 @partial(jax.jit, static_argnums=0)
 def _evaluate(s: Any, x: Array, p: Array, initial: Array, feeds: Array, integrator: Integrator) -> Evaluation:
-    return jax.vmap(lambda a, b: _evaluation(s, a, b, initial, feeds, integrator))(x, p)
+    t = _trace(s, x, p, initial, feeds, integrator)
+    return Evaluation(_objective(s, t), t.margins, t.metrics, t.status)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -270,8 +279,3 @@ def _derivatives(
     # Directions outside, lanes inside: lanes stay the fastest axis of every array in the loop. The values do not depend
     # on the direction, so they are computed once for all.
     return jax.vmap(along, out_axes=(None, -1, -1))(jnp.eye(x.shape[1], dtype=x.dtype))
-
-
-def _evaluation(s: Any, x: Array, p: Array, initial: Array, feeds: Array, integrator: Integrator) -> Evaluation:
-    t = _lane(s, x, p, initial, feeds, integrator)
-    return Evaluation(_objective(s, t), t.margins, t.metrics, t.status)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from optim.data.dataset import Run
+from optim.kinetics.base import Environment
 from optim.schedule.schedule import Schedule, merge
 
 
@@ -50,8 +51,7 @@ def schedule_of(run: Run, observed_h: np.ndarray, feeds: tuple[str, ...]) -> Sch
         rate_start=start,
         rate_end=end,
         setpoint_t=np.array(setpoint_t),
-        temperature=np.array([row[0] for row in table]),
-        ph=np.array([row[1] for row in table]),
+        setpoints=Environment(np.array([row[0] for row in table]), np.array([row[1] for row in table])),
     )
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optim.schedule.grid import IntervalGrid, bucket
+from optim.kinetics.base import Environment
+from optim.schedule.grid import Actions, IntervalGrid, bucket
 from optim.types import Array
 
 
 class Schedule(NamedTuple):
     """Actions of one vessel. All numbers may be traced: event times are decisions like any other.
 
-    A node is a time at which something happens or is observed; nodes need no order. Rates and setpoints are given at
-    breakpoints in increasing order, the first at or before time 0, and hold (or run linearly) to the next.
-    Actions at or after `end` do not happen.
+    A node is a time at which something happens or is observed; nodes need no order. Rates, setpoints and flows are
+    given at breakpoints in increasing order, the first at or before time 0, and hold (or run linearly) to the next.
+    Actions at or after `end` do not happen. Fields that are None are not done, as in `Actions`.
     """
 
     times: Array  # [n] h
@@ -27,14 +29,28 @@ class Schedule(NamedTuple):
     rate_start: Array  # [r, J] L/h from rate_t[i] on
     rate_end: Array  # [r, J] L/h reached at rate_t[i+1]
     setpoint_t: Array  # [s] h
-    temperature: Array  # [s] degC
-    ph: Array  # [s]
+    setpoints: Environment  # each [s], from setpoint_t[i] on
+    setpoints_end: Environment | None = None  # each [s], reached at setpoint_t[i+1]; None holds them (steps)
+    rate_growth: Array | None = None  # [r, J] 1/h, times exp(growth (t - rate_t[i]))
+    remove: Array | None = None  # [n] L of medium taken through the retention device
+    topup_below: Array | None = None  # [n, J]
+    topup_to: Array | None = None  # [n, J]
+    flow_t: Array | None = None  # [f] h, breakpoints of the flows below
+    harvest: Array | None = None  # [f] L/h
+    level: Array | None = None  # [f] share of the net inflow
+    bleed: Array | None = None  # [f] L/h
+    bleed_above: Array | None = None  # [f] VCD
+    evaporation: Array | None = None  # [f] L/h
+
+
+FLOWS = ("harvest", "level", "bleed", "bleed_above", "evaporation")
 
 
 def to_grid(schedule: Schedule, size: int | None = None) -> tuple[IntervalGrid, Array]:
     """The interval grid, and the place of every node of the schedule in it ([n]; the end is node `grid.intervals`).
 
     Traceable and exact in every time. Nodes at equal times stay apart, with an interval of zero length between them.
+    Raises `ValueError` when `size` is too small for the nodes.
     """
     n = schedule.times.shape[0]
     size = bucket(n) if size is None else size
@@ -45,37 +61,83 @@ def to_grid(schedule: Schedule, size: int | None = None) -> tuple[IntervalGrid, 
     times = jnp.concatenate([jnp.minimum(schedule.times, end), end[None]])
     order = jnp.argsort(times, stable=True)
     t = times[order]
-    withdraw = jnp.where(happens, schedule.withdraw, 0.0)[order[:-1]]
-    bolus = jnp.where(happens[:, None], schedule.bolus, 0.0)[order[:-1]]
     left, right = t[:-1], t[1:]
     middle = 0.5 * (left + right)
-    start, stop = _rates(schedule, left, right, middle)
-    setpoint = jnp.clip(jnp.searchsorted(schedule.setpoint_t, middle, side="right") - 1, 0)
-    pad = size - n
-    position = jnp.zeros(n + 1, jnp.int32).at[order].set(jnp.arange(n + 1, dtype=jnp.int32))[:n]
-    grid = IntervalGrid(
-        t=jnp.concatenate([t, jnp.broadcast_to(end, (pad,))]),
-        withdraw=jnp.pad(withdraw, (0, pad)),
-        bolus=jnp.pad(bolus, ((0, pad), (0, 0))),
-        rate_start=jnp.pad(start, ((0, pad), (0, 0))),
-        rate_end=jnp.pad(stop, ((0, pad), (0, 0))),
-        temperature=jnp.pad(schedule.temperature[setpoint], (0, pad), mode="edge"),
-        ph=jnp.pad(schedule.ph[setpoint], (0, pad), mode="edge"),
-        intervals=jnp.asarray(n, jnp.int32),
+
+    def at_node(values: Array | None, nothing: float = 0.0) -> Array | None:
+        if values is None:
+            return None
+        mask = happens.reshape(-1, *[1] * (values.ndim - 1))
+        return jnp.where(mask, values, nothing)[order[:-1]]
+
+    start, stop, growth = _rates(schedule, left, right, middle)
+    first, last = _setpoints(schedule, left, right, middle)
+    flow = None if schedule.flow_t is None else _breakpoint(schedule.flow_t, middle)
+    flows = {name: None if flow is None else _take(getattr(schedule, name), flow) for name in FLOWS}
+    actions = Actions(
+        withdraw=at_node(schedule.withdraw),
+        bolus=at_node(schedule.bolus),
+        rate_start=start,
+        rate_end=stop,
+        start=first,
+        end=last,
+        growth=growth,
+        remove=at_node(schedule.remove),
+        topup_below=at_node(schedule.topup_below, -jnp.inf),
+        topup_to=at_node(schedule.topup_to),
+        **flows,
     )
-    return grid, position
+    pad = size - n
+    padded = jax.tree.map(lambda a: jnp.pad(a, ((0, pad), *[(0, 0)] * (a.ndim - 1)), mode="edge"), actions)
+    # what happens at nodes or flows does not happen in the padding; setpoints hold on
+    idle = jax.tree.map(lambda a: jnp.pad(a, ((0, pad), *[(0, 0)] * (a.ndim - 1))), actions)
+    padded = idle._replace(start=padded.start, end=padded.end, topup_below=padded.topup_below)
+    position = jnp.zeros(n + 1, jnp.int32).at[order].set(jnp.arange(n + 1, dtype=jnp.int32))[:n]
+    t = jnp.concatenate([t, jnp.broadcast_to(end, (pad,))])
+    return IntervalGrid(t, padded, jnp.asarray(n, jnp.int32)), position
 
 
-def _rates(schedule: Schedule, left: Array, right: Array, middle: Array) -> tuple[Array, Array]:
-    i = jnp.clip(jnp.searchsorted(schedule.rate_t, middle, side="right") - 1, 0)
-    begin = schedule.rate_t[i]
-    until = jnp.concatenate([schedule.rate_t[1:], jnp.asarray(schedule.end)[None]])[i]
-    span = jnp.where(until > begin, until - begin, 1.0)
+def _breakpoint(times: Array, middle: Array) -> Array:
+    return jnp.clip(jnp.searchsorted(times, middle, side="right") - 1, 0)
+
+
+def _take(values: Array | None, i: Array) -> Array | None:
+    return None if values is None else values[i]
+
+
+def _line(times: Array, end: Array, i: Array) -> tuple[Array, Array]:
+    """Beginning of each interval's breakpoint, and the span to the next one (1 where there is none)."""
+    begin = times[i]
+    until = jnp.concatenate([times[1:], jnp.asarray(end)[None]])[i]
+    return begin, jnp.where(until > begin, until - begin, 1.0)
+
+
+def _rates(schedule: Schedule, left: Array, right: Array, middle: Array) -> tuple[Array, Array, Array | None]:
+    i = _breakpoint(schedule.rate_t, middle)
+    begin, span = _line(schedule.rate_t, schedule.end, i)
     slope = (schedule.rate_end[i] - schedule.rate_start[i]) / span[:, None]
     before = (middle < schedule.rate_t[0])[:, None]  # nothing flows before the first breakpoint
     start = schedule.rate_start[i] + slope * (left - begin)[:, None]
     stop = schedule.rate_start[i] + slope * (right - begin)[:, None]
-    return jnp.where(before, 0.0, start), jnp.where(before, 0.0, stop)
+    growth = _take(schedule.rate_growth, i)
+    if growth is not None:
+        risen = jnp.exp(growth * (left - begin)[:, None])
+        start, stop = start * risen, stop * risen
+    return jnp.where(before, 0.0, start), jnp.where(before, 0.0, stop), growth
+
+
+def _setpoints(schedule: Schedule, left: Array, right: Array, middle: Array) -> tuple[Environment, Environment | None]:
+    i = _breakpoint(schedule.setpoint_t, middle)
+    first = jax.tree.map(lambda a: a[i], schedule.setpoints)
+    if schedule.setpoints_end is None:
+        return first, None
+    begin, span = _line(schedule.setpoint_t, schedule.end, i)
+
+    def at(time: Array) -> Environment:
+        share = (time - begin) / span
+        return jax.tree.map(lambda a, b: a[i] + (b[i] - a[i]) * share, schedule.setpoints, schedule.setpoints_end)
+
+    return at(left), at(right)
 
 
 def merge(times: np.ndarray, withdraw: np.ndarray, bolus: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

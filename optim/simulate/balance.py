@@ -1,76 +1,229 @@
 """The vessel: material balances in amounts, written once for all models.
 
-dn/dt = V r(c) + sum_j F_j c_feed_j,  dV/dt = sum_j F_j,  n = c V; and the instant actions at the left edge of an
-interval: first what is withdrawn, then what is added.
+dn/dt = V r(c) + sum_j F_j c_feed,j + kLa (c* - c) V - F_bleed c - (1 - R) F_harvest c,
+dV/dt = sum_j F_j + F_titrant - F_bleed - F_harvest - evaporation,  n = c V,
+with R the share of a species that the retention device keeps; and the instant actions at the left edge of an interval.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from optim.kinetics.base import AbstractKineticModel, Environment
-from optim.simulate.integrators import StateTuple
-from optim.types import Array, Scalar
+from optim.schedule.grid import Actions
+from optim.simulate.sparse import rates
+from optim.types import Array, Scalar, StateTuple
+
+# how fast broth is bled when the VCD is far above its limit, 1/h per relative excess: the loop of a real controller
+# settles within minutes, which is fast against growth (0.04 1/h) and still smooth
+BLEED_GAIN = 5.0
+BLEED_WIDTH = 0.01  # relative excess over which the bleed opens
+
+
+class Vessel(NamedTuple):
+    """What stays the same while a vessel runs (J feeds, N species). None: the vessel has no such device."""
+
+    feeds: Array  # [J, N] concentrations of every species in every feed
+    retention: Array | None = None  # [N] share of each species kept by the retention device; 1 for cells
+    titrant: Array | None = None  # [N] L of base or acid added per unit of a species formed, to hold pH
+    topup: Array | None = None  # [J, N] 1 for the species that feed j tops up, 0 for the others
 
 
 class Controls(NamedTuple):
-    """What is done to one vessel in one interval (J feeds)."""
+    """One row of a grid: the interval's length in h and its actions."""
 
-    length: Scalar  # h
-    withdraw: Scalar  # L of broth, at the left edge
-    bolus: Array  # [J] L, at the left edge
-    rate_start: Array  # [J] L/h
-    rate_end: Array  # [J] L/h; the rate is linear in between
-    temperature: Scalar  # degC
-    ph: Scalar
+    length: Scalar
+    actions: Actions
 
 
-def environment(u: Controls) -> Environment:
-    """The environment of an interval."""
-    return Environment(u.temperature, u.ph)
+class Flows(NamedTuple):
+    """What flows at one moment, L/h."""
+
+    feeds: list[Scalar]
+    titrant: Scalar | None
+    harvest: Scalar | None
+    bleed: Scalar | None
+    net: Scalar  # change of volume
 
 
-def left_edge(model: AbstractKineticModel, y: StateTuple, u: Controls, feeds: Array) -> StateTuple:
-    """Withdraw a sample, then add boluses. y: amounts and, last, the volume in L; feeds: [J, N]."""
-    volume = y[-1]
-    kept = (volume - u.withdraw) / volume
-    new_volume = volume - u.withdraw + _total(u.bolus)
-    amounts = tuple(
-        n * kept + _fed(u.bolus, feeds, i) if species.dilutes else n
-        for i, (n, species) in enumerate(zip(y[:-1], model.species, strict=True))
-    )
-    return (*amounts, new_volume)
+def environment(u: Actions, s: Scalar) -> Environment:
+    """The environment at position s of an interval."""
+    if u.end is None:
+        return u.start
+    return jax.tree.map(lambda a, b: a + s * (b - a), u.start, u.end)
 
 
-def derivative(model: AbstractKineticModel, p: Any, s: Scalar, y: StateTuple, u: Controls, feeds: Array) -> StateTuple:
+def left_edge(model: AbstractKineticModel, y: StateTuple, u: Controls, vessel: Vessel) -> StateTuple:
+    """The instant actions. y: amounts, the volume in L, and what was collected so far."""
+    a, n = u.actions, len(model.species)
+    volume = y[n]
+    left = volume - a.withdraw
+    kept = left / volume
+    amounts = [x * kept if species.dilutes else x for x, species in zip(y[:n], model.species, strict=True)]
+    collected = list(y[n + 1 :])
+    if a.remove is not None:
+        # an emptied vessel is refused by the march; the floor only keeps the masked lane finite
+        share = a.remove / jnp.maximum(left, 1e-30)
+        gone = [x * share * (1.0 - _retained(vessel, i)) for i, x in enumerate(amounts)]
+        amounts = [x - g for x, g in zip(amounts, gone, strict=True)]
+        collected = [x + gone[i] for x, i in zip(collected, collected_species(model), strict=True)]
+        left = left - a.remove
+    new_volume = left + _total(a.bolus)
+    amounts = _given(model, amounts, [a.bolus[j] for j in range(a.bolus.shape[0])], vessel)
+    for j, dose in enumerate(_topups(amounts, new_volume, a, vessel)):
+        amounts = _given(model, amounts, [dose], vessel._replace(feeds=vessel.feeds[j : j + 1]))
+        new_volume = new_volume + dose
+    return (*amounts, new_volume, *collected)
+
+
+def topups(model: AbstractKineticModel, y: StateTuple, u: Controls, vessel: Vessel) -> list[Scalar]:
+    """L of each feed that tops up at the left edge, from the state before it."""
+    if u.actions.topup_to is None:
+        return []
+    nothing = jnp.full_like(u.actions.topup_to, -jnp.inf)
+    before = left_edge(model, y, u._replace(actions=u.actions._replace(topup_below=nothing)), vessel)
+    n = len(model.species)
+    return _topups(list(before[:n]), before[n], u.actions, vessel)
+
+
+def _topups(amounts: list[Scalar], volume: Scalar, a: Actions, vessel: Vessel) -> list[Scalar]:
+    if a.topup_to is None or a.topup_below is None or vessel.topup is None:
+        return []
+    doses = []
+    for j in range(a.topup_to.shape[0]):
+        amount = sum(vessel.topup[j, i] * x for i, x in enumerate(amounts))
+        strength = sum(vessel.topup[j, i] * vessel.feeds[j, i] for i in range(len(amounts)))
+        lacking = amount < a.topup_below[j] * volume
+        # no dose can lift the vessel above the feed itself: such a feed is not given
+        can = strength > a.topup_to[j]
+        dose = (a.topup_to[j] * volume - amount) / jnp.where(can, strength - a.topup_to[j], 1.0)
+        doses.append(jnp.where(lacking & can, jnp.maximum(dose, 0.0), 0.0))
+        amounts = [x + doses[j] * vessel.feeds[j, i] for i, x in enumerate(amounts)]
+        volume = volume + doses[j]
+    return doses
+
+
+def flows(model: AbstractKineticModel, s: Scalar, c: Any, r: Any, volume: Scalar, u: Controls, vessel: Vessel) -> Flows:
+    """Every flow at position s of an interval, L/h, from concentrations c and reaction rates r."""
+    a = u.actions
+    linear = a.rate_start + s * (a.rate_end - a.rate_start)
+    rate = linear if a.growth is None else linear * jnp.exp(a.growth * u.length * s)
+    feeds = [rate[j] for j in range(rate.shape[0])]
+    net = _total(rate)
+    titrant = harvest = bleed = None
+    if vessel.titrant is not None:
+        needed = sum((vessel.titrant[i] * x for i, x in enumerate(r)), jnp.zeros_like(volume)) * volume
+        titrant = jnp.maximum(needed, 0.0)
+        net = net + titrant
+    if a.evaporation is not None:
+        net = net - a.evaporation
+    if a.bleed is not None or a.bleed_above is not None:
+        bleed = jnp.zeros_like(volume) if a.bleed is None else a.bleed
+        if a.bleed_above is not None:
+            excess = c[viable_species(model)] / a.bleed_above - 1.0
+            bleed = bleed + volume * BLEED_GAIN * BLEED_WIDTH * jax.nn.softplus(excess / BLEED_WIDTH)
+        net = net - bleed
+    if a.harvest is not None or a.level is not None:
+        harvest = jnp.zeros_like(volume) if a.harvest is None else a.harvest
+        if a.level is not None:
+            harvest = harvest + a.level * jnp.maximum(net - harvest, 0.0)
+        net = net - harvest
+    return Flows(feeds, titrant, harvest, bleed, net)
+
+
+def derivative(
+    model: AbstractKineticModel, p: Any, s: Scalar, y: StateTuple, u: Controls, vessel: Vessel
+) -> StateTuple:
     """dy/ds over the rescaled interval s in [0, 1]: the interval's length is a factor, so it can be differentiated."""
-    volume = y[-1]
-    rate = u.rate_start + s * (u.rate_end - u.rate_start)
-    r = model.rates(p, concentrations(model, y), environment(u))
-    amounts = tuple(
-        u.length * (volume * r[i] + _fed(rate, feeds, i)) if species.dilutes else u.length * r[i]
-        for i, species in enumerate(model.species)
-    )
-    return (*amounts, u.length * _total(rate))
+    n = len(model.species)
+    volume, env, a = y[n], environment(u.actions, s), u.actions
+    c = concentrations(model, y)
+    r = rates(model, p, c, env)
+    f = flows(model, s, c, r, volume, u, vessel)
+    change = []
+    for i, species in enumerate(model.species):
+        total = volume * r[i] if species.dilutes else r[i]
+        if species.dilutes or species.component:
+            for j, feed in enumerate(f.feeds):
+                total = total + _share(model, y, feed * vessel.feeds[j, i], i)
+        if not species.dilutes:
+            change.append(total)
+            continue
+        if species.saturation is not None and env.kla is not None:
+            total = total + volume * env.kla * (species.saturation - c[i])
+        if f.bleed is not None:
+            total = total - f.bleed * c[i]
+        if f.harvest is not None:
+            total = total - f.harvest * (1.0 - _retained(vessel, i)) * c[i]
+        change.append(total)
+    collected: list[Scalar] = []
+    if collects(a):
+        none = jnp.zeros_like(volume)
+        out = none if f.harvest is None else f.harvest
+        collected = [out * (1.0 - _retained(vessel, i)) * c[i] for i in collected_species(model)]
+    return tuple(u.length * x for x in (*change, f.net, *collected))
+
+
+def collects(a: Actions) -> bool:
+    """Whether anything leaves through the retention device, so that what it carries is kept account of."""
+    return a.harvest is not None or a.level is not None or a.remove is not None
+
+
+def collected_species(model: AbstractKineticModel) -> tuple[int, ...]:
+    """Places of the species whose harvest is kept account of."""
+    return tuple(i for i, s in enumerate(model.species) if s.collected)
+
+
+def viable_species(model: AbstractKineticModel) -> int:
+    """Place of the viable cells: the first species of the inoculum."""
+    return model.names().index(model.inoculum_species[0])
 
 
 def concentrations(model: AbstractKineticModel, y: StateTuple) -> Any:
     """The model's State from amounts and volume."""
-    volume = y[-1]
-    return model.State(*(n / volume if s.dilutes else n for n, s in zip(y[:-1], model.species, strict=True)))
+    n = len(model.species)
+    inverse = 1.0 / y[n]
+    return model.State(*(x * inverse if s.dilutes else x for x, s in zip(y[:n], model.species, strict=True)))
 
 
-def amounts(model: AbstractKineticModel, c: Any, volume: Scalar) -> StateTuple:
-    """Amounts and volume from concentrations."""
-    return (*(x * volume if s.dilutes else x + 0.0 * volume for x, s in zip(c, model.species, strict=True)), volume)
+def amounts(model: AbstractKineticModel, c: Any, volume: Scalar, actions: Actions) -> StateTuple:
+    """Amounts, volume and (where something is collected) zeros, from concentrations."""
+    first = tuple(x * volume if s.dilutes else x + 0.0 * volume for x, s in zip(c, model.species, strict=True))
+    none = jnp.zeros_like(volume)
+    return (*first, volume, *(none for _ in collected_species(model) if collects(actions)))
 
 
-def _total(flows: Array) -> Scalar:
-    return sum((flows[j] for j in range(flows.shape[0])), jnp.zeros((), flows.dtype))
+def sizes(model: AbstractKineticModel, y: StateTuple) -> StateTuple:
+    """The typical size of every state, for tolerances: the species' scale, in amounts."""
+    n = len(model.species)
+    volume = jnp.maximum(y[n], 1e-12)
+    of_species = [volume * s.scale if s.dilutes else jnp.full_like(volume, s.scale) for s in model.species]
+    collected = [of_species[i] for i in collected_species(model)] if len(y) > n + 1 else []
+    return (*of_species, volume, *collected)
 
 
-def _fed(flows: Array, feeds: Array, i: int) -> Scalar:
+def _retained(vessel: Vessel, i: int) -> Scalar | float:
+    return 0.0 if vessel.retention is None else vessel.retention[i]
+
+
+def _total(flow: Array) -> Scalar:
+    return sum((flow[j] for j in range(flow.shape[0])), jnp.zeros((), flow.dtype))
+
+
+def _given(model: AbstractKineticModel, amounts: list[Scalar], doses: list[Scalar], vessel: Vessel) -> list[Scalar]:
     # written out over the few feeds: a dot product would break the fusion of the step
-    return sum((flows[j] * feeds[j, i] for j in range(flows.shape[0])), jnp.zeros((), feeds.dtype))
+    for j, dose in enumerate(doses):
+        amounts = [x + _share(model, amounts, dose * vessel.feeds[j, i], i) for i, x in enumerate(amounts)]
+    return amounts
+
+
+def _share(model: AbstractKineticModel, amounts: Any, added: Scalar, i: int) -> Scalar:
+    """What an addition means for species i: its amount, or, for a property of the cells, as much for every cell."""
+    if model.species[i].dilutes:
+        return added
+    if not model.species[i].component:
+        return jnp.zeros_like(added)
+    return added / jnp.maximum(amounts[viable_species(model)], 1e-30)

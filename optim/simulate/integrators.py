@@ -8,19 +8,20 @@ import equinox as eqx
 import jax
 from equinox import AbstractClassVar
 
-from optim.types import Scalar
+from optim.types import Scalar, StateTuple
 
-# The state is a tuple of scalars, not an array: batched, each becomes an array of its own with the lanes last, which is
-# the form that XLA vectorises across lanes.
-StateTuple = tuple[Scalar, ...]
 RightHandSide = Callable[[Scalar, StateTuple], StateTuple]
 
 
 class AbstractStepper(eqx.Module):
-    """`order` is that of the solution that is carried on; steps times the fastest rate stay below `stable`."""
+    """`order` is that of the solution that is carried on, `error_order` that of the step size's control.
+
+    Steps times the fastest rate must stay below `stable`; None for a method that is stable at any step.
+    """
 
     order: AbstractClassVar[int]
-    stable: AbstractClassVar[float]
+    error_order: AbstractClassVar[int]
+    stable: AbstractClassVar[float | None]
 
     @abstractmethod
     def step(self, rhs: RightHandSide, s: Scalar, y: StateTuple, h: Scalar) -> tuple[StateTuple, StateTuple]:
@@ -31,7 +32,8 @@ class Tsit5(AbstractStepper):
     """Explicit, order 5(4), for mild systems. Tsitouras 2011, Comput Math Appl 62:770."""
 
     order: ClassVar[int] = 5
-    stable: ClassVar[float] = 2.8  # its region of stability reaches to -3.5 on the real axis
+    error_order: ClassVar[int] = 5
+    stable: ClassVar[float | None] = 2.8  # its region of stability reaches to -3.5 on the real axis
     c: ClassVar[tuple[float, ...]] = (0.0, 0.161, 0.327, 0.9, 0.9800255409045097, 1.0)
     a: ClassVar[tuple[tuple[float, ...], ...]] = (
         (),
@@ -63,15 +65,15 @@ class Tsit5(AbstractStepper):
     def step(self, rhs: RightHandSide, s: Scalar, y: StateTuple, h: Scalar) -> tuple[StateTuple, StateTuple]:
         slopes: list[StateTuple] = []
         for c, row in zip(self.c, self.a, strict=True):
-            at = _materialise(_combine(y, h, row, slopes)) if slopes else y
-            slopes.append(_materialise(rhs(s + c * h, at)))
-        new = _materialise(_combine(y, h, self.b, slopes))
-        slopes.append(_materialise(rhs(s + h, new)))
+            at = materialise(_combine(y, h, row, slopes)) if slopes else y
+            slopes.append(materialise(rhs(s + c * h, at)))
+        new = materialise(_combine(y, h, self.b, slopes))
+        slopes.append(materialise(rhs(s + h, new)))
         zero = tuple(0.0 * v for v in y)
         return new, _combine(zero, h, self.e, slopes)
 
 
-def _materialise(values: StateTuple) -> StateTuple:
+def materialise(values: StateTuple) -> StateTuple:
     # Without this XLA fuses each stage into all its consumers and computes the rates many times over: measured here, it
     # halves both the compile time and the run time of a Jacobian.
     return jax.lax.optimization_barrier(values)

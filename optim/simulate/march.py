@@ -1,28 +1,35 @@
-"""The march: one loop that owns the steps, the clock, the nodes and the status of one vessel.
+"""The march: one loop that owns the steps, the clock, the nodes and the status of every vessel.
 
-Written for one vessel; batched by `jax.vmap`, each lane then walks through its own intervals at its own pace. The step
-size is chosen from values only (never differentiated), and interval lengths enter the right-hand side as factors:
-derivatives with respect to event times, doses, rates, setpoints, initial state and parameters are those of the
-discrete solution, exact for the steps taken. `march` has forward derivatives, `march_reverse` reverse ones.
+Vessels run on lanes, side by side. Each lane has its own vessel, interval, clock and step size; when its vessel is done
+it takes the next one that waits, so that nobody waits for the slowest. Steps are written for one vessel. A few steps
+are taken between two visits, at which lanes that reached a node are served: what is stored and what happens at nodes
+costs its share of a visit, not of every step.
+
+The step size is chosen from values only (never differentiated), and interval lengths enter the right-hand side as
+factors: derivatives with respect to event times, doses, rates, setpoints, initial state and parameters are those of the
+discrete solution, exact for the steps taken. `march` has forward derivatives, `optim.simulate.reverse` reverse ones.
 """
 
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from optim.errors import Status
 from optim.kinetics.base import AbstractKineticModel
 from optim.schedule.grid import IntervalGrid
-from optim.simulate.balance import Controls, derivative, left_edge
-from optim.simulate.integrators import AbstractStepper, StateTuple, Tsit5
-from optim.types import Array, Scalar
+from optim.simulate.balance import Controls, Vessel, derivative, left_edge, sizes
+from optim.simulate.integrators import AbstractStepper, Tsit5
+from optim.types import Array, Scalar, StateTuple
+
+# steps between two visits: a lane that reaches a node idles for half of them on average, a visit costs about one step
+STEPS_PER_VISIT = 4
+# below this share of its scale a species is not round-off of zero any more, but negative
+NEGATIVE = 1e-2
 
 
 class Integrator(eqx.Module):
@@ -34,44 +41,165 @@ class Integrator(eqx.Module):
     max_steps: int = eqx.field(static=True, default=20_000)
     first_step_h: float = 0.05
     smallest_step_h: float = 1e-9
+    # keep explicit steps within the region of stability, which the error of the values alone does not: needed wherever
+    # derivatives are taken, and set there
+    guard: bool = eqx.field(static=True, default=True)
+    lanes: int = eqx.field(static=True, default=64)
 
 
 class March(NamedTuple):
-    """Amounts of every species and the volume at every node ([K+1, N+1]), the status, and the steps tried."""
+    """Of every vessel: amounts and volume at every node [V, K+1, N'], how it ended, and what that took."""
 
     states: Array
-    status: Array
-    steps: Array
+    status: Array  # [V]
+    steps: Array  # [V] tried
+    rejected: Array  # [V]
+    error: Array  # [V] sum of the local errors of all steps, in units of the tolerance
 
 
-class _Carry(NamedTuple):
+class Lane(NamedTuple):
+    """What moves on one lane; batched, every leaf has the lanes as its last axis."""
+
+    vessel: Array  # which one
     k: Array  # interval
-    s: Array  # position in it, 0..1
-    h: Array  # next step, h
-    v: StateTuple  # estimate of the fastest direction, in units of the species' scales
+    s: Scalar  # position in it, 0..1
+    h: Scalar  # next step, h
     y: StateTuple
-    out: Array
+    push: StateTuple | None  # estimate of the fastest direction, in units of the species' scales
+    idle: Array  # reached the node, failed, or has no vessel: waits for the visit
+    active: Array  # has a vessel
     status: Array
     steps: Array
+    rejected: Array
+    error: Scalar
+    last_h: Scalar  # step accepted before, h; 0 where an interval begins
+    last_square: Scalar  # and its error
+    stumbled: Array  # the step before was rejected
+
+
+class Held(NamedTuple):
+    """What a lane holds between two visits."""
+
+    u: Controls
+    p: Any
+    device: Vessel
+
+
+class Packed(eqx.Module):
+    """A tree whose leaves share leading axes, as one array [rows, columns]."""
+
+    table: Array
+    tree: Any = eqx.field(static=True)
+    shapes: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+
+    @staticmethod
+    def of(tree: Any, leading: int) -> Packed:
+        """Pack a tree whose leaves have `leading` axes in common."""
+        leaves, structure = jax.tree.flatten(tree)
+        rows = math.prod(leaves[0].shape[:leading])
+        table = jnp.concatenate([leaf.reshape(rows, -1) for leaf in leaves], axis=1)
+        return Packed(table, structure, tuple(leaf.shape[leading:] for leaf in leaves))
+
+    def take(self, row: Array) -> Any:
+        """The tree of one row per lane, lanes last."""
+        columns, leaves, first = self.table.at[row].get(mode="promise_in_bounds").T, [], 0
+        for shape in self.shapes:
+            size = math.prod(shape)
+            leaves.append(columns[first : first + size].reshape(*shape, *columns.shape[1:]))
+            first += size
+        return jax.tree.unflatten(self.tree, leaves)
+
+    def add(self, row: Array, tree: Any) -> Packed:
+        """With a tree (lanes last) added to one row per lane; a row beyond the last is dropped."""
+        columns = [leaf.reshape(-1, leaf.shape[-1]) for leaf in jax.tree.leaves(tree)]
+        return eqx.tree_at(
+            lambda packed: packed.table, self, self.table.at[row].add(jnp.concatenate(columns).T, mode="drop")
+        )
+
+
+class Task(NamedTuple):
+    """All vessels, packed in rows, because one gather of a row is cheaper than many of single numbers."""
+
+    of_vessel: Packed  # initial amounts, parameters, device
+    of_interval: Packed  # controls, one row per vessel and interval
+    intervals: Array  # [V]
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of every grid, padding included."""
+        return self.of_interval.table.shape[0] // self.intervals.shape[0] + 1
+
+
+class Loop(NamedTuple):
+    lane: Lane
+    held: Held
+    waiting: Array  # the next vessel that no lane has taken
+    states: Array  # [V, K+1, N']
+    summary: Array  # [V, 4] status, steps, rejected, error
 
 
 def march(
-    model: AbstractKineticModel, p: Any, y0: StateTuple, grid: IntervalGrid, feeds: Array, integrator: Integrator
+    model: AbstractKineticModel, p: Any, y0: StateTuple, grid: IntervalGrid, vessel: Vessel, integrator: Integrator
 ) -> March:
-    """Integrate one vessel from node 0 to its last. Rows of `states` after a failure are NaN."""
-    carry = jax.lax.while_loop(
-        lambda c: _running(c, grid, integrator),
-        lambda c: _advance(model, p, grid, feeds, integrator, c)[0],
-        _start(y0, grid, integrator),
+    """Integrate vessels from node 0 to their last; every leaf has a leading axis V. Rows after a failure are NaN."""
+    task = to_task(p, y0, grid, vessel)
+
+    def visit_and_go(loop: Loop) -> Loop:
+        lane = jax.lax.fori_loop(
+            0, STEPS_PER_VISIT, lambda _, c: advance(model, integrator, c, loop.held)[0], loop.lane
+        )
+        return visit(model, task, integrator, loop._replace(lane=lane))
+
+    loop = start(model, task, integrator)
+    return finish(jax.lax.while_loop(lambda loop: jnp.any(loop.lane.active), visit_and_go, loop), task)
+
+
+def to_task(p: Any, y0: StateTuple, grid: IntervalGrid, vessel: Vessel) -> Task:
+    """Everything a lane may need, in rows."""
+    controls = Controls(grid.t[:, 1:] - grid.t[:, :-1], grid.actions)
+    return Task(Packed.of((y0, p, vessel), 1), Packed.of(controls, 2), grid.intervals)
+
+
+def lanes_for(vessels: int, integrator: Integrator) -> int:
+    """As many lanes as are worth it; a multiple of 8, so that a lane computes the same in every place."""
+    return max(8, min(integrator.lanes, -(-vessels // 8) * 8))
+
+
+def start(model: AbstractKineticModel, task: Task, integrator: Integrator) -> Loop:
+    """Every lane with its first vessel."""
+    vessels = task.intervals.shape[0]
+    n = lanes_for(vessels, integrator)
+    dtype = task.of_vessel.table.dtype
+    zero, none = jnp.zeros(n, jnp.int32), jnp.zeros(n, dtype)
+    first = jnp.minimum(jnp.arange(n, dtype=jnp.int32), vessels - 1)
+    y0, p, device = task.of_vessel.take(first)
+    # the initial amounts are the first columns of a vessel's row
+    initial = task.of_vessel.table[:, : len(y0)]
+    states = jnp.full((vessels, task.nodes, len(y0)), jnp.nan, dtype).at[:, 0].set(initial)
+    lane = Lane(
+        vessel=first,
+        k=zero,
+        s=none,
+        h=none,
+        y=y0,
+        push=_mixed(y0) if _guarded(integrator) else None,
+        idle=jnp.ones(n, bool),
+        active=jnp.zeros(n, bool),
+        status=zero,
+        steps=zero,
+        rejected=zero,
+        error=none,
+        last_h=none,
+        last_square=none,
+        stumbled=jnp.zeros(n, bool),
     )
-    return _finish(carry, grid)
+    held = Held(controls_at(task, first, zero), p, device)
+    loop = Loop(lane, held, jnp.zeros((), jnp.int32), states, jnp.zeros((vessels, 4), dtype))
+    return visit(model, task, integrator, loop)
 
 
-def _start(y0: StateTuple, grid: IntervalGrid, integrator: Integrator) -> _Carry:
-    out = jnp.full((grid.t.shape[0], len(y0)), jnp.nan, y0[0].dtype).at[0].set(jnp.stack(y0))
-    h = jnp.full((), integrator.first_step_h, y0[0].dtype)
-    zero = jnp.zeros((), jnp.int32)
-    return _Carry(zero, jnp.zeros_like(h), h, _mixed(y0), y0, out, zero, zero)
+def _guarded(integrator: Integrator) -> bool:
+    return integrator.guard and integrator.stepper.stable is not None
 
 
 def _mixed(y: StateTuple) -> StateTuple:
@@ -79,102 +207,122 @@ def _mixed(y: StateTuple) -> StateTuple:
     return tuple(jnp.full_like(v, math.cos(1.0 + 2.0 * i)) for i, v in enumerate(y))
 
 
-def _running(c: _Carry, grid: IntervalGrid, integrator: Integrator) -> Array:
-    return (c.k < grid.intervals) & (c.status == Status.OK)
+def controls_at(task: Task, vessel: Array, k: Array) -> Controls:
+    """The controls of an interval of every lane's vessel."""
+    controls: Controls = task.of_interval.take(interval_row(task, vessel, k))
+    return controls
 
 
-def _controls(grid: IntervalGrid, k: Array) -> Controls:
-    return Controls(
-        length=grid.t[k + 1] - grid.t[k],
-        withdraw=grid.withdraw[k],
-        bolus=grid.bolus[k],
-        rate_start=grid.rate_start[k],
-        rate_end=grid.rate_end[k],
-        temperature=grid.temperature[k],
-        ph=grid.ph[k],
-    )
+def interval_row(task: Task, vessel: Array, k: Array) -> Array:
+    """Row of an interval of a vessel."""
+    intervals = task.nodes - 1
+    return vessel * intervals + jnp.minimum(k, intervals - 1)
 
 
-def _try_step(
-    model: AbstractKineticModel,
-    p: Any,
-    u: Controls,
-    feeds: Array,
-    stepper: AbstractStepper,
-    y: StateTuple,
-    s: Scalar,
-    ds: Scalar,
+def _select(mask: Array, yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(mask, a, b), yes, no)
+
+
+def try_step(
+    model: AbstractKineticModel, held: Held, stepper: AbstractStepper, y: StateTuple, s: Scalar, ds: Scalar
 ) -> tuple[StateTuple, StateTuple]:
-    """The left-edge map where an interval begins, then one step of length ds."""
-    mapped = left_edge(model, y, u, feeds)
-    y = tuple(jnp.where(s == 0.0, m, v) for m, v in zip(mapped, y, strict=True))
+    """One step of length ds of one vessel, and the estimate of its error."""
     # jitted, so that the stages of a step share one trace
-    rhs = jax.jit(lambda at, state: derivative(model, p, at, state, u, feeds))
+    rhs = jax.jit(lambda at, state: derivative(model, held.p, at, state, held.u, held.device))
     return stepper.step(rhs, s, y, ds)
 
 
+def advance(
+    model: AbstractKineticModel, integrator: Integrator, lanes: Lane, held: Held
+) -> tuple[Lane, tuple[Array, Array]]:
+    """One step tried on every lane that is not idle; the lanes after it, the step's length, and if it was accepted."""
+    return jax.vmap(lambda c, o: _advance(model, integrator, c, o), in_axes=-1, out_axes=-1)(lanes, held)
+
+
 def _advance(
-    model: AbstractKineticModel, p: Any, grid: IntervalGrid, feeds: Array, integrator: Integrator, c: _Carry
-) -> tuple[_Carry, Array]:
-    """One step tried; accepted or not, the carry after it and whether it was accepted."""
-    u = _controls(grid, c.k)
-    length = jax.lax.stop_gradient(u.length)
+    model: AbstractKineticModel, integrator: Integrator, c: Lane, held: Held
+) -> tuple[Lane, tuple[Array, Array]]:
+    n = len(model.species)
+    length = jax.lax.stop_gradient(held.u.length)
     wanted = jnp.where(length > 0.0, c.h / jnp.where(length > 0.0, length, 1.0), 1.0)
-    speed, v = _fastest(model, p, u, feeds, c)
-    wanted = jnp.minimum(wanted, integrator.stepper.stable / speed)
+    push = c.push
+    if push is not None and integrator.stepper.stable is not None:
+        speed, push = _fastest(model, c, held, push)
+        wanted = jnp.minimum(wanted, integrator.stepper.stable / speed)
     remaining = 1.0 - c.s
     # a last sliver would cost a whole step: stretch up to 1 % to reach the node
     ends = wanted >= 0.99 * remaining
-    ds = jnp.where(ends, remaining, wanted)
-    new, error = _try_step(model, p, u, feeds, integrator.stepper, c.y, c.s, ds)
+    ds = jax.lax.stop_gradient(jnp.where(ends, remaining, wanted))
+    new, error = try_step(model, held, integrator.stepper, c.y, c.s, ds)
 
-    norm = _error_norm(model, integrator, c.y, new, error)
-    finite = jnp.isfinite(norm)
-    emptied = (c.s == 0.0) & (jax.lax.stop_gradient(c.y[-1] - u.withdraw) <= 0.0)
-    accepted = finite & (norm <= 1.0) & ~emptied
-    exponent = -1.0 / integrator.stepper.order
-    growth = jnp.where(finite, jnp.clip(0.9 * jnp.maximum(norm, 1e-10) ** exponent, 0.2, 5.0), 0.1)
+    square = _error_square(model, integrator, c.y, new, error)
+    finite = jnp.isfinite(square)
+    accepted = finite & (square <= 1.0) & ~c.idle
+    growth = jnp.where(finite, _growth(integrator, c, square, ds * length), 0.1)
     tried_h = ds * length
     # a step cut short by a node says little about the next one: never let it shrink the step that was wanted
-    h = jnp.where(accepted, jnp.where(ends, jnp.maximum(c.h, tried_h * growth), tried_h * growth), tried_h * growth)
-
-    done = accepted & ends
-    y = tuple(jnp.where(accepted, n, v) for n, v in zip(new, c.y, strict=True))
-    out = c.out.at[jnp.where(done, c.k + 1, c.out.shape[0])].set(jnp.stack(y), mode="drop")
-    steps = c.steps + 1
-    status = jnp.select(
+    h = jnp.where(accepted & ends, jnp.maximum(c.h, tried_h * growth), tried_h * growth)
+    y = tuple(jnp.where(accepted, a, b) for a, b in zip(new, c.y, strict=True))
+    steps = c.steps + jnp.where(c.idle, 0, 1).astype(jnp.int32)
+    smallest = integrator.smallest_step_h
+    failed = jnp.select(
         [
-            emptied,
-            (~accepted & (h < integrator.smallest_step_h) & finite) | (~ends & (tried_h < integrator.smallest_step_h)),
-            ~accepted & (h < integrator.smallest_step_h),
-            steps >= integrator.max_steps,
+            (~accepted & (h < smallest) & finite) | (~ends & (tried_h < smallest)),
+            ~accepted & (h < smallest),
+            accepted & (jax.lax.stop_gradient(new[n]) <= 0.0),
+            # the very last step may be the one that uses up the allowance: that is no failure
+            (steps >= integrator.max_steps) & ~(accepted & ends),
         ],
         [
-            jnp.int32(Status.VOLUME_EXHAUSTED),
             jnp.int32(Status.STEP_TOO_SMALL),
             jnp.int32(Status.NON_FINITE),
+            jnp.int32(Status.VOLUME_EXHAUSTED),
             jnp.int32(Status.MAX_STEPS),
         ],
         jnp.int32(Status.OK),
     )
-    k = jnp.where(done, c.k + 1, c.k)
-    # the very last step may be the one that uses up the allowance: that is no failure
-    status = jnp.where((status == Status.MAX_STEPS) & (k >= grid.intervals), jnp.int32(Status.OK), status)
-    s = jnp.where(done, 0.0, jnp.where(accepted, c.s + ds, c.s))
-    return _Carry(k, s, jax.lax.stop_gradient(h), v, y, out, status, steps), accepted
+    status = jnp.where(c.idle, c.status, failed)
+    after = c._replace(
+        last_h=jnp.where(accepted, tried_h, c.last_h),
+        last_square=jnp.where(accepted, jnp.maximum(square, 1e-4), c.last_square),
+        stumbled=~accepted,
+        s=jnp.where(accepted, c.s + ds, c.s),
+        h=jax.lax.stop_gradient(jnp.where(c.idle, c.h, h)),
+        y=y,
+        push=push,
+        idle=c.idle | (accepted & ends) | (status != Status.OK),
+        status=status,
+        steps=steps,
+        rejected=c.rejected + (~accepted & ~c.idle).astype(jnp.int32),
+        error=c.error + jnp.where(accepted, jnp.sqrt(square), 0.0),
+    )
+    return after, (ds, accepted)
 
 
-def _fastest(model: AbstractKineticModel, p: Any, u: Controls, feeds: Array, c: _Carry) -> tuple[Scalar, StateTuple]:
+def _growth(integrator: Integrator, c: Lane, square: Scalar, tried_h: Scalar) -> Scalar:
+    """Factor for the next step: predictive control, which follows the trend of the error, so that few steps fail.
+
+    Gustafsson 1994, ACM Trans Math Softw 20:496, as in Hairer & Wanner 1996 (Solving ODEs II, IV.8).
+    """
+    exponent = -0.5 / integrator.stepper.error_order
+    square = jnp.maximum(square, 1e-20)
+    plain = 0.9 * square**exponent
+    trend = plain * (tried_h / jnp.maximum(c.last_h, 1e-30)) * (square / jnp.maximum(c.last_square, 1e-30)) ** exponent
+    follow = (square <= 1.0) & (c.last_h > 0.0)
+    growth = jnp.where(follow, jnp.minimum(plain, trend), plain)
+    return jnp.clip(growth, 0.2, jnp.where(c.stumbled, 1.0, 5.0))
+
+
+def _fastest(model: AbstractKineticModel, c: Lane, held: Held, push: StateTuple) -> tuple[Scalar, StateTuple]:
     """Speed of the fastest mode (per unit of s) and its direction, by one power iteration per step; values only.
 
     The error of the values alone does not keep an explicit step stable: at a quasi-steady state it vanishes, the step
     grows, and derivatives, which no error estimate watches, grow without bound.
     """
-    p, u, feeds, s, y, v = jax.lax.stop_gradient((p, u, feeds, c.s, c.y, c.v))
-    scale = [jnp.maximum(y[-1], 1e-12) * x.scale if x.dilutes else jnp.asarray(x.scale) for x in model.species]
-    scale.append(jnp.maximum(y[-1], 1e-12))
+    (u, p, device), s, y, v = jax.lax.stop_gradient((held, c.s, c.y, push))
+    scale = sizes(model, y)
     along = tuple(a * b for a, b in zip(v, scale, strict=True))
-    slope = jax.jvp(lambda at: derivative(model, p, s, at, u, feeds), (y,), (along,))[1]
+    slope = jax.jvp(lambda at: derivative(model, p, s, at, u, device), (y,), (along,))[1]
     w = tuple(a / b for a, b in zip(slope, scale, strict=True))
     speed = jnp.sqrt(sum(a**2 for a in w) / sum(a**2 for a in v))
     usable = jnp.isfinite(speed) & (speed > 0.0)
@@ -184,157 +332,94 @@ def _fastest(model: AbstractKineticModel, p: Any, u: Controls, feeds: Array, c: 
     return jnp.where(usable, speed, 1e-30), jax.lax.stop_gradient(turned)
 
 
-def _error_norm(
+def _error_square(
     model: AbstractKineticModel, integrator: Integrator, old: StateTuple, new: StateTuple, error: StateTuple
 ) -> Scalar:
-    """Root mean square of the error over the tolerance, for concentrations; values only, no derivative."""
+    """Mean square of the error over the tolerance, for concentrations; values only, no derivative."""
     old, new, error = jax.lax.stop_gradient((old, new, error))
-    volume = new[-1]
     total = jnp.zeros((), new[0].dtype)
-    for i, species in enumerate(model.species):
-        size = volume if species.dilutes else jnp.ones_like(volume)
-        allowed = integrator.atol * species.scale * size + integrator.rtol * jnp.maximum(
-            jnp.abs(old[i]), jnp.abs(new[i])
-        )
+    for i, size in enumerate(sizes(model, new)[: len(model.species)]):
+        allowed = integrator.atol * size + integrator.rtol * jnp.maximum(jnp.abs(old[i]), jnp.abs(new[i]))
         total = total + (error[i] / allowed) ** 2
-    return jnp.sqrt(total / len(model.species))
+    return total / len(model.species)
 
 
-def _finish(c: _Carry, grid: IntervalGrid) -> March:
-    # rows of padding repeat the last state, so that reductions over the path need no mask
-    row = jnp.arange(grid.t.shape[0])[:, None]
-    last = jnp.stack(c.y)[None, :]
-    states = jnp.where((row > grid.intervals) & (c.status == Status.OK), last, c.out)
-    return March(states, c.status, c.steps)
+def visit(model: AbstractKineticModel, task: Task, integrator: Integrator, loop: Loop) -> Loop:
+    """Serve the lanes that wait: store the node, hand out the next vessel, and apply what happens at the node."""
+    lane = loop.lane
+    vessels = task.intervals.shape[0]
+    arrived = lane.active & lane.idle & (lane.status == Status.OK)
+    status = jnp.where(arrived & _negative(model, lane.y), jnp.int32(Status.OUT_OF_RANGE), lane.status)
+    arrived = arrived & (status == Status.OK)
+    k = jnp.where(arrived, lane.k + 1, lane.k)
+    # lanes without news get places of their own beyond the last, so that all are different and all but news are dropped
+    nowhere = vessels + jnp.arange(k.shape[0], dtype=jnp.int32)
+    place = jnp.where(arrived, lane.vessel, nowhere)
+    states = loop.states.at[place, k].set(jnp.stack(lane.y, axis=-1), mode="drop", unique_indices=True)
+    done = lane.active & ((status != Status.OK) | (k >= task.intervals[lane.vessel]))
+    found = jnp.stack([x.astype(loop.summary.dtype) for x in (status, lane.steps, lane.rejected, lane.error)], axis=-1)
+    place = jnp.where(done, lane.vessel, nowhere)
+    summary = loop.summary.at[place].set(jax.lax.stop_gradient(found), mode="drop", unique_indices=True)
+
+    free = ~lane.active | done
+    candidate = loop.waiting + jnp.cumsum(free).astype(jnp.int32) - 1
+    taken = free & (candidate < vessels)
+    lane = lane._replace(k=k, status=status, active=(lane.active & ~done) | taken)
+    lane = _select(taken, _fresh(integrator, lane, candidate), lane)
+    y0, p, device = task.of_vessel.take(lane.vessel)
+    lane = lane._replace(y=_select(taken, y0, lane.y))
+    # the rows of lanes in the middle of an interval are those they hold already: nothing to select
+    held = Held(controls_at(task, lane.vessel, lane.k), p, device)
+
+    enters = (arrived & lane.active) | taken
+    edge = jax.vmap(lambda y, u, device: left_edge(model, y, u, device), in_axes=-1, out_axes=-1)
+    y = _select(enters, edge(lane.y, held.u, device), lane.y)
+    emptied = enters & _emptied(model, lane.y, held.u)
+    lane = lane._replace(
+        s=jnp.where(enters, 0.0, lane.s),
+        last_h=jnp.where(enters, 0.0, lane.last_h),
+        y=y,
+        idle=~lane.active | emptied,
+        status=jnp.where(emptied, jnp.int32(Status.VOLUME_EXHAUSTED), lane.status),
+    )
+    return Loop(lane, held, loop.waiting + jnp.sum(taken).astype(jnp.int32), states, summary)
 
 
-class _Tape(NamedTuple):
-    """Accepted steps of one vessel: where each began and how long it was."""
-
-    y: Array  # [steps, N+1]
-    k: Array
-    s: Array
-    ds: Array
-    ends: Array
-    used: Array
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 6))
-def march_reverse(
-    model: AbstractKineticModel,
-    p: Any,
-    y0: StateTuple,
-    grid: IntervalGrid,
-    feeds: Array,
-    integrator: Integrator,
-    tape_steps: int,
-) -> March:
-    """`march` with reverse derivatives: accepted steps are recorded and replayed backwards.
-
-    `tape_steps` bounds the accepted steps; a vessel that needs more ends with `Status.MAX_STEPS`. The gradient of a
-    vessel that failed is zero.
-    """
-    return _record(model, p, y0, grid, feeds, integrator, tape_steps)[0]
-
-
-def _record(
-    model: AbstractKineticModel,
-    p: Any,
-    y0: StateTuple,
-    grid: IntervalGrid,
-    feeds: Array,
-    integrator: Integrator,
-    tape_steps: int,
-) -> tuple[March, _Tape]:
-    dtype = y0[0].dtype
-    blank = _Tape(
-        jnp.zeros((tape_steps, len(y0)), dtype),
-        jnp.zeros(tape_steps, jnp.int32),
-        jnp.zeros(tape_steps, dtype),
-        jnp.zeros(tape_steps, dtype),
-        jnp.zeros(tape_steps, bool),
-        jnp.zeros((), jnp.int32),
+def _fresh(integrator: Integrator, lane: Lane, vessel: Array) -> Lane:
+    """A lane that begins a vessel."""
+    zero, none = jnp.zeros_like(lane.k), jnp.zeros_like(lane.s)
+    return lane._replace(
+        vessel=vessel,
+        k=zero,
+        s=none,
+        h=jnp.full_like(lane.h, integrator.first_step_h),
+        push=None if lane.push is None else _mixed(lane.y),
+        status=zero,
+        steps=zero,
+        rejected=zero,
+        error=none,
     )
 
-    def body(state: tuple[_Carry, _Tape]) -> tuple[_Carry, _Tape]:
-        c, tape = state
-        new, accepted = _advance(model, p, grid, feeds, integrator, c)
-        ends = new.k > c.k
-        at = jnp.where(accepted, tape.used, tape_steps)
-        tape = _Tape(
-            tape.y.at[at].set(jnp.stack(c.y), mode="drop"),
-            tape.k.at[at].set(c.k, mode="drop"),
-            tape.s.at[at].set(c.s, mode="drop"),
-            tape.ds.at[at].set(jnp.where(ends, 1.0, new.s) - c.s, mode="drop"),
-            tape.ends.at[at].set(ends, mode="drop"),
-            tape.used + accepted.astype(jnp.int32),
-        )
-        full = (tape.used >= tape_steps) & (new.k < grid.intervals)
-        status = jnp.where(full & (new.status == Status.OK), jnp.int32(Status.MAX_STEPS), new.status)
-        return new._replace(status=status), tape
 
-    carry, tape = jax.lax.while_loop(
-        lambda state: _running(state[0], grid, integrator), body, (_start(y0, grid, integrator), blank)
-    )
-    return _finish(carry, grid), tape
+def _emptied(model: AbstractKineticModel, y: StateTuple, u: Controls) -> Array:
+    left = jax.lax.stop_gradient(y[len(model.species)] - u.actions.withdraw)
+    removed = 0.0 if u.actions.remove is None else u.actions.remove
+    refilled = jnp.sum(u.actions.bolus, axis=0)
+    return (left <= 0.0) | (left < removed) | (left - removed + refilled <= 0.0)
 
 
-def _march_forward(
-    model: AbstractKineticModel,
-    p: Any,
-    y0: StateTuple,
-    grid: IntervalGrid,
-    feeds: Array,
-    integrator: Integrator,
-    tape_steps: int,
-) -> tuple[March, Any]:
-    result, tape = _record(model, p, y0, grid, feeds, integrator, tape_steps)
-    return result, (p, grid, feeds, integrator, tape, result.status)
+def _negative(model: AbstractKineticModel, y: StateTuple) -> Array:
+    found = jnp.zeros(y[0].shape, bool)
+    for value, size in zip(y, sizes(model, y)[: len(model.species)], strict=False):
+        found = found | (value < -NEGATIVE * size)
+    return jax.lax.stop_gradient(found)
 
 
-def _march_backward(model: AbstractKineticModel, tape_steps: int, kept: Any, cotangent: March) -> Any:
-    p, grid, feeds, integrator, tape, status = kept
-    row = jnp.arange(grid.t.shape[0])[:, None]
-    bar = jnp.where(status == Status.OK, cotangent.states, 0.0)
-    padding = jnp.sum(jnp.where(row > grid.intervals, bar, 0.0), axis=0)
-    bar = jnp.where(row > grid.intervals, 0.0, bar).at[grid.intervals].add(padding)
-    zeros = partial(jax.tree.map, jnp.zeros_like)
-    every = Controls(grid.t[1:], grid.withdraw, grid.bolus, grid.rate_start, grid.rate_end, grid.temperature, grid.ph)
-
-    def body(state: Any) -> Any:
-        i, lam, p_bar, feeds_bar, u_bar = state
-        k, s, ds = tape.k[i], tape.s[i], tape.ds[i]
-        _, pull = jax.vjp(
-            lambda p, y, u, feeds: _try_step(model, p, u, feeds, integrator.stepper, y, s, ds)[0],
-            p,
-            tuple(tape.y[i]),
-            _controls(grid, k),
-            feeds,
-        )
-        arriving = jnp.where(tape.ends[i], bar[k + 1], 0.0)
-        dp, dy, du, dfeeds = pull(tuple(a + b for a, b in zip(lam, arriving, strict=True)))
-        add = partial(jax.tree.map, jnp.add)
-        u_bar = jax.tree.map(lambda total, d: total.at[k].add(d), u_bar, du)
-        return i - 1, dy, add(p_bar, dp), add(feeds_bar, dfeeds), u_bar
-
-    nothing = tuple(jnp.zeros((), bar.dtype) for _ in range(bar.shape[1]))
-    used = jnp.where(status == Status.OK, tape.used, 0)
-    _, lam, p_bar, feeds_bar, u_bar = jax.lax.while_loop(
-        lambda state: state[0] >= 0, body, (used - 1, nothing, zeros(p), zeros(feeds), zeros(every))
-    )
-    y_bar = tuple(a + b for a, b in zip(lam, bar[0], strict=True))
-    t_bar = jnp.zeros_like(grid.t).at[1:].add(u_bar.length).at[:-1].add(-u_bar.length)
-    grid_bar = IntervalGrid(
-        t=t_bar,
-        withdraw=u_bar.withdraw,
-        bolus=u_bar.bolus,
-        rate_start=u_bar.rate_start,
-        rate_end=u_bar.rate_end,
-        temperature=u_bar.temperature,
-        ph=u_bar.ph,
-        intervals=np.zeros(jnp.shape(grid.intervals), jax.dtypes.float0),
-    )
-    return p_bar, y_bar, grid_bar, feeds_bar, zeros(integrator)
-
-
-march_reverse.defvjp(_march_forward, _march_backward)
+def finish(loop: Loop, task: Task) -> March:
+    """Rows of padding repeat the last state, so that reductions over the path need no mask."""
+    status, steps, rejected = (loop.summary[:, i].astype(jnp.int32) for i in range(3))
+    last = task.intervals[:, None, None]
+    padding = jnp.arange(task.nodes)[None, :, None] > last
+    repeated = jnp.take_along_axis(loop.states, last, axis=1)
+    states = jnp.where(padding & (status == Status.OK)[:, None, None], repeated, loop.states)
+    return March(states, status, steps, rejected, loop.summary[:, 3])

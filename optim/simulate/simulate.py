@@ -1,4 +1,4 @@
-"""Simulation of one vessel: schedule and parameters in, trajectory out."""
+"""Simulation of vessels: schedules and parameters in, trajectories out."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from optim.errors import SimulationError, Status
-from optim.kinetics.base import AbstractKineticModel, Environment
+from optim.kinetics.base import AbstractKineticModel
 from optim.schedule.grid import IntervalGrid
-from optim.simulate.balance import amounts, concentrations
-from optim.simulate.march import Integrator, march, march_reverse
+from optim.simulate.balance import Vessel, amounts, collected_species, concentrations
+from optim.simulate.march import Integrator, march
+from optim.simulate.reverse import march_reverse
 from optim.types import Array, Scalar
-
-TAPE_STEPS = 2_000
 
 
 class Trajectory(NamedTuple):
@@ -24,40 +23,76 @@ class Trajectory(NamedTuple):
     t: Array  # [K+1] h
     concentrations: Any  # the model's State, each [K+1]
     volume: Array  # [K+1] L
+    collected: dict[str, Array]  # [K+1] what left with the harvest line so far, by species
     status: Array  # optim.errors.Status
-    steps: Array
+    steps: Array  # tried
+    rejected: Array
+    error: Array  # sum of the local errors of all steps, in units of the tolerance
 
 
 def simulate(
     model: AbstractKineticModel,
     p: Any,
     initial: Any,
-    volume: Scalar,
+    volume: Array,
     grid: IntervalGrid,
-    feeds: Array,
+    vessel: Vessel,
     integrator: Integrator,
     derivative: Literal["forward", "reverse"] = "forward",
 ) -> Trajectory:
-    """Simulate one vessel.
+    """Simulate B vessels at once; every leaf of every argument has a leading axis B.
 
-    p: the model's Parameters; initial: its State of concentrations at node 0; volume: L; feeds: [J, N] concentrations
-    of every species in every feed. Pure: batch with `jax.vmap`. Nodes after a failure hold NaN and `status` says why.
+    p: the model's Parameters; initial: its State of concentrations at node 0; volume: L. Differentiable in all of them,
+    forward or (`derivative="reverse"`) backward. A vessel's numbers do not depend on the vessels beside it. Nodes after
+    a failure hold NaN and `status` says why; `check` turns that into an error.
     """
-    as_scalar = jnp.asarray
-    y0 = amounts(model, model.State(*(as_scalar(x) for x in initial)), as_scalar(volume))
-    p = jax.tree.map(as_scalar, p)
-    if derivative == "reverse":
-        result = march_reverse(model, p, y0, grid, feeds, integrator, TAPE_STEPS)
-    else:
-        result = march(model, p, y0, grid, feeds, integrator)
-    columns = tuple(result.states[:, i] for i in range(result.states.shape[1]))
-    return Trajectory(grid.t, concentrations(model, columns), columns[-1], result.status, result.steps)
+    initial = model.State(*(jnp.asarray(x) for x in initial))
+    y0 = amounts(model, initial, jnp.asarray(volume), grid.actions)
+    p = jax.tree.map(jnp.asarray, p)
+    grid, vessel = jax.tree.map(jnp.asarray, (grid, vessel))
+    run = march_reverse if derivative == "reverse" else march
+    result = run(model, p, y0, grid, vessel, integrator)
+    columns = tuple(result.states[..., i] for i in range(result.states.shape[-1]))
+    n = len(model.species)
+    names = [model.species[i].name for i in collected_species(model)]
+    return Trajectory(
+        t=grid.t,
+        concentrations=concentrations(model, columns),
+        volume=columns[n],
+        collected=dict(zip(names, columns[n + 1 :], strict=False)),
+        status=result.status,
+        steps=result.steps,
+        rejected=result.rejected,
+        error=result.error,
+    )
+
+
+def simulate_one(
+    model: AbstractKineticModel,
+    p: Any,
+    initial: Any,
+    volume: Scalar,
+    grid: IntervalGrid,
+    vessel: Vessel,
+    integrator: Integrator,
+    derivative: Literal["forward", "reverse"] = "forward",
+) -> Trajectory:
+    """`simulate` of a single vessel, without the axis B. For many vessels call `simulate`, not this under `vmap`."""
+    arguments = (p, tuple(initial), volume, grid, vessel)
+    p, initial, volume, grid, vessel = jax.tree.map(lambda x: jnp.asarray(x)[None], arguments)
+    many = simulate(model, p, initial, volume, grid, vessel, integrator, derivative)
+    one: Trajectory = jax.tree.map(lambda x: x[0], many)
+    return one
 
 
 def observe(model: AbstractKineticModel, p: Any, trajectory: Trajectory, grid: IntervalGrid) -> dict[str, Array]:
-    """What assays would read at every node, each [K+1]; the environment is that of the interval that ends there."""
-    before = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.arange(grid.temperature.shape[0], dtype=jnp.int32)])
-    env = Environment(grid.temperature[before], grid.ph[before])
+    """What assays would read at every node of one vessel, each [K+1].
+
+    The environment is that of the interval that ends at the node.
+    """
+    last = grid.actions.end or grid.actions.start
+    before = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.arange(grid.t.shape[0] - 1, dtype=jnp.int32)])
+    env = jax.tree.map(lambda a: a[before], last)
     return model.observe(p, trajectory.concentrations, env)
 
 
