@@ -176,6 +176,7 @@ class VesselConfig:
 
 @dataclass
 class IntegratorConfig:
+    stepper: str = "explicit"  # explicit | stiff
     rtol: float = 1e-6
     atol: float = 1e-7
     max_steps: int = 20_000
@@ -350,12 +351,19 @@ def build_fit(cfg: DictConfig, dataset: Dataset, model: DictConfig | None = None
 
 
 def _integrator(cfg: DictConfig) -> Any:
+    from optim.simulate.integrators import Tsit5
     from optim.simulate.march import Integrator
+    from optim.simulate.rosenbrock import Rodas5P
 
     i = cfg.integrator
+    steppers = {"explicit": Tsit5(), "stiff": Rodas5P()}
+    if i.stepper not in steppers:
+        raise ConfigError(
+            f"integrator.stepper: unknown '{i.stepper}'.{nearest(i.stepper, steppers)} Known: {', '.join(steppers)}"
+        )
     if i.rtol <= 0.0 or i.atol <= 0.0:
         raise ConfigError("integrator: rtol and atol must be positive")
-    return Integrator(rtol=i.rtol, atol=i.atol, max_steps=i.max_steps, first_step_h=i.first_step_h)
+    return Integrator(steppers[i.stepper], rtol=i.rtol, atol=i.atol, max_steps=i.max_steps, first_step_h=i.first_step_h)
 
 
 def build_process(

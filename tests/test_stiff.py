@@ -1,0 +1,199 @@
+"""Rodas5P and the sparse algebra under it: order, stiff problems against SciPy, derivatives, a stiff model's values."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import follow, plan
+from models import Monod, Rate
+from scipy.integrate import solve_ivp
+
+from optim.kinetics.base import AbstractKineticModel, Environment, Species
+from optim.schedule.schedule import to_grid
+from optim.simulate.balance import Vessel
+from optim.simulate.march import Integrator
+from optim.simulate.rosenbrock import Rodas5P
+from optim.simulate.simulate import simulate_one
+from optim.simulate.sparse import Solver, dependence
+
+
+def rhs(s, y):
+    """Nonlinear and not autonomous; the stiff part follows a moving target."""
+    return (-20.0 * (y[0] - jnp.cos(3.0 * s)) * (1.0 + y[1] ** 2), y[0] * y[1] - y[1] ** 3 + jnp.sin(s))
+
+
+def truth(at: float) -> np.ndarray:
+    def f(t, y):
+        return [-20.0 * (y[0] - np.cos(3.0 * t)) * (1.0 + y[1] ** 2), y[0] * y[1] - y[1] ** 3 + np.sin(t)]
+
+    return solve_ivp(f, (0.0, at), [0.5, 1.0], method="Radau", rtol=1e-12, atol=1e-13).y[:, -1]
+
+
+def walk(steps: int, end: float) -> tuple[jax.Array, ...]:
+    step = jax.jit(lambda s, y, h: Rodas5P().step(rhs, s, y, h)[0])
+    y, h = (jnp.asarray(0.5), jnp.asarray(1.0)), end / steps
+    for i in range(steps):
+        y = step(i * h, y, h)
+    return y
+
+
+def test_the_stiff_stepper_is_of_order_five():
+    errors = [float(np.max(np.abs(np.array(walk(n, 1.0)) - truth(1.0)))) for n in (32, 64, 128)]
+    orders = [np.log2(a / b) for a, b in itertools.pairwise(errors)]
+    assert min(orders) > 4.5, (errors, orders)
+
+
+def test_its_dense_output_is_of_order_four():
+    errors = []
+    for h in (0.04, 0.02):
+        y = Rodas5P().interpolate(rhs, 0.0, (jnp.asarray(0.5), jnp.asarray(1.0)), h, 0.6)
+        errors.append(float(np.max(np.abs(np.array(y) - truth(0.6 * h)))))
+    assert errors[1] < errors[0] / 2**3.5, errors
+    whole = Rodas5P().interpolate(rhs, 0.0, (jnp.asarray(0.5), jnp.asarray(1.0)), 0.04, 1.0)
+    assert np.allclose(whole, walk(1, 0.04), rtol=1e-14)
+
+
+def test_the_sparse_solver_solves_and_differentiates_like_a_dense_one():
+    rng = np.random.default_rng(3)
+    n, places = 7, {(i, i) for i in range(7)} | {(0, 3), (3, 0), (2, 5), (6, 1), (4, 2), (1, 6), (5, 0)}
+    values = {ij: rng.normal() + 6.0 * (ij[0] == ij[1]) for ij in places}
+    b = rng.normal(size=n)
+
+    def dense(scale, b):
+        a = jnp.zeros((n, n))
+        for (i, j), v in values.items():
+            a = a.at[i, j].set(v * (scale if i != j else 1.0))
+        return jnp.linalg.solve(a, b)
+
+    def sparse(scale, b):
+        matrix = {(i, j): jnp.asarray(v) * (scale if i != j else 1.0) for (i, j), v in values.items()}
+        return jnp.stack(Solver(matrix, n).solve(tuple(b)))
+
+    assert np.allclose(sparse(1.0, jnp.asarray(b)), dense(1.0, jnp.asarray(b)), rtol=1e-12)
+    for i in (0, 1):
+        ours, theirs = (jax.jacfwd(f, i)(1.3, jnp.asarray(b)) for f in (sparse, dense))
+        assert np.allclose(ours, theirs, rtol=1e-10, atol=1e-13)
+
+
+def test_dependence_is_read_off_the_program():
+    found = dependence(lambda a, b, c: (a * b, jax.jit(lambda x, y: (y, x))(b, c)[0], 2.0), (1.0, 1.0, 1.0))
+    assert found == [frozenset({0, 1}), frozenset({2}), frozenset()]
+
+
+class _Three(NamedTuple):
+    A: Any
+    B: Any
+    C: Any
+
+
+class _None(NamedTuple):
+    k: Any
+
+
+class Robertson(AbstractKineticModel):
+    """Robertson 1966: rates from 0.04 to 3e7."""
+
+    State: ClassVar[Any] = _Three
+    Parameters: ClassVar[Any] = _None
+    species: ClassVar[tuple[Species, ...]] = (Species("A", "-", 1.0), Species("B", "-", 1e-4), Species("C", "-", 1.0))
+    initial_variables: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def inoculum_species(self):
+        return ("A",)
+
+    def rates(self, p, c, env):
+        slow, fast, middle = p.k * c.A, 3e7 * c.B**2, 1e4 * c.B * c.C
+        return _Three(-slow + middle, slow - middle - fast, fast)
+
+    def observe(self, p, c, env):
+        return {}
+
+    def initial(self, medium, inoculum_vcd, first_sample):
+        return {"A": 1.0, "B": 0.0, "C": 0.0}
+
+
+def test_robertson_agrees_with_radau_in_few_steps():
+    t, _grid = follow(
+        Robertson(), _None(0.04), {"A": 1.0}, plan([0.4, 40.0], 4000.0),
+        integrator=Integrator(Rodas5P(), rtol=1e-7, atol=1e-9),
+    )  # fmt: skip
+
+    def f(t, y):
+        slow, fast, middle = 0.04 * y[0], 3e7 * y[1] ** 2, 1e4 * y[1] * y[2]
+        return [-slow + middle, slow - middle - fast, fast]
+
+    times = [0.4, 40.0, 4000.0]
+    expected = solve_ivp(f, (0.0, 4000.0), [1.0, 0.0, 0.0], "Radau", times, rtol=1e-11, atol=1e-15).y
+    got = np.stack([np.asarray(x)[1:4] for x in t.concentrations])
+    assert np.allclose(got, expected, rtol=2e-6, atol=1e-11)
+    assert np.allclose(np.sum(got, axis=0), 1.0, rtol=1e-10)
+    assert int(t.steps) < 300  # an explicit method needs hundreds of thousands
+
+
+@pytest.mark.parametrize("derivative", ["forward", "reverse"])
+def test_derivatives_of_the_stiff_stepper_match_finite_differences(derivative):
+    grid, _ = to_grid(plan([10.0], 30.0, bolus={12.0: 0.1}, rates=[(0.0, 0.001, 0.004)]), 8)
+
+    def end(x):
+        grid_of_x = grid._replace(t=grid.t.at[2].add(x[2]))
+        t = simulate_one(
+            Monod(), Rate(x[0], x[1]), (1.0, x[3]), 1.0, grid_of_x, Vessel(jnp.array([[0.0, 50.0]])),
+            Integrator(Rodas5P(), rtol=1e-10, atol=1e-11), derivative,
+        )  # fmt: skip
+        return t.concentrations.X[3] * t.volume[3]
+
+    x = jnp.array([0.1, 0.5, 0.0, 3.0])
+    exact = (jax.jacfwd if derivative == "forward" else jax.grad)(end)(x)
+    run = jax.jit(end)
+    for i in range(4):
+        h = jnp.zeros(4).at[i].set(1e-4)
+        assert float(exact[i]) == pytest.approx(float((run(x + h) - run(x - h)) / 2e-4), rel=1e-5, abs=1e-8)
+
+
+def test_flows_of_a_perfused_vessel():
+    """No reaction: cells are held back, the volume is held by level control, medium washes out exponentially."""
+    from models import Inert
+
+    schedule = plan([], 20.0, rates=[(0.0, 0.1, 0.1)])._replace(flow_t=jnp.zeros(1), level=jnp.ones(1))
+    grid, _ = to_grid(schedule)
+    vessel = Vessel(jnp.array([[0.0, 4.0]]), retention=jnp.array([1.0, 0.0]))
+    t = simulate_one(Inert(), Rate(0.1, 0.5), (3.0, 1.0), 2.0, grid, vessel, Integrator(rtol=1e-9, atol=1e-10))
+    assert float(t.volume[1]) == pytest.approx(2.0, rel=1e-12)
+    assert float(t.concentrations.X[1]) == pytest.approx(3.0, rel=1e-10)
+    assert float(t.concentrations.S[1]) == pytest.approx(4.0 - 3.0 * np.exp(-1.0), rel=1e-8)
+
+
+def test_actions_at_a_node_and_other_flows():
+    from models import Inert
+
+    base = plan([5.0], 10.0)
+    n = base.times.shape[0]
+    run = lambda s, v: simulate_one(  # noqa: E731
+        Inert(), Rate(0.1, 0.5), (3.0, 1.0), 2.0, to_grid(s)[0], v, Integrator(rtol=1e-9, atol=1e-10)
+    )
+    vessel = Vessel(jnp.array([[0.0, 9.0]]), retention=jnp.array([1.0, 0.0]), topup=jnp.array([[0.0, 1.0]]))
+    # 1 L of 2 L of medium is exchanged for feed: cells stay
+    t = run(base._replace(remove=jnp.array([0.0, 1.0]), bolus=jnp.array([[0.0], [1.0]])), vessel)
+    assert float(t.concentrations.X[2]) == pytest.approx(3.0, rel=1e-12)
+    assert float(t.concentrations.S[2]) == pytest.approx(5.0, rel=1e-12)
+    # topped up to 4 when below 2
+    t = run(base._replace(topup_below=jnp.full((n, 1), 2.0), topup_to=jnp.full((n, 1), 4.0)), vessel)
+    assert float(t.concentrations.S[2]) == pytest.approx(4.0, rel=1e-12)
+    # evaporation concentrates, matter stays
+    t = run(base._replace(flow_t=jnp.zeros(1), evaporation=jnp.full(1, 0.05)), vessel)
+    assert float(t.volume[2]) == pytest.approx(1.5, rel=1e-12)
+    assert float(t.concentrations.X[2]) == pytest.approx(4.0, rel=1e-10)
+    # an exponential feed delivers its integral
+    t = run(base._replace(rate_start=base.rate_start + 0.02, rate_end=base.rate_end + 0.02,
+                          rate_growth=jnp.full((1, 1), 0.1)), vessel)  # fmt: skip
+    assert float(t.volume[2]) == pytest.approx(2.0 + 0.2 * (np.e - 1.0), rel=1e-8)
+    # a ramp of temperature is reached at the right edge of each interval
+    ends = Environment(jnp.array([33.0]), jnp.array([7.0]))
+    grid, _ = to_grid(base._replace(setpoints_end=ends))
+    assert np.allclose(grid.actions.end.temperature[:2], [35.0, 33.0])
