@@ -139,7 +139,7 @@ def cho_process(mu_max: float, q_glc: float, feed_ml: float, level: float):
     )
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=15)
 @given(st.floats(0.02, 0.06), st.floats(0.02, 0.09), st.floats(0.0, 1.0), st.floats(30.0, 37.0))
 def test_cho_states_stay_non_negative(mu_max, q_glc, feed_ml, level):
     t, _ = cho_process(mu_max, q_glc, feed_ml, level)

@@ -19,7 +19,7 @@ hours = st.floats(0.0, 400.0, allow_nan=False).map(lambda t: round(t, 3))
 litres = st.floats(0.0, 0.01, allow_nan=False)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=40)
 @given(st.dictionaries(hours, litres, min_size=1, max_size=14), st.floats(1.0, 400.0).map(lambda t: round(t, 3)))
 def test_the_grid_gives_what_the_schedule_says_and_nothing_after_the_end(doses, end):
     grid, place = to_grid(plan([], end, bolus=doses), 16)
@@ -32,7 +32,7 @@ def test_the_grid_gives_what_the_schedule_says_and_nothing_after_the_end(doses, 
         assert t[where] == min(node, end)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(hours, litres), min_size=1, max_size=20))
 def test_merging_keeps_volume_and_sorts(rows):
     times = np.array([t for t, _ in rows])

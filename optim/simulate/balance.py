@@ -79,16 +79,6 @@ def left_edge(model: AbstractKineticModel, y: StateTuple, u: Controls, vessel: V
     return (*amounts, new_volume, *collected)
 
 
-def topups(model: AbstractKineticModel, y: StateTuple, u: Controls, vessel: Vessel) -> list[Scalar]:
-    """L of each feed that tops up at the left edge, from the state before it."""
-    if u.actions.topup_to is None:
-        return []
-    nothing = jnp.full_like(u.actions.topup_to, -jnp.inf)
-    before = left_edge(model, y, u._replace(actions=u.actions._replace(topup_below=nothing)), vessel)
-    n = len(model.species)
-    return _topups(list(before[:n]), before[n], u.actions, vessel)
-
-
 def _topups(amounts: list[Scalar], volume: Scalar, a: Actions, vessel: Vessel) -> list[Scalar]:
     if a.topup_to is None or a.topup_below is None or vessel.topup is None:
         return []

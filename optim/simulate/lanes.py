@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-# enough lanes to fill vector units, few enough that one slow lane holds up few others
+# enough lanes to fill vector units, few enough that a small problem still fills both cores
 LANES = 16
 
 

@@ -42,7 +42,7 @@ class Integrator(eqx.Module):
     first_step_h: float = 0.05
     smallest_step_h: float = 1e-9
     # keep explicit steps within the region of stability, which the error of the values alone does not: needed wherever
-    # derivatives are taken, and set there
+    # derivatives are taken; turn it off only where values alone are wanted
     guard: bool = eqx.field(static=True, default=True)
     lanes: int = eqx.field(static=True, default=64)
 

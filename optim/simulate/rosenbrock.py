@@ -156,7 +156,7 @@ class Rodas5P(AbstractStepper):
         """Derivatives of the right-hand side by s and by the state, as far as it depends on them."""
         n = len(y)
         found = dependence(lambda s, y: rhs(s, y), (s, y))
-        by_s, *by_y = columns(found, 0, n + 1)
+        by_s, *by_y = columns(found, n + 1)
         entries = jacobian(lambda at: rhs(s, at), y, by_y)
         moved = jacobian(lambda at: rhs(at[0], y), (s,), [by_s])
         return [moved.get((i, 0)) for i in range(n)], entries

@@ -70,9 +70,9 @@ def jacobian(fn: Callable[[Any], Sequence[Scalar]], at: Any, rows_of: Sequence[S
     return found
 
 
-def columns(dependences: Sequence[frozenset[int]], first: int, count: int) -> tuple[tuple[int, ...], ...]:
-    """For each of `count` arguments from `first` on, the outputs that depend on it."""
-    return tuple(tuple(i for i, d in enumerate(dependences) if first + j in d) for j in range(count))
+def columns(dependences: Sequence[frozenset[int]], count: int) -> tuple[tuple[int, ...], ...]:
+    """For each of `count` arguments, the outputs that depend on it."""
+    return tuple(tuple(i for i, d in enumerate(dependences) if j in d) for j in range(count))
 
 
 @lru_cache(maxsize=64)
@@ -83,7 +83,7 @@ def _pattern(model: AbstractKineticModel, environment: Any) -> tuple[tuple[int, 
     c = model.State(*(one for _ in model.species))
     env = jax.tree.unflatten(environment, [one] * environment.num_leaves)
     found = dependence(lambda p, c, env: tuple(model.rates(p, c, env)), (p, c, env))
-    return columns(found, 0, len(p) + len(c) + environment.num_leaves)
+    return columns(found, len(p) + len(c) + environment.num_leaves)
 
 
 def rates(model: AbstractKineticModel, p: Any, c: Any, env: Any) -> Any:
