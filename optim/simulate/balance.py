@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.schedule.grid import Actions
-from optim.simulate.sparse import rates
 from optim.types import Array, Scalar, StateTuple
 
 # how fast broth is bled when the VCD is far above its limit, 1/h per relative excess: the loop of a real controller
@@ -99,10 +99,11 @@ def _topups(amounts: list[Scalar], volume: Scalar, a: Actions, vessel: Vessel) -
 def flows(model: AbstractKineticModel, s: Scalar, c: Any, r: Any, volume: Scalar, u: Controls, vessel: Vessel) -> Flows:
     """Every flow at position s of an interval, L/h, from concentrations c and reaction rates r."""
     a = u.actions
-    linear = a.rate_start + s * (a.rate_end - a.rate_start)
-    rate = linear if a.growth is None else linear * jnp.exp(a.growth * u.length * s)
-    feeds = [rate[j] for j in range(rate.shape[0])]
-    net = _total(rate)
+    feeds = []
+    for j in range(len(a.rate_start)):
+        rate = a.rate_start[j] + s * (a.rate_end[j] - a.rate_start[j])
+        feeds.append(rate if a.growth is None else rate * jnp.exp(a.growth[j] * u.length * s))
+    net = sum(feeds, jnp.zeros_like(volume))
     titrant = harvest = bleed = None
     if vessel.titrant is not None:
         needed = sum((vessel.titrant[i] * x for i, x in enumerate(r)), jnp.zeros_like(volume)) * volume
@@ -131,14 +132,14 @@ def derivative(
     n = len(model.species)
     volume, env, a = y[n], environment(u.actions, s), u.actions
     c = concentrations(model, y)
-    r = rates(model, p, c, env)
+    r = model.rates(p, c, env)
     f = flows(model, s, c, r, volume, u, vessel)
     change = []
     for i, species in enumerate(model.species):
         total = volume * r[i] if species.dilutes else r[i]
         if species.dilutes or species.component:
             for j, feed in enumerate(f.feeds):
-                total = total + _share(model, y, feed * vessel.feeds[j, i], i)
+                total = total + _share(model, y, feed * vessel.feeds[j][i], i)
         if not species.dilutes:
             change.append(total)
             continue
@@ -186,13 +187,19 @@ def amounts(model: AbstractKineticModel, c: Any, volume: Scalar, actions: Action
     return (*first, volume, *(none for _ in collected_species(model) if collects(actions)))
 
 
-def sizes(model: AbstractKineticModel, y: StateTuple) -> StateTuple:
-    """The typical size of every state, for tolerances: the species' scale, in amounts."""
+def state_names(model: AbstractKineticModel, actions: Actions) -> tuple[str, ...]:
+    """What the states of a vessel are, in order: species, volume, and what was collected."""
+    more = [f"collected {model.species[i].name}" for i in collected_species(model)] if collects(actions) else []
+    return (*model.names(), "volume", *more)
+
+
+def sizes(model: AbstractKineticModel, y: Array) -> Array:
+    """The typical size of every state [N', L], for tolerances: the species' scale, in amounts."""
     n = len(model.species)
-    volume = jnp.maximum(y[n], 1e-12)
-    of_species = [volume * s.scale if s.dilutes else jnp.full_like(volume, s.scale) for s in model.species]
-    collected = [of_species[i] for i in collected_species(model)] if len(y) > n + 1 else []
-    return (*of_species, volume, *collected)
+    rows = [*range(n), n, *(collected_species(model) if y.shape[0] > n + 1 else ())]
+    scale = np.array([1.0 if i == n else model.species[i].scale for i in rows])[:, None]
+    dilutes = np.array([i == n or model.species[i].dilutes for i in rows])[:, None]
+    return scale * jnp.where(dilutes, jnp.maximum(y[n], 1e-12), 1.0)
 
 
 def _retained(vessel: Vessel, i: int) -> Scalar | float:
@@ -206,7 +213,7 @@ def _total(flow: Array) -> Scalar:
 def _given(model: AbstractKineticModel, amounts: list[Scalar], doses: list[Scalar], vessel: Vessel) -> list[Scalar]:
     # written out over the few feeds: a dot product would break the fusion of the step
     for j, dose in enumerate(doses):
-        amounts = [x + _share(model, amounts, dose * vessel.feeds[j, i], i) for i, x in enumerate(amounts)]
+        amounts = [x + _share(model, amounts, dose * vessel.feeds[j][i], i) for i, x in enumerate(amounts)]
     return amounts
 
 

@@ -13,23 +13,28 @@ discrete solution, exact for the steps taken. `march` has forward derivatives, `
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from optim.errors import Status
 from optim.kinetics.base import AbstractKineticModel
 from optim.schedule.grid import IntervalGrid
-from optim.simulate.balance import Controls, Vessel, derivative, left_edge, sizes
+from optim.simulate.balance import Controls, Vessel, left_edge, sizes
 from optim.simulate.integrators import AbstractStepper, Tsit5
-from optim.types import Array, Scalar, StateTuple
+from optim.simulate.rhs import Held, RightHandSide, materialise, right_hand_side, stack
+from optim.types import Array
 
 # steps between two visits: a lane that reaches a node idles for half of them on average, a visit costs about one step
 STEPS_PER_VISIT = 4
 # below this share of its scale a species is not round-off of zero any more, but negative
 NEGATIVE = 1e-2
+# the error of a step that was much too careful says nothing about the trend
+LEAST_SIZE = math.log(1e-4)
 
 
 class Integrator(eqx.Module):
@@ -58,31 +63,23 @@ class March(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """What moves on one lane; batched, every leaf has the lanes as its last axis."""
+    """What moves on the lanes; every leaf has them as its last axis."""
 
     vessel: Array  # which one
     k: Array  # interval
-    s: Scalar  # position in it, 0..1
-    h: Scalar  # next step, h
-    y: StateTuple
-    push: StateTuple | None  # estimate of the fastest direction, in units of the species' scales
+    s: Array  # position in it, 0..1
+    h: Array  # next step, h
+    y: Array  # [N', L]
+    push: Array | None  # [N', L] estimate of the fastest direction, in units of the species' scales
     idle: Array  # reached the node, failed, or has no vessel: waits for the visit
     active: Array  # has a vessel
     status: Array
     steps: Array
     rejected: Array
-    error: Scalar
-    last_h: Scalar  # step accepted before, h; 0 where an interval begins
-    last_square: Scalar  # and its error
+    error: Array
+    last_h: Array  # step accepted before, h; 0 where an interval begins
+    last_size: Array  # and the size of its error
     stumbled: Array  # the step before was rejected
-
-
-class Held(NamedTuple):
-    """What a lane holds between two visits."""
-
-    u: Controls
-    p: Any
-    device: Vessel
 
 
 class Packed(eqx.Module):
@@ -120,7 +117,9 @@ class Packed(eqx.Module):
 class Task(NamedTuple):
     """All vessels, packed in rows, because one gather of a row is cheaper than many of single numbers."""
 
-    of_vessel: Packed  # initial amounts, parameters, device
+    y0: Array  # [V, N']
+    p: Packed
+    device: Packed
     of_interval: Packed  # controls, one row per vessel and interval
     intervals: Array  # [V]
 
@@ -139,25 +138,26 @@ class Loop(NamedTuple):
 
 
 def march(
-    model: AbstractKineticModel, p: Any, y0: StateTuple, grid: IntervalGrid, vessel: Vessel, integrator: Integrator
+    model: AbstractKineticModel, p: Any, y0: Array, grid: IntervalGrid, vessel: Vessel, integrator: Integrator
 ) -> March:
     """Integrate vessels from node 0 to their last; every leaf has a leading axis V. Rows after a failure are NaN."""
     task = to_task(p, y0, grid, vessel)
 
-    def visit_and_go(loop: Loop) -> Loop:
+    def serve_and_go(loop: Loop) -> Loop:
+        loop = visit(model, task, integrator, loop)
+        length, rhs = loop.held.u.length, right_hand_side(model, loop.held)
         lane = jax.lax.fori_loop(
-            0, STEPS_PER_VISIT, lambda _, c: advance(model, integrator, c, loop.held)[0], loop.lane
+            0, STEPS_PER_VISIT, lambda _, c: advance(model, integrator, c, length, rhs)[0], loop.lane
         )
-        return visit(model, task, integrator, loop._replace(lane=lane))
+        return loop._replace(lane=lane)
 
-    loop = start(model, task, integrator)
-    return finish(jax.lax.while_loop(lambda loop: jnp.any(loop.lane.active), visit_and_go, loop), task)
+    return finish(jax.lax.while_loop(lambda loop: unfinished(task, loop), serve_and_go, start(task, integrator)), task)
 
 
-def to_task(p: Any, y0: StateTuple, grid: IntervalGrid, vessel: Vessel) -> Task:
+def to_task(p: Any, y0: Array, grid: IntervalGrid, vessel: Vessel) -> Task:
     """Everything a lane may need, in rows."""
     controls = Controls(grid.t[:, 1:] - grid.t[:, :-1], grid.actions)
-    return Task(Packed.of((y0, p, vessel), 1), Packed.of(controls, 2), grid.intervals)
+    return Task(y0, Packed.of(p, 1), Packed.of(vessel, 1), Packed.of(controls, 2), grid.intervals)
 
 
 def lanes_for(vessels: int, integrator: Integrator) -> int:
@@ -165,17 +165,20 @@ def lanes_for(vessels: int, integrator: Integrator) -> int:
     return max(8, min(integrator.lanes, -(-vessels // 8) * 8))
 
 
-def start(model: AbstractKineticModel, task: Task, integrator: Integrator) -> Loop:
-    """Every lane with its first vessel."""
+def unfinished(task: Task, loop: Loop) -> Array:
+    """Whether a lane has a vessel, or a vessel waits for a lane."""
+    return jnp.any(loop.lane.active) | (loop.waiting < task.intervals.shape[0])
+
+
+def start(task: Task, integrator: Integrator) -> Loop:
+    """All lanes free."""
     vessels = task.intervals.shape[0]
     n = lanes_for(vessels, integrator)
-    dtype = task.of_vessel.table.dtype
+    dtype = task.y0.dtype
     zero, none = jnp.zeros(n, jnp.int32), jnp.zeros(n, dtype)
     first = jnp.minimum(jnp.arange(n, dtype=jnp.int32), vessels - 1)
-    y0, p, device = task.of_vessel.take(first)
-    # the initial amounts are the first columns of a vessel's row
-    initial = task.of_vessel.table[:, : len(y0)]
-    states = jnp.full((vessels, task.nodes, len(y0)), jnp.nan, dtype).at[:, 0].set(initial)
+    y0 = task.y0[first].T
+    states = jnp.full((vessels, task.nodes, y0.shape[0]), jnp.nan, dtype).at[:, 0].set(task.y0)
     lane = Lane(
         vessel=first,
         k=zero,
@@ -190,21 +193,21 @@ def start(model: AbstractKineticModel, task: Task, integrator: Integrator) -> Lo
         rejected=zero,
         error=none,
         last_h=none,
-        last_square=none,
+        last_size=jnp.zeros(n, jnp.float32),
         stumbled=jnp.zeros(n, bool),
     )
-    held = Held(controls_at(task, first, zero), p, device)
-    loop = Loop(lane, held, jnp.zeros((), jnp.int32), states, jnp.zeros((vessels, 4), dtype))
-    return visit(model, task, integrator, loop)
+    held = Held(controls_at(task, first, zero), task.p.take(first), task.device.take(first))
+    return Loop(lane, held, jnp.zeros((), jnp.int32), states, jnp.zeros((vessels, 4), dtype))
 
 
 def _guarded(integrator: Integrator) -> bool:
     return integrator.guard and integrator.stepper.stable is not None
 
 
-def _mixed(y: StateTuple) -> StateTuple:
+def _mixed(y: Array) -> Array:
     """A direction with something of every mode: no simple combination of states that could happen to be at rest."""
-    return tuple(jnp.full_like(v, math.cos(1.0 + 2.0 * i)) for i, v in enumerate(y))
+    mixed = np.cos(1.0 + 2.0 * np.arange(y.shape[0]))
+    return jnp.broadcast_to(jnp.asarray(mixed, y.dtype)[:, None], y.shape)
 
 
 def controls_at(task: Task, vessel: Array, k: Array) -> Controls:
@@ -223,46 +226,30 @@ def _select(mask: Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(mask, a, b), yes, no)
 
 
-def try_step(
-    model: AbstractKineticModel, held: Held, stepper: AbstractStepper, y: StateTuple, s: Scalar, ds: Scalar
-) -> tuple[StateTuple, StateTuple]:
-    """One step of length ds of one vessel, and the estimate of its error."""
-    # jitted, so that the stages of a step share one trace
-    rhs = jax.jit(lambda at, state: derivative(model, held.p, at, state, held.u, held.device))
-    return stepper.step(rhs, s, y, ds)
-
-
 def advance(
-    model: AbstractKineticModel, integrator: Integrator, lanes: Lane, held: Held
+    model: AbstractKineticModel, integrator: Integrator, c: Lane, length: Array, rhs: RightHandSide
 ) -> tuple[Lane, tuple[Array, Array]]:
     """One step tried on every lane that is not idle; the lanes after it, the step's length, and if it was accepted."""
-    return jax.vmap(lambda c, o: _advance(model, integrator, c, o), in_axes=-1, out_axes=-1)(lanes, held)
-
-
-def _advance(
-    model: AbstractKineticModel, integrator: Integrator, c: Lane, held: Held
-) -> tuple[Lane, tuple[Array, Array]]:
     n = len(model.species)
-    length = jax.lax.stop_gradient(held.u.length)
+    length = jax.lax.stop_gradient(length)
     wanted = jnp.where(length > 0.0, c.h / jnp.where(length > 0.0, length, 1.0), 1.0)
     push = c.push
     if push is not None and integrator.stepper.stable is not None:
-        speed, push = _fastest(model, c, held, push)
+        speed, push = _fastest(model, c, rhs, push)
         wanted = jnp.minimum(wanted, integrator.stepper.stable / speed)
     remaining = 1.0 - c.s
     # a last sliver would cost a whole step: stretch up to 1 % to reach the node
     ends = wanted >= 0.99 * remaining
     ds = jax.lax.stop_gradient(jnp.where(ends, remaining, wanted))
-    new, error = try_step(model, held, integrator.stepper, c.y, c.s, ds)
+    ends, ds, tried_h = materialise((ends, ds, ds * length))
+    new, error = integrator.stepper.step(rhs, c.s, c.y, ds)
 
-    square = _error_square(model, integrator, c.y, new, error)
-    finite = jnp.isfinite(square)
-    accepted = finite & (square <= 1.0) & ~c.idle
-    growth = jnp.where(finite, _growth(integrator, c, square, ds * length), 0.1)
-    tried_h = ds * length
+    square = materialise(_error_square(model, integrator, c.y, new, error))
+    size, growth = _growth(integrator, c, square, tried_h)
+    finite, accepted, growth = materialise((jnp.isfinite(square), (square <= 1.0) & ~c.idle, growth))
     # a step cut short by a node says little about the next one: never let it shrink the step that was wanted
     h = jnp.where(accepted & ends, jnp.maximum(c.h, tried_h * growth), tried_h * growth)
-    y = tuple(jnp.where(accepted, a, b) for a, b in zip(new, c.y, strict=True))
+    y = jnp.where(accepted, new, c.y)
     steps = c.steps + jnp.where(c.idle, 0, 1).astype(jnp.int32)
     smallest = integrator.smallest_step_h
     failed = jnp.select(
@@ -284,7 +271,7 @@ def _advance(
     status = jnp.where(c.idle, c.status, failed)
     after = c._replace(
         last_h=jnp.where(accepted, tried_h, c.last_h),
-        last_square=jnp.where(accepted, jnp.maximum(square, 1e-4), c.last_square),
+        last_size=jnp.where(accepted, jnp.maximum(size, LEAST_SIZE), c.last_size),
         stumbled=~accepted,
         s=jnp.where(accepted, c.s + ds, c.s),
         h=jax.lax.stop_gradient(jnp.where(c.idle, c.h, h)),
@@ -299,49 +286,50 @@ def _advance(
     return after, (ds, accepted)
 
 
-def _growth(integrator: Integrator, c: Lane, square: Scalar, tried_h: Scalar) -> Scalar:
-    """Factor for the next step: predictive control, which follows the trend of the error, so that few steps fail.
+def _growth(integrator: Integrator, c: Lane, square: Array, tried_h: Array) -> tuple[Array, Array]:
+    """Size of the error (its logarithm), and the factor for the next step.
 
-    Gustafsson 1994, ACM Trans Math Softw 20:496, as in Hairer & Wanner 1996 (Solving ODEs II, IV.8).
+    Predictive control follows the trend of the error, so that few steps fail: Gustafsson 1994, ACM Trans Math Softw
+    20:496, as in Hairer & Wanner 1996 (Solving ODEs II, IV.8).
     """
-    exponent = -0.5 / integrator.stepper.error_order
-    square = jnp.maximum(square, 1e-20)
-    plain = 0.9 * square**exponent
-    trend = plain * (tried_h / jnp.maximum(c.last_h, 1e-30)) * (square / jnp.maximum(c.last_square, 1e-30)) ** exponent
-    follow = (square <= 1.0) & (c.last_h > 0.0)
-    growth = jnp.where(follow, jnp.minimum(plain, trend), plain)
-    return jnp.clip(growth, 0.2, jnp.where(c.stumbled, 1.0, 5.0))
+    # single precision is plenty for a step size, and its exponentials are several times cheaper
+    size = jnp.log(jnp.clip(square, 1e-20, 1e20).astype(jnp.float32))
+    exponent = jnp.float32(-0.5 / integrator.stepper.error_order)
+    plain = 0.9 * jnp.exp(exponent * size)
+    trend = plain * jnp.exp(exponent * (size - c.last_size)) * (tried_h / c.last_h).astype(jnp.float32)
+    growth = jnp.where((square <= 1.0) & (c.last_h > 0.0), jnp.minimum(plain, trend), plain)
+    growth = jnp.clip(growth, 0.2, jnp.where(c.stumbled, 1.0, 5.0))
+    return size, jnp.where(jnp.isfinite(square), growth, 0.1).astype(square.dtype)
 
 
-def _fastest(model: AbstractKineticModel, c: Lane, held: Held, push: StateTuple) -> tuple[Scalar, StateTuple]:
+def _fastest(model: AbstractKineticModel, c: Lane, rhs: RightHandSide, push: Array) -> tuple[Array, Array]:
     """Speed of the fastest mode (per unit of s) and its direction, by one power iteration per step; values only.
 
     The error of the values alone does not keep an explicit step stable: at a quasi-steady state it vanishes, the step
     grows, and derivatives, which no error estimate watches, grow without bound.
     """
-    (u, p, device), s, y, v = jax.lax.stop_gradient((held, c.s, c.y, push))
+    still, s, y, v = jax.lax.stop_gradient((rhs.still, c.s, c.y, push))
     scale = sizes(model, y)
-    along = tuple(a * b for a, b in zip(v, scale, strict=True))
-    slope = jax.jvp(lambda at: derivative(model, p, s, at, u, device), (y,), (along,))[1]
-    w = tuple(a / b for a, b in zip(slope, scale, strict=True))
-    speed = jnp.sqrt(sum(a**2 for a in w) / sum(a**2 for a in v))
+    w = RightHandSide(rhs.graph, still).push(s, y, materialise(v * scale)) / scale
+    length, before = jnp.sqrt(sum(w**2)), jnp.sqrt(sum(v**2))
+    speed = length / before
     usable = jnp.isfinite(speed) & (speed > 0.0)
-    size = jnp.where(usable, jnp.sqrt(sum(a**2 for a in w)), 1.0)
     # a little of every direction stays, so that a mode that wakes up is seen
-    turned = tuple(jnp.where(usable, a / size + 1e-3 * b, b) for a, b in zip(w, _mixed(y), strict=True))
+    turned = jnp.where(usable, w / jnp.where(usable, length, 1.0) + 1e-3 * _mixed(y), _mixed(y))
     return jnp.where(usable, speed, 1e-30), jax.lax.stop_gradient(turned)
 
 
 def _error_square(
-    model: AbstractKineticModel, integrator: Integrator, old: StateTuple, new: StateTuple, error: StateTuple
-) -> Scalar:
+    model: AbstractKineticModel, integrator: Integrator, old: Array, new: Array, error: Sequence[Array]
+) -> Array:
     """Mean square of the error over the tolerance, for concentrations; values only, no derivative."""
     old, new, error = jax.lax.stop_gradient((old, new, error))
-    total = jnp.zeros((), new[0].dtype)
-    for i, size in enumerate(sizes(model, new)[: len(model.species)]):
-        allowed = integrator.atol * size + integrator.rtol * jnp.maximum(jnp.abs(old[i]), jnp.abs(new[i]))
-        total = total + (error[i] / allowed) ** 2
-    return total / len(model.species)
+    n = len(model.species)
+    floor = integrator.atol * sizes(model, new)
+    squares = []
+    for i in range(n):
+        squares.append((error[i] / (floor[i] + integrator.rtol * jnp.maximum(jnp.abs(old[i]), jnp.abs(new[i])))) ** 2)
+    return sum(squares[1:], squares[0]) / n
 
 
 def visit(model: AbstractKineticModel, task: Task, integrator: Integrator, loop: Loop) -> Loop:
@@ -355,7 +343,7 @@ def visit(model: AbstractKineticModel, task: Task, integrator: Integrator, loop:
     # lanes without news get places of their own beyond the last, so that all are different and all but news are dropped
     nowhere = vessels + jnp.arange(k.shape[0], dtype=jnp.int32)
     place = jnp.where(arrived, lane.vessel, nowhere)
-    states = loop.states.at[place, k].set(jnp.stack(lane.y, axis=-1), mode="drop", unique_indices=True)
+    states = loop.states.at[place, k].set(lane.y.T, mode="drop", unique_indices=True)
     done = lane.active & ((status != Status.OK) | (k >= task.intervals[lane.vessel]))
     found = jnp.stack([x.astype(loop.summary.dtype) for x in (status, lane.steps, lane.rejected, lane.error)], axis=-1)
     place = jnp.where(done, lane.vessel, nowhere)
@@ -366,14 +354,12 @@ def visit(model: AbstractKineticModel, task: Task, integrator: Integrator, loop:
     taken = free & (candidate < vessels)
     lane = lane._replace(k=k, status=status, active=(lane.active & ~done) | taken)
     lane = _select(taken, _fresh(integrator, lane, candidate), lane)
-    y0, p, device = task.of_vessel.take(lane.vessel)
-    lane = lane._replace(y=_select(taken, y0, lane.y))
+    lane = lane._replace(y=jnp.where(taken, task.y0[lane.vessel].T, lane.y))
     # the rows of lanes in the middle of an interval are those they hold already: nothing to select
-    held = Held(controls_at(task, lane.vessel, lane.k), p, device)
+    held = Held(controls_at(task, lane.vessel, lane.k), task.p.take(lane.vessel), task.device.take(lane.vessel))
 
     enters = (arrived & lane.active) | taken
-    edge = jax.vmap(lambda y, u, device: left_edge(model, y, u, device), in_axes=-1, out_axes=-1)
-    y = _select(enters, edge(lane.y, held.u, device), lane.y)
+    y = jnp.where(enters, edges(model, lane.y, held), lane.y)
     emptied = enters & _emptied(model, lane.y, held.u)
     lane = lane._replace(
         s=jnp.where(enters, 0.0, lane.s),
@@ -383,6 +369,12 @@ def visit(model: AbstractKineticModel, task: Task, integrator: Integrator, loop:
         status=jnp.where(emptied, jnp.int32(Status.VOLUME_EXHAUSTED), lane.status),
     )
     return Loop(lane, held, loop.waiting + jnp.sum(taken).astype(jnp.int32), states, summary)
+
+
+def edges(model: AbstractKineticModel, y: Array, held: Held) -> Array:
+    """What happens at the left edge, on every lane."""
+    edge = jax.vmap(lambda y, u, device: left_edge(model, tuple(y), u, device), in_axes=-1, out_axes=-1)
+    return stack(edge(y, held.u, held.device))
 
 
 def _fresh(integrator: Integrator, lane: Lane, vessel: Array) -> Lane:
@@ -401,18 +393,16 @@ def _fresh(integrator: Integrator, lane: Lane, vessel: Array) -> Lane:
     )
 
 
-def _emptied(model: AbstractKineticModel, y: StateTuple, u: Controls) -> Array:
+def _emptied(model: AbstractKineticModel, y: Array, u: Controls) -> Array:
     left = jax.lax.stop_gradient(y[len(model.species)] - u.actions.withdraw)
     removed = 0.0 if u.actions.remove is None else u.actions.remove
     refilled = jnp.sum(u.actions.bolus, axis=0)
     return (left <= 0.0) | (left < removed) | (left - removed + refilled <= 0.0)
 
 
-def _negative(model: AbstractKineticModel, y: StateTuple) -> Array:
-    found = jnp.zeros(y[0].shape, bool)
-    for value, size in zip(y, sizes(model, y)[: len(model.species)], strict=False):
-        found = found | (value < -NEGATIVE * size)
-    return jax.lax.stop_gradient(found)
+def _negative(model: AbstractKineticModel, y: Array) -> Array:
+    n = len(model.species)
+    return jax.lax.stop_gradient(jnp.any(y[:n] < -NEGATIVE * sizes(model, y)[:n], axis=0))
 
 
 def finish(loop: Loop, task: Task) -> March:

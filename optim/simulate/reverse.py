@@ -12,24 +12,25 @@ import numpy as np
 from optim.errors import Status
 from optim.kinetics.base import AbstractKineticModel
 from optim.schedule.grid import IntervalGrid
-from optim.simulate.balance import Vessel, left_edge
+from optim.simulate.balance import Vessel
 from optim.simulate.march import (
     STEPS_PER_VISIT,
-    Held,
     Integrator,
     Loop,
     March,
     Task,
     advance,
     controls_at,
+    edges,
     finish,
     interval_row,
     start,
     to_task,
-    try_step,
+    unfinished,
     visit,
 )
-from optim.types import Array, Scalar, StateTuple
+from optim.simulate.rhs import Held, RightHandSide, right_hand_side
+from optim.types import Array
 
 # steps a vessel may take on average, which bounds the record; one that does not fit ends with `Status.MAX_STEPS`
 TAPE_STEPS = 2_000
@@ -49,7 +50,7 @@ class _Tape(NamedTuple):
 
 
 def march_reverse(
-    model: AbstractKineticModel, p: Any, y0: StateTuple, grid: IntervalGrid, vessel: Vessel, integrator: Integrator
+    model: AbstractKineticModel, p: Any, y0: Array, grid: IntervalGrid, vessel: Vessel, integrator: Integrator
 ) -> March:
     """`march` with reverse derivatives, of the states. The gradient of a vessel that failed is zero."""
     return _recorded(model, to_task(p, y0, grid, vessel), integrator)
@@ -61,23 +62,25 @@ def _recorded(model: AbstractKineticModel, task: Task, integrator: Integrator) -
 
 
 def _record(model: AbstractKineticModel, task: Task, integrator: Integrator) -> tuple[March, _Tape, Array]:
-    loop = start(model, task, integrator)
+    loop = start(task, integrator)
     vessels, n = task.intervals.shape[0], loop.lane.vessel.shape[0]
     visits = (-(-vessels // n) + 1) * min(TAPE_STEPS, integrator.max_steps) // STEPS_PER_VISIT + 1
     rows, dtype = (visits, STEPS_PER_VISIT), loop.states.dtype
     count, flag, real = jnp.zeros((visits, n), jnp.int32), jnp.zeros((visits, n), bool), jnp.zeros((*rows, n), dtype)
-    states = jnp.zeros((*rows, len(loop.lane.y), n), dtype)
+    states = jnp.zeros((*rows, *loop.lane.y.shape), dtype)
     blank = _Tape(count, count, flag, flag, states, real, real, jnp.zeros((*rows, n), bool))
 
     def go(state: tuple[Loop, _Tape, Array]) -> tuple[Loop, _Tape, Array]:
         loop, tape, used = state
+        loop = visit(model, task, integrator, loop)
         before = loop.lane
+        length, rhs = loop.held.u.length, right_hand_side(model, loop.held)
 
         def one(i: Array, carried: Any) -> Any:
             lane, tape = carried
-            after, (ds, accepted) = advance(model, integrator, lane, loop.held)
+            after, (ds, accepted) = advance(model, integrator, lane, length, rhs)
             tape = tape._replace(
-                y=tape.y.at[used, i].set(jnp.stack(lane.y)),
+                y=tape.y.at[used, i].set(lane.y),
                 s=tape.s.at[used, i].set(lane.s),
                 ds=tape.ds.at[used, i].set(ds),
                 accepted=tape.accepted.at[used, i].set(accepted),
@@ -94,10 +97,10 @@ def _record(model: AbstractKineticModel, task: Task, integrator: Integrator) -> 
         )
         full = (used + 1 >= visits) & ~lane.idle
         lane = lane._replace(status=jnp.where(full, jnp.int32(Status.MAX_STEPS), lane.status), idle=lane.idle | full)
-        return visit(model, task, integrator, loop._replace(lane=lane)), tape, used + 1
+        return loop._replace(lane=lane), tape, used + 1
 
     loop, tape, used = jax.lax.while_loop(
-        lambda state: jnp.any(state[0].lane.active) & (state[2] < visits), go, (loop, blank, jnp.zeros((), jnp.int32))
+        lambda state: unfinished(task, state[0]) & (state[2] < visits), go, (loop, blank, jnp.zeros((), jnp.int32))
     )
     result = finish(loop, task)
     # vessels that no lane had finished, or even begun, when the record was full
@@ -115,7 +118,7 @@ class _Back(NamedTuple):
     """Cotangents: of the lanes' states and of what they hold, and of the rows of the task."""
 
     visit: Array
-    y: StateTuple
+    y: Array
     held: Held
     task: Task
 
@@ -125,80 +128,80 @@ def _backward(model: AbstractKineticModel, kept: Any, cotangent: March) -> Any:
     bar = _cotangent_at_nodes(task, cotangent.states, status)
     good = status == Status.OK
     vessels = task.intervals.shape[0]
-    over = partial(jax.vmap, in_axes=-1, out_axes=-1)
     add = partial(jax.tree.map, jnp.add)
+    zeros = partial(jax.tree.map, jnp.zeros_like)
 
     def go(b: _Back) -> _Back:
         at = b.visit - 1
         v, k = tape.vessel[at], tape.k[at]
-        _, p, device = task.of_vessel.take(v)
-        held = Held(controls_at(task, v, k), p, device)
+        held = Held(controls_at(task, v, k), task.p.take(v), task.device.take(v))
         ended = tape.ended[at] & good[v]
-        y_bar = tuple(a + jnp.where(ended, bar[v, k + 1, i], 0.0) for i, a in enumerate(b.y))
+        y_bar = b.y + jnp.where(ended, bar[v, k + 1].T, 0.0)
+        rhs, before_rhs = _prepared(model, held)
 
         def one(i: Array, carried: Any) -> Any:
-            y_bar, held_bar = carried
+            y_bar, still_bar = carried
             r = STEPS_PER_VISIT - 1 - i
-            y = tuple(tape.y[at, r, j] for j in range(len(y_bar)))
             accepted = tape.accepted[at, r] & good[v]
-            back = over(partial(_step_back, model, integrator))
-            y_bar, change = back(y_bar, y, tape.s[at, r], tape.ds[at, r], accepted, held)
-            return y_bar, add(held_bar, change)
+            y_bar, change = _step_back(integrator, y_bar, tape.y[at, r], tape.s[at, r], tape.ds[at, r], accepted, rhs)
+            return y_bar, add(still_bar, change)
 
-        y_bar, held_bar = jax.lax.fori_loop(0, STEPS_PER_VISIT, one, (y_bar, b.held))
+        y_bar, still_bar = jax.lax.fori_loop(0, STEPS_PER_VISIT, one, (y_bar, zeros(rhs.still)))
+        held_bar = add(b.held, before_rhs(still_bar)[0])
         entered = tape.entered[at] & good[v]
-        node = tuple(states[v, k, i] for i in range(len(y_bar)))
-        y_bar, change = over(partial(_edge_back, model))(y_bar, node, entered, held)
+        y_bar, change = _edge_back(model, y_bar, states[v, k].T, entered, held)
         held_bar = add(held_bar, change)
         begun = entered & (k == 0)
-        vessel_bar = (y_bar, held_bar.p, held_bar.device)
+        first = jnp.where(begun, v, vessels)
+        row = jnp.where(entered, interval_row(task, v, k), task.of_interval.table.shape[0])
         task_bar = b.task._replace(
-            of_vessel=b.task.of_vessel.add(jnp.where(begun, v, vessels), vessel_bar),
-            of_interval=b.task.of_interval.add(
-                jnp.where(entered, interval_row(task, v, k), b.task.of_interval.table.shape[0]), held_bar.u
-            ),
+            y0=b.task.y0.at[first].add(y_bar.T, mode="drop"),
+            p=b.task.p.add(first, held_bar.p),
+            device=b.task.device.add(first, held_bar.device),
+            of_interval=b.task.of_interval.add(row, held_bar.u),
         )
-        y_bar, p_bar, device_bar = jax.tree.map(lambda a: jnp.where(begun, 0.0, a), vessel_bar)
+        y_bar, p_bar, device_bar = jax.tree.map(
+            lambda a: jnp.where(begun, 0.0, a), (y_bar, held_bar.p, held_bar.device)
+        )
         u_bar = jax.tree.map(lambda a: jnp.where(entered, 0.0, a), held_bar.u)
         return _Back(at, y_bar, Held(u_bar, p_bar, device_bar), task_bar)
 
-    zeros = partial(jax.tree.map, jnp.zeros_like)
     lanes = jnp.zeros(tape.vessel.shape[1], jnp.int32)
-    y0, p, device = task.of_vessel.take(lanes)
-    blank = Task(zeros(task.of_vessel), zeros(task.of_interval), task.intervals)
-    b = _Back(used, zeros(y0), zeros(Held(controls_at(task, lanes, lanes), p, device)), blank)
+    held = Held(controls_at(task, lanes, lanes), task.p.take(lanes), task.device.take(lanes))
+    b = _Back(used, jnp.zeros(tape.y.shape[2:], tape.y.dtype), zeros(held), zeros(task._replace(intervals=None)))
     b = jax.lax.while_loop(lambda b: b.visit > 0, go, b)
-    table = b.task.of_vessel.table.at[:, : len(y0)].add(bar[:, 0])
-    of_vessel = jax.tree.unflatten(jax.tree.structure(task.of_vessel), [table])
     no_intervals = np.zeros(task.intervals.shape, jax.dtypes.float0)
-    return Task(of_vessel, b.task.of_interval, no_intervals), zeros(integrator)
+    return b.task._replace(y0=b.task.y0 + bar[:, 0], intervals=no_intervals), zeros(integrator)
+
+
+def _prepared(model: AbstractKineticModel, held: Held) -> tuple[RightHandSide, Any]:
+    """The right-hand sides of all lanes, and the pull-back of what they were prepared from."""
+    graph = []
+
+    def still(held: Held) -> Any:
+        rhs = right_hand_side(model, held)
+        graph.append(rhs.graph)
+        return rhs.still
+
+    found, back = jax.vjp(still, held)
+    return RightHandSide(graph[0], found), back
 
 
 def _step_back(
-    model: AbstractKineticModel,
-    integrator: Integrator,
-    y_bar: StateTuple,
-    y: StateTuple,
-    s: Scalar,
-    ds: Scalar,
-    accepted: Scalar,
-    held: Held,
-) -> tuple[StateTuple, Held]:
-    """Cotangents before one step of one vessel from those after it, and of what the lane holds."""
-    pull = jax.vjp(lambda y, held: try_step(model, held, integrator.stepper, y, s, ds)[0], y, held)[1]
-    before, change = pull(y_bar)
+    integrator: Integrator, y_bar: Array, y: Array, s: Array, ds: Array, accepted: Array, rhs: RightHandSide
+) -> tuple[Array, tuple[Array, ...]]:
+    """Cotangents before one step from those after it, and of what the right-hand side holds."""
+    before, change = integrator.stepper.pull(rhs, s, y, ds, y_bar)
     # a step that was not taken may have left the range of the rate laws: its derivative is no number
-    before = tuple(jnp.where(accepted, a, b) for a, b in zip(before, y_bar, strict=True))
-    return before, jax.tree.map(lambda a: jnp.where(accepted, a, 0.0), change)
+    return jnp.where(accepted, before, y_bar), tuple(jnp.where(accepted, a, 0.0) for a in change)
 
 
 def _edge_back(
-    model: AbstractKineticModel, y_bar: StateTuple, y: StateTuple, entered: Scalar, held: Held
-) -> tuple[StateTuple, Held]:
+    model: AbstractKineticModel, y_bar: Array, y: Array, entered: Array, held: Held
+) -> tuple[Array, Held]:
     """The same for the instant actions at the left edge."""
-    before, change = jax.vjp(lambda y, held: left_edge(model, y, held.u, held.device), y, held)[1](y_bar)
-    before = tuple(jnp.where(entered, a, b) for a, b in zip(before, y_bar, strict=True))
-    return before, jax.tree.map(lambda a: jnp.where(entered, a, 0.0), change)
+    before, change = jax.vjp(lambda y, held: edges(model, y, held), y, held)[1](y_bar)
+    return jnp.where(entered, before, y_bar), jax.tree.map(lambda a: jnp.where(entered, a, 0.0), change)
 
 
 def _cotangent_at_nodes(task: Task, bar: Array, status: Array) -> Array:

@@ -6,11 +6,17 @@ needs no product with the Jacobian: (1/(gamma h) - J) k_i = f(y + sum a_ij k_j) 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
-from optim.simulate.integrators import AbstractStepper, RightHandSide, materialise
-from optim.simulate.sparse import Entries, Solver, columns, dependence, jacobian
-from optim.types import Scalar, StateTuple
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optim.simulate.integrators import AbstractStepper, weighted
+from optim.simulate.rhs import RightHandSide, materialise, store
+from optim.simulate.sparse import Entries, Solver
+from optim.types import Array
 
 
 class Rodas5P(AbstractStepper):
@@ -108,55 +114,94 @@ class Rodas5P(AbstractStepper):
         ),
     )
 
-    def step(self, rhs: RightHandSide, s: Scalar, y: StateTuple, h: Scalar) -> tuple[StateTuple, StateTuple]:
+    def step(self, rhs: RightHandSide, s: Array, y: Array, h: Array) -> tuple[Array, Sequence[Array]]:
         stages, new = self._stages(rhs, s, y, h)
-        return new, stages[-1]
+        return new, jax.lax.stop_gradient(stages[-1])
 
-    def interpolate(self, rhs: RightHandSide, s: Scalar, y: StateTuple, h: Scalar, theta: Scalar) -> StateTuple:
-        """The state at s + theta h, theta in [0, 1], of order 4 within the step."""
-        stages, new = self._stages(rhs, s, y, h)
-        out = []
-        for i, (before, after) in enumerate(zip(y, new, strict=True)):
-            q = [sum(w * k[i] for w, k in zip(row, stages, strict=True)) for row in self.dense]
-            bend = (1.0 - theta) * (q[0] + theta * (q[1] + theta * q[2]))
-            out.append(before * (1.0 - theta) + theta * (after + bend))
-        return tuple(out)
-
-    def _stages(self, rhs: RightHandSide, s: Scalar, y: StateTuple, h: Scalar) -> tuple[list[StateTuple], StateTuple]:
-        n = len(y)
+    def pull(
+        self, rhs: RightHandSide, s: Array, y: Array, h: Array, bar: Array
+    ) -> tuple[Array, tuple[Array, ...]]:
+        stages, _ = self._stages(rhs, s, y, h)
         inverse = 1.0 / h
-        f_s, entries = self._derivatives(rhs, s, y)
-        matrix: Entries = {ij: -value for ij, value in entries.items()}
-        for i in range(n):
-            diagonal = inverse * (1.0 / self.gamma)
-            matrix[i, i] = matrix[i, i] + diagonal if (i, i) in matrix else diagonal
-        solver = Solver(matrix, n)
-        stages: list[StateTuple] = []
-        at = y
-        for stage in range(8):
-            if 0 < stage < 6:
-                at = tuple(
-                    v + sum(w * k[i] for w, k in zip(self.a[stage], stages, strict=True)) for i, v in enumerate(y)
-                )
-            elif stage:
-                at = tuple(v + k for v, k in zip(at, stages[-1], strict=True))
-            at = materialise(at)
-            right = []
-            for i, slope in enumerate(rhs(s + self.c[stage] * h, at)):
-                if stage:
-                    pull = sum(w * k[i] for w, k in zip(self.c_matrix[stage], stages, strict=True))
-                    slope = slope + inverse * pull
-                if self.d[stage] and f_s[i] is not None:
-                    slope = slope + h * self.d[stage] * f_s[i]
-                right.append(slope)
-            stages.append(materialise(solver.solve(materialise(tuple(right)))))
-        return stages, tuple(v + k for v, k in zip(at, stages[-1], strict=True))
+        by_s, entries = rhs.jacobian(s, y)
+        solver = Solver(_matrix(entries, inverse / self.gamma, y.shape[0]), y.shape[0])
+        states, pulls = self._states(), _square(self.c_matrix)
+        result = states[7] + np.eye(8)[7]
+        back = jnp.asarray(np.column_stack([self.c, self.d, result, states, states.T, pulls.T]), y.dtype)
 
-    def _derivatives(self, rhs: RightHandSide, s: Scalar, y: StateTuple) -> tuple[list[Scalar | None], Entries]:
-        """Derivatives of the right-hand side by s and by the state, as far as it depends on them."""
-        n = len(y)
-        found = dependence(lambda s, y: rhs(s, y), (s, y))
-        by_s, *by_y = columns(found, n + 1)
-        entries = jacobian(lambda at: rhs(s, at), y, by_y)
-        moved = jacobian(lambda at: rhs(at[0], y), (s,), [by_s])
-        return [moved.get((i, 0)) for i in range(n)], entries
+        def stage(n: Array, carried: Any) -> Any:
+            bars, right_bars, s_bar, entry_bars, still_bar = carried
+            i = 7 - n
+            row = back[i]
+            k_bar = row[2] * bar + weighted(row[11:19], bars) + inverse * weighted(row[19:], right_bars)
+            right = materialise(solver.solve_transposed(materialise(k_bar)))
+            at = materialise(y + weighted(row[3:11], stages))
+            at_bar, change = rhs.pull(s + row[0] * h, at, right)
+            k = jax.lax.dynamic_index_in_dim(stages, i, keepdims=False)
+            return (
+                store(bars, i, at_bar),
+                store(right_bars, i, right),
+                None if s_bar is None else tuple(a + row[1] * h * b for a, b in zip(s_bar, right, strict=True)),
+                {(a, b): value + right[a] * k[b] for (a, b), value in entry_bars.items()},
+                tuple(a + b for a, b in zip(still_bar, change, strict=True)),
+            )
+
+        none, zero = jnp.zeros((8, *y.shape), y.dtype), jnp.zeros_like(s)
+        start = (
+            none,
+            none,
+            None if by_s is None else (zero,) * y.shape[0],
+            dict.fromkeys(entries, zero),
+            (zero,) * len(rhs.still),
+        )
+        bars, _, s_bar, entry_bars, still_bar = jax.lax.fori_loop(0, 8, stage, start)
+        of_matrix, change = rhs.pull_jacobian(s, y, s_bar, entry_bars)
+        still_bar = tuple(a + b for a, b in zip(still_bar, change, strict=True))
+        return bar + sum(bars) + jnp.stack(of_matrix), still_bar
+
+    def interpolate(self, rhs: RightHandSide, s: Array, y: Array, h: Array, theta: Array) -> Array:
+        """The states at s + theta h, theta in [0, 1], of order 4 within the step."""
+        stages, new = self._stages(rhs, s, y, h)
+        q = [weighted(row, stages) for row in self.dense]
+        bend = (1.0 - theta) * (q[0] + theta * (q[1] + theta * q[2]))
+        return y * (1.0 - theta) + theta * (new + bend)
+
+    def _stages(self, rhs: RightHandSide, s: Array, y: Array, h: Array) -> tuple[Array, Array]:
+        inverse = 1.0 / h
+        by_s, entries = rhs.jacobian(s, y)
+        solver = Solver(_matrix(entries, inverse / self.gamma, y.shape[0]), y.shape[0])
+        table = jnp.asarray(np.column_stack([self.c, self.d, self._states(), _square(self.c_matrix)]), y.dtype)
+
+        def stage(i: Array, stages: Array) -> Array:
+            row = table[i]
+            at = materialise(y + weighted(row[2:10], stages))
+            pull = inverse * weighted(row[10:18], stages)
+            if by_s is not None:
+                pull = pull + (row[1] * h) * by_s
+            right = [slope + pull[k] for k, slope in enumerate(rhs(s + row[0] * h, at))]
+            return store(stages, i, solver.solve(materialise(right)))
+
+        stages = jax.lax.fori_loop(0, 8, stage, jnp.zeros((8, *y.shape), y.dtype))
+        return stages, y + weighted([float(w) for w in self._states()[7]], stages) + stages[7]
+
+    def _states(self) -> np.ndarray:
+        """Weights of the state of every stage; from the sixth on it is the one before and its increment."""
+        rows = _square(self.a)
+        for i in (6, 7):
+            rows[i] = rows[i - 1] + np.eye(8)[i - 1]
+        return rows
+
+
+def _matrix(entries: Entries, diagonal: Array, n: int) -> Entries:
+    """1/(gamma h) - J."""
+    matrix: Entries = {ij: -value for ij, value in entries.items()}
+    for i in range(n):
+        matrix[i, i] = matrix[i, i] + diagonal if (i, i) in matrix else diagonal
+    return matrix
+
+
+def _square(rows: Sequence[tuple[float, ...]]) -> np.ndarray:
+    table = np.zeros((8, 8))
+    for i, row in enumerate(rows):
+        table[i, : len(row)] = row
+    return table

@@ -47,7 +47,7 @@ def simulate(
     a failure hold NaN and `status` says why; `check` turns that into an error.
     """
     initial = model.State(*(jnp.asarray(x) for x in initial))
-    y0 = amounts(model, initial, jnp.asarray(volume), grid.actions)
+    y0 = jnp.stack(amounts(model, initial, jnp.asarray(volume), grid.actions), axis=-1)
     p = jax.tree.map(jnp.asarray, p)
     grid, vessel = jax.tree.map(jnp.asarray, (grid, vessel))
     run = march_reverse if derivative == "reverse" else march

@@ -1,124 +1,26 @@
-"""Sparse derivatives and linear algebra of small systems, written out in straight-line arithmetic.
+"""Linear algebra of small sparse systems, written out in straight-line arithmetic.
 
-A rate law touches few species, so most entries of its Jacobian are zero. Which ones is read off the program itself;
-the rest is computed once and shared by every direction of a derivative and every stage of an implicit step.
+A rate law touches few species, so most entries of a Jacobian are zero, and its factors cost a few dozen products.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
-from jax.extend.core import Literal
 
-from optim.kinetics.base import AbstractKineticModel
-from optim.types import Scalar
+from optim.simulate.graph import Graph, Place, _Plain, on_lanes, product, trace
+from optim.simulate.rhs import materialise
+from optim.types import Array, Scalar
 
-Entries = dict[tuple[int, int], Scalar]  # (row, column) -> value, zeros left out
+Entries = dict[Place, Array]  # (row, column) -> value, zeros left out
 
 # above this size the straight-line program grows faster than what it saves; LAPACK takes over
 STRAIGHT_LINE = 40
-
-
-def dependence(fn: Callable[..., Sequence[Scalar]], arguments: Sequence[Any]) -> list[frozenset[int]]:
-    """For every output of `fn`, the arguments (flattened) it can depend on, from its jaxpr: never too few."""
-    closed = jax.make_jaxpr(fn)(*arguments)
-    flat = jax.tree.leaves(tuple(arguments))
-    return _walk(closed.jaxpr, [frozenset({i}) for i in range(len(flat))])
-
-
-def _walk(jaxpr: Any, inputs: list[frozenset[int]]) -> list[frozenset[int]]:
-    known = dict(zip(jaxpr.invars, inputs, strict=True))
-
-    def of(v: Any) -> frozenset[int]:
-        return frozenset() if isinstance(v, Literal) else known.get(v, frozenset())
-
-    for equation in jaxpr.eqns:
-        given = [of(v) for v in equation.invars]
-        if equation.primitive.name in ("jit", "pjit"):
-            found = _walk(equation.params["jaxpr"].jaxpr, given)
-        elif equation.primitive.name == "optimization_barrier":
-            found = given
-        else:
-            found = [frozenset().union(*given)] * len(equation.outvars)
-        known.update(zip(equation.outvars, found, strict=True))
-    return [of(v) for v in jaxpr.outvars]
-
-
-def jacobian(fn: Callable[[Any], Sequence[Scalar]], at: Any, rows_of: Sequence[Sequence[int]]) -> Entries:
-    """Derivatives of the outputs of `fn` by every leaf of `at`; `rows_of[j]` names the outputs that leaf j reaches.
-
-    One forward derivative per column, along which everything else is a known zero: nothing is computed for it, and the
-    compiler merges what the columns have in common.
-    """
-    leaves, tree = jax.tree.flatten(at)
-    found: Entries = {}
-    for j, rows in enumerate(rows_of):
-        if not rows:
-            continue
-
-        def column(v: Scalar, j: int = j, rows: Sequence[int] = rows) -> tuple[Scalar, ...]:
-            out = fn(jax.tree.unflatten(tree, [*leaves[:j], v, *leaves[j + 1 :]]))
-            return tuple(out[i] for i in rows)
-
-        slopes = jax.jvp(column, (leaves[j],), (jnp.ones_like(leaves[j]),))[1]
-        found.update({(i, j): slope for i, slope in zip(rows, slopes, strict=True)})
-    return found
-
-
-def columns(dependences: Sequence[frozenset[int]], count: int) -> tuple[tuple[int, ...], ...]:
-    """For each of `count` arguments, the outputs that depend on it."""
-    return tuple(tuple(i for i, d in enumerate(dependences) if j in d) for j in range(count))
-
-
-@lru_cache(maxsize=64)
-def _pattern(model: AbstractKineticModel, environment: Any) -> tuple[tuple[int, ...], ...]:
-    """Which rates each parameter, each species and each part of the environment reaches."""
-    one = jnp.ones(())
-    p = model.Parameters(*(one for _ in model.Parameters._fields))
-    c = model.State(*(one for _ in model.species))
-    env = jax.tree.unflatten(environment, [one] * environment.num_leaves)
-    found = dependence(lambda p, c, env: tuple(model.rates(p, c, env)), (p, c, env))
-    return columns(found, len(p) + len(c) + environment.num_leaves)
-
-
-def rates(model: AbstractKineticModel, p: Any, c: Any, env: Any) -> Any:
-    """`model.rates`, whose forward derivative is a sparse matrix times a direction: the matrix is computed once."""
-    return _rates(model, p, c, env)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _rates(model: AbstractKineticModel, p: Any, c: Any, env: Any) -> Any:
-    return model.rates(p, c, env)
-
-
-def _rates_jvp(model: AbstractKineticModel, primals: Any, tangents: Any) -> Any:
-    p, c, env = primals
-    moves = jax.tree.leaves(tangents, is_leaf=lambda x: isinstance(x, SymbolicZero))
-    pattern = _pattern(model, jax.tree.structure(env))
-    moving = [not isinstance(m, SymbolicZero) for m in moves]
-    rows_of = [rows if moved else () for rows, moved in zip(pattern, moving, strict=True)]
-    value = model.rates(p, c, env)
-    entries = jacobian(lambda at: tuple(model.rates(*at)), (p, c, env), rows_of)
-    # held, or the compiler computes them again for every direction
-    entries = jax.lax.optimization_barrier(entries)
-    return value, model.State(*product(entries, moves, value))
-
-
-_rates.defjvp(_rates_jvp, symbolic_zeros=True)
-
-
-def product(entries: Entries, vector: Sequence[Any], like: Sequence[Scalar]) -> tuple[Scalar, ...]:
-    """Matrix times vector; rows without entries are zeros like those of `like`."""
-    out: list[Any] = [None] * len(like)
-    for (i, j), value in entries.items():
-        term = value * vector[j]
-        out[i] = term if out[i] is None else out[i] + term
-    return tuple(jnp.zeros_like(x) if total is None else total for total, x in zip(out, like, strict=True))
 
 
 @lru_cache(maxsize=64)
@@ -142,42 +44,70 @@ def elimination(n: int, entries: frozenset[tuple[int, int]]) -> tuple[int, ...]:
     return tuple(order)
 
 
-def _eliminate(matrix: Entries, order: Sequence[int]) -> tuple[Entries, dict[int, Scalar]]:
-    """LU factors in a given order of pivots, and the inverse pivots."""
-    lu = dict(matrix)
-    inverse: dict[int, Scalar] = {}
-    for position, k in enumerate(order):
-        inverse[k] = 1.0 / lu[k, k]
-        for i in order[position + 1 :]:
-            if (i, k) not in lu:
-                continue
-            lu[i, k] = lu[i, k] * inverse[k]
+@lru_cache(maxsize=64)
+def _elimination(n: int, places: tuple[Place, ...], dtype: Any) -> tuple[Graph | _Plain, tuple[Place, ...]]:
+    """Graph from the entries at `places` to the LU factors, pivots inverted, and the places of those."""
+    order = elimination(n, frozenset(places))
+    found: list[Place] = []
+
+    def factor(*values: Scalar) -> tuple[Scalar, ...]:
+        lu = dict(zip(places, values, strict=True))
+        for position, k in enumerate(order):
+            lu[k, k] = 1.0 / lu[k, k]
+            for i in order[position + 1 :]:
+                if (i, k) not in lu:
+                    continue
+                lu[i, k] = lu[i, k] * lu[k, k]
+                for j in order[position + 1 :]:
+                    if (k, j) in lu:
+                        change = lu[i, k] * lu[k, j]
+                        lu[i, j] = lu[i, j] - change if (i, j) in lu else -change
+        found[:] = sorted(lu)
+        return tuple(lu[ij] for ij in found)
+
+    return trace(factor, len(places), dtype), tuple(found)
+
+
+@lru_cache(maxsize=64)
+def _substitution(
+    n: int, places: tuple[Place, ...], filled: tuple[Place, ...], dtype: Any, transposed: bool = False
+) -> Graph | _Plain:
+    """Graph from the factors and a right-hand side to the solution."""
+    order = elimination(n, frozenset(places))
+
+    def substitute(*values: Scalar) -> tuple[Scalar, ...]:
+        lu, x = dict(zip(filled, values, strict=False)), list(values[len(filled) :])
+        for position, k in enumerate(order):
+            for i in order[position + 1 :]:
+                if (i, k) in lu:
+                    x[i] = x[i] - lu[i, k] * x[k]
+        for position in reversed(range(n)):
+            k = order[position]
             for j in order[position + 1 :]:
                 if (k, j) in lu:
-                    change = lu[i, k] * lu[k, j]
-                    lu[i, j] = lu[i, j] - change if (i, j) in lu else -change
-    return jax.lax.optimization_barrier((lu, inverse))
+                    x[k] = x[k] - lu[k, j] * x[j]
+            x[k] = x[k] * lu[k, k]
+        return tuple(x)
 
+    def substitute_transposed(*values: Scalar) -> tuple[Scalar, ...]:
+        lu, x = dict(zip(filled, values, strict=False)), list(values[len(filled) :])
+        for position, k in enumerate(order):
+            x[k] = x[k] * lu[k, k]
+            for j in order[position + 1 :]:
+                if (k, j) in lu:
+                    x[j] = x[j] - lu[k, j] * x[k]
+        for position in reversed(range(n)):
+            k = order[position]
+            for i in order[position + 1 :]:
+                if (i, k) in lu:
+                    x[k] = x[k] - lu[i, k] * x[i]
+        return tuple(x)
 
-def _substitute(
-    lu: Entries, inverse: dict[int, Scalar], order: Sequence[int], b: Sequence[Scalar]
-) -> tuple[Scalar, ...]:
-    x = list(b)
-    for position, k in enumerate(order):
-        for i in order[position + 1 :]:
-            if (i, k) in lu:
-                x[i] = x[i] - lu[i, k] * x[k]
-    for position in reversed(range(len(order))):
-        k = order[position]
-        for j in order[position + 1 :]:
-            if (k, j) in lu:
-                x[k] = x[k] - lu[k, j] * x[j]
-        x[k] = x[k] * inverse[k]
-    return tuple(x)
+    return trace(substitute_transposed if transposed else substitute, len(filled) + n, dtype)
 
 
 class Solver:
-    """Solutions of one small matrix with many right-hand sides.
+    """Solutions of one small matrix (entries [L]) with many right-hand sides (N rows [L]).
 
     Derivatives reuse the factors: a solve for every direction, no new factorisation.
     """
@@ -185,28 +115,42 @@ class Solver:
     def __init__(self, matrix: Entries, n: int):
         self.matrix = matrix
         self.n = n
-        self.order = elimination(n, frozenset(matrix))
         fixed = jax.lax.stop_gradient(matrix)
-        self.factors = _eliminate(fixed, self.order) if n <= STRAIGHT_LINE else _lapack(fixed, n)
+        if n > STRAIGHT_LINE:
+            self.factors = _lapack(fixed, n)
+        else:
+            places = tuple(sorted(matrix))
+            graph = _elimination(n, places, fixed[places[0]].dtype)[0]
+            self.factors = materialise(on_lanes(graph, [fixed[ij] for ij in places]))
 
-    def solve(self, b: Sequence[Scalar]) -> tuple[Scalar, ...]:
-        """x with matrix x = b."""
+    def solve(self, b: Sequence[Array]) -> tuple[Array, ...]:
+        """Rows of x with matrix x = b."""
         return _solution(self.n, self.factors, self.matrix, tuple(b))
+
+    def solve_transposed(self, b: Sequence[Array]) -> tuple[Array, ...]:
+        """Rows of x with the transposed matrix times x = b; not to be differentiated."""
+        return _solved(self.n, self.factors, self.matrix, tuple(b), True)
 
 
 def _lapack(matrix: Entries, n: int) -> Any:
     zero = jnp.zeros_like(next(iter(matrix.values())))
     dense = jnp.stack([jnp.stack([matrix.get((i, j), zero) for j in range(n)]) for i in range(n)])
-    return jax.scipy.linalg.lu_factor(dense)
+    return jax.scipy.linalg.lu_factor(jnp.moveaxis(dense, -1, 0))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _solution(n: int, factors: Any, matrix: Entries, b: tuple[Scalar, ...]) -> tuple[Scalar, ...]:
+def _solution(n: int, factors: Any, matrix: Entries, b: tuple[Array, ...]) -> tuple[Array, ...]:
+    return _solved(n, factors, matrix, b, False)
+
+
+def _solved(n: int, factors: Any, matrix: Entries, b: tuple[Array, ...], transposed: bool) -> tuple[Array, ...]:
     if n > STRAIGHT_LINE:
-        x = jax.scipy.linalg.lu_solve(factors, jnp.stack(b))
-        return tuple(x[i] for i in range(n))
-    lu, inverse = factors
-    return _substitute(lu, inverse, elimination(n, frozenset(matrix)), b)
+        one = lambda lu, pivots, x: jax.scipy.linalg.lu_solve((lu, pivots), x, trans=int(transposed))  # noqa: E731
+        x = jax.vmap(one)(*factors, jnp.stack(b, axis=-1))
+        return tuple(x[..., i] for i in range(n))
+    places, dtype = tuple(sorted(matrix)), factors[0].dtype
+    filled = _elimination(n, places, dtype)[1]
+    return on_lanes(_substitution(n, places, filled, dtype, transposed), (*factors, *b))
 
 
 def _solution_jvp(n: int, primals: Any, tangents: Any) -> Any:
