@@ -390,3 +390,9 @@ def test_a_top_up_of_what_the_model_lacks_is_refused():
     made = plan_of([*START, TopUp("a", "glutamine", 2.0, 4.0, times_h=(5.0,))])
     with pytest.raises(ConfigError, match="the model has no 'glutamine' to top up"):
         vessel(MODEL, made, GOOD)
+
+
+def test_a_stock_cannot_hold_what_nothing_put_in_adds_to():
+    made = plan_of([*START, Transfect(5.0, "dna", 10.0)])
+    with pytest.raises(ConfigError, match="stock 'dna': RC_E is a property of cells"):
+        vessel(RaavNguyen(), made, {"dna": {"RC_E": 1e5}})

@@ -72,6 +72,10 @@ def _composition(model: AbstractKineticModel, stock: str, holds: Mapping[str, fl
         if s.name in holds:
             if s.component in holds and s.component != s.name:
                 faults.append(f"stock '{stock}': {s.component} and {s.name} are the same; keep one")
+            if not s.dilutes and not s.component:
+                faults.append(
+                    f"stock '{stock}': {s.name} is a property of cells that nothing put in adds to; leave it out"
+                )
             values[i] = holds[s.name]
     return values
 
