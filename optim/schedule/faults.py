@@ -1,0 +1,176 @@
+"""What is wrong with a list of actions, each fault a sentence that names the action, its time and the remedy."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from optim.errors import nearest
+from optim.schedule.actions import (
+    Action,
+    Bleed,
+    Chemostat,
+    Feed,
+    Harvest,
+    Perfusion,
+    Sample,
+    Setpoint,
+    TopUp,
+)
+from optim.schedule.lines import FED, LASTING, SETPOINTS, clock, moments, setpoints, stretches
+
+NEEDED = ("temperature_c", "ph")
+SIGNED = ("temperature_c", "growth_per_h")  # may be negative
+
+
+def faults(
+    actions: Sequence[Any],
+    observed_h: Sequence[float] | np.ndarray,
+    volume_ml: float | None,
+    feeds: Sequence[str] | None,
+) -> list[str]:
+    """Everything that is wrong; how actions go together is looked at once each is sound in itself."""
+    found = [fault for action in actions for fault in _faults(action, volume_ml)]
+    ends = [clock(a.time_h) for a in actions if isinstance(a, Harvest)]
+    if not found and len(ends) != 1:
+        when = ", ".join(f"{t:g} h" for t in ends)
+        found = [f"{len(ends)} harvests ({when}): keep one" if ends else "no harvest: add Harvest(time_h=...)"]
+    if volume_ml is not None and not volume_ml > 0.0:
+        found.append(f"volume_ml is {volume_ml:g}; give the volume of the vessel's content")
+    if found:
+        return found
+    found = [*_late(actions, ends[0]), *_clashes(actions, ends[0]), *_setpoint_faults(actions)]
+    outside = [t for t in observed_h if not 0.0 <= clock(t) <= ends[0]]
+    found += [f"observed_h: {t:g} h lies outside the run, 0 to {ends[0]:g} h" for t in outside]
+    strange = {a.feed for a in actions if isinstance(a, FED) and feeds and a.feed not in feeds}
+    found += [f"feed '{feed}' is not among feeds=.{nearest(feed, feeds or ())}" for feed in sorted(strange)]
+    return list(dict.fromkeys(found))
+
+
+def _name(action: Any) -> str:
+    """An action as a message calls it."""
+    time = action.start_h if isinstance(action, (*LASTING, TopUp)) else action.time_h
+    of = f" of '{action.feed}'" if isinstance(action, FED) else ""
+    return f"{type(action).__name__}{of} at {time:g} h" if isinstance(time, Real) else f"{type(action).__name__}"
+
+
+def _faults(action: Any, volume_ml: float | None) -> Iterator[str]:
+    """What is wrong with an action on its own."""
+    if not isinstance(action, Action):
+        yield f"{action!r} is no action; see optim.schedule.actions"
+        return
+    who = _name(action)
+    sound = True
+    for f in fields(action):
+        value = getattr(action, f.name)
+        if f.name in ("feed", "component"):
+            if not isinstance(value, str) or not value:
+                yield f"{who}: {f.name} is {value!r}; give a name"
+            continue
+        for v in value if isinstance(value, (tuple, list)) else (value,):
+            if v is None and f.default is None:
+                continue
+            if not isinstance(v, Real) or not math.isfinite(v):
+                yield f"{who}: {f.name} is {v!r}; give a finite number"
+                sound = False
+            elif v < 0.0 and f.name not in SIGNED:
+                yield f"{who}: {f.name} is {v:g}; it must not be negative"
+    if sound:
+        yield from (f"{who}: {fault}" for fault in _contradictions(action, volume_ml))
+
+
+def _contradictions(action: Action, volume_ml: float | None) -> Iterator[str]:
+    if isinstance(action, (*LASTING, TopUp)):
+        stop = math.inf if action.stop_h is None else action.stop_h
+        if clock(stop) <= clock(action.start_h):
+            yield f"stop_h {stop:g} is not after start_h; leave it out to run until harvest"
+    no_volume = "refers to the vessel's volume; give volume_ml to plan_of"
+    match action:
+        case Feed() if action.end_rate_ml_per_h is not None and action.growth_per_h is not None:
+            yield "end_rate_ml_per_h (linear) and growth_per_h (exponential) are both given; keep one"
+        case Perfusion():
+            if (action.rate_vvd is None) == (action.rate_ml_per_h is None):
+                yield "give one of rate_vvd and rate_ml_per_h"
+            elif action.rate_vvd is not None and volume_ml is None:
+                yield f"rate_vvd {no_volume}"
+        case Chemostat() if volume_ml is None:
+            yield f"dilution_per_h {no_volume}"
+        case Bleed():
+            if (action.rate_ml_per_h is None) == (action.above_vcd_1e6_per_ml is None):
+                yield "give one of rate_ml_per_h and above_vcd_1e6_per_ml; for both, write two bleeds"
+            elif action.above_vcd_1e6_per_ml == 0.0:
+                yield "above_vcd_1e6_per_ml is 0; give the VCD to hold"
+        case TopUp():
+            if bool(action.times_h) == (action.every_h is not None):
+                yield "give one of times_h and every_h"
+            elif action.every_h == 0.0:
+                yield "every_h is 0; give the hours between two checks"
+            if action.to < action.below:
+                yield f"to {action.to:g} lies under below {action.below:g}; swap them"
+        case Setpoint() if all(getattr(action, name) is None for name in SETPOINTS):
+            yield f"nothing is set; give one of {', '.join(SETPOINTS)}"
+        case Harvest() if action.time_h == 0.0:
+            yield "the run has no length; give a time after 0"
+
+
+def _late(actions: Sequence[Action], end: float) -> Iterator[str]:
+    """What lies beyond the harvest."""
+    for a in actions:
+        if isinstance(a, (*LASTING, TopUp)):
+            begins, ends = [clock(a.start_h), *moments(a, end)], end if a.stop_h is None else clock(a.stop_h)
+        elif isinstance(a, Setpoint):
+            begins, ends = [clock(a.time_h)], clock(a.time_h + a.ramp_h)
+        elif isinstance(a, Harvest):
+            continue
+        else:
+            begins, ends = moments(a, end), end
+        late = [t for t in begins if t > end or (t == end and not isinstance(a, Sample))]
+        if late:
+            yield f"{_name(a)}: {late[0]:g} h is not before the harvest at {end:g} h; move it or harvest later"
+        elif ends > end:
+            yield f"{_name(a)}: it ends at {ends:g} h, after the harvest at {end:g} h; end it sooner or harvest later"
+
+
+def _clashes(actions: Sequence[Action], end: float) -> Iterator[str]:
+    """Actions that use the same pump, valve or feed at the same time."""
+    busy: dict[tuple[str, str], list[tuple[float, float, Action]]] = {}
+    for a in actions:
+        for line, s in stretches(a, end, 1.0):
+            busy.setdefault(line, []).append((s.start, s.stop, a))
+    for (kind, what), uses in busy.items():
+        name = f"feed '{what}'" if kind == "rate" else what.replace("_", " ").replace("level", "level control")
+        for (before, stop, a), (start, _, b) in itertools.pairwise(sorted(uses, key=lambda use: use[:2])):
+            remedy = f"give that one stop_h={start:g}" if before < start else "keep one"
+            if start < stop:
+                yield f"{_name(b)}: {name} is in use until {stop:g} h by {_name(a)}; {remedy}"
+    target: dict[str, str] = {}
+    checked: set[tuple[str, float]] = set()
+    for a in actions:
+        if not isinstance(a, TopUp):
+            continue
+        if target.setdefault(a.feed, a.component) != a.component:
+            yield f"{_name(a)}: the feed tops up {target[a.feed]} already, and can top up one thing only"
+        times = {(a.feed, t) for t in moments(a, end)}
+        if checked & times:
+            yield f"{_name(a)}: two top-ups of one feed at {min(t for _, t in checked & times):g} h; keep one"
+        checked |= times
+
+
+def _setpoint_faults(actions: Sequence[Action]) -> Iterator[str]:
+    for name in SETPOINTS:
+        found = setpoints(actions, name)
+        if (found and found[0][0] > 0.0) or (not found and name in NEEDED):
+            yield f"no {name} at time 0; add Setpoint(time_h=0.0, {name}=...)"
+        elif found and found[0][2] > 0.0:
+            yield f"Setpoint at 0 h: {name} has nothing to ramp from; leave ramp_h out"
+        for (t, _, ramp), (after, _, _) in itertools.pairwise(found):
+            if after == t:
+                yield f"Setpoint at {t:g} h: {name} is set twice; keep one"
+            elif after < clock(t + ramp):
+                yield f"Setpoint at {after:g} h: {name} still ramps until {t + ramp:g} h; shorten that ramp"
