@@ -18,7 +18,13 @@ from optim.simulate.balance import Vessel
 from optim.simulate.simulate import Trajectory
 
 # compiling these takes longest
-SLOW = {("cho_xing", "explicit"), ("cho_moller", "explicit"), ("ecoli_protein", "stiff"), ("raav_nguyen", "stiff")}
+SLOW = {
+    ("cho_xing", "explicit"),
+    ("cho_xing", "stiff"),
+    ("cho_moller", "explicit"),
+    ("ecoli_protein", "stiff"),
+    ("raav_nguyen", "stiff"),
+}
 
 
 def suite(names: tuple[str, ...] = tuple(sorted(MODALITIES))) -> list:
@@ -124,11 +130,25 @@ def test_the_order_of_convergence_is_five_across_events(name, stepper):
     assert min(orders) > 4.5, (errors, orders)
 
 
-@pytest.mark.xfail(strict=True, reason="a lane hands what `stumbled` says of its last vessel on to the next one")
 @pytest.mark.parametrize("stepper", ["explicit", "stiff"])
-def test_a_vessel_depends_neither_on_its_neighbours_nor_on_its_place(stepper):
+@pytest.mark.parametrize(
+    "zero_first",
+    [
+        True,
+        pytest.param(
+            False,
+            marks=pytest.mark.xfail(
+                strict=True, reason="the first step on a lane is bounded by `stumbled` of the vessel before"
+            ),
+        ),
+    ],
+)
+def test_a_vessel_depends_neither_on_its_neighbours_nor_on_its_place(stepper, zero_first):
     name = "cho_perfusion"
     many = random_cases(name, 200, seed=11)
+    if not zero_first:  # those schedules begin with an interval without length, this one does not
+        grid = jax.tree.map(lambda a: np.broadcast_to(a, (200, *np.shape(a))), typical(name)[0].grid)
+        many = many._replace(grid=grid)
     straight = simulated(kinetics(name), stepper, many, 1e-6)
     turned = simulated(kinetics(name), stepper, jax.tree.map(lambda a: a[::-1], many), 1e-6)
     few = simulated(kinetics(name), stepper, jax.tree.map(lambda a: a[70:77], many), 1e-6)
@@ -161,7 +181,7 @@ def test_splitting_intervals_changes_nothing_that_a_tolerance_does_not_allow(ste
     assert np.allclose(found.volume[0, :n], found.volume[1, common], rtol=1e-12)
 
 
-@pytest.mark.parametrize("stepper", ["explicit", "stiff"])
+@pytest.mark.parametrize("stepper", [pytest.param("explicit", marks=pytest.mark.slow), "stiff"])
 def test_the_padding_of_a_grid_changes_no_bit(stepper):
     plan = Schedule(
         times=np.array([0.0, 3.0, 11.0]),

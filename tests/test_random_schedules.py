@@ -10,13 +10,12 @@ from optim.errors import Status
 from optim.kinetics import kinetics
 
 MODELS = [
-    ("cho_xing", "stiff"),
     ("cho_moller", "stiff"),
     ("cho_perfusion", "stiff"),
     ("cho_perfusion", "explicit"),
     ("ecoli_oxygen", "stiff"),
 ]
-SLOW = [("cho_xing", "explicit"), ("cho_moller", "explicit")]
+SLOW = [("cho_xing", "explicit"), ("cho_xing", "stiff"), ("cho_moller", "explicit")]
 
 
 @pytest.mark.parametrize(
