@@ -55,10 +55,7 @@ def differences(name: str, found: Trajectory, truths: tuple[Path, ...]) -> list[
 
 
 @pytest.mark.parametrize(("name", "stepper"), suite())
-def test_every_model_agrees_with_the_oracle_to_the_tolerance_asked_for(request, name, stepper):
-    if (name, stepper) == ("cho_xing", "explicit"):
-        reason = "at 1e-4 a step over the end of glucose ends one vessel out of range"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_every_model_agrees_with_the_oracle_to_the_tolerance_asked_for(name, stepper):
     worst = {}
     for rtol in (1e-4, 1e-6, 1e-8):
         found = simulated(kinetics(name), stepper, stacked(typical(name)), rtol)
@@ -135,18 +132,7 @@ def test_the_order_of_convergence_is_five_across_events(name, stepper):
 
 
 @pytest.mark.parametrize("stepper", ["explicit", "stiff"])
-@pytest.mark.parametrize(
-    "zero_first",
-    [
-        True,
-        pytest.param(
-            False,
-            marks=pytest.mark.xfail(
-                strict=True, reason="the first step on a lane is bounded by `stumbled` of the vessel before"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("zero_first", [True, False])
 def test_a_vessel_depends_neither_on_its_neighbours_nor_on_its_place(stepper, zero_first):
     name = "cho_perfusion"
     many = random_cases(name, 200, seed=11)

@@ -21,6 +21,7 @@ class Species:
     `saturation` is its concentration in equilibrium with the gas supplied, in `unit`: the vessel then adds the transfer
     kLa (saturation - c), and `rates` holds only what the cells take up. None: not exchanged with gas.
     `collected`: the vessel keeps account of how much of it leaves with the harvest line (product in perfusion).
+    `signed`: may be below zero; else a step that takes it there is refused, and a vessel that must go there fails.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Species:
     dilutes: bool = True
     saturation: float | None = None
     collected: bool = False
+    signed: bool = False
 
 
 class Environment(NamedTuple):

@@ -91,7 +91,9 @@ def to_grid(schedule: Schedule, size: int | None = None) -> tuple[IntervalGrid, 
     padded = jax.tree.map(lambda a: jnp.pad(a, ((0, pad), *[(0, 0)] * (a.ndim - 1)), mode="edge"), actions)
     # what happens at nodes or flows does not happen in the padding; setpoints hold on
     idle = jax.tree.map(lambda a: jnp.pad(a, ((0, pad), *[(0, 0)] * (a.ndim - 1))), actions)
-    padded = idle._replace(start=padded.start, end=padded.end, topup_below=padded.topup_below)
+    padded = idle._replace(
+        start=padded.start, end=padded.end, topup_below=padded.topup_below, bleed_above=padded.bleed_above
+    )
     position = jnp.zeros(n + 1, jnp.int32).at[order].set(jnp.arange(n + 1, dtype=jnp.int32))[:n]
     t = jnp.concatenate([t, jnp.broadcast_to(end, (pad,))])
     return IntervalGrid(t, padded, jnp.asarray(n, jnp.int32)), position

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optim.kinetics.base import AbstractKineticModel, Environment
+from optim.kinetics.base import AbstractKineticModel, Environment, Species
 from optim.schedule.grid import Actions
 from optim.types import Array, Scalar, StateTuple
 
@@ -27,9 +27,11 @@ class Vessel(NamedTuple):
     """What stays the same while a vessel runs (J feeds, N species). None: the vessel has no such device."""
 
     feeds: Array  # [J, N] concentrations of every species in every feed
-    retention: Array | None = None  # [N] share of each species kept by the retention device; 1 for cells
+    retention: Array | None = (
+        None  # [N] share of each species kept by the retention device; 1 for cells and what is theirs
+    )
     titrant: Array | None = None  # [N] L of base or acid added per unit of a species formed, to hold pH
-    topup: Array | None = None  # [J, N] 1 for the species that feed j tops up, 0 for the others
+    topup: Array | None = None  # [J, N] 1 (or a factor of units) for the species that feed j tops up, else 0
 
 
 class Controls(NamedTuple):
@@ -67,7 +69,10 @@ def left_edge(model: AbstractKineticModel, y: StateTuple, u: Controls, vessel: V
     if a.remove is not None:
         # an emptied vessel is refused by the march; the floor only keeps the masked lane finite
         share = a.remove / jnp.maximum(left, 1e-30)
-        gone = [x * share * (1.0 - _retained(vessel, i)) for i, x in enumerate(amounts)]
+        gone = [
+            x * share * (1.0 - _retained(vessel, i, species))
+            for i, (x, species) in enumerate(zip(amounts, model.species, strict=True))
+        ]
         amounts = [x - g for x, g in zip(amounts, gone, strict=True)]
         collected = [x + gone[i] for x, i in zip(collected, collected_species(model), strict=True)]
         left = left - a.remove
@@ -148,13 +153,13 @@ def derivative(
         if f.bleed is not None:
             total = total - f.bleed * c[i]
         if f.harvest is not None:
-            total = total - f.harvest * (1.0 - _retained(vessel, i)) * c[i]
+            total = total - f.harvest * (1.0 - _retained(vessel, i, model.species[i])) * c[i]
         change.append(total)
     collected: list[Scalar] = []
     if collects(a):
         none = jnp.zeros_like(volume)
         out = none if f.harvest is None else f.harvest
-        collected = [out * (1.0 - _retained(vessel, i)) * c[i] for i in collected_species(model)]
+        collected = [out * (1.0 - _retained(vessel, i, model.species[i])) * c[i] for i in collected_species(model)]
     return tuple(u.length * x for x in (*change, f.net, *collected))
 
 
@@ -202,8 +207,9 @@ def sizes(model: AbstractKineticModel, y: Array) -> Array:
     return scale * jnp.where(dilutes, jnp.maximum(y[n], 1e-12), 1.0)
 
 
-def _retained(vessel: Vessel, i: int) -> Scalar | float:
-    return 0.0 if vessel.retention is None else vessel.retention[i]
+def _retained(vessel: Vessel, i: int, species: Species) -> Scalar | float:
+    """Share kept by the device; without one nothing is kept but the properties of the cells."""
+    return (0.0 if species.dilutes else 1.0) if vessel.retention is None else vessel.retention[i]
 
 
 def _total(flow: Array) -> Scalar:

@@ -19,6 +19,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Literal, jaxpr_as_fun
 
+from optim.simulate.linear import Linear
 from optim.types import Array, Scalar
 
 Place = tuple[int, int]  # (row, column) of a matrix
@@ -155,7 +156,7 @@ class _Builder:
             return list(given)
         if len(eqn.outvars) != 1 or any(v.aval.shape != () for v in (*eqn.invars, *eqn.outvars)):
             raise _Opaque
-        dtype = eqn.outvars[0].aval.dtype
+        dtype: Any = eqn.outvars[0].aval.dtype
         floating = jnp.issubdtype(dtype, jnp.floating)
         if name == "convert_element_type" and self.nodes[given[0]].dtype == dtype:
             return [given[0]]
@@ -178,19 +179,17 @@ class _Builder:
 
     def own_derivative(self, eqn: Any, given: tuple[int, ...], dtype: Any) -> int:
         """A function that brings its own derivative: one node, so that the derivative stays its own."""
-        functions, rest = eqn.primitive.get_bind_params(eqn.params)
+        bound = eqn.primitive.get_bind_params(eqn.params)
         run = jaxpr_as_fun(eqn.params["call_jaxpr"])
         key = ("own derivative", str(eqn.params["call_jaxpr"]), eqn.params["jvp_jaxpr_fun"])
-        node = Node(
-            given, lambda *x: run(*x)[0], lambda *x: eqn.primitive.bind(*functions, *x, **rest)[0], key, 40, dtype
-        )
+        node = Node(given, lambda *x: run(*x)[0], lambda *x: eqn.primitive.bind(*x, **bound)[0], key, 40, dtype)
         return self.add((key, given), node)
 
     def jaxpr(self, jaxpr: Any, consts: Sequence[Any], given: Sequence[int]) -> list[int]:
         """Nodes of the outputs of a jaxpr."""
         where = dict(zip(jaxpr.invars, given, strict=True))
         for v, value in zip(jaxpr.constvars, consts, strict=True):
-            where[v] = self.constant(value, v.aval.dtype)
+            where[v] = self.constant(value, np.asarray(value).dtype)
 
         def of(v: Any) -> int:
             return self.constant(v.val, v.aval.dtype) if isinstance(v, Literal) else where[v]
@@ -234,8 +233,8 @@ class Graph:
 
     def __init__(self, builder: _Builder, inputs: Sequence[int], outputs: Sequence[int]):
         self.builder, self.inputs, self.outputs = builder, tuple(inputs), tuple(outputs)
-        self._joint: dict[tuple[int, ...], tuple[Graph | _Plain, tuple[Place, ...]]] = {}
-        self._linear: dict[tuple[int, ...], tuple[Graph | _Plain, Linear]] = {}
+        self._joint: dict[tuple[int, ...], tuple[AnyGraph, tuple[Place, ...]]] = {}
+        self._linear: dict[tuple[int, ...], tuple[AnyGraph, Linear]] = {}
         nodes = builder.nodes
         self.dtype = nodes[self.inputs[0]].dtype if self.inputs else jnp.zeros(()).dtype
         reached: set[int] = set()
@@ -274,7 +273,7 @@ class Graph:
             values[i] = jax.lax.optimization_barrier(value) if i in self.hold else value
         return tuple(jnp.asarray(values[i]) for i in self.outputs)
 
-    def with_derivative(self, by: tuple[int, ...]) -> tuple[Graph | _Plain, tuple[Place, ...]]:
+    def with_derivative(self, by: tuple[int, ...]) -> tuple[AnyGraph, tuple[Place, ...]]:
         """A graph that gives the outputs and then the derivatives at the places (output, input) that are not zero."""
         if by not in self._joint:
             b, slopes = self._local(by)
@@ -291,7 +290,7 @@ class Graph:
             self._joint[by] = Graph(b, self.inputs, (*self.outputs, *entries)), places
         return self._joint[by]
 
-    def linearised(self, by: tuple[int, ...]) -> tuple[Graph | _Plain, Linear]:
+    def linearised(self, by: tuple[int, ...]) -> tuple[AnyGraph, Linear]:
         """A graph that gives the outputs and then the weights of the linear program from moves to changes."""
         if by not in self._linear:
             b, slopes = self._local(by)
@@ -299,11 +298,11 @@ class Graph:
             _eliminate(b, slopes, kept)
             order = [i for i in sorted(slopes) if slopes[i]]
             slot = {i: k for k, i in enumerate((*(self.inputs[j] for j in by), *order))}
-            weights = [(i, j, w) for i in order for j, w in slopes[i].items()]
-            numbers = {w: b.value(w) for _, _, w in weights}
-            wanted = [w for w in dict.fromkeys(w for _, _, w in weights) if numbers[w] is None]
+            used = dict.fromkeys(w for i in order for w in slopes[i].values())
+            numbers = {w: number for w in used if (number := b.value(w)) is not None}
+            wanted = [w for w in used if w not in numbers]
             steps = tuple(
-                tuple((slot[j], wanted.index(w) if numbers[w] is None else float(numbers[w])) for j, w in slopes[i].items())  # type: ignore[arg-type]
+                tuple((slot[j], numbers[w] if w in numbers else wanted.index(w)) for j, w in slopes[i].items())
                 for i in order
             )
             linear = Linear(by, steps, tuple(slot.get(i, -1) for i in self.outputs))
@@ -350,63 +349,9 @@ class Graph:
                     continue  # below the frontier
                 operands = tuple(where[j] for j in nodes[i].operands)
                 where[i] = rest.add((nodes[i].partial_key, operands), nodes[i]._replace(operands=operands))
-        return Graph(self.builder, self.inputs[moving:], frontier), Graph(rest, places, [where[i] for i in self.outputs])
-
-
-class Linear(NamedTuple):
-    """A sparse linear program from the moves of some inputs to the changes of the outputs, by way of shared values.
-
-    `steps[k]` gives value k (counted after the inputs) as a sum over (earlier value, weight): an integer is a place
-    among the weights, a float the weight itself. `outputs` are the values that are wanted; -1: does not change.
-    """
-
-    by: tuple[int, ...]
-    steps: tuple[tuple[tuple[int, int | float], ...], ...]
-    outputs: tuple[int, ...]
-
-    def push(self, weights: Sequence[Array], moves: Sequence[Array]) -> list[Array | None]:
-        """Changes of the outputs; None where there is none."""
-        values, used = list(moves), self._uses()
-        for step in self.steps:
-            total = None
-            for source, w in step:
-                term = _weighted(weights, w, values[source])
-                total = term if total is None else total + term
-            values.append(jax.lax.optimization_barrier(total) if used[len(values)] > 1 else total)
-        return [values[i] if i >= 0 else None for i in self.outputs]
-
-    def pull(self, weights: Sequence[Array], changes: Sequence[Array | None]) -> list[Array | None]:
-        """Cotangents of the inputs from those of the outputs; None where there is none."""
-        first, used = len(self.by), self._uses()
-        values: list[Any] = [None] * (first + len(self.steps))
-
-        def add(i: int, term: Array) -> None:
-            values[i] = term if values[i] is None else values[i] + term
-
-        for i, change in zip(self.outputs, changes, strict=True):
-            if i >= 0 and change is not None:
-                add(i, change)
-        for k in reversed(range(len(self.steps))):
-            bar = values[first + k]
-            if bar is None:
-                continue
-            if len(self.steps[k]) > 1 and used[first + k] > 1:
-                bar = jax.lax.optimization_barrier(bar)
-            for source, w in self.steps[k]:
-                add(source, _weighted(weights, w, bar))
-        return values[:first]
-
-    def _uses(self) -> list[int]:
-        used = [0] * (len(self.by) + len(self.steps))
-        for i in (*(source for step in self.steps for source, _ in step), *(i for i in self.outputs if i >= 0)):
-            used[i] += 1
-        return used
-
-
-def _weighted(weights: Sequence[Array], w: int | float, value: Array) -> Array:
-    if isinstance(w, float):
-        return value if w == 1.0 else -value if w == -1.0 else w * value
-    return weights[w] * value
+        return Graph(self.builder, self.inputs[moving:], frontier), Graph(
+            rest, places, [where[i] for i in self.outputs]
+        )
 
 
 def _eliminate(b: _Builder, slopes: dict[int, dict[int, int]], kept: set[int]) -> None:
@@ -443,7 +388,7 @@ def _eliminate(b: _Builder, slopes: dict[int, dict[int, int]], kept: set[int]) -
             users[j].discard(i)
 
 
-class _Plain:
+class Plain:
     """The interface of a graph for a function that is no program of scalars (it holds arrays or loops)."""
 
     def __init__(self, fn: Callable[..., Sequence[Scalar]], inputs: int, dtype: Any):
@@ -451,12 +396,12 @@ class _Plain:
         abstract = [jax.ShapeDtypeStruct((), dtype)] * inputs
         self.jaxpr = jax.make_jaxpr(lambda *x: tuple(fn(*x)))(*abstract).jaxpr
         self.outputs = tuple(range(len(self.jaxpr.outvars)))
-        self._joint: dict[tuple[int, ...], tuple[Graph | _Plain, tuple[Place, ...]]] = {}
+        self._joint: dict[tuple[int, ...], tuple[AnyGraph, tuple[Place, ...]]] = {}
 
     def evaluate(self, inputs: Sequence[Scalar]) -> tuple[Scalar, ...]:
         return tuple(self.fn(*inputs))
 
-    def with_derivative(self, by: tuple[int, ...]) -> tuple[Graph | _Plain, tuple[Place, ...]]:
+    def with_derivative(self, by: tuple[int, ...]) -> tuple[AnyGraph, tuple[Place, ...]]:
         if by not in self._joint:
             reach = dependence(self.jaxpr)
             places = tuple((row, j) for row, found in enumerate(reach) for j in sorted(found & set(by)))
@@ -468,10 +413,10 @@ class _Plain:
                     columns[j] = jax.jvp(one, (x[j],), (jnp.ones_like(x[j]),))[1]
                 return (*self.fn(*x), *(columns[j][row] for row, j in places))
 
-            self._joint[by] = _Plain(joint, self.count, self.dtype), places
+            self._joint[by] = Plain(joint, self.count, self.dtype), places
         return self._joint[by]
 
-    def linearised(self, by: tuple[int, ...]) -> tuple[Graph | _Plain, Linear]:
+    def linearised(self, by: tuple[int, ...]) -> tuple[AnyGraph, Linear]:
         joint, places = self.with_derivative(by)
         steps: list[list[tuple[int, int | float]]] = [[] for _ in self.outputs]
         for k, (row, j) in enumerate(places):
@@ -480,13 +425,14 @@ class _Plain:
         outputs = tuple(len(by) + moved.index(row) if row in moved else -1 for row in range(len(steps)))
         return joint, Linear(by, tuple(tuple(steps[row]) for row in moved), outputs)
 
-    def split(self, still: int) -> tuple[_Plain, _Plain]:
-        return _Plain(lambda *x: x, still, self.dtype), self
+    def split(self, still: int) -> tuple[Plain, Plain]:
+        return Plain(lambda *x: x, still, self.dtype), self
 
 
-def trace(
-    fn: Callable[..., Sequence[Scalar]], inputs: int, dtype: Any = None, still: int | None = None
-) -> Graph | _Plain:
+AnyGraph = Graph | Plain
+
+
+def trace(fn: Callable[..., Sequence[Scalar]], inputs: int, dtype: Any = None, still: int | None = None) -> AnyGraph:
     """The graph of a function of `inputs` scalars, of which the last `still` change seldom."""
     dtype = jnp.zeros(()).dtype if dtype is None else dtype
     closed = jax.make_jaxpr(lambda *x: tuple(fn(*x)))(*[jax.ShapeDtypeStruct((), dtype)] * inputs)
@@ -495,7 +441,7 @@ def trace(
     try:
         outputs = builder.jaxpr(closed.jaxpr, closed.consts, places)
     except _Opaque:
-        return _Plain(fn, inputs, dtype)
+        return Plain(fn, inputs, dtype)
     return Graph(builder, places, outputs)
 
 
@@ -522,18 +468,18 @@ def _walk(jaxpr: Any, inputs: list[frozenset[int]]) -> list[frozenset[int]]:
     return [of(v) for v in jaxpr.outvars]
 
 
-def on_lanes(graph: Graph | _Plain, inputs: Sequence[Array]) -> tuple[Array, ...]:
+def on_lanes(graph: AnyGraph, inputs: Sequence[Array]) -> tuple[Array, ...]:
     """The graph's outputs for many lanes, every input and output [L]."""
     return jax.vmap(lambda *x: graph.evaluate(x))(*inputs) if inputs else ()
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def call(graph: Graph | _Plain, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
+def call(graph: AnyGraph, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
     """`on_lanes`, with a derivative that is a sparse matrix, computed once, times a direction; of any order."""
     return on_lanes(graph, inputs)
 
 
-def _call_jvp(graph: Graph | _Plain, primals: Any, tangents: Any) -> Any:
+def _call_jvp(graph: AnyGraph, primals: Any, tangents: Any) -> Any:
     (inputs,), (moves,) = primals, tangents
     moving = tuple(j for j, move in enumerate(moves) if not isinstance(move, SymbolicZero))
     joint, linear = graph.linearised(moving)
@@ -546,12 +492,3 @@ def _call_jvp(graph: Graph | _Plain, primals: Any, tangents: Any) -> Any:
 
 
 call.defjvp(_call_jvp, symbolic_zeros=True)
-
-
-def product(entries: dict[Place, Scalar], vector: Sequence[Any], like: Sequence[Scalar]) -> tuple[Scalar, ...]:
-    """Matrix times vector; rows without entries are zeros like those of `like`."""
-    out: list[Any] = [None] * len(like)
-    for (i, j), value in entries.items():
-        term = value * vector[j]
-        out[i] = term if out[i] is None else out[i] + term
-    return tuple(jnp.zeros_like(x) if total is None else total for total, x in zip(out, like, strict=True))

@@ -29,9 +29,7 @@ class AbstractStepper(eqx.Module):
         """States [N', L] at s + h and the estimates of their local errors, without derivative; s, h [L]."""
 
     @abstractmethod
-    def pull(
-        self, rhs: RightHandSide, s: Array, y: Array, h: Array, bar: Array
-    ) -> tuple[Array, tuple[Array, ...]]:
+    def pull(self, rhs: RightHandSide, s: Array, y: Array, h: Array, bar: Array) -> tuple[Array, tuple[Array, ...]]:
         """Cotangents of y and of what `rhs` holds from those of the states at s + h."""
 
 
@@ -77,9 +75,7 @@ class Tsit5(AbstractStepper):
         error = weighted(self.e[:6], slopes)
         return new, [h * (error[i] + self.e[6] * slope) for i, slope in enumerate(last)]
 
-    def pull(
-        self, rhs: RightHandSide, s: Array, y: Array, h: Array, bar: Array
-    ) -> tuple[Array, tuple[Array, ...]]:
+    def pull(self, rhs: RightHandSide, s: Array, y: Array, h: Array, bar: Array) -> tuple[Array, tuple[Array, ...]]:
         slopes, _ = self._stages(rhs, s, y, h)
         rows = self._table()
         back = jnp.asarray(np.column_stack([rows, self.b, rows[:, 1:].T]), y.dtype)
@@ -117,5 +113,7 @@ class Tsit5(AbstractStepper):
 
 def weighted(weights: Any, slopes: Array) -> Array:
     """Weighted sum over stages; weights that are the number 0 are left out."""
-    terms = [weights[j] * slopes[j] for j in range(len(weights)) if not (isinstance(weights[j], float) and weights[j] == 0.0)]
+    terms = [
+        weights[j] * slopes[j] for j in range(len(weights)) if not (isinstance(weights[j], float) and weights[j] == 0.0)
+    ]
     return sum(terms[1:], terms[0])

@@ -31,8 +31,9 @@ from optim.types import Array
 
 # steps between two visits: a lane that reaches a node idles for half of them on average, a visit costs about one step
 STEPS_PER_VISIT = 4
-# below this share of its scale a species is not round-off of zero any more, but negative
-NEGATIVE = 1e-2
+# A step that takes a species further below zero than this share of its scale is refused: that is no round-off, and the
+# error estimate may not see it (a step over the pole of s/(k+s) at -k can land on a smooth solution that is none).
+NEGATIVE = 1e-4
 # the error of a step that was much too careful says nothing about the trend
 LEAST_SIZE = math.log(1e-4)
 
@@ -246,7 +247,10 @@ def advance(
 
     square = materialise(_error_square(model, integrator, c.y, new, error))
     size, growth = _growth(integrator, c, square, tried_h)
-    finite, accepted, growth = materialise((jnp.isfinite(square), (square <= 1.0) & ~c.idle, growth))
+    negative = _negative(model, c.y, new)
+    growth = jnp.where(negative, jnp.minimum(growth, 0.25), growth)
+    accepted = (square <= 1.0) & ~negative & ~c.idle
+    finite, negative, accepted, growth = materialise((jnp.isfinite(square), negative, accepted, growth))
     # a step cut short by a node says little about the next one: never let it shrink the step that was wanted
     h = jnp.where(accepted & ends, jnp.maximum(c.h, tried_h * growth), tried_h * growth)
     y = jnp.where(accepted, new, c.y)
@@ -254,6 +258,7 @@ def advance(
     smallest = integrator.smallest_step_h
     failed = jnp.select(
         [
+            ~accepted & (h < smallest) & finite & negative,
             (~accepted & (h < smallest) & finite) | (~ends & (tried_h < smallest)),
             ~accepted & (h < smallest),
             accepted & (jax.lax.stop_gradient(new[n]) <= 0.0),
@@ -261,6 +266,7 @@ def advance(
             (steps >= integrator.max_steps) & ~(accepted & ends),
         ],
         [
+            jnp.int32(Status.OUT_OF_RANGE),
             jnp.int32(Status.STEP_TOO_SMALL),
             jnp.int32(Status.NON_FINITE),
             jnp.int32(Status.VOLUME_EXHAUSTED),
@@ -272,7 +278,7 @@ def advance(
     after = c._replace(
         last_h=jnp.where(accepted, tried_h, c.last_h),
         last_size=jnp.where(accepted, jnp.maximum(size, LEAST_SIZE), c.last_size),
-        stumbled=~accepted,
+        stumbled=~accepted & ~c.idle,
         s=jnp.where(accepted, c.s + ds, c.s),
         h=jax.lax.stop_gradient(jnp.where(c.idle, c.h, h)),
         y=y,
@@ -332,13 +338,23 @@ def _error_square(
     return sum(squares[1:], squares[0]) / n
 
 
+def _negative(model: AbstractKineticModel, old: Array, new: Array) -> Array:
+    """Whether a step takes a species below zero."""
+    old, new = jax.lax.stop_gradient((old, new))
+    floor = -NEGATIVE * sizes(model, new)
+    found = jnp.zeros(new.shape[1:], bool)
+    for i, species in enumerate(model.species):
+        if not species.signed:
+            found = found | (new[i] < jnp.minimum(floor[i], old[i]))
+    return found
+
+
 def visit(model: AbstractKineticModel, task: Task, integrator: Integrator, loop: Loop) -> Loop:
     """Serve the lanes that wait: store the node, hand out the next vessel, and apply what happens at the node."""
     lane = loop.lane
     vessels = task.intervals.shape[0]
-    arrived = lane.active & lane.idle & (lane.status == Status.OK)
-    status = jnp.where(arrived & _negative(model, lane.y), jnp.int32(Status.OUT_OF_RANGE), lane.status)
-    arrived = arrived & (status == Status.OK)
+    status = lane.status
+    arrived = lane.active & lane.idle & (status == Status.OK)
     k = jnp.where(arrived, lane.k + 1, lane.k)
     # lanes without news get places of their own beyond the last, so that all are different and all but news are dropped
     nowhere = vessels + jnp.arange(k.shape[0], dtype=jnp.int32)
@@ -390,6 +406,8 @@ def _fresh(integrator: Integrator, lane: Lane, vessel: Array) -> Lane:
         steps=zero,
         rejected=zero,
         error=none,
+        last_size=jnp.zeros_like(lane.last_size),
+        stumbled=jnp.zeros_like(lane.stumbled),
     )
 
 
@@ -398,11 +416,6 @@ def _emptied(model: AbstractKineticModel, y: Array, u: Controls) -> Array:
     removed = 0.0 if u.actions.remove is None else u.actions.remove
     refilled = jnp.sum(u.actions.bolus, axis=0)
     return (left <= 0.0) | (left < removed) | (left - removed + refilled <= 0.0)
-
-
-def _negative(model: AbstractKineticModel, y: Array) -> Array:
-    n = len(model.species)
-    return jax.lax.stop_gradient(jnp.any(y[:n] < -NEGATIVE * sizes(model, y)[:n], axis=0))
 
 
 def finish(loop: Loop, task: Task) -> March:

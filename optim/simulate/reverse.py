@@ -196,9 +196,7 @@ def _step_back(
     return jnp.where(accepted, before, y_bar), tuple(jnp.where(accepted, a, 0.0) for a in change)
 
 
-def _edge_back(
-    model: AbstractKineticModel, y_bar: Array, y: Array, entered: Array, held: Held
-) -> tuple[Array, Held]:
+def _edge_back(model: AbstractKineticModel, y_bar: Array, y: Array, entered: Array, held: Held) -> tuple[Array, Held]:
     """The same for the instant actions at the left edge."""
     before, change = jax.vjp(lambda y, held: edges(model, y, held), y, held)[1](y_bar)
     return jnp.where(entered, before, y_bar), jax.tree.map(lambda a: jnp.where(entered, a, 0.0), change)

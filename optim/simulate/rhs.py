@@ -16,7 +16,7 @@ import numpy as np
 
 from optim.kinetics.base import AbstractKineticModel
 from optim.simulate.balance import Controls, Vessel, derivative, state_names
-from optim.simulate.graph import Graph, Place, _Plain, call, on_lanes, trace
+from optim.simulate.graph import AnyGraph, Place, call, on_lanes, trace
 from optim.types import Array, Scalar, StateTuple
 
 
@@ -31,7 +31,7 @@ class Held(NamedTuple):
 class RightHandSide(NamedTuple):
     """dy/ds of lanes side by side; `still` [each L] holds what was computed from `Held`."""
 
-    graph: Graph | _Plain
+    graph: AnyGraph
     still: tuple[Array, ...]
 
     def __call__(self, s: Array, y: Array) -> tuple[Array, ...]:
@@ -67,7 +67,7 @@ class RightHandSide(NamedTuple):
 
 
 def _pull(
-    graph: Graph | _Plain, rhs: RightHandSide, s: Array, y: Array, bar: Sequence[Array | None]
+    graph: AnyGraph, rhs: RightHandSide, s: Array, y: Array, bar: Sequence[Array | None]
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     n, inputs = y.shape[0], (s, *y, *rhs.still)
     joint, linear = graph.linearised(tuple(range(1, len(inputs))))
@@ -112,7 +112,7 @@ def traced(fn: Callable[[Scalar, StateTuple], StateTuple], n: int) -> RightHandS
 @lru_cache(maxsize=128)
 def _graphs(
     model: AbstractKineticModel, structure: Any, shapes: tuple[tuple[int, ...], ...], dtype: Any
-) -> tuple[Graph | _Plain, Graph | _Plain]:
+) -> tuple[AnyGraph, AnyGraph]:
     """Graphs of what stays the same, and of the rest."""
     still = sum(int(np.prod(shape, dtype=int)) for shape in shapes)
 

@@ -118,9 +118,7 @@ class Rodas5P(AbstractStepper):
         stages, new = self._stages(rhs, s, y, h)
         return new, jax.lax.stop_gradient(stages[-1])
 
-    def pull(
-        self, rhs: RightHandSide, s: Array, y: Array, h: Array, bar: Array
-    ) -> tuple[Array, tuple[Array, ...]]:
+    def pull(self, rhs: RightHandSide, s: Array, y: Array, h: Array, bar: Array) -> tuple[Array, tuple[Array, ...]]:
         stages, _ = self._stages(rhs, s, y, h)
         inverse = 1.0 / h
         by_s, entries = rhs.jacobian(s, y)

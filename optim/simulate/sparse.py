@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from optim.simulate.graph import Graph, Place, _Plain, on_lanes, product, trace
+from optim.simulate.graph import AnyGraph, Place, on_lanes, trace
 from optim.simulate.rhs import materialise
 from optim.types import Array, Scalar
 
@@ -45,7 +45,7 @@ def elimination(n: int, entries: frozenset[tuple[int, int]]) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=64)
-def _elimination(n: int, places: tuple[Place, ...], dtype: Any) -> tuple[Graph | _Plain, tuple[Place, ...]]:
+def _elimination(n: int, places: tuple[Place, ...], dtype: Any) -> tuple[AnyGraph, tuple[Place, ...]]:
     """Graph from the entries at `places` to the LU factors, pivots inverted, and the places of those."""
     order = elimination(n, frozenset(places))
     found: list[Place] = []
@@ -71,7 +71,7 @@ def _elimination(n: int, places: tuple[Place, ...], dtype: Any) -> tuple[Graph |
 @lru_cache(maxsize=64)
 def _substitution(
     n: int, places: tuple[Place, ...], filled: tuple[Place, ...], dtype: Any, transposed: bool = False
-) -> Graph | _Plain:
+) -> AnyGraph:
     """Graph from the factors and a right-hand side to the solution."""
     order = elimination(n, frozenset(places))
 
@@ -104,6 +104,15 @@ def _substitution(
         return tuple(x)
 
     return trace(substitute_transposed if transposed else substitute, len(filled) + n, dtype)
+
+
+def _product(entries: dict[Place, Scalar], vector: Sequence[Any], like: Sequence[Scalar]) -> tuple[Scalar, ...]:
+    """Matrix times vector; rows without entries are zeros like those of `like`."""
+    out: list[Any] = [None] * len(like)
+    for (i, j), value in entries.items():
+        term = value * vector[j]
+        out[i] = term if out[i] is None else out[i] + term
+    return tuple(jnp.zeros_like(x) if total is None else total for total, x in zip(out, like, strict=True))
 
 
 class Solver:
@@ -145,8 +154,8 @@ def _solution(n: int, factors: Any, matrix: Entries, b: tuple[Array, ...]) -> tu
 
 def _solved(n: int, factors: Any, matrix: Entries, b: tuple[Array, ...], transposed: bool) -> tuple[Array, ...]:
     if n > STRAIGHT_LINE:
-        one = lambda lu, pivots, x: jax.scipy.linalg.lu_solve((lu, pivots), x, trans=int(transposed))  # noqa: E731
-        x = jax.vmap(one)(*factors, jnp.stack(b, axis=-1))
+        one = lambda f, x: jax.scipy.linalg.lu_solve(f, x, trans=int(transposed))  # noqa: E731
+        x = jax.vmap(one)(factors, jnp.stack(b, axis=-1))
         return tuple(x[..., i] for i in range(n))
     places, dtype = tuple(sorted(matrix)), factors[0].dtype
     filled = _elimination(n, places, dtype)[1]
@@ -158,7 +167,7 @@ def _solution_jvp(n: int, primals: Any, tangents: Any) -> Any:
     _, matrix_dot, b_dot = tangents
     x = _solution(n, factors, matrix, b)
     moved = {ij: d for ij, d in matrix_dot.items() if not isinstance(d, SymbolicZero)}
-    drift = product(moved, x, x)
+    drift = _product(moved, x, x)
     change = tuple(-e if isinstance(d, SymbolicZero) else d - e for d, e in zip(b_dot, drift, strict=True))
     return x, _solution(n, factors, matrix, change)
 
