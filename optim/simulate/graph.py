@@ -192,7 +192,7 @@ class _Builder:
             where[v] = self.constant(value, np.asarray(value).dtype)
 
         def of(v: Any) -> int:
-            return self.constant(v.val, v.aval.dtype) if isinstance(v, Literal) else where[v]
+            return self.constant(v.val, getattr(v.aval, "dtype", None)) if isinstance(v, Literal) else where[v]
 
         for eqn in jaxpr.eqns:
             where.update(zip(eqn.outvars, self.equation(eqn, tuple(of(v) for v in eqn.invars)), strict=True))
