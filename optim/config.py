@@ -176,7 +176,7 @@ class VesselConfig:
 
 @dataclass
 class IntegratorConfig:
-    stepper: str = "explicit"  # explicit | stiff
+    stepper: str = "auto"  # auto (what the model says of itself) | explicit | stiff
     rtol: float = 1e-6
     atol: float = 1e-7
     max_steps: int = 20_000
@@ -347,16 +347,17 @@ def build_fit(cfg: DictConfig, dataset: Dataset, model: DictConfig | None = None
     noise = NoiseModel(assays, cfg.noise.estimate_scale)
     if cfg.dataset.group_by not in ("clone", "experiment"):
         raise ConfigError(f"dataset.group_by: '{cfg.dataset.group_by}' is not one of clone, experiment")
-    return build_problem(equations, table, dataset, noise, _integrator(cfg), cfg.dataset.group_by)
+    return build_problem(equations, table, dataset, noise, _integrator(cfg, equations), cfg.dataset.group_by)
 
 
-def _integrator(cfg: DictConfig) -> Any:
+def _integrator(cfg: DictConfig, model: Any) -> Any:
     from optim.simulate.integrators import Tsit5
     from optim.simulate.march import Integrator
     from optim.simulate.rosenbrock import Rodas5P
+    from optim.simulate.stiffness import stepper_for
 
     i = cfg.integrator
-    steppers = {"explicit": Tsit5(), "stiff": Rodas5P()}
+    steppers = {"auto": stepper_for(model), "explicit": Tsit5(), "stiff": Rodas5P()}
     if i.stepper not in steppers:
         raise ConfigError(
             f"integrator.stepper: unknown '{i.stepper}'.{nearest(i.stepper, steppers)} Known: {', '.join(steppers)}"
@@ -423,7 +424,7 @@ def build_process(
         observed=observed,
         initial=np.array([start[name] for name in equations.names()]),
         feeds=np.array(feeds),
-        integrator=_integrator(cfg),
+        integrator=_integrator(cfg, equations),
     )
 
 

@@ -84,6 +84,10 @@ class UnverifiedWarning(OptimWarning):
     """A result rests on numbers that no source supports."""
 
 
+class IntegratorWarning(OptimWarning):
+    """Another stepper would take less time."""
+
+
 class Status(enum.IntEnum):
     """How one simulated vessel ended. The worst (largest) code of all its steps is kept."""
 

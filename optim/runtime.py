@@ -17,6 +17,9 @@ def prepare() -> None:
     import jax
 
     jax.config.update("jax_enable_x64", True)
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        # one device per core: a batch is then shared among cores as it would be among GPUs
+        jax.config.update("jax_num_cpu_devices", _cores())
     if os.environ.get("JAX_COMPILATION_CACHE_DIR") is None:
         folder = cache_dir() / "xla"
         try:
@@ -29,6 +32,11 @@ def prepare() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     logging.getLogger("jax").setLevel(logging.WARNING)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _has_gpu_plugin() -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from optim.errors import FitError
+from optim.errors import FitError, IntegratorWarning
 from optim.fit.estimate import Estimator, FitOptions, Point, Progress, minimise, multi_start
 from optim.fit.problem import FitProblem
 from optim.fit.result import FitResult, Observations, ParameterEstimate, Recovery, StartReport
@@ -34,6 +35,9 @@ def fit(
     """Fit a problem. Raises `FitError` when every start failed or the data do not determine the parameters at all."""
     estimator, points = multi_start(problem, options, seed, progress)
     best = points[0]
+    better = problem.poor_integrator(estimator.lanes(best))
+    if better:
+        warnings.warn(better, IntegratorWarning, stacklevel=2)
     draws = _laplace(estimator, best, options.ensemble, np.random.default_rng(seed + 1))
     predicted, bands = _predictive(estimator, draws)
     observations = _observations(problem, estimator, predicted, bands)

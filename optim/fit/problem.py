@@ -23,9 +23,10 @@ from optim.schedule.from_run import feeds_of, schedule_of
 from optim.schedule.grid import IntervalGrid, bucket
 from optim.schedule.schedule import to_grid
 from optim.simulate.balance import Vessel
-from optim.simulate.lanes import in_batches
+from optim.simulate.lanes import LANES, in_batches
 from optim.simulate.march import Integrator
 from optim.simulate.simulate import Trajectory, observe, simulate
+from optim.simulate.stiffness import explicit_steps, poor_choice
 from optim.types import Array
 
 
@@ -92,8 +93,23 @@ class FitProblem:
 
     def predict(self, u: np.ndarray, vessel: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Predictions [L, M] and status [L] of lanes u [L, Q]; `vessel` [L] says whose lane each is (default: all)."""
+        y, _, trajectory = self._simulated(u, vessel)
+        return y, trajectory.status
+
+    def poor_integrator(self, u: np.ndarray) -> str | None:
+        """What another stepper would save at u [B, Q], judged on the first vessels; None: the choice is good."""
+        few = np.arange(min(len(u), LANES))
+        _, p, trajectory = self._simulated(u[few], few)
+        v = self._take(few)
+        bound = explicit_steps(self.model, p, trajectory, v.grid, Vessel(v.feeds))
+        return poor_choice(self.integrator, trajectory.steps, bound)
+
+    def _simulated(self, u: np.ndarray, vessel: np.ndarray | None) -> tuple[np.ndarray, Any, Trajectory]:
         layout, fixed = self.layout(), self.fixed_values()
-        return in_batches(lambda a, v: _predict(layout, a, fixed, v, self.integrator), (u, self._take(vessel)))
+        found: tuple[np.ndarray, Any, Trajectory] = in_batches(
+            lambda a, v: _predict(layout, a, fixed, v, self.integrator), (u, self._take(vessel))
+        )
+        return found
 
     def blocks(self, u: np.ndarray, sd: np.ndarray, vessel: np.ndarray) -> Blocks:
         """Cost, gradient and Gauss-Newton matrix of each lane. sd [B, M]: noise of every point; vessel [L] as above."""
@@ -137,8 +153,10 @@ def apply_parameters(model: AbstractKineticModel, named: dict[str, Array], initi
 
 
 @partial(jax.jit, static_argnums=0)
-def _predict(layout: Layout, u: Array, fixed: Array, v: Vessels, integrator: Integrator) -> tuple[Array, Array]:
-    """Predictions [L, M] of vessels on lanes, and their status."""
+def _predict(
+    layout: Layout, u: Array, fixed: Array, v: Vessels, integrator: Integrator
+) -> tuple[Array, Any, Trajectory]:
+    """Predictions [L, M] of vessels on lanes, their parameters, and their trajectories."""
 
     def seen_by_assays(p: Any, trajectory: Trajectory, v: Vessels) -> Array:
         seen = observe(layout.model, p, trajectory, v.grid)
@@ -146,13 +164,14 @@ def _predict(layout: Layout, u: Array, fixed: Array, v: Vessels, integrator: Int
 
     p, start = jax.vmap(lambda a, c: apply_parameters(layout.model, layout.natural(a, fixed), c))(u, v.initial)
     trajectory = simulate(layout.model, p, start, v.volume, v.grid, Vessel(v.feeds), integrator)
-    return jax.vmap(seen_by_assays)(p, trajectory, v), trajectory.status
+    return jax.vmap(seen_by_assays)(p, trajectory, v), p, trajectory
 
 
 @partial(jax.jit, static_argnums=0)
 def _blocks(layout: Layout, u: Array, fixed: Array, v: Vessels, integrator: Integrator) -> Blocks:
     def whitened(u: Array) -> tuple[Array, Array]:
-        y, status = _predict(layout, u, fixed, v, integrator)
+        y, _, trajectory = _predict(layout, u, fixed, v, integrator)
+        status = trajectory.status
         good = (status == 0)[:, None] & (v.weight > 0.0)
         # a failed lane is masked before the residual: it must reach neither the sums nor their derivative
         r = residual(jnp.where(good, y, v.value), v.value, v.sd, v.censored)

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 from equinox import AbstractClassVar
@@ -53,6 +53,8 @@ class AbstractKineticModel(eqx.Module):
     State: AbstractClassVar[Any]
     Parameters: AbstractClassVar[Any]
     species: AbstractClassVar[tuple[Species, ...]]
+    stiff: ClassVar[bool] = False
+    """Whether its rates differ so much that an explicit stepper is held back by stability: what `auto` goes by."""
     initial_variables: AbstractClassVar[tuple[str, ...]]
     """Variables whose sample at time 0 sets the initial state, and so says nothing about the parameters."""
 

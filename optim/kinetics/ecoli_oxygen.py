@@ -77,6 +77,7 @@ class EcoliOxygen(AbstractKineticModel):
         Species("DOT", "%", 10.0, "dissolved_oxygen", saturation=SATURATION),
         Species("DOTm", "%", 10.0, dilutes=False),
     )
+    stiff: ClassVar[bool] = True
     initial_variables: ClassVar[tuple[str, ...]] = ("glucose", "acetate", "dissolved_oxygen")
 
     @property

@@ -107,6 +107,7 @@ class RaavNguyen(AbstractKineticModel):
         Species("RepRC", "copies/cell", 10.0, dilutes=False),
         Species("RepCap", "copies/cell", 1e2, dilutes=False),
     )
+    stiff: ClassVar[bool] = True
     initial_variables: ClassVar[tuple[str, ...]] = tuple(PLASMIDS)
 
     @property

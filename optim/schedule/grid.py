@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from optim.kinetics.base import Environment
 from optim.types import Array
 
@@ -42,6 +45,49 @@ class IntervalGrid(NamedTuple):
     t: Array  # [K+1] h, nodes, non-decreasing
     actions: Actions
     intervals: Array  # number of intervals in use; the rest is padding
+
+
+def split(grid: IntervalGrid, k: Array, t: Array) -> IntervalGrid:
+    """One vessel's grid with a node more, at time t within interval k; needs one interval of padding.
+
+    Nothing happens at the new node: feeds and setpoints run on through it. Traceable, and exact in t.
+    """
+    left, right = grid.t[k], grid.t[k + 1]
+    nodes = jnp.arange(grid.t.shape[0])
+    share = jnp.where(right > left, (t - left) / jnp.where(right > left, right - left, 1.0), 0.0)
+    place = jnp.arange(grid.t.shape[0] - 1)
+    a = jax.tree.map(lambda x: x[place - (place > k)], grid.actions)
+    first, second = place == k, place == k + 1
+
+    def put(values: Array, mask: Array, value: Array | float) -> Array:
+        return jnp.where(mask.reshape(-1, *[1] * (values.ndim - 1)), value, values)
+
+    def between(start: Array, end: Array) -> tuple[Array, Array]:
+        middle = start[k] + share * (end[k] - start[k])
+        return put(start, second, middle), put(end, first, middle)
+
+    rate_start, rate_end = between(a.rate_start, a.rate_end)
+    if a.growth is not None:
+        # the line that is left goes on growing from where it is
+        grown = jnp.exp(a.growth[k] * (t - left))
+        rate_start, rate_end = (put(x, second, x[k + 1] * grown) for x in (rate_start, rate_end))
+    start, end = a.start, a.end
+    if end is not None:
+        pairs = jax.tree.map(between, start, end)
+        start, end = (jax.tree.map(lambda _, pair, i=i: pair[i], a.start, pairs) for i in (0, 1))
+    still = {name: getattr(a, name) for name in ("withdraw", "bolus", "remove")}
+    return IntervalGrid(
+        t=jnp.where(nodes == k + 1, t, grid.t[nodes - (nodes > k + 1)]),
+        actions=a._replace(
+            rate_start=rate_start,
+            rate_end=rate_end,
+            start=start,
+            end=end,
+            topup_below=None if a.topup_below is None else put(a.topup_below, second, -jnp.inf),
+            **{name: None if x is None else put(x, second, 0.0) for name, x in still.items()},
+        ),
+        intervals=grid.intervals + 1,
+    )
 
 
 BUCKETS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
