@@ -303,7 +303,7 @@ def oxygen_random(name: str, rng: np.random.Generator) -> tuple[Schedule, tuple[
         evaporation=rng.uniform(0.0, 2e-3, 1),
     )
     start = np.array(OXYGEN_START) * np.exp(rng.normal(0.0, 0.3, 5) * [1.0, 1.0, 1.0, 0.0, 0.0])
-    return plan, tuple(start), 2.0
+    return plan, tuple(start)[: len(kinetics(name).species)], 2.0
 
 
 def protein() -> Schedule:
@@ -368,6 +368,9 @@ def process(name: str) -> Process:
         return Process(configs, PERFUSION, PERFUSION_START, 1.0, perfusion(), True, random)
     if name == "ecoli_oxygen":
         return Process((name,), OXYGEN, OXYGEN_START, 2.0, oxygen(), False, partial(oxygen_random, name))
+    if name == "ecoli_oxygen_steady":
+        vessel = OXYGEN._replace(feeds=OXYGEN.feeds[:, :3], topup=OXYGEN.topup[:, :3])
+        return Process((name,), vessel, OXYGEN_START[:3], 2.0, oxygen(), True, partial(oxygen_random, name))
     if name == "ecoli_protein":
         configs = ("ecoli_protein_l", "ecoli_damage", "ecoli_published")
         vessel = Vessel(np.array([state(name, G=360.87)]))
@@ -383,7 +386,7 @@ def typical(name: str) -> list[Case]:
     """The process of a model with every configuration, and with all parameters of the first 10 % up or down."""
     of = process(name)
     sets = [configured(c) for c in of.configs]
-    if name == "ecoli_oxygen":
+    if name.startswith("ecoli_oxygen"):
         sets.append(sets[0]._replace(K_o=0.1))
     rng = np.random.default_rng(5)
     for _ in range(2):
@@ -403,7 +406,7 @@ def random_cases(name: str, count: int, seed: int) -> Case:
     grids = jax.jit(jax.vmap(lambda plan: to_grid(plan, INTERVALS)[0]))(plans)
     grids = jax.tree.map(np.asarray, grids)
     base = configured(of.configs[0])
-    if name == "ecoli_oxygen":
+    if name.startswith("ecoli_oxygen"):
         base = base._replace(K_o=0.1)
     shaken = np.array(base)[:, None] * np.exp(rng.normal(0.0, 0.3, (len(base), count)))
     for field in (f for f in OPTIMA if f in base._fields):

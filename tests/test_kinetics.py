@@ -124,7 +124,7 @@ def test_every_model_declares_itself(name):
     assert model.State._fields == model.names()
     ones = model.State(*(jnp.ones(()) for _ in model.species))
     p = model.Parameters(*(jnp.ones(()) for _ in model.Parameters._fields))
-    seen = model.observe(p, ones, Environment(jnp.asarray(37.0), jnp.asarray(7.0)))
+    seen = model.observe(p, ones, Environment(jnp.asarray(37.0), jnp.asarray(7.0), kla=jnp.asarray(200.0)))
     assert set(seen) <= set(VARIABLES)
     assert set(model.inoculum_species) <= set(model.names())
 
@@ -155,6 +155,6 @@ def test_rates_have_finite_derivatives_where_substrate_is_gone(name):
     values = model_config({"ecoli_protein": "ecoli_protein_l"}.get(name, name)).parameters
     p = model.Parameters(*(jnp.asarray(float(values[n].value)) for n in model.Parameters._fields))
     empty = jnp.zeros(len(model.species)).at[0].set(5.0).at[1].set(5.0 if name == "cho_moller" else 0.0)
-    env = Environment(jnp.asarray(37.0), jnp.asarray(7.0))
+    env = Environment(jnp.asarray(37.0), jnp.asarray(7.0), kla=jnp.asarray(200.0))
     jacobian = jax.jacfwd(lambda c: jnp.stack(model.rates(p, model.State(*c), env)))(empty)
     assert np.isfinite(np.asarray(jacobian)).all()

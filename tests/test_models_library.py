@@ -19,7 +19,7 @@ from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.kinetics.cho_perfusion import GLUCOSE_MMOL_PER_G, LACTATE_MMOL_PER_G
 from optim.units import VARIABLES, to_canonical
 
-ENV = Environment(jnp.asarray(37.0), jnp.asarray(7.0))
+ENV = Environment(jnp.asarray(37.0), jnp.asarray(7.0), kla=jnp.asarray(220.0))
 DAY = 24.0
 
 # values of the sources, in the order of each model's Parameters
@@ -46,6 +46,7 @@ SOURCES = {
     "cho_perfusion": hourly(HT),
     "cho_perfusion_lt": hourly(LT),
     "ecoli_oxygen": ANANE,
+    "ecoli_oxygen_steady": ANANE[:-1],  # the last is that of the probe
     "raav_nguyen": NGUYEN,
 }
 # a state at which every term is at work
@@ -54,6 +55,7 @@ MIDDLE = {
     "cho_perfusion": (15.0, 0.3, 1.6, 0.15),
     "cho_perfusion_lt": (15.0, 0.05, 1.6, 0.15),
     "ecoli_oxygen": (8.8, 0.13, 0.23, 20.0, 20.5),
+    "ecoli_oxygen_steady": (8.8, 0.13, 0.23),
     "raav_nguyen": (2.0, 7e4, 130.0, 300.0, 0.6, 7e4, 130.0, 300.0, 10.0, 6e4, 120.0, 280.0, 9.0, 4e5, 0.01, 900.0,
                     0.011, 4e-4, 1.5e4, 500.0, 30.0, 80.0),
 }  # fmt: skip
@@ -393,7 +395,7 @@ def test_derivatives_of_rates_agree_with_finite_differences(name):
         assert (np.abs(difference - jacobian[:, j]) <= allowed).all(), [*model.names(), *p._fields][j]
 
 
-@pytest.mark.parametrize("name", ["cho_perfusion", "ecoli_oxygen"])
+@pytest.mark.parametrize("name", ["cho_perfusion", "ecoli_oxygen", "ecoli_oxygen_steady"])
 def test_models_in_grams_take_media_and_give_assays_in_canonical_units(name):
     model, p = published(name)
     medium = {"glucose": 30.0, "lactate": 5.0, "acetate": 0.1}
@@ -403,7 +405,7 @@ def test_models_in_grams_take_media_and_give_assays_in_canonical_units(name):
     for variable in set(medium) & set(seen):
         assert float(seen[variable]) == pytest.approx(medium[variable], rel=1e-12)
     fed = dict(zip(model.names(), model.feed(medium), strict=True))
-    sugar = fed["S"] if name == "ecoli_oxygen" else fed["Glc"]
+    sugar = fed["S"] if name.startswith("ecoli") else fed["Glc"]
     assert to_canonical(sugar, "g/L", VARIABLES["glucose"]) == pytest.approx(30.0, rel=1e-12)
 
 

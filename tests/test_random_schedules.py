@@ -14,6 +14,7 @@ MODELS = [
     ("cho_perfusion", "stiff"),
     ("cho_perfusion", "explicit"),
     ("ecoli_oxygen", "stiff"),
+    ("ecoli_oxygen_steady", "explicit"),
 ]
 SLOW = [("cho_xing", "explicit"), ("cho_xing", "stiff"), ("cho_moller", "explicit")]
 

@@ -16,6 +16,7 @@ MODALITIES = {
     "cho_perfusion": "ChoPerfusion",
     "cho_xing": "ChoXing",
     "ecoli_oxygen": "EcoliOxygen",
+    "ecoli_oxygen_steady": "EcoliOxygenSteady",
     "ecoli_protein": "EcoliProtein",
     "raav_nguyen": "RaavNguyen",
 }

@@ -65,6 +65,32 @@ SECONDS_PER_HOUR = 3600.0
 GLUCOSE_MMOL_PER_G = 1000.0 / 180.156  # molar mass as in `optim.units`
 
 
+class Uptakes(NamedTuple):
+    """What a gram of biomass takes up in an hour, in g, where oxygen does not limit."""
+
+    q_S: Scalar  # glucose
+    overflow: Scalar  # glucose that ends as acetate
+    respired: Scalar  # the rest of it
+    q_A: Scalar  # acetate
+    q_O: Scalar  # oxygen
+
+
+def uptakes(p: Any, S: Scalar, A: Scalar) -> Uptakes:
+    """Rates with enough oxygen; `p` has the fields of `Parameters` that are about cells."""
+    q_S = p.qS_max * inhibition(A, p.K_ia) * monod(S, p.K_s)
+    overflow = p.pA_max * monod(q_S, p.K_ap)
+    respired = q_S - overflow
+    q_A = p.qA_max * inhibition(q_S, p.K_is) * monod(A, p.K_sa)
+    anabolic = (respired - p.q_m) * p.Y_em * p.C_x / p.C_s
+    return Uptakes(q_S, overflow, respired, q_A, p.Y_os * (respired - anabolic) + p.Y_oa * q_A)
+
+
+def turnover(p: Any, q: Uptakes, oxygen: Scalar) -> tuple[Scalar, Scalar, Scalar]:
+    """Changes of biomass, glucose and acetate per gram of biomass, at a saturation in oxygen of 0 to 1."""
+    mu = (q.respired * oxygen - p.q_m) * p.Y_em + p.Y_xa * q.q_A * oxygen + p.Y_xof * q.overflow
+    return mu, -q.q_S, p.Y_as * q.overflow - q.q_A * oxygen
+
+
 class EcoliOxygen(AbstractKineticModel):
     """Model B1: biomass, glucose, acetate, dissolved oxygen and its probe."""
 
@@ -86,18 +112,13 @@ class EcoliOxygen(AbstractKineticModel):
 
     def rates(self, p: Parameters, c: State, env: Environment) -> State:
         oxygen = c.DOT / (p.K_o + jnp.abs(c.DOT))
-        q_S = p.qS_max * inhibition(c.A, p.K_ia) * monod(c.S, p.K_s)
-        overflow = p.pA_max * monod(q_S, p.K_ap)
-        respired = q_S - overflow  # with enough oxygen
-        q_A_up = p.qA_max * inhibition(q_S, p.K_is) * monod(c.A, p.K_sa) * oxygen
-        anabolic = (respired - p.q_m) * p.Y_em * p.C_x / p.C_s
-        q_O = p.Y_os * (respired - anabolic) * oxygen + p.Y_oa * q_A_up
-        mu = (respired * oxygen - p.q_m) * p.Y_em + p.Y_xa * q_A_up + p.Y_xof * overflow
+        q = uptakes(p, c.S, c.A)
+        mu, glucose, acetate = turnover(p, q, oxygen)
         return State(
             X=mu * c.X,
-            S=-q_S * c.X,
-            A=(p.Y_as * overflow - q_A_up) * c.X,
-            DOT=-q_O * p.H * c.X,
+            S=glucose * c.X,
+            A=acetate * c.X,
+            DOT=-q.q_O * oxygen * p.H * c.X,
             DOTm=SECONDS_PER_HOUR / p.tau * (c.DOT - c.DOTm),
         )
 
