@@ -327,6 +327,16 @@ def model_config(name: str) -> DictConfig:
         raise ConfigError(f"{file.name}: {explain(err, [])}") from err
 
 
+def configured(name: str) -> tuple[Any, Any]:
+    """The kinetic model of `configs/model/<name>.yaml` and its Parameters at their configured values."""
+    from optim.kinetics import kinetics
+
+    chosen = model_config(name)
+    model = kinetics(chosen.kinetics)
+    values = {key: float(row.value) for key, row in chosen.parameters.items()}
+    return model, model.Parameters(*(values[key] for key in model.Parameters._fields))
+
+
 def _plain(node: Any) -> dict[str, Any]:
     plain = OmegaConf.to_container(node, resolve=True)
     assert isinstance(plain, dict)

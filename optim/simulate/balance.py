@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optim.errors import ConfigError
 from optim.kinetics.base import AbstractKineticModel, Environment, Species
 from optim.schedule.grid import Actions
 from optim.types import Array, Scalar, StateTuple
@@ -148,7 +149,9 @@ def derivative(
         if not species.dilutes:
             change.append(total)
             continue
-        if species.saturation is not None and env.kla is not None:
+        if species.saturation is not None:
+            if env.kla is None:
+                raise ConfigError(f"{species.name} is exchanged with gas: the schedule must set kLa (kla_per_h)")
             total = total + volume * env.kla * (species.saturation - c[i])
         if f.bleed is not None:
             total = total - f.bleed * c[i]
