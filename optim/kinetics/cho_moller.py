@@ -83,7 +83,7 @@ class ChoMoller(AbstractKineticModel):
         Species("Gln", "mmol/L", 1.0, "glutamine"),
         Species("Lac", "mmol/L", 10.0, "lactate"),
         Species("Amm", "mmol/L", 1.0, "ammonia"),
-        Species("mAb", "g/L", 1.0, "titre"),
+        Species("mAb", "g/L", 1.0, "titre", collected=True),
         # osmolality of salts, amino acids and other solutes that cells neither make nor use up here
         Species("Osm", "mOsm/kg", 100.0, "background_osmolality"),
         Species("Byp", "-", 1.0),

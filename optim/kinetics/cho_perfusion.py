@@ -65,7 +65,7 @@ class ChoPerfusion(AbstractKineticModel):
         Species("Xv", "1e9 cells/L", 1.0),
         Species("Glc", "g/L", 1.0, "glucose"),
         Species("Lac", "g/L", 1.0, "lactate"),
-        Species("mAb", "g/L", 0.1, "titre"),
+        Species("mAb", "g/L", 0.1, "titre", collected=True),
     )
     initial_variables: ClassVar[tuple[str, ...]] = ()
 

@@ -71,7 +71,7 @@ class ChoXing(AbstractKineticModel):
         Species("Gln", "mmol/L", 1.0, "glutamine"),
         Species("Lac", "mmol/L", 10.0, "lactate"),
         Species("Amm", "mmol/L", 1.0, "ammonia"),
-        Species("mAb", "g/L", 1.0, "titre"),
+        Species("mAb", "g/L", 1.0, "titre", collected=True),
     )
     initial_variables: ClassVar[tuple[str, ...]] = ()
 
