@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from conftest import at, follow, plan
 from models import Explosive, Exponential, Inert, Monod, Rate, Relaxing, TwoState, Undefined
-from scipy.integrate import solve_ivp
 
 from optim.errors import SimulationError, Status
 from optim.kinetics.base import Environment
@@ -86,55 +85,6 @@ def test_matter_is_conserved_through_feeds_and_samples():
     kept = 1.0 - np.asarray(grid.actions.withdraw[:n] / t.volume[:n])
     for k in range(n):
         assert total[k + 1] == pytest.approx(total[k] * kept[k] + fed[k], rel=1e-8)
-
-
-def oracle(schedule, p: Rate, start: dict[str, float], feed: float, rtol: float = 1e-11) -> np.ndarray:
-    """The same vessel by SciPy, restarted at every node."""
-    grid, _ = to_grid(schedule)
-    y = np.array([start["X"], start["S"], 1.0])
-    y[:2] *= y[2]
-    states = [y.copy()]
-    for k in range(int(grid.intervals)):
-        out, dose = float(grid.actions.withdraw[k]), float(grid.actions.bolus[k, 0])
-        y[:2] *= (y[2] - out) / y[2]
-        y[1] += dose * feed
-        y[2] += dose - out
-        a, b = float(grid.t[k]), float(grid.t[k + 1])
-        r0, r1, temperature = (
-            float(grid.actions.rate_start[k, 0]),
-            float(grid.actions.rate_end[k, 0]),
-            float(grid.actions.start.temperature[k]),
-        )
-
-        def rhs(t, y, a=a, b=b, r0=r0, r1=r1, temperature=temperature):
-            rate = r0 + (r1 - r0) * (t - a) / max(b - a, 1e-30)
-            x, s = y[0] / y[2], y[1] / y[2]
-            growth = p.k * np.exp(-(((temperature - 37.0) / 10.0) ** 2)) * s / (p.Ks + s) * x * y[2]
-            return [growth, -2.0 * growth + rate * feed, rate]
-
-        if b > a:
-            y = solve_ivp(rhs, (a, b), y, method="LSODA", rtol=rtol, atol=1e-13).y[:, -1]
-        states.append(y.copy())
-    return np.array(states)
-
-
-def test_it_agrees_with_scipy_restarted_at_every_event():
-    t, grid = follow(Monod(), P, START, FED, feed=FEED)
-    n = int(grid.intervals) + 1
-    expected = oracle(FED, P, START, FEED["S"])
-    got = np.stack([t.concentrations.X * t.volume, t.concentrations.S * t.volume, t.volume], axis=1)[:n]
-    assert np.allclose(got, expected, rtol=1e-7, atol=1e-9)
-
-
-def test_the_error_falls_with_the_tolerance_across_events():
-    truth = oracle(FED, P, START, FEED["S"])[:, 0]
-    errors = []
-    for rtol in (1e-3, 1e-5, 1e-7):
-        t, _ = follow(Monod(), P, START, FED, feed=FEED, integrator=Integrator(rtol=rtol, atol=rtol * 1e-2))
-        n = len(truth)
-        errors.append(np.max(np.abs(np.asarray(t.concentrations.X * t.volume)[:n] / truth - 1.0)))
-    assert errors[0] > 5.0 * errors[1] > 25.0 * errors[2], errors
-    assert errors[2] < 1e-7
 
 
 def order_conditions(b: np.ndarray, a: np.ndarray, c: np.ndarray) -> dict[int, list[float]]:
@@ -243,15 +193,6 @@ def test_padding_changes_nothing():
     n = int(grid.intervals) + 1
     assert np.array_equal(np.asarray(a.concentrations.X)[:n], np.asarray(b.concentrations.X)[:n])
     assert np.all(np.asarray(b.concentrations.X)[n:] == float(a.concentrations.X[n - 1]))
-
-
-def test_splitting_an_interval_changes_nothing_but_round_off():
-    whole = plan([], 30.0, bolus={10.0: 0.1}, rates=[(0.0, 0.001, 0.005)])
-    split = plan([3.3, 17.7], 30.0, bolus={10.0: 0.1}, rates=[(0.0, 0.001, 0.005)])
-    a, _ = follow(Monod(), P, START, whole, feed=FEED)
-    b, _ = follow(Monod(), P, START, split, feed=FEED)
-    assert at(a, "X", 30.0) == pytest.approx(at(b, "X", 30.0), rel=1e-8)
-    assert at(a, "S", 30.0) == pytest.approx(at(b, "S", 30.0), abs=1e-7)
 
 
 def test_a_lane_does_not_depend_on_its_neighbours_or_their_order():

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import follow, plan
+from conftest import plan
 from models import Monod, Rate
 from scipy.integrate import solve_ivp
 
-from optim.kinetics.base import AbstractKineticModel, Environment, Species
+from optim.kinetics.base import Environment
 from optim.schedule.schedule import to_grid
 from optim.simulate.balance import Vessel
 from optim.simulate.march import Integrator
@@ -88,57 +87,6 @@ def test_the_sparse_solver_solves_and_differentiates_like_a_dense_one():
         assert np.allclose(ours, theirs, rtol=1e-10, atol=1e-13)
 
 
-class _Three(NamedTuple):
-    A: Any
-    B: Any
-    C: Any
-
-
-class _None(NamedTuple):
-    k: Any
-
-
-class Robertson(AbstractKineticModel):
-    """Robertson 1966: rates from 0.04 to 3e7."""
-
-    State: ClassVar[Any] = _Three
-    Parameters: ClassVar[Any] = _None
-    species: ClassVar[tuple[Species, ...]] = (Species("A", "-", 1.0), Species("B", "-", 1e-4), Species("C", "-", 1.0))
-    initial_variables: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def inoculum_species(self):
-        return ("A",)
-
-    def rates(self, p, c, env):
-        slow, fast, middle = p.k * c.A, 3e7 * c.B**2, 1e4 * c.B * c.C
-        return _Three(-slow + middle, slow - middle - fast, fast)
-
-    def observe(self, p, c, env):
-        return {}
-
-    def initial(self, medium, inoculum_vcd, first_sample):
-        return {"A": 1.0, "B": 0.0, "C": 0.0}
-
-
-def test_robertson_agrees_with_radau_in_few_steps():
-    t, _grid = follow(
-        Robertson(), _None(0.04), {"A": 1.0}, plan([0.4, 40.0], 4000.0),
-        integrator=Integrator(Rodas5P(), rtol=1e-7, atol=1e-9),
-    )  # fmt: skip
-
-    def f(t, y):
-        slow, fast, middle = 0.04 * y[0], 3e7 * y[1] ** 2, 1e4 * y[1] * y[2]
-        return [-slow + middle, slow - middle - fast, fast]
-
-    times = [0.4, 40.0, 4000.0]
-    expected = solve_ivp(f, (0.0, 4000.0), [1.0, 0.0, 0.0], "Radau", times, rtol=1e-11, atol=1e-15).y
-    got = np.stack([np.asarray(x)[1:4] for x in t.concentrations])
-    assert np.allclose(got, expected, rtol=2e-6, atol=1e-11)
-    assert np.allclose(np.sum(got, axis=0), 1.0, rtol=1e-10)
-    assert int(t.steps) < 300  # an explicit method needs hundreds of thousands
-
-
 @pytest.mark.parametrize("derivative", ["forward", "reverse"])
 def test_derivatives_of_the_stiff_stepper_match_finite_differences(derivative):
     grid, _ = to_grid(plan([10.0], 30.0, bolus={12.0: 0.1}, rates=[(0.0, 0.001, 0.004)]), 8)
@@ -157,19 +105,6 @@ def test_derivatives_of_the_stiff_stepper_match_finite_differences(derivative):
     for i in range(4):
         h = jnp.zeros(4).at[i].set(1e-4)
         assert float(exact[i]) == pytest.approx(float((run(x + h) - run(x - h)) / 2e-4), rel=1e-5, abs=1e-8)
-
-
-def test_flows_of_a_perfused_vessel():
-    """No reaction: cells are held back, the volume is held by level control, medium washes out exponentially."""
-    from models import Inert
-
-    schedule = plan([], 20.0, rates=[(0.0, 0.1, 0.1)])._replace(flow_t=jnp.zeros(1), level=jnp.ones(1))
-    grid, _ = to_grid(schedule)
-    vessel = Vessel(jnp.array([[0.0, 4.0]]), retention=jnp.array([1.0, 0.0]))
-    t = simulate_one(Inert(), Rate(0.1, 0.5), (3.0, 1.0), 2.0, grid, vessel, Integrator(rtol=1e-9, atol=1e-10))
-    assert float(t.volume[1]) == pytest.approx(2.0, rel=1e-12)
-    assert float(t.concentrations.X[1]) == pytest.approx(3.0, rel=1e-10)
-    assert float(t.concentrations.S[1]) == pytest.approx(4.0 - 3.0 * np.exp(-1.0), rel=1e-8)
 
 
 def test_actions_at_a_node_and_other_flows():

@@ -156,9 +156,8 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize(
-    # the start of Robertson's problem is tested elsewhere
     "problem",
-    [pytest.param(name, marks=pytest.mark.slow if name == "robertson" else ()) for name in PROBLEMS],
+    PROBLEMS,
 )
 def test_the_published_end_values_are_reached_in_few_steps(problem):
     model, k, start, end, expected, steps = PROBLEMS[problem]
