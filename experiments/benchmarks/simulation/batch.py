@@ -12,11 +12,13 @@ SCIPY_VESSELS = {1: 1, 24: 4}
 KVAERNO_MOST = 100
 
 
-def _peers(case: str, batch: int, cores: int) -> list[Peer]:
+def _peers(case: str, batch: int, cores: int, quick: bool) -> list[Peer]:
     process, rtol = problem.process(case), problem.RTOL
     found = [peers.c(case, batch, rtol, cores)]
     found += [peers.optim(process, stepper, batch, rtol) for stepper in peers.STEPPERS]
     found += [peers.diffrax_peer(process, "Tsit5", batch, rtol, by_species) for by_species in (False, True)]
+    if quick:
+        return [*found, peers.scipy(process, "LSODA", 1, rtol)]
     if batch <= 1000 and cores == 1:
         found.append(peers.diffrax_peer(process, "Kvaerno5", min(batch, KVAERNO_MOST), rtol))
         if batch in SCIPY_VESSELS:
@@ -31,9 +33,7 @@ def measure(quick: bool, cores: int) -> list[Row]:
     for case in problem.CASES[: 1 if quick else None]:
         for batch in batches:
             say(f"batch, {cores} cores: {case}, {batch} vessels")
-            chosen = _peers(case, batch, cores)
-            if quick:
-                chosen = [peer for peer in chosen if peer.name not in ("SciPy BDF", "SciPy Radau")]
+            chosen = _peers(case, batch, cores, quick)
             in_turn(chosen, 2 if quick else 7 if batch <= 1000 else 3, 1.0 if quick else 20.0)
             for peer in chosen:
                 assert peer.answer is not None

@@ -1,11 +1,16 @@
-"""Peak memory, each in a process of its own: what a batch takes beyond the same program compiled for one vessel.
+"""Peak memory, each in a process of its own: what a batch takes beyond the same program for one vessel.
+
+Compiling takes hundreds of MiB for a moment and would hide the rest: every process runs twice, with a compile cache of
+its own, and the second, which only loads the program, counts.
 
 `python memory.py WHAT STEPPER VESSELS CHUNK` prints the peak of its own process in MiB.
 """
 
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -45,7 +50,10 @@ def run_once(what: str, stepper: str, vessels: int, chunk: int) -> int:
 
 def _peak(what: str, stepper: str, vessels: int, chunk: int) -> tuple[float, int]:
     command = [sys.executable, str(Path(__file__)), what, stepper, str(vessels), str(chunk)]
-    words = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    with tempfile.TemporaryDirectory() as cache:
+        env = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
+        for _ in range(2):
+            words = subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout.split()
     return float(words[0]), int(words[1])
 
 

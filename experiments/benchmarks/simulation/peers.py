@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from process import ATOL_PER_RTOL, Process, solve_scipy
-from timing import Answer, Peer, clocked
+from timing import Answer, Peer, clocked, warmed
 
 from optim.kinetics.base import AbstractKineticModel
 from optim.simulate.integrators import AbstractStepper, Tsit5
@@ -127,8 +127,7 @@ def diffrax_peer(
         failed = "" if bool(good.all()) else f"{int((~good).sum())} of {vessels} vessels over {max_steps} steps"
         return Answer(seconds, np.asarray(states), float(steps.mean()), failed)
 
-    run()
-    return Peer(f"diffrax {solver}{' by species' if by_species else ''}", vessels, run)
+    return warmed(f"diffrax {solver}{' by species' if by_species else ''}", vessels, run)
 
 
 @cache
@@ -166,5 +165,4 @@ def optim(process: Process, stepper: str, vessels: int, rtol: float, max_steps: 
         failed = f"{bad} of {vessels} vessels over {max_steps} steps" if bad else ""
         return Answer(seconds, states, float(found.steps.mean()), failed)
 
-    run()
-    return Peer(f"optim {stepper}", vessels, run)
+    return warmed(f"optim {stepper}", vessels, run)

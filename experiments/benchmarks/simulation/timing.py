@@ -41,6 +41,12 @@ class Peer:
         return 1e3 * min(self.seconds) / self.vessels
 
 
+def warmed(name: str, vessels: int, run: Callable[[], Answer]) -> Peer:
+    """A peer that compiles in its first run; one that does not finish then is not asked again."""
+    first = run()
+    return Peer(name, vessels, (lambda: first) if first.failed else run)
+
+
 def pin(threads: int) -> int:
     """Keep this process, and what it starts, on as many of its cores; how many those are. Call before JAX starts."""
     cores = sorted(os.sched_getaffinity(0))[-threads:]
