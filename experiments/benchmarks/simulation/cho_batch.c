@@ -1,7 +1,7 @@
 /* The batch of CHO fed-batch vessels of problem.py in plain C: the limit the others are judged against.
  *
  *     cc -O3 -march=native -ffast-math -fno-finite-math-only -fno-associative-math cho_batch.c -o cho_batch -lm -lpthread
- *     ./cho_batch mild|depleted VESSELS THREADS REPEATS [FILE]
+ *     ./cho_batch mild|depleted VESSELS THREADS REPEATS [FILE [RTOL ATOL]]
  *
  * Method: Tsit5, scalar per vessel, one vessel after another. It restarts at every bolus and keeps its step size there.
  * FILE receives the states at the end of every day, doubles [vessel][day][X, Xd, Glc, Gln, Lac, Amm, mAb, V].
@@ -21,7 +21,7 @@
 enum { SPECIES = 7, STATE = 8, PARAMETERS = 17, DAYS = 14, FIRST_BOLUS_DAY = 3, MOST_THREADS = 256, BLOCK = 8 };
 enum { X, XD, GLC, GLN, LAC, AMM, MAB, VOLUME };
 
-static const double RTOL = 1e-6, ATOL = 1e-7;
+static double RTOL = 1e-6, ATOL = 1e-7; /* set once, before any thread starts */
 static const double DAY_H = 24.0, FIRST_STEP_H = 0.1, SMALLEST_STEP_H = 1e-9;
 static const double BOLUS_L = 0.03, FEED_GLN = 80.0;
 static const double START[STATE] = {0.4, 0.01, 30.0, 6.0, 0.5, 0.5, 0.0, 1.0};
@@ -205,8 +205,12 @@ int main(int count, char **words)
     const int repeats = count > 4 ? atoi(words[4]) : 0;
     if (count < 5 || (!depleted && strcmp(words[1], "mild") != 0) || vessels < 1 || threads < 1 ||
         threads > MOST_THREADS || repeats < 1) {
-        fprintf(stderr, "usage: cho_batch mild|depleted VESSELS THREADS REPEATS [FILE]\n");
+        fprintf(stderr, "usage: cho_batch mild|depleted VESSELS THREADS REPEATS [FILE [RTOL ATOL]]\n");
         return 2;
+    }
+    if (count > 7) {
+        RTOL = atof(words[6]);
+        ATOL = atof(words[7]);
     }
     double *parameters = malloc(sizeof(double) * PARAMETERS * (size_t)vessels);
     double *out = calloc((size_t)vessels * DAYS * STATE, sizeof(double));

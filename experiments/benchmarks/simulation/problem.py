@@ -1,18 +1,23 @@
-"""A batch of CHO fed-batch vessels, in NumPy and SciPy: the problem that every program of this folder solves.
+"""A batch of CHO fed-batch vessels: mild, and with glucose used up every day.
 
 Fourteen days from `START`; at the start of days 3 to 13 (counted from 0) a bolus of feed. Between two boluses nothing
 changes the volume, so the balance is in concentrations. In the case "depleted" the cells use up the glucose of every
 bolus within the day: the gate Glc / (Glc + 0.01) then makes the system stiff.
 
-Order of the state: X, Xd (1e9 cells/L), Glc, Gln, Lac, Amm (mmol/L), mAb (g/L); time in hours. An answer holds one row
-a day, the state at its end, with the volume (L) as an eighth column.
+Order of the state: X, Xd (1e9 cells/L), Glc, Gln, Lac, Amm (mmol/L), mAb (g/L); time in hours.
 """
 
+from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
+from process import Floats, Process, perturbed
+
+from optim.kinetics.base import Environment
+from optim.kinetics.cho_xing import ChoXing
+from optim.schedule.grid import Actions, IntervalGrid
+from optim.simulate.balance import Vessel
 
 SPECIES = ("X", "Xd", "Glc", "Gln", "Lac", "Amm", "mAb")
 CASES = ("mild", "depleted")
@@ -23,7 +28,7 @@ DAYS = 14
 START = np.array([0.4, 0.01, 30.0, 6.0, 0.5, 0.5, 0.0])
 START_L = 1.0
 
-BOLUS_H = 24.0 * np.arange(3, 14)
+BOLUS_DAYS = np.arange(3, 14)
 BOLUS_L = 0.03
 # concentrations in the feed, in the order of the state
 FEED = {
@@ -60,54 +65,62 @@ CHECK_FINAL_L = 1.33
 CHECK_MEAN_MAB = {"mild": 4.0789479, "depleted": 3.5911912}
 
 
-def parameters(n: int) -> NDArray[np.float64]:
+def parameters(n: int) -> Floats:
     """Parameters of vessels 0 to n - 1, in the order of `NOMINAL`: [n, 17]."""
-    nominal = np.array(list(NOMINAL.values()))
-    i, j = np.arange(n)[:, None], np.arange(len(nominal))[None, :]
-    return nominal * np.exp(0.1 * np.sin(0.7 * (i + 1) * (j + 1) + j))
+    return perturbed(list(NOMINAL.values()), n)
 
 
-def rates(t: float, y: NDArray[np.float64], p: tuple[float, ...]) -> NDArray[np.float64]:
-    """dy/dt of one vessel. Plain floats, because arithmetic on single NumPy numbers is several times slower."""
+def rates(t: Any, y: Sequence[Any], p: Sequence[Any], u: Sequence[Any], exp: Callable[[Any], Any]) -> list[Any]:
+    """dy/dt of one vessel, per hour."""
     mumax, kd, k_glc, k_gln, ki_lac, ki_amm, kd_lac, kd_amm, yx_glc, yx_gln, y_lac, y_amm, r_amm, m_glc, a1, a2, q = p
-    x, _, glc, gln, lac, amm, _ = y.tolist()
+    x, _, glc, gln, lac, amm, _ = y
     growth = mumax * glc / (k_glc + glc) * gln / (k_gln + gln) * ki_lac / (ki_lac + lac) * ki_amm / (ki_amm + amm)
     death = kd * lac / (kd_lac + lac) * amm / (kd_amm + amm)
     uptake = growth / yx_glc + m_glc * glc / (glc + 0.01)
-    return np.array(
-        [
-            (growth - death) * x,
-            death * x,
-            -uptake * x,
-            -(growth / yx_gln + a1 * gln / (a2 + gln)) * x,
-            y_lac * uptake * x,
-            (y_amm * growth / yx_gln - r_amm * amm / (amm + 0.1)) * x,
-            q * (1 - growth / mumax) * x,
-        ]
-    )
+    return [
+        (growth - death) * x,
+        death * x,
+        -uptake * x,
+        -(growth / yx_gln + a1 * gln / (a2 + gln)) * x,
+        y_lac * uptake * x,
+        (y_amm * growth / yx_gln - r_amm * amm / (amm + 0.1)) * x,
+        q * (1 - growth / mumax) * x,
+    ]
 
 
-def simulate(
-    case: str, p: NDArray[np.float64], method: str = "LSODA", rtol: float = RTOL, atol: float = ATOL
-) -> tuple[NDArray[np.float64], int]:
-    """One vessel by SciPy's `solve_ivp`, restarted every day: the states [14, 8] and the accepted steps."""
-    y, volume, steps = START, START_L, 0
-    days = np.empty((DAYS, len(START) + 1))
-    for day in range(DAYS):
-        if DAY_H * day in BOLUS_H:
-            y = (y * volume + FEED[case] * BOLUS_L) / (volume + BOLUS_L)
-            volume += BOLUS_L
-        # no dense output: only the end of the day is asked for; the kinetics know no clock, so each day starts at 0
-        solution = solve_ivp(rates, (0.0, DAY_H), y, method, args=(tuple(p.tolist()),), rtol=rtol, atol=atol)
-        if not solution.success:
-            raise RuntimeError(f"{method}, day {day}: {solution.message}")
-        y = solution.y[:, -1]
-        steps += len(solution.t) - 1
-        days[day] = [*y, volume]
-    return days, steps
+def edge(y: Sequence[Any], u: Sequence[Any]) -> list[Any]:
+    """A bolus: what is kept of the concentrations, and what is added to glucose and glutamine."""
+    kept, glc, gln = u
+    x, xd, *rest = (kept * value for value in y)
+    return [x, xd, rest[0] + glc, rest[1] + gln, *rest[2:]]
 
 
 @cache
-def reference(case: str, n: int) -> NDArray[np.float64]:
-    """States [n, 14, 8] of the first n vessels, tight enough to judge the peers by."""
-    return np.stack([simulate(case, p, "Radau", rtol=1e-10, atol=1e-12)[0] for p in parameters(n)])
+def process(case: str, nodes_per_day: int = 1) -> Process:
+    """The problem with that many nodes a day; boluses at the first of a day."""
+    count = DAYS * nodes_per_day
+    bolus = np.zeros(count)
+    bolus[BOLUS_DAYS * nodes_per_day] = BOLUS_L
+    after = START_L + np.cumsum(bolus)
+    feed = FEED[case]
+    controls = np.stack([1.0 - bolus / after, feed[2] * bolus / after, feed[3] * bolus / after], axis=1)
+    nodes = DAY_H / nodes_per_day * np.arange(count + 1)
+    still = np.zeros((count, 1))
+    climate = Environment(np.full(count, 37.0), np.full(count, 7.0))
+    actions = Actions(np.zeros(count), bolus[:, None], still, still, climate)
+    return Process(
+        name=case,
+        parameters=parameters,
+        start=START,
+        nodes=nodes,
+        controls=controls,
+        rates=rates,
+        edge=edge,
+        sizes=np.ones(len(START)),
+        model=ChoXing(),
+        grid=IntervalGrid(nodes, actions, np.asarray(count, np.int32)),
+        vessel=Vessel(feed[None]),
+        start_l=START_L,
+        # its scales are 10 at most: never looser than the others
+        optim_atol=0.1,
+    )
