@@ -10,13 +10,15 @@ COLUMNS = ("case", "batch", "cores", "program", "vessels", "ms/vessel", "least",
 COMPARED = 4  # vessels whose states are compared with the reference
 SCIPY_VESSELS = {1: 1, 24: 4}
 KVAERNO_MOST = 100
+DIFFRAX_MOST = 1000  # its time per vessel does not fall beyond
 
 
 def _peers(case: str, batch: int, cores: int, quick: bool) -> list[Peer]:
     process, rtol = problem.process(case), problem.RTOL
     found = [peers.c(case, batch, rtol, cores)]
     found += [peers.optim(process, stepper, batch, rtol) for stepper in peers.STEPPERS]
-    found += [peers.diffrax_peer(process, "Tsit5", batch, rtol, by_species) for by_species in (False, True)]
+    if batch <= DIFFRAX_MOST:
+        found += [peers.diffrax_peer(process, "Tsit5", batch, rtol, by_species) for by_species in (False, True)]
     if quick:
         return [*found, peers.scipy(process, "LSODA", 1, rtol)]
     if batch <= 1000 and cores == 1:
@@ -34,7 +36,7 @@ def measure(quick: bool, cores: int) -> list[Row]:
         for batch in batches:
             say(f"batch, {cores} cores: {case}, {batch} vessels")
             chosen = _peers(case, batch, cores, quick)
-            in_turn(chosen, 2 if quick else 7 if batch <= 1000 else 3, 1.0 if quick else 20.0)
+            in_turn(chosen, 2 if quick else 7 if batch <= 1000 else 3, 1.0 if quick else 5.0)
             for peer in chosen:
                 assert peer.answer is not None
                 compared = min(COMPARED, peer.vessels)

@@ -26,7 +26,7 @@ RTOL = 1e-6
 COMPARED = 2
 # An explicit method takes as many steps as the fastest rate dictates. One that needs more than these has not finished:
 # of a vessel in optim, of an interval in diffrax. rAAV needs 2.4 million a vessel and 0.8 million in its longest.
-MOST_STEPS, MOST_OF_INTERVAL = 4_000_000, 1_000_000
+MOST_STEPS, MOST_OF_INTERVAL = 100_000, 100_000
 FEW = 8  # vessels of explicit methods, of Kvaerno5
 SCIPY_VESSELS = 4
 SCIPY = ("LSODA", "BDF", "Radau")
