@@ -1,7 +1,7 @@
 """The march: one loop that owns the steps, the clock, the nodes and the status of every vessel.
 
 Vessels run on lanes, side by side. Each lane has its own vessel, interval, clock and step size; when its vessel is done
-it takes the next one that waits, so that nobody waits for the slowest. Steps are written for one vessel. A few steps
+it takes the next one that waits, so that nobody waits for the slowest. All lanes step at once. A few steps
 are taken between two visits, at which lanes that reached a node are served: what is stored and what happens at nodes
 costs its share of a visit, not of every step.
 

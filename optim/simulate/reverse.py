@@ -64,7 +64,9 @@ def _recorded(model: AbstractKineticModel, task: Task, integrator: Integrator) -
 def _record(model: AbstractKineticModel, task: Task, integrator: Integrator) -> tuple[March, _Tape, Array]:
     loop = start(task, integrator)
     vessels, n = task.intervals.shape[0], loop.lane.vessel.shape[0]
-    visits = (-(-vessels // n) + 1) * min(TAPE_STEPS, integrator.max_steps) // STEPS_PER_VISIT + 1
+    visits = (-(-vessels // n) + 1) * min(
+        TAPE_STEPS, integrator.max_steps
+    ) // STEPS_PER_VISIT + 2  # the last one only serves
     rows, dtype = (visits, STEPS_PER_VISIT), loop.states.dtype
     count, flag, real = jnp.zeros((visits, n), jnp.int32), jnp.zeros((visits, n), bool), jnp.zeros((*rows, n), dtype)
     states = jnp.zeros((*rows, *loop.lane.y.shape), dtype)
