@@ -150,7 +150,7 @@ class Rodas5P(AbstractStepper):
             none,
             None if by_s is None else (zero,) * y.shape[0],
             dict.fromkeys(entries, zero),
-            (zero,) * len(rhs.still),
+            rhs.nothing_sought(),
         )
         bars, _, s_bar, entry_bars, still_bar = jax.lax.fori_loop(0, 8, stage, start)
         of_matrix, change = rhs.pull_jacobian(s, y, s_bar, entry_bars)

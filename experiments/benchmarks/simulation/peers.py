@@ -44,7 +44,10 @@ def c(case: str, vessels: int, rtol: float, threads: int = 1) -> Peer:
         program, folder = _c_program()
         states = Path(folder.name) / "states"
         words = [case, vessels, threads, 1, states, rtol, ATOL_PER_RTOL * rtol]
-        answer = json.loads(subprocess.run([program, *map(str, words)], check=True, capture_output=True).stdout)
+        ended = subprocess.run([program, *map(str, words)], capture_output=True, text=True)
+        if ended.returncode:
+            return Answer(float("nan"), np.empty(0), float("nan"), ended.stderr.strip())
+        answer = json.loads(ended.stdout)
         return Answer(answer["seconds"][0], np.fromfile(states).reshape(vessels, -1, 8), answer["steps"])
 
     return Peer("C Tsit5", vessels, run)
@@ -153,9 +156,11 @@ def integrator_for(
     return Integrator(STEPPERS[stepper](), rtol, atol, max_steps=max_steps, guard=guard)
 
 
-def optim(process: Process, stepper: str, vessels: int, rtol: float, max_steps: int = 100_000) -> Peer:
+def optim(
+    process: Process, stepper: str, vessels: int, rtol: float, max_steps: int = 100_000, program: Any = None
+) -> Peer:
     """This package, with its own model and a grid; without the guard that derivatives need."""
-    program, arguments = optim_program(process.model), optim_arguments(process, vessels)
+    program, arguments = program or optim_program(process.model), optim_arguments(process, vessels)
     integrator = integrator_for(process, stepper, rtol, max_steps=max_steps)
 
     def run() -> Answer:

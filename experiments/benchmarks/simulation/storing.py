@@ -1,17 +1,37 @@
-"""What nodes cost: the batch of CHO vessels with daily nodes, and with nodes every three hours at most of which nothing
-happens but that the state is kept.
+"""What nodes cost: the batch of CHO vessels with daily nodes whose states are kept, the same but nothing is kept, and
+with nodes every three hours at most of which nothing happens but that the state is kept.
 
-A node ends a step and stores a state. Both are in the difference, and cannot be told apart: steps that are shortened to
+The first two show what storing costs. A node also ends a step: the third has both, since steps that are shortened to
 end at a node are part of the price of a sample. The column of steps shows how many more there are.
 """
 
+from typing import Any
+from unittest import mock
+
+import jax
 import peers
 import problem
+from process import Process
 from table import Row, add_ratio, text
-from timing import in_turn, say
+from timing import Peer, in_turn, say
 
-COLUMNS = ("case", "method", "nodes", "vessels", "ms/vessel", "least", "x daily", "steps", "us/step")
-PER_DAY = (1, 8)
+from optim.simulate import march
+from optim.simulate.simulate import simulate
+
+COLUMNS = ("case", "method", "nodes", "kept", "vessels", "ms/vessel", "least", "x not kept", "steps", "us/step")
+PLANS = ((1, False), (1, True), (8, True))  # nodes per day, and whether their states are kept
+
+
+def forgetful(process: Process, stepper: str, vessels: int) -> Peer:
+    """Does all that `simulate` does, but that its visits keep no states."""
+    visit = march.visit
+
+    def keeps_nothing(model: Any, task: Any, integrator: Any, loop: march.Loop) -> march.Loop:
+        return visit(model, task, integrator, loop)._replace(states=loop.states)
+
+    program = jax.jit(lambda integrator, *arguments: simulate(process.model, *arguments, integrator))
+    with mock.patch.object(march, "visit", keeps_nothing):
+        return peers.optim(process, stepper, vessels, problem.RTOL, program=program)
 
 
 def measure(quick: bool, cores: int) -> list[Row]:
@@ -21,15 +41,21 @@ def measure(quick: bool, cores: int) -> list[Row]:
     for case in problem.CASES[: 1 if quick else None]:
         for stepper in ("Tsit5",) if quick else tuple(peers.STEPPERS):
             say(f"storing: {case}, {stepper}")
-            chosen = [peers.optim(problem.process(case, n), stepper, vessels, problem.RTOL) for n in PER_DAY]
+            chosen = [
+                peers.optim(problem.process(case, n), stepper, vessels, problem.RTOL)
+                if kept
+                else forgetful(problem.process(case, n), stepper, vessels)
+                for n, kept in PLANS
+            ]
             in_turn(chosen, 2 if quick else 7, 20.0)
-            for per_day, peer in zip(PER_DAY, chosen, strict=True):
+            for (per_day, kept), peer in zip(PLANS, chosen, strict=True):
                 assert peer.answer is not None
                 rows.append(
                     {
                         "case": case,
                         "method": stepper,
                         "nodes": problem.DAYS * per_day,
+                        "kept": "yes" if kept else "no",
                         "vessels": vessels,
                         "ms/vessel": peer.ms,
                         "least": peer.least_ms,
@@ -37,10 +63,10 @@ def measure(quick: bool, cores: int) -> list[Row]:
                         "us/step": 1e3 * peer.ms / peer.answer.steps,
                     }
                 )
-    add_ratio(rows, "x daily", lambda r: r["nodes"] == problem.DAYS, ("case", "method"))
+    add_ratio(rows, "x not kept", lambda r: r["kept"] == "no", ("case", "method"))
     return rows
 
 
 def tables(rows: list[Row]) -> str:
     """The rows as text."""
-    return text("Daily nodes against nodes every three hours: ends of steps and storage together", rows, COLUMNS)
+    return text("Daily nodes kept or not; and nodes every three hours, with the steps that they end", rows, COLUMNS)
