@@ -20,6 +20,7 @@ from optim.paths import configs_dir
 if TYPE_CHECKING:
     from optim.data.dataset import Dataset
     from optim.fit.problem import FitProblem
+    from optim.params import ParameterTable
     from optim.process.problem import ProcessProblem
 
 # Hydra reads these annotations at run time, and knows Optional but not the `|` of this file's other annotations
@@ -38,6 +39,8 @@ class ParameterConfig:
     spread: Optional[float] = None
     source: str = MISSING
     verified: bool = MISSING
+    prior: str = "auto"  # auto | normal | lognormal | uniform | half_normal
+    times: str = ""  # another parameter that this one multiplies: a tie, or a ratio
 
 
 @dataclass
@@ -60,6 +63,10 @@ class DatasetConfig:
 class AssayConfig:
     relative: float = MISSING
     floor: float = MISSING
+    kind: str = "normal"  # normal | lognormal | logit
+    counted: float = 0.0  # cells counted per reading
+    robust: float = 0.0  # degrees of freedom of Student's t
+    estimate: bool = True
 
 
 @dataclass
@@ -75,7 +82,9 @@ class FitConfig:
     tolerance: float = 1e-6
     ensemble: int = 32
     start_spread: float = 0.5
-    noise_rounds: int = 2
+    noise_rounds: int = 2  # how often, at most, noise and spread between clones are found anew
+    estimate_spread: bool = True  # between clones; false keeps what the model states
+    startup: int = 0  # first-order steps before the search proper
     leave_one_out: bool = False
     compare: list[str] = field(default_factory=list)
 
@@ -333,7 +342,7 @@ def configured(name: str) -> tuple[Any, Any]:
 
     chosen = model_config(name)
     model = kinetics(chosen.kinetics)
-    values = {key: float(row.value) for key, row in chosen.parameters.items()}
+    values = build_table(chosen, model).values()
     return model, model.Parameters(*(values[key] for key in model.Parameters._fields))
 
 
@@ -343,16 +352,22 @@ def _plain(node: Any) -> dict[str, Any]:
     return {str(k): v for k, v in plain.items()}
 
 
+def build_table(model: DictConfig, equations: Any) -> ParameterTable:
+    """The parameter table of a configured model. Raises `ConfigError` that names the parameter."""
+    from optim.params import table_from_mapping
+
+    return table_from_mapping(_plain(model)["parameters"], equations.Parameters._fields)
+
+
 def build_fit(cfg: DictConfig, dataset: Dataset, model: DictConfig | None = None) -> FitProblem:
     """The fit problem of a configuration; `model` replaces the configured one (to compare models)."""
     from optim.fit.noise import AssayNoise, NoiseModel
     from optim.fit.problem import build_problem
     from optim.kinetics import kinetics
-    from optim.params import table_from_mapping
 
     chosen = cfg.model if model is None else model
     equations = kinetics(chosen.kinetics)
-    table = table_from_mapping(_plain(chosen)["parameters"], equations.Parameters._fields)
+    table = build_table(chosen, equations)
     assays = {name: AssayNoise(**row) for name, row in _plain(cfg.noise)["assays"].items()}
     noise = NoiseModel(assays, cfg.noise.estimate_scale)
     if cfg.dataset.group_by not in ("clone", "experiment"):
@@ -385,15 +400,13 @@ def build_process(
 
     from optim.fit.problem import observable_names
     from optim.kinetics import kinetics
-    from optim.params import table_from_mapping
     from optim.process.cost import book_from_mapping
     from optim.process.design import Design
     from optim.process.problem import Constraint, ProcessProblem
 
     d = cfg.design
     equations = kinetics(cfg.model.kinetics)
-    table = table_from_mapping(_plain(cfg.model)["parameters"], equations.Parameters._fields)
-    observed = observable_names(equations, table)
+    observed = observable_names(equations, build_table(cfg.model, equations))
     composition = dict(d.feed_composition) or dataset.media.get(d.feed_id)
     if composition is None:
         raise ConfigError(

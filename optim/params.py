@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from optim.errors import ConfigError, nearest
+from optim.units import VARIABLES
 
-LEVELS = ("fixed", "shared", "clone", "vessel")
+LEVELS = ("fixed", "shared", "clone", "batch", "vessel")
 SCALES = ("log", "logit", "identity")
+PRIORS = ("auto", "normal", "lognormal", "uniform", "half_normal")
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,15 @@ class ParameterSpec:
     """One row of a parameter table.
 
     level: fixed (not estimated), shared (one value), clone (partially pooled around an estimated population value),
-    vessel (a factor or offset of one run). `prior_sd` is on the fitted scale, centred on `value`; None leaves only
-    the bounds. `spread` is the standard deviation between clones on the fitted scale.
+    batch (one value per experiment), vessel (one per run). `scale` is where the search moves: log, logit between the
+    bounds, or identity.
+
+    prior: auto is normal on the fitted scale (lognormal for log), centred on `value`; normal and lognormal are so on
+    the natural scale whatever the fitted one; half_normal has its mode at zero and no centre; uniform leaves only the
+    bounds, as does auto without `prior_sd`. `prior_sd` is in logarithms for lognormal, else in the unit of the
+    parameter (of the fitted scale for auto). `spread` is the standard deviation between clones on the fitted scale.
+
+    `times` names another parameter that this one multiplies: fixed at 1 it is a tie, estimated it is a ratio.
     """
 
     name: str
@@ -34,12 +43,15 @@ class ParameterSpec:
     spread: float | None
     source: str
     verified: bool
+    prior: str = "auto"
+    times: str = ""
 
     def __post_init__(self) -> None:
         def refuse(key: str, message: str) -> None:
             raise ConfigError(f"parameter '{self.name}': {key}: {message}")
 
-        for key, value, allowed in (("level", self.level, LEVELS), ("scale", self.scale, SCALES)):
+        choices = (("level", self.level, LEVELS), ("scale", self.scale, SCALES), ("prior", self.prior, PRIORS))
+        for key, value, allowed in choices:
             if value not in allowed:
                 refuse(key, f"{value!r} is not one of {', '.join(allowed)}.{nearest(value, allowed)}")
         if not math.isfinite(self.value):
@@ -56,10 +68,18 @@ class ParameterSpec:
             refuse("lower", f"{self.lower} must be positive on a log scale")
         if self.prior_sd is not None and self.prior_sd <= 0.0:
             refuse("prior_sd", f"{self.prior_sd} must be positive")
+        if self.prior in ("normal", "lognormal", "half_normal") and self.prior_sd is None:
+            refuse("prior_sd", f"a {self.prior} prior needs its standard deviation")
+        if self.prior == "uniform" and self.prior_sd is not None:
+            refuse("prior_sd", "a uniform prior has none; its width is that of the bounds")
+        if self.prior in ("lognormal", "half_normal") and self.lower < 0.0:
+            refuse("lower", f"{self.lower} must not be negative with a {self.prior} prior")
+        if self.prior == "lognormal" and self.value <= 0.0:
+            refuse("value", f"{self.value} must be positive with a lognormal prior")
         if self.level == "clone" and not (self.spread and self.spread > 0.0):
             refuse("spread", "a clone parameter needs the standard deviation between clones, on the fitted scale")
-        if self.level == "vessel" and self.prior_sd is None:
-            refuse("prior_sd", "a vessel parameter needs a prior, else every run would explain itself")
+        if self.level in ("vessel", "batch") and self.prior_sd is None:
+            refuse("prior_sd", f"a {self.level} parameter needs a prior, else every run would explain itself")
 
     def forward(self, x: float) -> float:
         """Natural to fitted scale."""
@@ -79,20 +99,88 @@ class ParameterSpec:
             return self.lower + (self.upper - self.lower) / (1.0 + np.exp(-u))
         return np.asarray(u)
 
+    def slope(self, u: np.ndarray) -> np.ndarray:
+        """Derivative of `backward`."""
+        if self.scale == "log":
+            return np.exp(u)
+        if self.scale == "logit":
+            z = 1.0 / (1.0 + np.exp(-u))
+            return (self.upper - self.lower) * z * (1.0 - z)
+        return np.ones_like(u)
+
     def bounds(self) -> tuple[float, float]:
         """Bounds on the fitted scale."""
         if self.scale == "logit":
             return -20.0, 20.0
         return self.forward(self.lower), self.forward(self.upper)
 
+    @property
+    def family(self) -> str:
+        """The prior's family: that of `prior`, with auto resolved."""
+        if self.prior != "auto":
+            return self.prior
+        if self.prior_sd is None:
+            return "uniform"
+        return {"log": "lognormal", "logit": "logit_normal", "identity": "normal"}[self.scale]
+
+    def gaussian(self) -> bool:
+        """Whether the prior is normal on the fitted scale."""
+        own = {"log": "lognormal", "logit": "logit_normal", "identity": "normal"}[self.scale]
+        return self.family == own
+
+    def prior_score(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Negative logarithm of the prior's density over the fitted scale, its slope and its Gauss-Newton curvature.
+
+        Constants are left out. A prior stated on another scale brings the factor between the two densities with it,
+        so that the mode, the Laplace approximation and a sampler all speak of one distribution.
+        """
+        u = np.asarray(u, float)
+        none = np.zeros_like(u)
+        if self.family == "uniform" or self.prior_sd is None:
+            # uniform on the natural scale, unless it is only a lack of belief
+            return none if self.prior == "auto" else -self._log_slope(u), self._minus_bend(u), none
+        if self.gaussian():
+            r = (u - self.forward(self.value)) / self.prior_sd
+            return 0.5 * r**2, r / self.prior_sd, none + 1.0 / self.prior_sd**2
+        x, dx = self.backward(u), self.slope(u)
+        if self.family == "lognormal":
+            r, dr = (np.log(x) - math.log(self.value)) / self.prior_sd, dx / (x * self.prior_sd)
+            # the density of x has a factor 1/x
+            return 0.5 * r**2 + np.log(x) - self._log_slope(u), r * dr + dx / x + self._minus_bend(u), dr**2
+        centre = 0.0 if self.family == "half_normal" else self.value
+        r, dr = (x - centre) / self.prior_sd, dx / self.prior_sd
+        return 0.5 * r**2 - self._log_slope(u), r * dr + self._minus_bend(u), dr**2
+
+    def _log_slope(self, u: np.ndarray) -> np.ndarray:
+        return np.log(self.slope(u))
+
+    def _minus_bend(self, u: np.ndarray) -> np.ndarray:
+        """Slope of -log(slope)."""
+        if self.prior == "auto" or self.scale == "identity":
+            return np.zeros_like(u)
+        return np.full_like(u, -1.0) if self.scale == "log" else np.tanh(0.5 * u)
+
+    def prior_sd_fitted(self) -> float | None:
+        """Standard deviation of the prior on the fitted scale, about its centre; None for a uniform one."""
+        if self.prior_sd is None:
+            return None
+        if self.gaussian():
+            return self.prior_sd
+        if self.family == "half_normal":
+            return None
+        at = np.asarray(self.forward(self.value))
+        by = self.value if self.family == "lognormal" else 1.0
+        return float(self.prior_sd * by / self.slope(at))
+
     def prior_text(self) -> str:
         """The prior in words, as reports print it."""
         if self.level == "fixed":
             return ""
-        if self.prior_sd is None:
+        if self.family == "uniform":
             return f"uniform({self.lower:g}, {self.upper:g})"
-        family = {"log": "lognormal", "logit": "logit-normal", "identity": "normal"}[self.scale]
-        return f"{family}({self.value:g}, {self.prior_sd:g})"
+        if self.family == "half_normal":
+            return f"half-normal({self.prior_sd:g})"
+        return f"{self.family.replace('_', '-')}({self.value:g}, {self.prior_sd:g})"
 
 
 @dataclass(frozen=True)
@@ -100,6 +188,20 @@ class ParameterTable:
     """All parameters of a model, in the order of the model's `Parameters`, then those of the vessels."""
 
     rows: tuple[ParameterSpec, ...]
+
+    def __post_init__(self) -> None:
+        known = {row.name: row for row in self.rows}
+        for row in self.rows:
+            if not row.times:
+                continue
+            if row.times not in known:
+                raise ConfigError(
+                    f"parameter '{row.name}': times: no parameter '{row.times}'.{nearest(row.times, known)}"
+                )
+            if row.times == row.name or known[row.times].times:
+                raise ConfigError(
+                    f"parameter '{row.name}': times: '{row.times}' is itself a multiple of another; name that one"
+                )
 
     def of_level(self, level: str) -> tuple[ParameterSpec, ...]:
         return tuple(r for r in self.rows if r.level == level)
@@ -115,6 +217,11 @@ class ParameterTable:
         """Names of parameters whose number no source supports."""
         return tuple(r.name for r in self.rows if not r.verified)
 
+    def values(self) -> dict[str, float]:
+        """All parameters at their stated values, on the natural scale, multiples resolved."""
+        plain = {row.name: row.value for row in self.rows}
+        return {row.name: plain[row.name] * (plain[row.times] if row.times else 1.0) for row in self.rows}
+
 
 def to_natural(rows: tuple[ParameterSpec, ...], u: np.ndarray) -> np.ndarray:
     """Fitted to natural scale, parameters on the last axis."""
@@ -123,8 +230,11 @@ def to_natural(rows: tuple[ParameterSpec, ...], u: np.ndarray) -> np.ndarray:
     return np.stack([row.backward(u[..., i]) for i, row in enumerate(rows)], axis=-1)
 
 
-# what a vessel may deviate in, besides the parameters of the model
-VESSEL_PARAMETERS = ("inoculum_factor",)
+# What a vessel (or a batch) may deviate in, besides the parameters of the model: cells and volume at the start, and
+# what an assay reads of the truth, as a factor or as an offset in its unit.
+START_PARAMETERS = ("inoculum_factor", "volume_factor")
+SCALE, OFFSET = "scale_", "offset_"
+VESSEL_PARAMETERS = (*START_PARAMETERS, *(f"{kind}{name}" for kind in (SCALE, OFFSET) for name in VARIABLES))
 
 
 def table_from_mapping(rows: Mapping[str, Mapping[str, object]], model_parameters: tuple[str, ...]) -> ParameterTable:
@@ -134,20 +244,13 @@ def table_from_mapping(rows: Mapping[str, Mapping[str, object]], model_parameter
         if name not in allowed:
             raise ConfigError(
                 f"model.parameters.{name}: the model has no such parameter.{nearest(name, allowed)} "
-                f"Allowed: {', '.join(allowed)}"
+                f"Allowed: {', '.join((*model_parameters, *START_PARAMETERS))}, scale_ASSAY, offset_ASSAY"
             )
     missing = [n for n in model_parameters if n not in rows]
     if missing:
         raise ConfigError(f"model.parameters: missing {', '.join(missing)}")
-    specs = []
-    for name in allowed:
-        if name not in rows:
-            continue
-        row = dict(rows[name])
-        specs.append(ParameterSpec(name=name, **row))  # type: ignore[arg-type]
-        vessel = name in VESSEL_PARAMETERS
-        if vessel and specs[-1].level not in ("vessel", "fixed"):
-            raise ConfigError(f"model.parameters.{name}: level must be vessel or fixed")
-        if not vessel and specs[-1].level == "vessel":
-            raise ConfigError(f"model.parameters.{name}: level vessel is for {', '.join(VESSEL_PARAMETERS)} only")
+    specs = [ParameterSpec(name=name, **dict(rows[name])) for name in allowed if name in rows]  # type: ignore[arg-type]
+    for spec in specs:
+        if spec.name not in model_parameters and spec.level not in ("vessel", "batch", "fixed"):
+            raise ConfigError(f"model.parameters.{spec.name}: level must be vessel, batch or fixed")
     return ParameterTable(tuple(specs))

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from optim import __version__
 from optim.artefact import load, save
-from optim.config import build_fit, build_process, config_hash, model_config
+from optim.config import build_fit, build_process, build_table, config_hash, model_config
 from optim.data.dataset import Dataset
 from optim.data.registry import open_dataset
 from optim.errors import (
@@ -36,9 +36,9 @@ from optim.errors import (
 )
 from optim.fit.estimate import FitOptions
 from optim.fit.fit import fit as fit_problem
-from optim.fit.fit import r_squared
 from optim.fit.problem import FitProblem
 from optim.fit.result import FitResult, ModelScore
+from optim.fit.score import r_squared
 from optim.optimise.optimise import NEWCOMER, About, parameter_sets
 from optim.optimise.optimise import optimise as optimise_process
 from optim.optimise.optimise import rank as rank_clones
@@ -168,7 +168,16 @@ def _fit_options(cfg: DictConfig) -> FitOptions:
     f = cfg.fit
     if f.starts < 1 or f.ensemble < 2 or f.max_iterations < 1:
         raise ConfigError("fit: starts and max_iterations must be at least 1, ensemble at least 2")
-    return FitOptions(f.starts, f.max_iterations, f.tolerance, f.ensemble, f.start_spread, f.noise_rounds)
+    return FitOptions(
+        starts=f.starts,
+        max_iterations=f.max_iterations,
+        tolerance=f.tolerance,
+        ensemble=f.ensemble,
+        start_spread=f.start_spread,
+        noise_rounds=f.noise_rounds,
+        estimate_spread=f.estimate_spread,
+        startup=f.startup,
+    )
 
 
 def _compared(s: Session, dataset: Dataset, name: str, options: FitOptions) -> ModelScore:
@@ -448,7 +457,7 @@ def simulate(s: Session) -> ProcessOutcome:
     """Simulate the platform process with the model's configured parameter values; writes `out/simulation.csv`."""
     dataset = open_dataset(s.cfg.dataset.name)
     problem = build_process(s.cfg, dataset)
-    values = {name: float(row.value) for name, row in s.cfg.model.parameters.items()}
+    values = build_table(s.cfg.model, problem.model).values()
     p = np.array([[values[n] for n in problem.model.Parameters._fields]])
     ranges = screened_ranges(dataset)
     found = outcome(problem, "platform", problem.design.platform, p, s.cfg.design.feed_id, ranges)

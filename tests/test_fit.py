@@ -16,11 +16,14 @@ from optim.config import build_fit, compose
 from optim.data.registry import open_dataset
 from optim.errors import ConfigError, DatasetError, FitError, IncompatibleError
 from optim.fit.arrow import Arrow
-from optim.fit.estimate import Estimator, FitOptions, minimise, multi_start
-from optim.fit.fit import fit, r_squared
+from optim.fit.estimate import FitOptions, multi_start
+from optim.fit.fit import fit
 from optim.fit.noise import ABOVE, BELOW, MEASURED, AssayNoise, NoiseModel, residual
+from optim.fit.posterior import Posterior
 from optim.fit.problem import build_problem
 from optim.fit.result import FitResult
+from optim.fit.score import r_squared
+from optim.fit.solve import Search, minimise
 from optim.params import ParameterSpec, ParameterTable
 from optim.simulate.march import Integrator
 
@@ -107,7 +110,7 @@ def test_noise_refuses_what_it_cannot_mean():
 
 def test_the_gradient_of_the_posterior_matches_finite_differences(small_problem):
     # adaptive steps make the cost noisy at the size of its tolerance: differences need a tight one
-    e = Estimator(replace(small_problem, integrator=Integrator(rtol=1e-10, atol=1e-11)))
+    e = Posterior(replace(small_problem, integrator=Integrator(rtol=1e-10, atol=1e-11)))
     point = e.random_point(np.random.default_rng(3), 0.2)
     e.evaluate([point])
     g_s, g_c = point.arrow.gs, point.arrow.gc
@@ -131,8 +134,8 @@ def test_the_gradient_of_the_posterior_matches_finite_differences(small_problem)
 
 
 def test_no_direction_lowers_the_cost_at_the_optimum(small_problem):
-    e = Estimator(small_problem)
-    best = minimise(e, [e.prior_point()], replace(QUICK, max_iterations=80, tolerance=1e-9), quiet)[0]
+    e = Posterior(small_problem)
+    best = minimise(e, [e.prior_point()], Search(80, 1e-9), quiet)[0]
     assert best.reason == "converged"
     rng = np.random.default_rng(0)
     around = [
@@ -156,8 +159,8 @@ def test_scipy_lands_at_the_same_place(small_problem):
     ]
     d = replace(p.dataset, runs=p.dataset.runs[:1], measurements=_only(p.dataset.measurements, 1), truth=None)
     one = build_problem(p.model, ParameterTable(tuple(rows)), d, p.noise, p.integrator)
-    e = Estimator(one)
-    ours = minimise(e, [e.prior_point()], replace(QUICK, max_iterations=60, tolerance=1e-12), quiet)[0]
+    e = Posterior(one)
+    ours = minimise(e, [e.prior_point()], Search(60, 1e-12), quiet)[0]
 
     def cost(u):
         point = replace(e.prior_point(), shared=np.array([u]))
@@ -217,7 +220,7 @@ def test_the_order_of_vessels_does_not_matter(small_problem, fitted):
     m = d.measurements
     turned = replace(d, runs=d.runs[::-1], measurements=replace(m, run=len(d.runs) - 1 - m.run))
     problem = build_fit(compose([]), turned)
-    e, f = Estimator(small_problem), Estimator(problem)
+    e, f = Posterior(small_problem), Posterior(problem)
     a, b = e.prior_point(), f.prior_point()
     e.evaluate([a])
     f.evaluate([b])

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# what holds a parameter in its place, relative to its own curvature
+HELD = 1e12
+
 
 @dataclass(frozen=True)
 class Arrow:
@@ -26,24 +29,35 @@ class Arrow:
         i, j = np.arange(ss.shape[0]), np.arange(cc.shape[1])
         ss[i, i] += damping * np.maximum(ss[i, i], 1e-8)
         cc[:, j, j] += damping * np.maximum(cc[:, j, j], 1e-8)
-        stiff = 1e12
-        ss[i, i] += np.where(held_s, stiff * (1.0 + ss[i, i]), 0.0)
-        cc[:, j, j] += np.where(held_c, stiff * (1.0 + cc[:, j, j]), 0.0)
+        ss[i, i] += np.where(held_s, HELD * (1.0 + ss[i, i]), 0.0)
+        cc[:, j, j] += np.where(held_c, HELD * (1.0 + cc[:, j, j]), 0.0)
         return Arrow(ss, self.cs, cc, self.gs, self.gc)
 
     def solve(self) -> tuple[np.ndarray, np.ndarray]:
         """The step -H^-1 g, shared part and clone parts. Raises `numpy.linalg.LinAlgError` when singular."""
         schur, gain = self.schur()
-        reduced = self.gs - np.einsum("cmn,cm->n", gain, self.gc)
+        reduced = self.gs - np.tensordot(gain, self.gc, axes=([0, 1], [0, 1]))
         step_s = -np.linalg.solve(schur, reduced)
         rhs = self.gc + self.cs @ step_s
         step_c = -np.linalg.solve(self.cc, rhs[..., None])[..., 0]
         return step_s, step_c
 
+    def decrease(self, step_s: np.ndarray, step_c: np.ndarray) -> float:
+        """How far the quadratic model falls along a step."""
+        linear = self.gs @ step_s + np.sum(self.gc * step_c)
+        cross = np.sum(step_c * (self.cs @ step_s))
+        own = np.sum(step_c * (self.cc @ step_c[..., None])[..., 0])
+        return -float(linear + 0.5 * (step_s @ self.ss @ step_s) + cross + 0.5 * own)
+
+    def norm(self, step_s: np.ndarray, step_c: np.ndarray) -> float:
+        """Length of a step in units of what the diagonal says each parameter is known to."""
+        ss, cc = np.diag(self.ss), np.einsum("cmm->cm", self.cc)
+        return float(np.sqrt(np.sum(ss * step_s**2) + np.sum(cc * step_c**2)))
+
     def schur(self) -> tuple[np.ndarray, np.ndarray]:
         """Information on the shared parameters after clone blocks are eliminated, and the gain cc^-1 cs."""
         gain = np.linalg.solve(self.cc, self.cs)
-        return self.ss - np.einsum("cmn,cmk->nk", self.cs, gain), gain
+        return self.ss - np.tensordot(self.cs, gain, axes=([0, 1], [0, 1])), gain
 
     def sample(self, rng: np.random.Generator, draws: int) -> tuple[np.ndarray, np.ndarray]:
         """Draws from N(0, H^-1): shared [E, n] and clone parts [E, C, m], with their correlation."""
@@ -56,13 +70,24 @@ class Arrow:
         own = np.linalg.solve(np.swapaxes(roots, -1, -2)[None], zc[..., None])[..., 0]
         return shared, own - np.einsum("cmn,en->ecm", gain, shared)
 
+    def covariance(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of the shared parameters [n, n]; of each clone's [C, m, m]; and between the two [C, m, n]."""
+        schur, gain = self.schur()
+        shared = np.linalg.inv(_symmetric(schur))
+        across = -gain @ shared
+        own = np.linalg.inv(_symmetric(self.cc)) - across @ np.swapaxes(gain, -1, -2)
+        return shared, own, across
+
     def variances(self) -> tuple[np.ndarray, np.ndarray]:
         """Diagonal of H^-1: shared [n], clone parts [C, m]."""
-        schur, gain = self.schur()
-        covariance = np.linalg.inv(_symmetric(schur))
-        own = np.linalg.inv(_symmetric(self.cc))
-        spread = np.einsum("cmn,nk,cmk->cm", gain, covariance, gain)
-        return np.diag(covariance).copy(), np.einsum("cmm->cm", own) + spread
+        shared, own, _ = self.covariance()
+        return np.diag(shared).copy(), np.einsum("cmm->cm", own).copy()
+
+    def log_determinant(self) -> float:
+        """Logarithm of the determinant of H. Raises `numpy.linalg.LinAlgError` unless H is positive definite."""
+        schur, _ = self.schur()
+        roots = [np.linalg.cholesky(_symmetric(m)) for m in (schur, self.cc)]
+        return 2.0 * float(sum(np.sum(np.log(np.einsum("...ii->...i", r))) for r in roots))
 
 
 def _symmetric(m: np.ndarray) -> np.ndarray:

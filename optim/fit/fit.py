@@ -1,27 +1,24 @@
-"""A fit from start to end: multi-start estimate, Laplace ensemble, predictions with bands, scores, left-out runs."""
+"""A fit from start to end: multi-start estimate, ensemble, predictions with bands, scores, left-out runs and clones."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
 
 import numpy as np
 
-from optim.errors import FitError, IntegratorWarning
-from optim.fit.estimate import Estimator, FitOptions, Point, Progress, minimise, multi_start
+from optim.errors import IntegratorWarning
+from optim.fit.bands import Z90, observations, predictive
+from optim.fit.ensemble import laplace, natural
+from optim.fit.estimate import FitOptions, multi_start
+from optim.fit.posterior import Point, Posterior
 from optim.fit.problem import FitProblem
-from optim.fit.result import FitResult, Observations, ParameterEstimate, Recovery, StartReport
-from optim.params import ParameterSpec, to_natural
+from optim.fit.result import FitResult, ParameterEstimate, Recovery, StartReport
+from optim.fit.score import clone_folds, free_parameters, leave_out, log_likelihood, r_squared, vessel_folds
+from optim.fit.solve import Progress
+from optim.params import ParameterSpec
 
-Z90 = 1.6448536269514722
-
-
-@dataclass(frozen=True)
-class _Draws:
-    """Ensemble on the fitted scale: shared with population means [E, n], blocks [E, C, m]; member 0 is the estimate."""
-
-    shared: np.ndarray
-    block: np.ndarray
+# two starts end at one optimum when their costs differ by less, in units of the log-likelihood
+SAME_COST = 0.1
 
 
 def fit(
@@ -33,37 +30,37 @@ def fit(
     progress: Progress = lambda text: None,
 ) -> FitResult:
     """Fit a problem. Raises `FitError` when every start failed or the data do not determine the parameters at all."""
-    estimator, points = multi_start(problem, options, seed, progress)
-    best = points[0]
-    better = problem.poor_integrator(estimator.lanes(best))
+    posterior, points = multi_start(problem, options, seed, progress)
+    return report(posterior, points, options, seed, model_name, leave_one_out, progress)
+
+
+def report(
+    posterior: Posterior,
+    points: list[Point],
+    options: FitOptions,
+    seed: int,
+    model_name: str,
+    leave_one_out: bool = False,
+    progress: Progress = lambda text: None,
+) -> FitResult:
+    """The result of a search: `points` are the ends of all starts, the best first."""
+    problem, best = posterior.problem, points[0]
+    better = problem.poor_integrator(posterior.lanes(best))
     if better:
         warnings.warn(better, IntegratorWarning, stacklevel=2)
-    draws = _laplace(estimator, best, options.ensemble, np.random.default_rng(seed + 1))
-    predicted, bands = _predictive(estimator, draws)
-    observations = _observations(problem, estimator, predicted, bands)
-    left_out = None
+    draws = laplace(posterior, best, options.ensemble, np.random.default_rng(seed + 1))
+    found = observations(posterior, *predictive(posterior, draws))
+    left_out, clones_left_out = None, None
     if leave_one_out:
-        left_out = _leave_one_out(estimator, best, options, seed, progress)
+        search, members = options.search, max(2, options.ensemble // 2)
+        left_out = leave_out(posterior, best, vessel_folds(posterior), members, search, seed, progress)
+        if posterior.n_clones > 1:
+            clones_left_out = leave_out(posterior, best, clone_folds(posterior), members, search, seed, progress)
     n = int(problem.vessels.weight.sum())
-    k = _free_parameters(estimator)
-    log_likelihood = _log_likelihood(estimator, best)
-    ns, nc = estimator.ns, estimator.nc
-    free = (*problem.shared, *problem.clone)
-    shared = to_natural(free, draws.shared)
-    block = np.moveaxis(draws.block, 1, 0)  # [C, E, m]
-    clone = np.stack([to_natural(problem.clone, b[:, :nc]) for b in block], axis=1)
-    vessel = np.stack(
-        [
-            to_natural(problem.vessel, np.take_along_axis(block[c], estimator.columns[b][None, nc:], axis=1))
-            for b, c in enumerate(problem.vessel_clone)
-        ],
-        axis=1,
-    )
-    rng = np.random.default_rng(seed + 2)
-    away = rng.standard_normal((len(draws.shared), nc)) / np.sqrt(np.maximum(estimator.pool, 1e-300))
-    away[0] = 0.0
-    newcomer = to_natural(problem.clone, np.clip(draws.shared[:, ns:] + away, *_bounds(problem.clone)))
-    parameters = _parameter_rows(estimator, best)
+    k = free_parameters(posterior)
+    likelihood = log_likelihood(posterior, best)
+    members_of = natural(posterior, draws, np.random.default_rng(seed + 2))
+    parameters = parameter_rows(posterior, best)
     return FitResult(
         model=model_name,
         dataset=problem.dataset.name,
@@ -73,145 +70,53 @@ def fit(
         shared_names=tuple(p.name for p in problem.shared),
         clone_names=tuple(p.name for p in problem.clone),
         vessel_names=tuple(p.name for p in problem.vessel),
+        batch_names=tuple(p.name for p in problem.batch),
         clones=problem.groups,
         vessels=problem.dataset.vessels,
         vessel_clone=tuple(int(c) for c in problem.vessel_clone),
         group_by=problem.group_by,
-        shared=shared[:, :ns],
-        clone=clone,
-        vessel=vessel,
-        newcomer=newcomer,
+        multiples={name: other for name, other in problem.layout.times},
+        shared=members_of.shared,
+        clone=members_of.clone,
+        vessel=members_of.vessel,
+        batch=members_of.batch,
+        newcomer=members_of.newcomer,
+        other=members_of.other,
         parameters=parameters,
-        observations=observations,
-        noise_scale={v: float(s) for v, s in zip(problem.variables, estimator.noise.scale, strict=True)},
+        observations=found,
+        noise_scale={v: float(s) for v, s in zip(problem.variables, posterior.noise.scale, strict=True)},
+        spread={p.name: float(s) for p, s in zip(problem.clone, posterior.spread, strict=True)},
         cost=best.cost,
-        log_likelihood=log_likelihood,
+        log_likelihood=likelihood,
         n_parameters=k,
-        aicc=-2.0 * log_likelihood + 2.0 * k + 2.0 * k * (k + 1) / max(n - k - 1, 1),
-        bic=-2.0 * log_likelihood + k * np.log(n),
-        r2=r_squared(observations),
-        starts=tuple(StartReport(i, float(p.cost), p.iterations, p.reason) for i, p in enumerate(points)),
+        aicc=-2.0 * likelihood + 2.0 * k + 2.0 * k * (k + 1) / max(n - k - 1, 1),
+        bic=-2.0 * likelihood + k * np.log(n),
+        r2=r_squared(found),
+        starts=_starts(points),
         history=tuple(float(c) for c in best.history),
         recovery=_recovery(problem, parameters),
         left_out=left_out,
+        clones_left_out=clones_left_out,
         notes=_notes(problem),
     )
 
 
-def _free_parameters(e: Estimator) -> int:
-    """Parameters that the data pay for: shared and clone ones, one noise factor per assay, one factor per vessel."""
-    noise = len(e.problem.variables) if e.problem.noise.estimate_scale else 0
-    return e.ns + e.nc * e.n_clones + e.nv * len(e.problem.vessel_clone) + noise
+def _starts(points: list[Point]) -> tuple[StartReport, ...]:
+    """How every start ended, and at which optimum: 0 is the best, -1 a start that failed."""
+    costs = [float(p.history[-1]) if p.history else float("inf") for p in points]
+    rows, places = [], list[float]()
+    for i in np.argsort(costs):
+        optimum = -1
+        if np.isfinite(costs[i]):
+            if not places or costs[i] - places[-1] > SAME_COST:
+                places.append(costs[i])
+            optimum = len(places) - 1
+        rows.append(StartReport(int(i), costs[i], points[i].iterations, points[i].reason, optimum))
+    return tuple(rows)
 
 
-def _bounds(rows: tuple[ParameterSpec, ...]) -> tuple[np.ndarray, np.ndarray]:
-    table = np.array([row.bounds() for row in rows]).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
-
-
-def _laplace(e: Estimator, point: Point, members: int, rng: np.random.Generator) -> _Draws:
-    assert point.arrow is not None
-    try:
-        shared, block = point.arrow.sample(rng, members - 1)
-    except np.linalg.LinAlgError as err:
-        raise FitError(
-            "the data and priors do not determine the parameters (singular information); "
-            "fix some of them, or give them a prior_sd"
-        ) from err
-    shared = np.clip(point.shared + shared, e.lower_s, e.upper_s)
-    block = np.clip(point.block + block, e.lower_c, e.upper_c)
-    return _Draws(np.concatenate([point.shared[None], shared]), np.concatenate([point.block[None], block]))
-
-
-def _predictive(e: Estimator, draws: _Draws) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions [B, M] of the estimate, and the standard deviation of a new measurement around them."""
-    n = len(e.problem.vessel_clone)
-    points = [Point(s, b, np.ones(n)) for s, b in zip(draws.shared, draws.block, strict=True)]
-    u = np.concatenate([e.lanes(p) for p in points])
-    y, status = e.problem.predict(u, np.tile(np.arange(n), len(points)))
-    stack = np.where((status == 0)[:, None], y, np.nan).reshape(len(points), n, -1)
-    return stack[0], np.sqrt(np.nanvar(stack, axis=0) + e.noise.sd**2)
-
-
-def _observations(
-    problem: FitProblem, e: Estimator, predicted: np.ndarray, sd: np.ndarray, only: np.ndarray | None = None
-) -> Observations:
-    v = problem.vessels
-    use = v.weight > 0.0 if only is None else (v.weight > 0.0) & only
-    b, m = np.nonzero(use)
-    time = np.array([v.grid.t[i, j] for i, j in zip(b, v.node[b, m], strict=True)])
-    runs = problem.dataset.runs
-    return Observations(
-        vessel=tuple(runs[i].run_id for i in b),
-        clone=tuple(runs[i].clone_id for i in b),
-        variable=tuple(problem.variables[i] for i in v.variable[b, m]),
-        time_h=time,
-        value=v.value[b, m],
-        sd=e.noise.sd[b, m],
-        predicted=predicted[b, m],
-        lower90=predicted[b, m] - Z90 * sd[b, m],
-        upper90=predicted[b, m] + Z90 * sd[b, m],
-        censored=tuple(("", "<", ">")[i] for i in v.censored[b, m]),
-    )
-
-
-def _leave_one_out(e: Estimator, best: Point, options: FitOptions, seed: int, progress: Progress) -> Observations:
-    """Every run predicted by a fit to all others, from its own measured initial state and its real controls."""
-    n = len(e.problem.vessel_clone)
-    folds = []
-    for b in range(n):
-        weight = np.ones(n)
-        weight[b] = 0.0
-        folds.append(
-            replace(best, weight=weight, damping=1e-2, reason="", iterations=0, history=[], block=best.block.copy())
-        )
-    fewer = replace(options, max_iterations=30, tolerance=1e-5)
-    done = minimise(e, folds, fewer, lambda text: progress(text.replace("fit:", "leave one run out:")))
-    predicted, sd = np.full(e.problem.vessels.value.shape, np.nan), np.full(e.problem.vessels.value.shape, np.nan)
-    for b, point in enumerate(done):
-        c = e.problem.vessel_clone[b]
-        own = e.columns[b][e.nc :]
-        draws = _laplace(e, point, max(2, options.ensemble // 2), np.random.default_rng(seed + 10 + b))
-        # the left-out run starts from its measured state: nothing of it has informed its vessel parameters
-        rest = np.arange(len(own)) + e.nc
-        draws.block[0, c, own] = e.mean_v[rest - e.nc]
-        y, deviation = _predictive(e, draws)
-        predicted[b], sd[b] = y[b], deviation[b]
-    return _observations(e.problem, e, predicted, sd)
-
-
-def _log_likelihood(e: Estimator, point: Point) -> float:
-    v = e.problem.vessels
-    measured = (v.censored == 0) * v.weight  # a censored value is a probability, without a density's constant
-    return -0.5 * point.squares - float(np.sum(measured * np.log(e.noise.sd * np.sqrt(2.0 * np.pi))))
-
-
-def r_squared(o: Observations) -> dict[str, float]:
-    """R2 per variable over points after time 0 (those at time 0 would flatter it), censored ones left out.
-
-    Where biomass and product are both measured, also of product per biomass.
-    """
-    found = {}
-    after = (o.time_h > 0.0) & np.array([c == "" for c in o.censored])
-    variable = np.array(o.variable)
-    for name in dict.fromkeys(o.variable):
-        use = after & (variable == name)
-        found[name] = _r2(o.value[use], o.predicted[use])
-    if {"biomass", "product"} <= set(o.variable):
-        place = {(o.vessel[i], float(o.time_h[i]), o.variable[i]): i for i in np.flatnonzero(after)}
-        pairs = [(i, place.get((v, t, "biomass"))) for (v, t, name), i in place.items() if name == "product"]
-        both = np.array([(i, j) for i, j in pairs if j is not None]).reshape(-1, 2)
-        value = o.value[both[:, 0]] / o.value[both[:, 1]]
-        found["product_per_biomass"] = _r2(value, o.predicted[both[:, 0]] / o.predicted[both[:, 1]])
-    return found
-
-
-def _r2(value: np.ndarray, predicted: np.ndarray) -> float:
-    total = float(np.sum((value - value.mean()) ** 2)) if len(value) else 0.0
-    return float(1.0 - np.sum((value - predicted) ** 2) / total) if total > 0.0 else float("nan")
-
-
-def _parameter_rows(e: Estimator, point: Point) -> tuple[ParameterEstimate, ...]:
+def parameter_rows(e: Posterior, point: Point) -> tuple[ParameterEstimate, ...]:
+    """The table of all parameters on the natural scale, with intervals from the curvature at `point`."""
     assert point.arrow is not None
     problem, ns, nc = e.problem, e.ns, e.nc
     var_s, var_c = point.arrow.variances()
@@ -239,16 +144,21 @@ def _parameter_rows(e: Estimator, point: Point) -> tuple[ParameterEstimate, ...]
         )
 
     for i, spec in enumerate(problem.shared):
-        add(spec, "", point.shared[i], var_s[i], spec.prior_sd, "shared")
+        add(spec, "", point.shared[i], var_s[i], spec.prior_sd_fitted(), "shared")
     for i, spec in enumerate(problem.clone):
-        add(spec, "", point.shared[ns + i], var_s[ns + i], spec.prior_sd, "population")
+        add(spec, "", point.shared[ns + i], var_s[ns + i], spec.prior_sd_fitted(), "population")
         for c, name in enumerate(problem.groups):
-            add(spec, name, point.block[c, i], var_c[c, i], spec.spread, "clone")
+            add(spec, name, point.block[c, i], var_c[c, i], float(e.spread[i]), "clone")
+    for b in range(e.n_batches):
+        for i, spec in enumerate(problem.batch):
+            place = ns + nc + b * e.nb + i
+            name = problem.batches[b]
+            add(spec, name, point.shared[place], var_s[place], spec.prior_sd_fitted(), "batch")
     for i, spec in enumerate(problem.vessel):
         for b, c in enumerate(problem.vessel_clone):
             column = e.columns[b][nc + i]
             name = problem.dataset.runs[b].run_id
-            add(spec, name, point.block[c, column], var_c[c, column], spec.prior_sd, "vessel")
+            add(spec, name, point.block[c, column], var_c[c, column], spec.prior_sd_fitted(), "vessel")
     for spec in problem.table.of_level("fixed"):
         rows.append(
             ParameterEstimate(

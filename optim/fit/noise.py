@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
+from scipy.special import gammaln
 
 from optim.errors import ConfigError, nearest
 from optim.types import Array
@@ -14,14 +16,32 @@ from optim.units import VARIABLES
 
 # codes of a censored value
 MEASURED, BELOW, ABOVE = 0, 1, 2
+# on which scale an assay's readings scatter
+NORMAL, LOG, LOGIT = 0, 1, 2
+SCALES = {"normal": NORMAL, "lognormal": LOG, "logit": LOGIT}
+# a reading of exactly 0 or 1 has no logarithm of odds: it stands for one that rounds to it
+LEAST_SHARE = 1e-3
 
 
 @dataclass(frozen=True)
 class AssayNoise:
-    """Standard deviation = sqrt((relative * value)^2 + floor^2), in the canonical unit of the variable."""
+    """How an assay's readings scatter about the truth.
+
+    kind normal: standard deviation sqrt((relative * value)^2 + floor^2 + counting^2), in the unit of the assay.
+    kind lognormal: of the logarithm, `relative`; `floor` is the reading below which the scatter stays what it is there
+    (it is added before the logarithm is taken). kind logit, for shares: of the logarithm of the odds, `relative`.
+
+    `counted`: particles counted per reading, which adds their counting noise: value (1 - value) / counted for a share,
+    value^2 / counted for a concentration. `robust`: degrees of freedom of Student's t, 0 for a normal distribution.
+    `estimate`: whether a factor on the whole is found from the residuals, where the noise model allows it.
+    """
 
     relative: float
     floor: float
+    kind: str = "normal"
+    counted: float = 0.0
+    robust: float = 0.0
+    estimate: bool = True
 
 
 @dataclass(frozen=True)
@@ -35,17 +55,104 @@ class NoiseModel:
         for name, assay in self.assays.items():
             if name not in VARIABLES:
                 raise ConfigError(f"noise.assays.{name}: unknown variable.{nearest(name, VARIABLES)}")
-            if assay.relative < 0.0 or assay.floor <= 0.0:
-                raise ConfigError(f"noise.assays.{name}: relative must not be negative and floor must be positive")
+            self._check(name, assay)
 
-    def sd(self, variable: str, value: np.ndarray) -> np.ndarray:
-        """Standard deviation of measured values. Raises `ConfigError` for an assay that is not declared."""
+    def _check(self, name: str, assay: AssayNoise) -> None:
+        key = f"noise.assays.{name}"
+        if assay.kind not in SCALES:
+            known = ", ".join(SCALES)
+            raise ConfigError(f"{key}.kind: '{assay.kind}' is not one of {known}.{nearest(assay.kind, SCALES)}")
+        if assay.relative < 0.0 or assay.floor < 0.0 or assay.counted < 0.0:
+            raise ConfigError(f"{key}: relative, floor and counted must not be negative")
+        if assay.kind == "normal" and assay.floor <= 0.0:
+            raise ConfigError(f"{key}: relative must not be negative and floor must be positive")
+        if assay.kind != "normal" and assay.relative <= 0.0:
+            raise ConfigError(f"{key}: {assay.kind} noise needs a positive relative, its standard deviation")
+        if assay.kind != "normal" and assay.counted > 0.0:
+            raise ConfigError(f"{key}: counted goes with kind normal")
+        if assay.kind == "logit" and VARIABLES[name].upper != 1.0:
+            raise ConfigError(f"{key}: logit noise is for shares between 0 and 1")
+        if 0.0 < assay.robust <= 2.0:
+            raise ConfigError(f"{key}.robust: degrees of freedom must be above 2 (4 is usual), or 0 for none")
+
+    def assay(self, variable: str) -> AssayNoise:
+        """The noise of an assay. Raises `ConfigError` for one that is not declared."""
         if variable not in self.assays:
             raise ConfigError(
                 f"noise.assays: no entry for '{variable}', which the dataset holds; add relative and floor"
             )
-        assay = self.assays[variable]
-        return np.sqrt((assay.relative * value) ** 2 + assay.floor**2)
+        return self.assays[variable]
+
+    def sd(self, variable: str, value: np.ndarray) -> np.ndarray:
+        """Standard deviation, on the assay's scale, of readings whose truth is `value`."""
+        assay = self.assay(variable)
+        value = np.asarray(value, float)
+        if assay.kind != "normal":
+            return np.full_like(value, assay.relative)
+        counting = np.zeros_like(value)
+        if assay.counted > 0.0:
+            inside = np.clip(value, 0.0, 1.0)
+            share = VARIABLES[variable].upper == 1.0
+            counting = (inside * (1.0 - inside) if share else value**2) / assay.counted
+        return np.sqrt((assay.relative * value) ** 2 + assay.floor**2 + counting)
+
+    def reading_sd(self, variable: str, value: np.ndarray, sd: np.ndarray) -> np.ndarray:
+        """`sd` in the unit of the assay, for small deviations about `value`: what a band is drawn with."""
+        assay = self.assay(variable)
+        if assay.kind == "lognormal":
+            return sd * (np.abs(value) + assay.floor)
+        if assay.kind == "logit":
+            inside = np.clip(value, LEAST_SHARE, 1.0 - LEAST_SHARE)
+            return sd * inside * (1.0 - inside)
+        return sd
+
+    def range_of(self, variable: str) -> tuple[float, float]:
+        """What an assay can read: from 0, to 1 for a share."""
+        upper = VARIABLES[variable].upper
+        return 0.0, np.inf if upper is None else upper
+
+    def log_density(self, variable: str, value: np.ndarray, sd: np.ndarray) -> np.ndarray:
+        """Logarithm of the likelihood's factor that residuals leave out, so that noise models can be compared.
+
+        `sd` on the assay's scale; a reading's density on its own scale has the slope of that scale in it.
+        """
+        assay = self.assay(variable)
+        found = -np.log(sd * np.sqrt(2.0 * np.pi))
+        if assay.robust:
+            nu = assay.robust
+            found = gammaln(0.5 * (nu + 1.0)) - gammaln(0.5 * nu) - 0.5 * np.log(np.pi * (nu + 1.0)) - np.log(sd)
+        if assay.kind == "lognormal":
+            found = found - np.log(np.maximum(value + assay.floor, 1e-12))
+        if assay.kind == "logit":
+            inside = np.clip(value, LEAST_SHARE, 1.0 - LEAST_SHARE)
+            found = found - np.log(inside * (1.0 - inside))
+        return found
+
+
+class Scatter(NamedTuple):
+    """How each variable scatters, for the compiled program; one entry per variable."""
+
+    scale: Array  # NORMAL | LOG | LOGIT
+    floor: Array
+    robust: Array  # degrees of freedom, 0: normal
+
+
+def scatter_of(noise: NoiseModel, variables: tuple[str, ...]) -> Scatter:
+    """The noise model as arrays [V]."""
+    rows = [noise.assay(name) for name in variables]
+    return Scatter(
+        np.array([SCALES[row.kind] for row in rows], np.int32),
+        np.array([row.floor for row in rows]),
+        np.array([row.robust for row in rows]),
+    )
+
+
+def on_scale(y: Array, scale: Array, floor: Array) -> Array:
+    """Readings or predictions on the scale on which they scatter."""
+    logarithm = jnp.log(jnp.maximum(y + floor, 1e-12))
+    inside = jnp.clip(y, LEAST_SHARE, 1.0 - LEAST_SHARE)
+    odds = jnp.log(inside) - jnp.log1p(-inside)
+    return jnp.where(scale == LOG, logarithm, jnp.where(scale == LOGIT, odds, y))
 
 
 def residual(predicted: Array, value: Array, sd: Array, censored: Array) -> Array:
@@ -60,3 +167,16 @@ def residual(predicted: Array, value: Array, sd: Array, censored: Array) -> Arra
     tail = jnp.sqrt(-2.0 * norm.logcdf(jnp.clip(beyond, -30.0, 5.0)))
     signed = jnp.where(censored == ABOVE, -tail, tail)
     return jnp.where(censored == MEASURED, plain, signed)
+
+
+def robust_loss(square: Array, freedom: Array) -> tuple[Array, Array]:
+    """Negative log-likelihood of a squared residual, and its weight in Gauss-Newton equations.
+
+    Student's t with `freedom` degrees, scaled so that the weight of small residuals is one as for the normal
+    distribution (freedom 0); Lange et al. 1989, J Am Stat Assoc 84:881.
+    """
+    heavy = freedom > 0.0
+    nu = jnp.where(heavy, freedom, 1.0)
+    loss = jnp.where(heavy, 0.5 * (nu + 1.0) * jnp.log1p(square / (nu + 1.0)), 0.5 * square)
+    weight = jnp.where(heavy, 1.0 / (1.0 + square / (nu + 1.0)), 1.0)
+    return loss, weight

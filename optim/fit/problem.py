@@ -1,14 +1,11 @@
-"""The fit problem: a dataset and a model as arrays, and residuals with their Jacobian per vessel.
-
-Every vessel depends on its own parameters only: the shared ones, those of its clone, and its own. Their Jacobian
-columns are computed per vessel, and only small normal matrices leave the device.
-"""
+"""The fit problem: a dataset and a model as arrays, one lane per vessel."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,47 +13,30 @@ import numpy as np
 
 from optim.data.dataset import Dataset
 from optim.errors import DatasetError
-from optim.fit.noise import ABOVE, BELOW, MEASURED, NoiseModel, residual
+from optim.fit import likelihood
+from optim.fit.likelihood import Blocks, Layout, Vessels
+from optim.fit.noise import ABOVE, BELOW, MEASURED, NoiseModel, Scatter, on_scale, scatter_of
 from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.params import ParameterSpec, ParameterTable
 from optim.schedule.from_run import feeds_of, schedule_of
-from optim.schedule.grid import IntervalGrid, bucket
+from optim.schedule.grid import bucket
 from optim.schedule.schedule import to_grid
 from optim.simulate.balance import Vessel
-from optim.simulate.lanes import LANES, in_batches
+from optim.simulate.lanes import LANES, batches_of, joined
 from optim.simulate.march import Integrator
-from optim.simulate.simulate import Trajectory, observe, simulate
 from optim.simulate.stiffness import explicit_steps, poor_choice
-from optim.types import Array
 
-
-class Vessels(NamedTuple):
-    """All vessels of a dataset as padded arrays, axis B first."""
-
-    grid: IntervalGrid
-    feeds: Array  # [B, J, N]
-    initial: Array  # [B, N]
-    volume: Array  # [B] L
-    node: Array  # [B, M] node of each observation
-    variable: Array  # [B, M] index into `FitProblem.variables`
-    value: Array  # [B, M]
-    sd: Array  # [B, M]
-    censored: Array  # [B, M]
-    weight: Array  # [B, M] 1, or 0 for padding
-
-
-class Blocks(NamedTuple):
-    """Normal equations of each vessel over its own Q parameters."""
-
-    cost: Array  # [L] half sum of squares; inf where the simulation failed
-    gradient: Array  # [L, Q]
-    hessian: Array  # [L, Q, Q] Gauss-Newton
-    squares: Array  # [L] sum of squares
+# rows of the larger of the two compiled programs: enough to fill vector units while lanes end at different times
+MANY = 256
 
 
 @dataclass(frozen=True)
 class FitProblem:
-    """One model and one dataset. `vessel_clone` [B] gives the group of each vessel: the clone, or the experiment."""
+    """One model and one dataset.
+
+    `vessel_clone` [B] gives the group of each vessel (the clone, or the experiment), `vessel_batch` [B] its experiment.
+    The parameters of a lane are the shared ones, those of its batch, of its clone, and its own, in this order.
+    """
 
     model: AbstractKineticModel
     table: ParameterTable
@@ -68,10 +48,16 @@ class FitProblem:
     vessel_clone: np.ndarray
     groups: tuple[str, ...]
     group_by: str
+    vessel_batch: np.ndarray
+    batches: tuple[str, ...]
 
     @property
     def shared(self) -> tuple[ParameterSpec, ...]:
         return self.table.of_level("shared")
+
+    @property
+    def batch(self) -> tuple[ParameterSpec, ...]:
+        return self.table.of_level("batch")
 
     @property
     def clone(self) -> tuple[ParameterSpec, ...]:
@@ -81,115 +67,87 @@ class FitProblem:
     def vessel(self) -> tuple[ParameterSpec, ...]:
         return self.table.of_level("vessel")
 
+    @cached_property
     def layout(self) -> Layout:
         """Where each parameter stands; hashable, so that it is part of the compiled program."""
-        fixed = {s.name: s.value for s in self.table.of_level("fixed")}
-        free = tuple((s.name, s.scale, s.lower, s.upper) for s in (*self.shared, *self.clone, *self.vessel))
-        return Layout(self.model, self.variables, tuple(sorted(fixed)), free)
+        rows = (*self.shared, *self.batch, *self.clone, *self.vessel)
+        return Layout(
+            self.model,
+            self.variables,
+            tuple(sorted(s.name for s in self.table.of_level("fixed"))),
+            tuple((s.name, s.scale, s.lower, s.upper) for s in rows),
+            tuple((s.name, s.times) for s in self.table.rows if s.times),
+        )
 
+    @cached_property
     def fixed_values(self) -> np.ndarray:
         fixed = {s.name: s.value for s in self.table.of_level("fixed")}
-        return np.array([fixed[name] for name in sorted(fixed)])
+        return np.array([fixed[name] for name in self.layout.fixed])
+
+    @cached_property
+    def scatter(self) -> Scatter:
+        return scatter_of(self.noise, self.variables)
+
+    def lanes(self, vessel: np.ndarray, sd: np.ndarray | None = None) -> Lanes:
+        """Vessels (indices [L], repeated where several parameter sets are asked for) made ready on the device.
+
+        sd [B, M]: noise of every point; default: as stated.
+        """
+        v = self.vessels if sd is None else self.vessels._replace(sd=sd)
+        return Lanes(self, np.asarray(vessel), batches_of(v, np.asarray(vessel), *self._sizes()))
+
+    @cached_property
+    def all_lanes(self) -> Lanes:
+        """Every vessel once, with the stated noise."""
+        return self.lanes(np.arange(len(self.vessel_clone)))
+
+    def _sizes(self) -> tuple[int, ...]:
+        return min(-(-len(self.vessel_clone) // 8) * 8, MANY), MANY
 
     def predict(self, u: np.ndarray, vessel: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Predictions [L, M] and status [L] of lanes u [L, Q]; `vessel` [L] says whose lane each is (default: all)."""
-        y, _, trajectory = self._simulated(u, vessel)
+        y, _, trajectory = (self.all_lanes if vessel is None else self.lanes(vessel)).run(likelihood.predict, u)
         return y, trajectory.status
+
+    def deviation(self, y: np.ndarray) -> np.ndarray:
+        """Predictions less readings [B, M], on the scale on which each assay scatters."""
+        v = self.vessels
+        scale, floor = self.scatter.scale[v.variable], self.scatter.floor[v.variable]
+        return np.asarray(on_scale(y, scale, floor) - on_scale(v.value, scale, floor))
 
     def poor_integrator(self, u: np.ndarray) -> str | None:
         """What another stepper would save at u [B, Q], judged on the first vessels; None: the choice is good."""
         few = np.arange(min(len(u), LANES))
-        _, p, trajectory = self._simulated(u[few], few)
-        v = self._take(few)
+        v = jax.tree.map(lambda x: x[few], self.vessels)
+        _, p, trajectory = self.lanes(few).run(likelihood.predict, u[few])
         bound = explicit_steps(self.model, p, trajectory, v.grid, Vessel(v.feeds))
         return poor_choice(self.integrator, trajectory.steps, bound)
 
-    def _simulated(self, u: np.ndarray, vessel: np.ndarray | None) -> tuple[np.ndarray, Any, Trajectory]:
-        layout, fixed = self.layout(), self.fixed_values()
-        found: tuple[np.ndarray, Any, Trajectory] = in_batches(
-            lambda a, v: _predict(layout, a, fixed, v, self.integrator), (u, self._take(vessel))
-        )
+
+@dataclass(frozen=True)
+class Lanes:
+    """Vessels on lanes, ready for any parameter values."""
+
+    problem: FitProblem
+    vessel: np.ndarray
+    ready: tuple[tuple[np.ndarray, Vessels], ...]
+
+    def cost(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Negative log-likelihood [L] and residuals [L, M] of each lane at u [L, Q]."""
+        found: tuple[np.ndarray, np.ndarray] = self.run(likelihood.cost, u, self.problem.scatter)
         return found
 
-    def blocks(self, u: np.ndarray, sd: np.ndarray, vessel: np.ndarray) -> Blocks:
-        """Cost, gradient and Gauss-Newton matrix of each lane. sd [B, M]: noise of every point; vessel [L] as above."""
-        layout, fixed = self.layout(), self.fixed_values()
-        lanes = self._take(vessel)._replace(sd=sd[vessel])
-        return in_batches(lambda a, v: _blocks(layout, a, fixed, v, self.integrator), (u, lanes))
+    def blocks(self, u: np.ndarray) -> Blocks:
+        """Cost, gradient and Gauss-Newton matrix of each lane."""
+        found: Blocks = self.run(likelihood.blocks, u, self.problem.scatter)
+        return found
 
-    def _take(self, vessel: np.ndarray | None) -> Vessels:
-        return self.vessels if vessel is None else jax.tree.map(lambda x: x[vessel], self.vessels)
-
-
-class Layout(NamedTuple):
-    """Static description of a problem: names and scales, no numbers that change between calls."""
-
-    model: AbstractKineticModel
-    variables: tuple[str, ...]
-    fixed: tuple[str, ...]
-    free: tuple[tuple[str, str, float, float], ...]
-
-    def natural(self, u: Array, fixed: Array) -> dict[str, Array]:
-        """Named parameters on the natural scale from fitted ones u [Q]."""
-        values: dict[str, Array] = {name: fixed[i] for i, name in enumerate(self.fixed)}
-        for i, (name, scale, lower, upper) in enumerate(self.free):
-            if scale == "log":
-                values[name] = jnp.exp(u[i])
-            elif scale == "logit":
-                values[name] = lower + (upper - lower) * jax.nn.sigmoid(u[i])
-            else:
-                values[name] = u[i]
-        return values
-
-
-def apply_parameters(model: AbstractKineticModel, named: dict[str, Array], initial: Array) -> tuple[Any, Any]:
-    """The model's Parameters, and its initial State after the vessel's own deviations."""
-    p = model.Parameters(**{name: named[name] for name in model.Parameters._fields})
-    factor = named.get("inoculum_factor", 1.0)
-    start = model.State(
-        *(initial[i] * factor if name in model.inoculum_species else initial[i] for i, name in enumerate(model.names()))
-    )
-    return p, start
-
-
-@partial(jax.jit, static_argnums=0)
-def _predict(
-    layout: Layout, u: Array, fixed: Array, v: Vessels, integrator: Integrator
-) -> tuple[Array, Any, Trajectory]:
-    """Predictions [L, M] of vessels on lanes, their parameters, and their trajectories."""
-
-    def seen_by_assays(p: Any, trajectory: Trajectory, v: Vessels) -> Array:
-        seen = observe(layout.model, p, trajectory, v.grid)
-        return jnp.stack([seen[name] for name in layout.variables])[v.variable, v.node]
-
-    p, start = jax.vmap(lambda a, c: apply_parameters(layout.model, layout.natural(a, fixed), c))(u, v.initial)
-    trajectory = simulate(layout.model, p, start, v.volume, v.grid, Vessel(v.feeds), integrator)
-    return jax.vmap(seen_by_assays)(p, trajectory, v), p, trajectory
-
-
-@partial(jax.jit, static_argnums=0)
-def _blocks(layout: Layout, u: Array, fixed: Array, v: Vessels, integrator: Integrator) -> Blocks:
-    def whitened(u: Array) -> tuple[Array, Array]:
-        y, _, trajectory = _predict(layout, u, fixed, v, integrator)
-        status = trajectory.status
-        good = (status == 0)[:, None] & (v.weight > 0.0)
-        # a failed lane is masked before the residual: it must reach neither the sums nor their derivative
-        r = residual(jnp.where(good, y, v.value), v.value, v.sd, v.censored)
-        return jnp.where(good, r * v.weight, 0.0), status
-
-    def along(direction: Array) -> tuple[Array, Array, Array]:
-        r, slope, status = jax.jvp(whitened, (u,), (jnp.broadcast_to(direction, u.shape),), has_aux=True)
-        return r, status, slope
-
-    # directions outside, lanes inside: lanes stay the fastest axis of every array in the loop
-    r, status, jacobian = jax.vmap(along, out_axes=(None, None, 0))(jnp.eye(u.shape[1], dtype=u.dtype))
-    squares = jnp.sum(r**2, axis=1)
-    return Blocks(
-        cost=jnp.where(status == 0, 0.5 * squares, jnp.inf),
-        gradient=jnp.einsum("qlm,lm->lq", jacobian, r),
-        hessian=jnp.einsum("qlm,plm->lqp", jacobian, jacobian),
-        squares=squares,
-    )
+    def run(self, program: Any, u: np.ndarray, *rest: Any) -> Any:
+        """A program of `likelihood` at u [L, Q]; its results as NumPy arrays."""
+        p = self.problem
+        return joined(
+            [program(p.layout, u[rows], p.fixed_values, v, *rest, p.integrator) for rows, v in self.ready], len(u)
+        )
 
 
 def build_problem(
@@ -247,10 +205,18 @@ def build_problem(
         censored=arrays["censored"].astype(np.int32),
         weight=arrays["weight"],
     )
-    names = [run.experiment_id if group_by == "experiment" else run.clone_id for run in dataset.runs]
-    groups = tuple(dict.fromkeys(names))
-    member_of = np.array([groups.index(name) for name in names])
-    return FitProblem(model, table, dataset, noise, integrator, variables, vessels, member_of, groups, group_by)
+    experiments = [run.experiment_id for run in dataset.runs]
+    groups, member_of = _numbered(experiments if group_by == "experiment" else [run.clone_id for run in dataset.runs])
+    batches, batch_of = _numbered(experiments)
+    return FitProblem(
+        model, table, dataset, noise, integrator, variables, vessels, member_of, groups, group_by, batch_of, batches
+    )
+
+
+def _numbered(names: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """The different names in order of appearance, and the place of each."""
+    different = tuple(dict.fromkeys(names))
+    return different, np.array([different.index(name) for name in names])
 
 
 Row = tuple[float, str, float, str]
@@ -279,7 +245,7 @@ def _observed(
 
 def observable_names(model: AbstractKineticModel, table: ParameterTable) -> tuple[str, ...]:
     """Variables that the model predicts."""
-    values = {row.name: row.value for row in table.rows}
+    values = table.values()
     p = model.Parameters(**{name: values[name] for name in model.Parameters._fields})
     ones = model.State(*(jnp.ones(()) for _ in model.species))
     return tuple(model.observe(p, ones, Environment(jnp.asarray(37.0), jnp.asarray(7.0))))

@@ -13,8 +13,8 @@ class ParameterEstimate:
     """One row of the parameter table, on the natural scale."""
 
     name: str
-    level: str  # shared | clone | vessel | fixed
-    owner: str  # clone or vessel id; '' for shared and fixed
+    level: str  # shared | population | clone | batch | vessel | fixed
+    owner: str  # clone, batch or vessel id; '' for shared, population and fixed
     unit: str
     estimate: float
     lower90: float
@@ -33,7 +33,8 @@ class StartReport:
     start: int
     cost: float  # inf when the start failed
     iterations: int
-    reason: str  # converged | max_iterations | failed: ...
+    reason: str  # converged | max_iterations | stalled: ... | failed: ...
+    optimum: int = 0  # which of the distinct ends, by cost: 0 is the best, -1 a failed start
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,12 @@ class FitResult:
     """A fitted model.
 
     Ensemble arrays are on the natural scale, member 0 is the estimate itself: shared [E, Ns],
-    clone [E, C, Nc], vessel [E, B, Nv], and `newcomer` [E, Nc]: clone parameters of a clone (or campaign) not seen yet.
+    clone [E, C, Nc], vessel [E, B, Nv], batch [E, batches, Nb], and `newcomer` [E, Nc]: clone parameters of a clone (or
+    campaign) not seen yet; `other` [E, Nb + Nv]: batch and vessel parameters of a batch and a vessel not seen yet.
     `clones` are the groups that clone parameters belong to: clones, or experiments where `group_by` says so.
     """
 
-    schema: ClassVar[str] = "optim.fit/1"
+    schema: ClassVar[str] = "optim.fit/2"
     made_by: ClassVar[str] = "optim fit"
 
     model: str
@@ -97,17 +99,22 @@ class FitResult:
     shared_names: tuple[str, ...]
     clone_names: tuple[str, ...]
     vessel_names: tuple[str, ...]
+    batch_names: tuple[str, ...]
     clones: tuple[str, ...]
     vessels: tuple[str, ...]
     vessel_clone: tuple[int, ...]
     group_by: str
+    multiples: dict[str, str]  # parameter -> the one it multiplies
     shared: np.ndarray
     clone: np.ndarray
     vessel: np.ndarray
+    batch: np.ndarray
     newcomer: np.ndarray
+    other: np.ndarray
     parameters: tuple[ParameterEstimate, ...]
     observations: Observations
     noise_scale: dict[str, float]  # variable -> factor found on the stated noise
+    spread: dict[str, float]  # clone parameter -> standard deviation between clones found, on the fitted scale
     cost: float
     log_likelihood: float
     n_parameters: int
@@ -119,4 +126,5 @@ class FitResult:
     recovery: tuple[Recovery, ...] = ()
     comparison: tuple[ModelScore, ...] = ()
     left_out: Observations | None = None  # leave-one-run-out predictions of every point
+    clones_left_out: Observations | None = None  # the same, whole clones (or experiments) left out
     notes: tuple[str, ...] = field(default=())  # what a reader must know: dropped rows, unverified numbers, ...

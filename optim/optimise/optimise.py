@@ -27,6 +27,9 @@ def parameter_sets(result: FitResult, fixed: dict[str, float], model: AbstractKi
     named |= {name: result.shared[:, i] for i, name in enumerate(result.shared_names)}
     own = result.newcomer if clone == NEWCOMER else result.clone[:, result.clones.index(clone)]
     named |= {name: own[:, i] for i, name in enumerate(result.clone_names)}
+    # a batch and a vessel to come
+    named |= {name: result.other[:, i] for i, name in enumerate((*result.batch_names, *result.vessel_names))}
+    named |= {name: named[name] * named[other] for name, other in result.multiples.items()}
     return np.stack([named[name] for name in model.Parameters._fields], axis=1)
 
 

@@ -7,8 +7,8 @@ import re
 import numpy as np
 from scipy.stats import spearmanr
 
-from optim.fit.fit import r_squared
 from optim.fit.result import FitResult
+from optim.fit.score import r_squared
 from optim.optimise.result import Optimum, Ranking, Series
 
 NAN = float("nan")

@@ -30,7 +30,7 @@ class AbstractStepper(eqx.Module):
 
     @abstractmethod
     def pull(self, rhs: RightHandSide, s: Array, y: Array, h: Array, bar: Array) -> tuple[Array, tuple[Array, ...]]:
-        """Cotangents of y and of what is sought of what `rhs` holds, from those of the states at s + h."""
+        """Cotangents of y and of what `rhs` holds from those of the states at s + h."""
 
 
 class Tsit5(AbstractStepper):
@@ -89,7 +89,7 @@ class Tsit5(AbstractStepper):
             at_bar, change = rhs.pull(s + row[0] * h, at, slope_bar)
             return store(bars, i, at_bar), tuple(a + b for a, b in zip(still_bar, change, strict=True))
 
-        start = jnp.zeros((6, *y.shape), y.dtype), rhs.nothing_sought()
+        start = jnp.zeros((6, *y.shape), y.dtype), tuple(jnp.zeros_like(a) for a in rhs.still)
         bars, still_bar = jax.lax.fori_loop(0, 6, stage, start)
         return bar + sum(bars), still_bar
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from optim.errors import Status
 from optim.kinetics.base import AbstractKineticModel
@@ -113,22 +111,9 @@ def _record(model: AbstractKineticModel, task: Task, integrator: Integrator) -> 
     return result._replace(status=jnp.where(open_, jnp.int32(Status.MAX_STEPS), result.status)), tape, used
 
 
-class _Sought(eqx.Module):
-    """Which parts of the task derivatives are asked for: what nobody varies is not pulled back."""
-
-    held: Held = eqx.field(static=True)  # a flag for each part
-
-
-def _forward(model: AbstractKineticModel, task: Any, integrator: Any) -> tuple[March, Any]:
-    varied = lambda part: any(leaf.perturbed for leaf in jax.tree.leaves(part, is_leaf=_is_primal))  # noqa: E731
-    sought = _Sought(Held(varied(task.of_interval), varied(task.p), varied(task.device)))
-    task, integrator = jax.tree.map(lambda leaf: leaf.value, (task, integrator), is_leaf=_is_primal)
+def _forward(model: AbstractKineticModel, task: Task, integrator: Integrator) -> tuple[March, Any]:
     result, tape, used = _record(model, task, integrator)
-    return result, (task, integrator, tape, used, result.states, result.status, sought)
-
-
-def _is_primal(x: Any) -> bool:
-    return isinstance(x, CustomVJPPrimal)
+    return result, (task, integrator, tape, used, result.states, result.status)
 
 
 class _Back(NamedTuple):
@@ -141,16 +126,12 @@ class _Back(NamedTuple):
 
 
 def _backward(model: AbstractKineticModel, kept: Any, cotangent: March) -> Any:
-    task, integrator, tape, used, states, status, sought = kept
-    moved = jnp.zeros_like(states) if isinstance(cotangent.states, SymbolicZero) else cotangent.states
-    bar = _cotangent_at_nodes(task, moved, status)
+    task, integrator, tape, used, states, status = kept
+    bar = _cotangent_at_nodes(task, cotangent.states, status)
     good = status == Status.OK
     vessels = task.intervals.shape[0]
     add = partial(jax.tree.map, jnp.add)
     zeros = partial(jax.tree.map, jnp.zeros_like)
-
-    def only(found: Held, before: Held) -> Held:
-        return Held(*(new if flag else old for new, old, flag in zip(found, before, sought.held, strict=True)))
 
     def go(b: _Back) -> _Back:
         at = b.visit - 1
@@ -158,7 +139,7 @@ def _backward(model: AbstractKineticModel, kept: Any, cotangent: March) -> Any:
         held = Held(controls_at(task, v, k), task.p.take(v), task.device.take(v))
         ended = tape.ended[at] & good[v]
         y_bar = b.y + jnp.where(ended, bar[v, k + 1].T, 0.0)
-        rhs, before_rhs = _prepared(model, held, sought.held)
+        rhs, before_rhs = _prepared(model, held)
 
         def one(i: Array, carried: Any) -> Any:
             y_bar, still_bar = carried
@@ -167,22 +148,20 @@ def _backward(model: AbstractKineticModel, kept: Any, cotangent: March) -> Any:
             y_bar, change = _step_back(integrator, y_bar, tape.y[at, r], tape.s[at, r], tape.ds[at, r], accepted, rhs)
             return y_bar, add(still_bar, change)
 
-        y_bar, still_bar = jax.lax.fori_loop(0, STEPS_PER_VISIT, one, (y_bar, rhs.nothing_sought()))
+        y_bar, still_bar = jax.lax.fori_loop(0, STEPS_PER_VISIT, one, (y_bar, zeros(rhs.still)))
         held_bar = add(b.held, before_rhs(still_bar)[0])
         entered = tape.entered[at] & good[v]
         y_bar, change = _edge_back(model, y_bar, states[v, k].T, entered, held)
-        held_bar = only(add(held_bar, change), b.held)
+        held_bar = add(held_bar, change)
         begun = entered & (k == 0)
         first = jnp.where(begun, v, vessels)
         row = jnp.where(entered, interval_row(task, v, k), task.of_interval.table.shape[0])
-        found = Held(
-            b.task.of_interval.add(row, held_bar.u),
-            b.task.p.add(first, held_bar.p),
-            b.task.device.add(first, held_bar.device),
+        task_bar = b.task._replace(
+            y0=b.task.y0.at[first].add(y_bar.T, mode="drop"),
+            p=b.task.p.add(first, held_bar.p),
+            device=b.task.device.add(first, held_bar.device),
+            of_interval=b.task.of_interval.add(row, held_bar.u),
         )
-        u, p, device = only(found, Held(b.task.of_interval, b.task.p, b.task.device))
-        y0 = b.task.y0.at[first].add(y_bar.T, mode="drop")
-        task_bar = b.task._replace(y0=y0, p=p, device=device, of_interval=u)
         y_bar, p_bar, device_bar = jax.tree.map(
             lambda a: jnp.where(begun, 0.0, a), (y_bar, held_bar.p, held_bar.device)
         )
@@ -197,23 +176,23 @@ def _backward(model: AbstractKineticModel, kept: Any, cotangent: March) -> Any:
     return b.task._replace(y0=b.task.y0 + bar[:, 0], intervals=no_intervals), zeros(integrator)
 
 
-def _prepared(model: AbstractKineticModel, held: Held, sought: Held) -> tuple[RightHandSide, Any]:
-    """The right-hand sides of all lanes, and the pull-back from what is sought of what they hold."""
-    prepared = []
+def _prepared(model: AbstractKineticModel, held: Held) -> tuple[RightHandSide, Any]:
+    """The right-hand sides of all lanes, and the pull-back of what they were prepared from."""
+    graph = []
 
     def still(held: Held) -> Any:
-        rhs = right_hand_side(model, held, sought)
-        prepared.append(rhs)
-        return tuple(rhs.still[i] for i in rhs.sought), rhs.still
+        rhs = right_hand_side(model, held)
+        graph.append(rhs.graph)
+        return rhs.still
 
-    _, back, values = jax.vjp(still, held, has_aux=True)
-    return prepared[0]._replace(still=values), back
+    found, back = jax.vjp(still, held)
+    return RightHandSide(graph[0], found), back
 
 
 def _step_back(
     integrator: Integrator, y_bar: Array, y: Array, s: Array, ds: Array, accepted: Array, rhs: RightHandSide
 ) -> tuple[Array, tuple[Array, ...]]:
-    """Cotangents before one step from those after it, and of what is sought of what the right-hand side holds."""
+    """Cotangents before one step from those after it, and of what the right-hand side holds."""
     before, change = integrator.stepper.pull(rhs, s, y, ds, y_bar)
     # a step that was not taken may have left the range of the rate laws: its derivative is no number
     return jnp.where(accepted, before, y_bar), tuple(jnp.where(accepted, a, 0.0) for a in change)
@@ -234,4 +213,4 @@ def _cotangent_at_nodes(task: Task, bar: Array, status: Array) -> Array:
     return jnp.where(row > last, 0.0, bar) + jnp.where(row == last, padding, 0.0)
 
 
-_recorded.defvjp(_forward, _backward, symbolic_zeros=True)
+_recorded.defvjp(_forward, _backward)

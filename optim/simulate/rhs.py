@@ -16,7 +16,7 @@ import numpy as np
 
 from optim.kinetics.base import AbstractKineticModel
 from optim.simulate.balance import Controls, Vessel, derivative, state_names
-from optim.simulate.graph import AnyGraph, Place, call, dependence, on_lanes, trace
+from optim.simulate.graph import AnyGraph, Place, call, on_lanes, trace
 from optim.types import Array, Scalar, StateTuple
 
 
@@ -29,18 +29,10 @@ class Held(NamedTuple):
 
 
 class RightHandSide(NamedTuple):
-    """dy/ds of lanes side by side; `still` [each L] holds what was computed from `Held`.
-
-    Cotangents are pulled back to those of `still` that stand at the places `sought`.
-    """
+    """dy/ds of lanes side by side; `still` [each L] holds what was computed from `Held`."""
 
     graph: AnyGraph
     still: tuple[Array, ...]
-    sought: tuple[int, ...] = ()
-
-    def nothing_sought(self) -> tuple[Array, ...]:
-        """Zeros to add cotangents to."""
-        return tuple(jnp.zeros_like(self.still[i]) for i in self.sought)
 
     def __call__(self, s: Array, y: Array) -> tuple[Array, ...]:
         """s [L], y [N', L] -> N' rows [L]."""
@@ -56,7 +48,7 @@ class RightHandSide(NamedTuple):
         return moved, {(i, j - 1): value for (i, j), value in found.items() if j}
 
     def pull(self, s: Array, y: Array, bar: Sequence[Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        """Cotangents of y and of what is sought of `still` from those of dy/ds (N' rows)."""
+        """Cotangents of y and of `still` from those of dy/ds (N' rows)."""
         return _pull(self.graph, self, s, y, bar)
 
     def pull_jacobian(
@@ -78,11 +70,9 @@ def _pull(
     graph: AnyGraph, rhs: RightHandSide, s: Array, y: Array, bar: Sequence[Array | None]
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     n, inputs = y.shape[0], (s, *y, *rhs.still)
-    by = (*range(1, n + 1), *(n + 1 + i for i in rhs.sought))
-    joint, linear = graph.linearised(by)
+    joint, linear = graph.linearised(tuple(range(1, len(inputs))))
     weights = materialise(on_lanes(joint, inputs)[len(bar) :])
-    pulled = zip(linear.pull(weights, bar), by, strict=True)
-    found = [jnp.zeros_like(inputs[j]) if a is None else a for a, j in pulled]
+    found = [jnp.zeros_like(x) if a is None else a for a, x in zip(linear.pull(weights, bar), inputs[1:], strict=True)]
     return tuple(found[:n]), tuple(found[n:])
 
 
@@ -105,21 +95,13 @@ def stack(rows: Sequence[Array]) -> Array:
     return materialise(jnp.stack(materialise(tuple(rows))))
 
 
-def right_hand_side(model: AbstractKineticModel, held: Held, sought: Held | None = None) -> RightHandSide:
-    """The right-hand sides of all lanes; every leaf of `held` has the lanes as its last axis.
-
-    `sought`: of which of its parts (a flag for each) cotangents will be asked for; None: of none.
-    """
+def right_hand_side(model: AbstractKineticModel, held: Held) -> RightHandSide:
+    """The right-hand sides of all lanes; every leaf of `held` has the lanes as its last axis."""
     leaves, structure = jax.tree.flatten(held)
     shapes = tuple(leaf.shape[:-1] for leaf in leaves)
-    before, graph, reach = _graphs(model, structure, shapes, jnp.result_type(*leaves))
+    before, graph = _graphs(model, structure, shapes, jnp.result_type(*leaves))
     scalars = [leaf[place] for leaf, shape in zip(leaves, shapes, strict=True) for place in np.ndindex(shape)]
-    places: tuple[int, ...] = ()
-    if sought is not None:
-        parts = [jax.tree.map(lambda _, flag=flag: flag, part) for part, flag in zip(held, sought, strict=True)]
-        flags = [flag for flag, shape in zip(jax.tree.leaves(parts), shapes, strict=True) for _ in np.ndindex(shape)]
-        places = tuple(i for i, inputs in enumerate(reach) if any(flags[j] for j in inputs))
-    return RightHandSide(graph, materialise(call(before, tuple(scalars))), places)
+    return RightHandSide(graph, materialise(call(before, tuple(scalars))))
 
 
 def traced(fn: Callable[[Scalar, StateTuple], StateTuple], n: int) -> RightHandSide:
@@ -130,8 +112,8 @@ def traced(fn: Callable[[Scalar, StateTuple], StateTuple], n: int) -> RightHandS
 @lru_cache(maxsize=128)
 def _graphs(
     model: AbstractKineticModel, structure: Any, shapes: tuple[tuple[int, ...], ...], dtype: Any
-) -> tuple[AnyGraph, AnyGraph, list[frozenset[int]]]:
-    """Graphs of what stays the same, and of the rest; and which inputs each of the former's outputs depends on."""
+) -> tuple[AnyGraph, AnyGraph]:
+    """Graphs of what stays the same, and of the rest."""
     still = sum(int(np.prod(shape, dtype=int)) for shape in shapes)
 
     def nested(values: list[Scalar], shape: tuple[int, ...]) -> Any:
@@ -145,6 +127,4 @@ def _graphs(
         return derivative(model, held.p, moving[0], tuple(moving[1:]), held.u, held.device)
 
     count = len(state_names(model, jax.tree.unflatten(structure, [0.0] * structure.num_leaves).u.actions))
-    before, rest = trace(whole, 1 + count + still, dtype, still).split(still)
-    scalars = [jax.ShapeDtypeStruct((), dtype)] * still
-    return before, rest, dependence(jax.make_jaxpr(lambda *x: before.evaluate(x))(*scalars).jaxpr)
+    return trace(whole, 1 + count + still, dtype, still).split(still)

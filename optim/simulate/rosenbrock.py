@@ -150,7 +150,7 @@ class Rodas5P(AbstractStepper):
             none,
             None if by_s is None else (zero,) * y.shape[0],
             dict.fromkeys(entries, zero),
-            rhs.nothing_sought(),
+            (zero,) * len(rhs.still),
         )
         bars, _, s_bar, entry_bars, still_bar = jax.lax.fori_loop(0, 8, stage, start)
         of_matrix, change = rhs.pull_jacobian(s, y, s_bar, entry_bars)
