@@ -94,7 +94,13 @@ class FitProblem:
         sd [B, M]: noise of every point; default: as stated.
         """
         v = self.vessels if sd is None else self.vessels._replace(sd=sd)
-        return Lanes(self, np.asarray(vessel), batches_of(v, np.asarray(vessel), *self._sizes()))
+        vessel, ready = np.asarray(vessel), []
+        for place, part in batches_of(v, vessel, *self._sizes()):
+            # a row that only fills up has no intervals: it ends where it begins
+            used = np.append(True, np.diff(place) > 0)
+            grid = part.grid._replace(intervals=jnp.where(used, part.grid.intervals, 0))
+            ready.append((place, part._replace(grid=grid)))
+        return Lanes(self, vessel, tuple(ready))
 
     @cached_property
     def all_lanes(self) -> Lanes:
