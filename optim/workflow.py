@@ -38,7 +38,7 @@ from optim.fit.estimate import FitOptions
 from optim.fit.fit import fit as fit_problem
 from optim.fit.problem import FitProblem
 from optim.fit.result import FitResult, ModelScore
-from optim.fit.score import r_squared
+from optim.fit.score import log_predictive, r_squared
 from optim.optimise.optimise import NEWCOMER, About, parameter_sets
 from optim.optimise.optimise import optimise as optimise_process
 from optim.optimise.optimise import rank as rank_clones
@@ -48,6 +48,7 @@ from optim.optimise.solve import OptimiseOptions
 from optim.process.problem import ProcessProblem
 from optim.report import plots, terminal
 from optim.report.export import export_recipe, parameter_csv, ranking_csv, trajectory_csv
+from optim.report.fit_page import fit_page
 from optim.report.page import png
 from optim.report.recipe import Provenance, Recipe, broken_limits, make_recipe, rounded_decisions
 from optim.report.tracking import Tracker, TrackingOptions, open_tracker
@@ -72,6 +73,15 @@ class Session:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
         self.tracker.file(file, "tables")
+
+    def page(self, text: str, name: str) -> None:
+        """Write an HTML page to the output folder, and give it to the tracked run."""
+        file = self.out / name
+        draft = file.with_suffix(".part")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(file)
+        self.tracker.file(file, "")
+        self.say(f"  report: {file}")
 
     def keep(self, artefact: Any, name: str) -> None:
         """Write an artefact to the output folder, and give it to the tracked run."""
@@ -188,7 +198,8 @@ def _compared(s: Session, dataset: Dataset, name: str, options: FitOptions) -> M
 
 def _score(r: FitResult) -> ModelScore:
     left = r_squared(r.left_out) if r.left_out is not None else {}
-    return ModelScore(r.model, r.n_parameters, r.log_likelihood, r.aicc, r.bic, r.r2, left)
+    scores = [float("nan") if o is None else log_predictive(o) for o in (r.left_out, r.clones_left_out)]
+    return ModelScore(r.model, r.n_parameters, r.log_likelihood, r.aicc, r.bic, r.r2, left, *scores)
 
 
 def _report_fit(s: Session, r: FitResult, dataset: Dataset) -> None:
@@ -214,6 +225,7 @@ def _report_fit(s: Session, r: FitResult, dataset: Dataset) -> None:
     s.figure(plots.residuals(r), "residuals")
     if r.recovery:
         s.figure(plots.recovery(r), "recovery")
+    s.page(fit_page(r, s.cfg.title), "fit.html")
     if s.cfg.tracking.child_runs:
         for clone in r.clones:
             own = {p.name: p.estimate for p in r.parameters if p.owner == clone and p.level == "clone"}

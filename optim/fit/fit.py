@@ -140,6 +140,7 @@ def parameter_rows(e: Posterior, point: Point) -> tuple[ParameterEstimate, ...]:
                 at_bound=bool(u <= low + 1e-9 or u >= high - 1e-9),
                 source=spec.source,
                 verified=spec.verified,
+                verdict=_verdict(sd / prior_sd if prior_sd else float("nan")),
             )
         )
 
@@ -177,6 +178,15 @@ def parameter_rows(e: Posterior, point: Point) -> tuple[ParameterEstimate, ...]:
             )
         )
     return tuple(rows)
+
+
+def _verdict(shrinkage: float) -> str:
+    """What the data say, by how much narrower they make the belief."""
+    if not np.isfinite(shrinkage):
+        return "no prior to compare with"
+    if shrinkage < 0.5:
+        return "well determined"
+    return "poorly determined" if shrinkage < 0.9 else "by the prior only"
 
 
 def _recovery(problem: FitProblem, rows: tuple[ParameterEstimate, ...]) -> tuple[Recovery, ...]:

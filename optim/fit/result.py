@@ -24,6 +24,7 @@ class ParameterEstimate:
     at_bound: bool
     source: str
     verified: bool
+    verdict: str = ""  # what the data say about it, in words
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,32 @@ class Observations:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """Something wrong with the data, or worth a look."""
+
+    kind: str
+    severity: str  # error | warning | note
+    vessel: str  # '' where it is not about one
+    variable: str
+    time_h: float | None
+    statement: str  # what was seen, by how much, and what to check
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The cost along one parameter, all others fitted again; on the natural scale."""
+
+    name: str
+    owner: str
+    unit: str
+    value: np.ndarray  # [P]
+    rise: np.ndarray  # [P] of the cost above the optimum
+    lower90: float
+    upper90: float
+    verdict: str
+
+
+@dataclass(frozen=True)
 class Recovery:
     """Estimate against the truth of a simulated screen, one entry per parameter and owner."""
 
@@ -76,6 +103,8 @@ class ModelScore:
     bic: float
     r2: dict[str, float]  # variable -> R2 in sample
     r2_left_out: dict[str, float]  # variable -> R2 of leave-one-run-out predictions; {} when not asked for
+    log_score: float = float("nan")  # mean log predictive density of readings of runs left out
+    log_score_clones: float = float("nan")  # the same with whole clones left out
 
 
 @dataclass(frozen=True)
@@ -127,4 +156,7 @@ class FitResult:
     comparison: tuple[ModelScore, ...] = ()
     left_out: Observations | None = None  # leave-one-run-out predictions of every point
     clones_left_out: Observations | None = None  # the same, whole clones (or experiments) left out
+    findings: tuple[Finding, ...] = ()
+    identifiability: tuple[str, ...] = ()  # what the data cannot tell, in sentences
+    profiles: tuple[Profile, ...] = ()
     notes: tuple[str, ...] = field(default=())  # what a reader must know: dropped rows, unverified numbers, ...

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from optim.fit.result import FitResult, Observations
 from optim.optimise.result import Optimum, Ranking
@@ -17,6 +18,7 @@ from optim.units import VARIABLES, display
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8a8f98", "#24292f"
 STYLE = {"font": 9, "small": 7.5}
 MOST_PANELS = 24
+HALF_CHI2_90 = 1.3527717  # half the 90 % quantile of chi squared with one degree of freedom
 
 
 def _figure(width: float, height: float, title: str, simulated: bool) -> Figure:
@@ -72,13 +74,25 @@ def _grid(
     return figure, panels[:n]
 
 
-def fit_assay(result: FitResult, variable: str, observations: Observations | None = None) -> Figure:
-    """Data, prediction and 90 % band of one assay; a panel per clone (per run where there is one group of few runs)."""
+def panel_pages(result: FitResult, variable: str, o: Observations) -> list[list[str]]:
+    """What `fit_assay` shows a panel of (clones, or runs where there are few groups), as many as fit on a figure."""
+    names = np.array(o.variable) == variable
+    panels = [str(key) for key in dict.fromkeys(_panel_keys(result, o)[names])]
+    return [panels[i : i + MOST_PANELS] for i in range(0, len(panels), MOST_PANELS)]
+
+
+def _panel_keys(result: FitResult, o: Observations) -> np.ndarray:
+    return np.array(o.vessel if len(result.clones) < 6 else o.clone)
+
+
+def fit_assay(
+    result: FitResult, variable: str, observations: Observations | None = None, panels: list[str] | None = None
+) -> Figure:
+    """Data, prediction and 90 % band of one assay; a panel per clone (per run where there are few groups)."""
     o = observations or result.observations
     names = np.array(o.variable) == variable
-    per_run = len(result.clones) < 6
-    keys = np.array(o.vessel if per_run else o.clone)
-    panels = list(dict.fromkeys(keys[names]))[:MOST_PANELS]
+    keys = _panel_keys(result, o)
+    panels = panels or panel_pages(result, variable, o)[0]
     kind = "fit" if observations is None else "prediction of runs left out"
     figure, axes = _grid(len(panels), f"{variable} [{_unit(variable)}]: {kind}", result.simulated, share=True)
     day = float(o.time_h.max()) > 72.0
@@ -143,6 +157,42 @@ def residuals(result: FitResult) -> Figure:
         a.set_title(variable, fontsize=STYLE["font"])
     axes[0].set_ylabel("(measured − predicted) / sd", fontsize=STYLE["small"])
     axes[0].set_xlabel("day" if day else "h", fontsize=STYLE["small"])
+    return figure
+
+
+def starts(result: FitResult) -> Figure:
+    """Waterfall: the cost at the end of every start, the best first, in steps above the best."""
+    ends = sorted(s.cost for s in result.starts if np.isfinite(s.cost))
+    figure = _figure(7.0, 2.6, "Cost at the end of every start", result.simulated)
+    a = figure.add_subplot(1, 1, 1)
+    _tidy(a)
+    above = np.array(ends) - ends[0]
+    a.plot(np.arange(1, len(ends) + 1), above, "o-", color=BLUE, markersize=4, linewidth=1.0)
+    a.set_yscale("symlog", linthresh=0.1)
+    a.set_ylim(-0.05, max(0.2, 1.5 * above[-1]))
+    a.xaxis.set_major_locator(MaxNLocator(integer=True))
+    a.set_xlabel("start, by cost", fontsize=STYLE["font"])
+    a.set_ylabel("log-likelihood units above the best", fontsize=STYLE["small"])
+    return figure
+
+
+def profiles(result: FitResult) -> Figure:
+    """Cost along each profiled parameter, all others fitted again; the line is where its 90 % interval ends."""
+    shown = result.profiles[:MOST_PANELS]
+    figure, axes = _grid(len(shown), "Profiles: rise of the cost along one parameter", result.simulated, 2.4, 2.0)
+    for profile, a in zip(shown, axes, strict=True):
+        order = np.argsort(profile.value)
+        a.plot(profile.value[order], profile.rise[order], "o-", color=BLUE, markersize=2.6, linewidth=1.0)
+        a.axhline(HALF_CHI2_90, color=ORANGE, linewidth=0.9, linestyle="--")
+        a.set_ylim(-0.1, 3.0)
+        if profile.value.min() > 0.0:
+            a.set_xscale("log")
+            a.xaxis.set_major_locator(LogLocator(numticks=4, subs=(1.0, 2.0, 5.0)))
+            a.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            a.xaxis.set_minor_locator(NullLocator())
+        name = f"{profile.name} {profile.owner}".strip()
+        a.set_title(f"{name} [{profile.unit}]\n{profile.verdict}", fontsize=STYLE["small"])
+    axes[0].set_ylabel("log-likelihood units", fontsize=STYLE["small"])
     return figure
 
 
