@@ -15,7 +15,7 @@ from optim.data.dataset import Dataset
 from optim.errors import DatasetError
 from optim.fit import likelihood
 from optim.fit.likelihood import Blocks, Layout, Vessels
-from optim.fit.noise import ABOVE, BELOW, MEASURED, NoiseModel, Scatter, on_scale, scatter_of
+from optim.fit.noise import NoiseModel, Scatter, on_scale, scatter_of
 from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.params import ParameterSpec, ParameterTable
 from optim.schedule.from_run import feeds_of, schedule_of
@@ -197,7 +197,7 @@ def build_problem(
             arrays["variable"][b, m] = variables.index(variable)
             arrays["value"][b, m] = value
             arrays["sd"][b, m] = noise.sd(variable, np.asarray(value))
-            arrays["censored"][b, m] = {"": MEASURED, "<": BELOW, ">": ABOVE}[censored]
+            arrays["censored"][b, m] = noise.censoring(variable, value, censored)
             arrays["weight"][b, m] = 1.0
     vessels = Vessels(
         grid=jax.tree.map(lambda *x: np.stack(x), *grids),

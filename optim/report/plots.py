@@ -207,6 +207,8 @@ def recovery(result: FitResult) -> Figure:
         a.errorbar(x, y, yerr=[y - low, high - y], fmt="o", markersize=2.6, color=BLUE, elinewidth=0.8)
         ends = [min(x.min(), low.min()), max(x.max(), high.max())]
         a.plot(ends, ends, color=GREY, linewidth=0.8)
+        a.xaxis.set_major_locator(MaxNLocator(3))
+        a.yaxis.set_major_locator(MaxNLocator(4))
         a.set_title(name, fontsize=STYLE["font"])
     axes[0].set_xlabel("truth", fontsize=STYLE["small"])
     axes[0].set_ylabel("estimate", fontsize=STYLE["small"])
