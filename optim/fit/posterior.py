@@ -14,8 +14,11 @@ import jax
 import numpy as np
 
 from optim.fit.arrow import Arrow
-from optim.fit.problem import MANY, FitProblem, Lanes
+from optim.fit.problem import FitProblem, Lanes
 from optim.params import ParameterSpec
+
+# vessels that are made ready at a time: bounds what is kept for every number of points
+TOGETHER = 512
 
 
 class Slopes(NamedTuple):
@@ -160,7 +163,7 @@ class Posterior:
     def _of_each(self, points: list[Point], run: Callable[[Lanes, np.ndarray], Any]) -> Iterator[tuple[Point, Any]]:
         """Every point with what a program finds for its vessels, as many points at a time as fill the lanes."""
         n = len(self.problem.vessel_clone)
-        together = max(1, 2 * MANY // n)
+        together = max(1, TOGETHER // n)
         for first in range(0, len(points), together):
             some = points[first : first + together]
             if len(some) not in self._lanes:

@@ -26,8 +26,8 @@ from optim.simulate.lanes import LANES, batches_of, joined
 from optim.simulate.march import Integrator
 from optim.simulate.stiffness import explicit_steps, poor_choice
 
-# rows of the larger of the two compiled programs: enough to fill vector units while lanes end at different times
-MANY = 256
+# most vessels of one batch: enough to fill vector units, and one size, since every other is compiled anew
+MOST_LANES = 64
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class FitProblem:
         """
         v = self.vessels if sd is None else self.vessels._replace(sd=sd)
         vessel, ready = np.asarray(vessel), []
-        for place, part in batches_of(v, vessel, *self._sizes()):
+        for place, part in batches_of(v, vessel, min(-(-len(self.vessel_clone) // 8) * 8, MOST_LANES)):
             # a row that only fills up has no intervals: it ends where it begins
             used = np.append(True, np.diff(place) > 0)
             grid = part.grid._replace(intervals=jnp.where(used, part.grid.intervals, 0))
@@ -106,9 +106,6 @@ class FitProblem:
     def all_lanes(self) -> Lanes:
         """Every vessel once, with the stated noise."""
         return self.lanes(np.arange(len(self.vessel_clone)))
-
-    def _sizes(self) -> tuple[int, ...]:
-        return min(-(-len(self.vessel_clone) // 8) * 8, MANY), MANY
 
     def predict(self, u: np.ndarray, vessel: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Predictions [L, M] and status [L] of lanes u [L, Q]; `vessel` [L] says whose lane each is (default: all)."""
