@@ -59,9 +59,7 @@ def swapped(r: Reference, but: np.ndarray) -> tuple[list[Finding], list[int]]:
         alike = [
             o
             for o in exchanges
-            if o is not e
-            and e.gain - o.gain < SAME
-            and {int(r.problem.vessel_clone[k]) for k in (o.a, o.b)} == groups
+            if o is not e and e.gain - o.gain < SAME and {int(r.problem.vessel_clone[k]) for k in (o.a, o.b)} == groups
         ]
         first, second = runs[e.a], runs[e.b]
         names = f"{first.run_id} and {second.run_id}"
@@ -81,9 +79,7 @@ def swapped(r: Reference, but: np.ndarray) -> tuple[list[Finding], list[int]]:
         taken += [e.a, e.b]
         # what could be exchanged as well is not a second mix-up
         taken += [k for k in range(len(runs)) if int(r.problem.vessel_clone[k]) in groups and others]
-    concerned = [
-        k for k, run in enumerate(runs) if any(run.run_id in f.vessel.split(", ") for f in findings)
-    ]
+    concerned = [k for k, run in enumerate(runs) if any(run.run_id in f.vessel.split(", ") for f in findings)]
     return findings, concerned
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy import stats
 
 from optim.data.dataset import Dataset
 from optim.errors import ConfigError
@@ -245,38 +245,62 @@ def over_batches(r: Reference, suspicions: list[Suspicion]) -> list[Finding]:
 # --- single outliers ---
 
 
-def threshold(readings: int) -> float:
-    """Distance beyond which `CHANCE` of so many normal readings lie."""
-    return float(norm.isf(0.5 * CHANCE / max(readings, 1)))
+def threshold(readings: int, of_assay: int) -> float:
+    """Distance beyond which `CHANCE` of so many normal readings lie, their noise being found from `of_assay` of them.
+
+    A scatter found by the median is worth 0.37 of as many readings (Rousseeuw & Croux 1993, J Am Stat Assoc 88:1273).
+    """
+    return float(stats.t.isf(0.5 * CHANCE / max(readings, 1), max(0.37 * of_assay, 4.0)))
 
 
 def outliers(r: Reference, but: np.ndarray) -> list[Suspicion]:
     """Single readings far from what all others say of them, while the readings around them lie well."""
-    judged = r.use & ~but
-    limit, n, found = threshold(int(judged.sum())), int(judged.sum()), []
-    for b, run in enumerate(r.problem.dataset.runs):
-        for i, name in enumerate(r.problem.variables):
+    judged, found = r.use & ~but, list[tuple[float, Suspicion]]()
+    n, width = int(judged.sum()), _local_width(r, judged)
+    v = r.problem.vessels
+    for i, name in enumerate(r.problem.variables):
+        limit = threshold(n, int(np.sum(judged & (v.variable == i))))
+        for b, run in enumerate(r.problem.dataset.runs):
             rows = r.rows(b, i, censored=True)
             rows = rows[~but[b, rows]]
             for place, k in enumerate(rows):
-                z = float(r.alone[b, k])
+                z = abs(float(r.alone[b, k])) / float(width[b, k])
                 around = [j for j in range(place - 2, place + 3) if 0 <= j < len(rows) and j != place]
                 near = float(np.median(np.abs(r.z[b, rows[around]]))) if around else 0.0
-                if abs(z) < limit or abs(z) < 2.0 * near:
+                if z < limit or z < 2.0 * near:
                     continue
-                v, y, time = r.problem.vessels, float(r.predicted[b, k]), float(r.time_h[b, k])
-                value = float(v.value[b, k])
-                sign = "" if v.censored[b, k] == MEASURED else ">" if v.censored[b, k] == ABOVE else "<"
+                value, y, time = float(v.value[b, k]), float(r.predicted[b, k]), float(r.time_h[b, k])
+                sign = {MEASURED: "", ABOVE: ">"}.get(int(v.censored[b, k]), "<")
                 slip = slip_of(name, float(np.log(value / y))) if value > 0.0 and y > 0.0 and not sign else None
                 hint = f"; the factor fits {slip[1]}" if slip else ""
+                at = when(time, run.end_time_h)
+                at = f"on {at}" if at.startswith("day") else f"at {at}"
                 statement = (
-                    f"{name} in vessel {run.run_id} on {when(time, run.end_time_h)} reads {sign}{reads(name, value)} "
-                    f"where {reads(name, max(y, 0.0))} is expected, {abs(z):.1f} times the noise (beyond {limit:.1f} "
-                    f"only {CHANCE:g} of all {n} readings would lie by chance): check this sample and its entry{hint}"
-                ).replace("on day", "on day").replace(f"on {time:.3g} h", f"at {time:.3g} h")
+                    f"{name} in vessel {run.run_id} {at} reads {sign}{reads(name, value)} where "
+                    f"{reads(name, max(y, 0.0))} is expected, {z:.1f} times the noise (beyond {limit:.1f} only "
+                    f"{CHANCE:g} of all {n} readings would lie by chance): check this sample and its entry{hint}"
+                )
                 finding = Finding("outlier", "warning", run.run_id, name, time, statement)
-                found.append(Suspicion(finding, b, np.array([k])))
-    return sorted(found, key=lambda s: -abs(float(r.alone[s.vessel, s.rows[0]])))
+                found.append((z, Suspicion(finding, b, np.array([k]))))
+    return [s for _, s in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _local_width(r: Reference, judged: np.ndarray) -> np.ndarray:
+    """How wide readings of an assay lie about their predictions without them [B, M], at levels like theirs.
+
+    At least 1: where the noise model is wrong about high or low readings, these are not all outliers.
+    """
+    width = np.ones(judged.shape)
+    for i in range(len(r.problem.variables)):
+        b, k = np.nonzero(judged & r.measured & (r.problem.vessels.variable == i))
+        if len(b) < 8:
+            continue
+        order = np.argsort(r.predicted[b, k])
+        size = np.abs(r.alone[b, k])[order]
+        whole, reach = float(np.median(size)), max(10, len(size) // 8)
+        local = [np.median(size[max(0, p - reach) : p + reach + 1]) for p in range(len(size))]
+        width[b[order], k[order]] = MAD * np.maximum(np.maximum(local, whole), 1.0 / MAD)
+    return width
 
 
 # --- what is missing, and what raw data say without any fit ---
@@ -305,12 +329,10 @@ def missing(dataset: Dataset, expected: tuple[str, ...]) -> list[Finding]:
                     f"vessels have it (usually {np.median(counts[counts > 0]):.0f} readings): look for the samples, or "
                     f"for rows lost in the export"
                 )
-                findings.append(
-                    Finding("missing assay", "warning", "" if whole else run.run_id, name, None, statement)
-                )
+                findings.append(Finding("missing assay", "warning", "" if whole else run.run_id, name, None, statement))
         usual = float(np.median(counts[counts > 0]))
-        for b in np.flatnonzero((counts > 0) & (counts < 0.4 * usual) & (usual >= 5)):
-            run = dataset.runs[int(b)]
+        for b in (int(k) for k in np.flatnonzero((counts > 0) & (counts < 0.4 * usual) & (usual >= 5))):
+            run = dataset.runs[b]
             statement = (
                 f"{name} has only {counts[b]} readings in vessel {run.run_id}, where others usually have {usual:.0f}: "
                 f"look for rows lost in the export"

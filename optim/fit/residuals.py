@@ -17,6 +17,7 @@ from optim.fit.reference import Reference
 CHANCE = 0.01
 CAP = 9.0  # squares count no more: one outlier does not make a vessel
 EXPECTED = float(stats.chi2.cdf(CAP, 3) + CAP * stats.chi2.sf(CAP, 1))  # mean of such a square, normal noise
+LARGE = 1.7  # times the usual mean square, from which a vessel is worth a look
 WIDE = 2.0  # a factor on the stated noise worth telling
 
 
@@ -35,9 +36,10 @@ def misfits(r: Reference, but: np.ndarray) -> list[Finding]:
     spread = 1.4826 * float(np.median(np.abs(mean[seen] - usual)))
     findings = []
     for b in seen:
-        error = max(spread, usual * np.sqrt(2.0 / n[b]))
+        # what is usual is itself found from few vessels, by the median
+        error = max(spread, usual * np.sqrt(2.0 / n[b])) * np.sqrt(1.0 + 1.57 / len(seen))
         distance = (mean[b] - usual) / error
-        if distance < stats.norm.isf(CHANCE / len(seen)) or mean[b] < 1.5 * usual:
+        if distance < stats.norm.isf(CHANCE / len(seen)) or mean[b] < LARGE * usual:
             continue
         worst = _worst(r, int(b), use)
         ratio = np.sqrt(mean[b] / usual)
@@ -186,8 +188,8 @@ def replicates(r: Reference, but: np.ndarray) -> list[Finding]:
             ratio = spread / within
             if ratio > 2.0 and stats.f.sf(ratio, groups, n_within) < CHANCE / len(r.problem.variables):
                 statement = (
-                    f"repeated readings of one {name} sample differ by {np.sqrt(within):.2g} times its noise, but their "
-                    f"means lie {np.sqrt(ratio):.1f} times as far from the model as that allows (F = {ratio:.1f}, "
+                    f"repeated readings of one {name} sample differ by {np.sqrt(within):.2g} times its noise, but "
+                    f"their means lie {np.sqrt(ratio):.1f} times as far from the model as that allows (F = {ratio:.1f}, "
                     f"{groups} and {n_within} degrees of freedom): lack of fit, not scatter of the assay"
                 )
                 findings.append(Finding("lack of fit", "warning", "", name, None, statement))
@@ -254,7 +256,9 @@ def at_odds(r: Reference, but: np.ndarray) -> list[Finding]:
             error = 1.2533 * max(1.4826 * float(np.median(np.abs(z - middle))), 0.7) / np.sqrt(len(z))
             if abs(middle) < 1.5 or abs(middle) / error < stats.norm.isf(CHANCE / tests) + 1.0:
                 continue
-            found.append((abs(middle), run.run_id, name, "high" if middle > 0.0 else "low", float(r.time_h[b, rows[0]])))
+            found.append(
+                (abs(middle), run.run_id, name, "high" if middle > 0.0 else "low", float(r.time_h[b, rows[0]]))
+            )
     if not found:
         return []
     findings = []
