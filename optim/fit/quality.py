@@ -34,6 +34,7 @@ from optim.fit.reference import Reference, reference
 from optim.fit.residuals import at_odds, misfits, noise_factors, replicates, structure, summary
 from optim.units import VARIABLES
 
+FAR_OFF = 0.5  # of a logarithm: how far usual parameters may be from those of a batch
 ROUNDS = 3  # gross faults may hide each other: how often they are looked for, at most
 
 
@@ -94,12 +95,43 @@ def inspect(posterior: Posterior, best: Point) -> Quality:
     if factors:
         r = _fitted(posterior, [r.point], but)
     found += over_batches(r, suspicions + factors)
+    told = {f.variable for f in found if f.kind == "wrong unit"}
+    found += [f for f in _of_whole_batches(posterior, r) if f.variable not in told]
     found += misfits(r, but) + at_odds(r, but)
     single = outliers(r, but)
     _leave_out(but, single)
     found += [s.finding for s in single]
     found += structure(r, but) + replicates(r, but) + noise_factors(r)
     return Quality(ordered(found), int((problem.vessels.weight > 0.0).sum()), CHANCE, but, r)
+
+
+def _of_whole_batches(posterior: Posterior, r: Reference) -> list[Finding]:
+    """Slips that a whole batch shares: the fit follows them, so readings are held against media and against priors."""
+    p = posterior.problem
+    first = [
+        Suspicion(f, p.dataset.vessels.index(f.vessel), np.zeros(0, int))
+        for f in _against_medium(p.dataset)
+        if f.variable in p.variables
+    ]
+    found = [f for f in over_batches(r, first) if not f.vessel]
+    told = {f.variable for f in found}
+    y, status = p.predict(posterior.lanes(posterior.prior_point()))
+    for i, name in enumerate(p.variables):
+        for batch, batch_name in enumerate(p.batches):
+            seen = r.measured & (p.vessels.variable == i) & (status == 0)[:, None] & (p.vessels.value > 0.0) & (y > 0.0)
+            seen &= (p.vessel_batch == batch)[:, None]
+            if name in told or seen.sum() < 10:
+                continue
+            ratio = float(np.median(np.log(p.vessels.value[seen] / y[seen])))
+            slip = slip_of(name, ratio, FAR_OFF) if abs(ratio) > np.log(4.0) else None
+            if slip is not None:
+                statement = (
+                    f"{name} in batch {batch_name} reads {np.exp(ratio):.3g} times what is usual for such cells and "
+                    f"media, in the middle of {int(seen.sum())} readings: the factor of {slip[0]:.3g} would fit "
+                    f"{slip[1]}; the fit may have followed it, so check the unit in which the batch was exported"
+                )
+                found.append(Finding("wrong unit", "warning", "", name, None, statement))
+    return found
 
 
 def inspect_raw(dataset: Dataset, expected: tuple[str, ...] = ()) -> tuple[Finding, ...]:

@@ -163,10 +163,10 @@ def wrong_units(r: Reference, but: np.ndarray) -> list[Suspicion]:
     return found
 
 
-def slip_of(name: str, log_ratio: float) -> tuple[float, str] | None:
+def slip_of(name: str, log_ratio: float, near: float = NEAR) -> tuple[float, str] | None:
     """The known slip nearest to a factor; None: no slip is near."""
     ratio, words = min(unit_factors(name), key=lambda f: abs(np.log(f[0]) - log_ratio))
-    return (ratio, words) if abs(np.log(ratio) - log_ratio) < NEAR else None
+    return (ratio, words) if abs(np.log(ratio) - log_ratio) < near else None
 
 
 def off_by_a_factor(r: Reference, but: np.ndarray) -> list[Suspicion]:
@@ -230,7 +230,7 @@ def over_batches(r: Reference, suspicions: list[Suspicion]) -> list[Finding]:
         for batch, name in enumerate(p.batches):
             own = [s for s in alike if p.vessel_batch[s.vessel] == batch]
             having = [b for b in np.flatnonzero(p.vessel_batch == batch) if len(r.rows(int(b), i, censored=True))]
-            if len(own) > 2 and len(own) >= 0.8 * len(having):
+            if len(own) > 2 and len(own) >= 0.6 * len(having):
                 first = own[0].finding
                 statement = (
                     f"in {len(own)} of {len(having)} vessels of batch {name} alike: {first.statement} (the other "

@@ -127,9 +127,9 @@ def _memory(name: str, series: Series) -> Finding | None:
     same = float(np.mean(np.sign(first) == np.sign(second)))
     statement = (
         f"residuals of {name} remember each other: from one sample to the next they are correlated by "
-        f"{correlation:.2f} (none expected; {2.0 / np.sqrt(n):.2f} by chance), and {100 * same:.0f} % of neighbours lie "
-        f"on the same side of the curve instead of 50 %: the model's curve has the wrong shape there, so intervals of "
-        f"what this assay informs are too narrow"
+        f"{correlation:.2f} (none expected; {2.0 / np.sqrt(n):.2f} by chance), and {100 * same:.0f} % of neighbours "
+        f"lie on the same side of the curve instead of 50 %: the model's curve has the wrong shape there, so intervals "
+        f"of what this assay informs are too narrow"
     )
     return Finding("autocorrelation", "warning", "", name, None, statement)
 
@@ -189,8 +189,8 @@ def replicates(r: Reference, but: np.ndarray) -> list[Finding]:
             if ratio > 2.0 and stats.f.sf(ratio, groups, n_within) < CHANCE / len(r.problem.variables):
                 statement = (
                     f"repeated readings of one {name} sample differ by {np.sqrt(within):.2g} times its noise, but "
-                    f"their means lie {np.sqrt(ratio):.1f} times as far from the model as that allows (F = {ratio:.1f}, "
-                    f"{groups} and {n_within} degrees of freedom): lack of fit, not scatter of the assay"
+                    f"their means lie {np.sqrt(ratio):.1f} times as far from the model as that allows (F = "
+                    f"{ratio:.1f}, {groups} and {n_within} degrees of freedom): lack of fit, not scatter of the assay"
                 )
                 findings.append(Finding("lack of fit", "warning", "", name, None, statement))
         pairs = _of_twins(r, i, but)
