@@ -30,7 +30,7 @@ from optim.fit.readings import (
     threshold,
     wrong_units,
 )
-from optim.fit.reference import Reference, reference
+from optim.fit.reference import MAD, Reference, reference
 from optim.fit.residuals import at_odds, misfits, noise_factors, replicates, structure, summary
 from optim.units import VARIABLES
 
@@ -122,8 +122,11 @@ def _of_whole_batches(posterior: Posterior, r: Reference) -> list[Finding]:
             seen &= (p.vessel_batch == batch)[:, None]
             if name in told or seen.sum() < 10:
                 continue
-            ratio = float(np.median(np.log(p.vessels.value[seen] / y[seen])))
-            slip = slip_of(name, ratio, FAR_OFF) if abs(ratio) > np.log(4.0) else None
+            ratios = np.log(p.vessels.value[seen] / y[seen])
+            ratio = float(np.median(ratios))
+            # what runs out is off by any factor: a slip is one factor throughout
+            alike = MAD * float(np.median(np.abs(ratios - ratio))) < FAR_OFF
+            slip = slip_of(name, ratio, FAR_OFF) if alike and abs(ratio) > np.log(4.0) else None
             if slip is not None:
                 statement = (
                     f"{name} in batch {batch_name} reads {np.exp(ratio):.3g} times what is usual for such cells and "
