@@ -221,9 +221,7 @@ def _ahead(posterior: Posterior, side: _Side) -> Point:
     )  # fmt: skip
 
 
-def _profile(
-    place: Place, start: Point, best: Point, below: _Side, above: _Side, options: ProfileOptions
-) -> Profile:
+def _profile(place: Place, start: Point, best: Point, below: _Side, above: _Side, options: ProfileOptions) -> Profile:
     spec = place.spec
     points = [*below.points[::-1], start, *above.points]
     u = np.array([float(place.of(p.shared, p.block)) for p in points])

@@ -126,9 +126,7 @@ def sample(
     def parts(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return x[:n], x[n:].reshape(clones, width)
 
-    return Sampled(
-        Draws(shared.reshape(-1, n), block.reshape(-1, clones, width)), parts(r_hat), parts(ess), **info
-    )
+    return Sampled(Draws(shared.reshape(-1, n), block.reshape(-1, clones, width)), parts(r_hat), parts(ess), **info)
 
 
 def _placed(found: tuple[Array, Array], shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -154,9 +152,7 @@ def run(
     def draw(target: Any, key: Array, state: Any, adapting: Any, warming: Array) -> tuple[Any, Any, Any, Array]:
         def one(key: Array, state: Any, adapting: Any) -> tuple[Any, Any, Any, Array]:
             step = jnp.where(warming, jnp.exp(adapting.log_step_size), final(adapting))
-            state, info = kernel(
-                key, state, partial(density, target), step, jnp.ones(size), options.doublings
-            )
+            state, info = kernel(key, state, partial(density, target), step, jnp.ones(size), options.doublings)
             # a trajectory that leaves where nothing can be simulated was accepted nowhere
             rate = jnp.nan_to_num(info.acceptance_rate)
             tuned = update(adapting, rate)
@@ -287,9 +283,7 @@ def log_density(layout: Layout, t: Target, z: Array) -> Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _vessel_cost(
-    layout: Layout, u: Array, fixed: Array, v: Vessels, scatter: Scatter, integrator: Integrator
-) -> Array:
+def _vessel_cost(layout: Layout, u: Array, fixed: Array, v: Vessels, scatter: Scatter, integrator: Integrator) -> Array:
     return _cost_and_gradient(layout, u, fixed, v, scatter, integrator)[0]
 
 
