@@ -95,7 +95,7 @@ def agreement(
     return tuple(found)
 
 
-def _largest(widths: list[tuple[float, ...]]) -> tuple[float, tuple[int, int]]:
+def _largest(widths: Sequence[Sequence[float]]) -> tuple[float, tuple[int, int]]:
     """The largest ratio of widths of two methods, and which they are."""
     largest, worst = 1.0, (0, 1)
     for i, first in enumerate(widths):

@@ -1,4 +1,4 @@
-"""Where each parameter stands in a posterior: in the shared part or in the block of a clone, whose it is, its bounds."""
+"""Where each parameter stands in a posterior (in the shared part or in the block of a clone), and whose it is."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def places(p: Posterior) -> tuple[Place, ...]:
 
 
 def chosen(p: Posterior, names: Sequence[str], owner: str | None = "") -> tuple[Place, ...]:
-    """Parameters by name, of one owner ('': shared and population; None: of all). Raises `FitError` for unknown ones."""
+    """Parameters by name, of one owner ('': shared and population; None: all). Raises `FitError` for unknown ones."""
     every = places(p)
     known = {place.spec.name for place in every}
     for name in names:

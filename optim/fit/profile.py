@@ -1,6 +1,7 @@
-"""Profile likelihoods: the cost along one parameter, all others fitted again (Raue et al. 2009, Bioinformatics 25:1923).
+"""Profile likelihoods: the cost along one parameter, all others fitted again.
 
-Many profiles are walked at once, each to both sides, so that their simulations fill the lanes of one program.
+Raue et al. 2009, Bioinformatics 25:1923. Many profiles are walked at once, each to both sides, so that their
+simulations fill the lanes of one program.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from optim.fit.solve import LONGEST, Progress, Search, minimise
 
 # rise of the cost at the ends of a 90 % interval: half the 0.90 quantile of chi square with one degree of freedom
 LEVEL = 0.5 * Z90**2
-# a step that could not be fitted is tried again this often, each time shorter
+# a step that was too long, or could not be simulated, is tried again this often, each time shorter
 TRIES = 5
 VERDICTS = {
     (True, True): "identifiable",
@@ -85,7 +86,8 @@ class _Side:
     upper: float
     points: list[Point] = field(default_factory=list)
     roots: list[float] = field(default_factory=list)
-    misses: int = 0
+    misses: int = 0  # steps too long, since the last point
+    failures: int = 0
     ended: str = ""
 
     @property
@@ -98,14 +100,17 @@ class _Side:
 
     def judge(self, found: Point, least: float, options: ProfileOptions) -> None:
         """Take a point that was fitted, or go back to a shorter step; with a reason where the side ends."""
-        root = np.sqrt(2.0 * max(found.cost - least, 0.0)) if np.isfinite(found.cost) else np.inf
+        if not np.isfinite(found.cost):
+            self.failures += 1
+            self.step *= 0.25
+            # as many in all: a wall would be crept up to without end
+            self.ended = "failed" if self.failures > TRIES else ""
+            return
+        root = np.sqrt(2.0 * max(found.cost - least, 0.0))
         last = self.roots[-1] if self.roots else 0.0
         if root - last > 2.5 * options.step and self.misses < TRIES:
             self.misses += 1
-            self.step *= 0.25 if not np.isfinite(root) else max(0.25, options.step / (root - last))
-            return
-        if not np.isfinite(root):
-            self.ended = "failed"
+            self.step *= max(0.25, options.step / (root - last))
             return
         moved = abs(float(self.place.of(found.shared, found.block)) - self.u)
         self.points.append(found)
@@ -207,7 +212,7 @@ def _ahead(posterior: Posterior, side: _Side) -> Point:
     place, at = side.place, side.at
     target = side.ahead()
     shared, block = at.shared.copy(), at.block.copy()
-    column = None if side.misses > 1 else _column(place, at)
+    column = None if side.misses > 1 or side.failures > 1 else _column(place, at)
     if column is not None:
         share = (target - side.u) / place.of(*column)
         step_s, step_c = share * column[0], share * column[1]

@@ -1,4 +1,4 @@
-"""What no data of this kind can tell: combinations of parameters on which perfect readings of this design do not depend.
+"""What no data of this kind can tell: combinations of parameters on which perfect readings do not depend.
 
 The readings are replaced by the model's own predictions, without noise, and the stated noise is made very small. What
 is uncertain even then is a matter of the model and of what is measured when, not of how well.
@@ -49,8 +49,8 @@ class Combination:
             for name, d in zip(self.names[1:], self.direction[1:], strict=True)
         )
         return (
-            f"{' and '.join(self.names)}{whose} cannot be told apart: no reading changes when {self.names[0]} rises and "
-            f"{rest}, on the scale on which they are fitted"
+            f"{' and '.join(self.names)}{whose} cannot be told apart: no reading changes when {self.names[0]} rises "
+            f"and {rest}, on the scale on which they are fitted"
         )
 
 
@@ -71,7 +71,7 @@ def structural(
     scale = np.array([_scale(x) for x in shared])
     ss = _perfect(data.ss, prior.ss)[np.ix_(at, at)] * np.outer(scale, scale)
     found: list[Combination] = []
-    gains = []
+    gains: list[tuple[list[Place], np.ndarray]] = []
     for c, clone in enumerate(p.problem.groups):
         own = [x for x in every if x.clone == c]
         columns = np.array([x.column for x in own], int)
@@ -90,9 +90,7 @@ def structural(
 def _information(posterior: Posterior, point: Point, known: Sequence[str]) -> tuple[Posterior, Arrow, Arrow]:
     """Information from perfect readings with the stated noise, and from the priors of the levels that are known."""
     integrator = posterior.problem.integrator
-    tight = replace(
-        integrator, rtol=min(integrator.rtol, RTOL), atol=min(integrator.atol, ATOL), max_steps=8 * integrator.max_steps
-    )
+    tight = replace(integrator, rtol=min(integrator.rtol, RTOL), atol=min(integrator.atol, ATOL))
     p = Posterior(replace(posterior.problem, integrator=tight), posterior.noise, posterior.spread)
     v = p.problem.vessels
     y, status = p.problem.predict(p.lanes(point))
@@ -140,7 +138,7 @@ def _plain(basis: np.ndarray) -> np.ndarray:
     basis = basis.copy()
     for i in range(len(basis)):
         # the largest entry of the rows that are left
-        row, column = np.unravel_index(np.argmax(np.abs(basis[i:])), basis[i:].shape)
+        row, column = divmod(int(np.argmax(np.abs(basis[i:]))), basis.shape[1])
         basis[[i, i + row]] = basis[[i + row, i]]
         basis[i] /= basis[i, column]
         others = np.arange(len(basis)) != i
