@@ -145,6 +145,11 @@ class Lanes:
         found: Blocks = self.run(likelihood.blocks, u, self.problem.scatter)
         return found
 
+    def reading(self, value: np.ndarray, censored: np.ndarray) -> Lanes:
+        """The same vessels with other readings, [L, M]."""
+        ready = tuple((rows, v._replace(value=value[rows], censored=censored[rows])) for rows, v in self.ready)
+        return Lanes(self.problem, self.vessel, ready)
+
     def run(self, program: Any, u: np.ndarray, *rest: Any) -> Any:
         """A program of `likelihood` at u [L, Q]; its results as NumPy arrays."""
         p = self.problem
