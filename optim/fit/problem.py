@@ -28,6 +28,8 @@ from optim.simulate.stiffness import explicit_steps, poor_choice
 
 # rows of the larger of the two compiled programs: enough to fill vector units while lanes end at different times
 MANY = 256
+# a vessel's readings are padded to a multiple of this, so that a few more or less of them share a compiled program
+READINGS = 16
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def build_problem(
         grid = jax.tree.map(np.asarray, to_grid(jax.tree.map(jnp.asarray, schedule), size)[0])
         grids.append(grid)
         nodes.append(np.append(schedule.times, run.end_time_h))
-    width = max(1, max(len(o) for o in observed))
+    width = max(1, -(-max(len(o) for o in observed) // READINGS)) * READINGS
     arrays = {k: np.zeros((len(observed), width)) for k in ("node", "variable", "value", "sd", "censored", "weight")}
     arrays["sd"] += 1.0
     for b, rows in enumerate(observed):
