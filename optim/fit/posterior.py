@@ -55,10 +55,17 @@ class Noise:
 class Posterior:
     """Cost and normal equations at a point, with priors and partial pooling.
 
-    `noise` and `spread` ([nc], between clones) replace what the problem states.
+    `noise` and `spread` ([nc], between clones) replace what the problem states. Of the shared part, what is `kept` [n]
+    stays where a point has it.
     """
 
-    def __init__(self, problem: FitProblem, noise: Noise | None = None, spread: np.ndarray | None = None):
+    def __init__(
+        self,
+        problem: FitProblem,
+        noise: Noise | None = None,
+        spread: np.ndarray | None = None,
+        kept: np.ndarray | None = None,
+    ):
         self.problem = problem
         self.noise = Noise(np.ones(len(problem.variables)), problem.vessels.sd) if noise is None else noise
         clone, batch = problem.vessel_clone, problem.vessel_batch
@@ -77,6 +84,7 @@ class Posterior:
         stated = np.array([row.spread or 1.0 for row in problem.clone])
         self.spread = stated if spread is None else np.asarray(spread, float)
         self.pool = 1.0 / self.spread**2
+        self.kept = np.zeros(len(self.rows_s), bool) if kept is None else kept
         # where a vessel's parameters stand: within the shared part, and within the block of its clone
         first = self.ns + self.nc + batch * self.nb
         self.outer = np.concatenate(
@@ -226,11 +234,11 @@ class Posterior:
         )
 
     def held(self, point: Point) -> tuple[np.ndarray, np.ndarray]:
-        """Which parameters lie at a bound and are pulled outwards: shared part [n], blocks [C, m]."""
+        """Which parameters are kept, or lie at a bound and are pulled outwards: shared part [n], blocks [C, m]."""
         assert point.arrow is not None
         a = point.arrow
         return (
-            _held(point.shared, self.lower_s, self.upper_s, a.gs),
+            self.kept | _held(point.shared, self.lower_s, self.upper_s, a.gs),
             _held(point.block, self.lower_c, self.upper_c, a.gc),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -105,6 +105,27 @@ class FitProblem:
 
     def _sizes(self) -> tuple[int, ...]:
         return min(-(-len(self.vessel_clone) // 8) * 8, MANY), MANY
+
+    def only(self, vessels: np.ndarray) -> FitProblem:
+        """The same with some of the vessels (indices); of equal shape, so that compiled programs are shared."""
+        clone, batch = self.vessel_clone[vessels], self.vessel_batch[vessels]
+        groups, member_of = _numbered([self.groups[c] for c in clone])
+        batches, batch_of = _numbered([self.batches[b] for b in batch])
+        return replace(
+            self,
+            dataset=self.dataset.only(vessels),
+            vessels=jax.tree.map(lambda x: x[vessels], self.vessels),
+            vessel_clone=member_of,
+            groups=groups,
+            vessel_batch=batch_of,
+            batches=batches,
+        )
+
+    def until(self, time_h: float) -> FitProblem:
+        """The same with the readings up to a time only."""
+        v = self.vessels
+        at = np.take_along_axis(v.grid.t, v.node, axis=1)
+        return replace(self, vessels=v._replace(weight=np.where(at <= time_h, v.weight, 0.0)))
 
     def predict(self, u: np.ndarray, vessel: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Predictions [L, M] and status [L] of lanes u [L, Q]; `vessel` [L] says whose lane each is (default: all)."""

@@ -128,7 +128,9 @@ def study(seed: int) -> Row:
         if clone and posterior.problem.table[name].level == "clone"
     ]
     shared = [
-        {"seed": seed, "name": name, "error": error, "sd": sd} for (clone, name), (error, sd) in found.items() if not clone
+        {"seed": seed, "name": name, "error": error, "sd": sd}
+        for (clone, name), (error, sd) in found.items()
+        if not clone
     ]
     return {
         "seed": seed,
@@ -196,7 +198,12 @@ def ranking(posterior: Posterior, point: Point, seed: int) -> tuple[list[Row], l
     is_at = np.argsort(np.argsort(-reached))
     low, high = np.quantile(place, [0.05, 0.95], axis=0, method="inverted_cdf")
     ranks = [
-        {"seed": seed, "few": c >= n - FEW, "inside": bool(low[c] <= is_at[c] <= high[c]), "width": int(high[c] - low[c] + 1)}
+        {
+            "seed": seed,
+            "few": c >= n - FEW,
+            "inside": bool(low[c] <= is_at[c] <= high[c]),
+            "width": int(high[c] - low[c] + 1),
+        }
         for c in range(n)
     ]
     best = int(np.argmax(reached))
@@ -255,7 +262,9 @@ def tables(results: list[Row]) -> str:
     rows, pairs, ranks = (_all(results, what) for what in ("parameters", "pairs", "ranks"))
     names = list(dict.fromkeys(r["name"] for r in rows))
     lines = [f"{len(results)} screens of {CLONES} clones, {FEW} of them sampled to {FEW_UNTIL_H / 24.0:g} days", ""]
-    lines.append("90 % intervals that hold the truth, %; mean of (estimate - truth) / sd, and its sd (should be 0 and 1)")
+    lines.append(
+        "90 % intervals that hold the truth, %; mean of (estimate - truth) / sd, and its sd (should be 0 and 1)"
+    )
     lines.append(f"{'parameter':<12}{'all':>12}{'full':>8}{'few':>8}{'mean':>8}{'sd':>8}{'alone':>8}{'few alone':>11}")
     few, full = [r for r in rows if r["few"]], [r for r in rows if not r["few"]]
     for name in (*names, "pooled"):
