@@ -109,7 +109,7 @@ def study(seed: int) -> Row:
     start = time.perf_counter()
     by_itself = multi_start(own, replace(OPTIONS, estimate_spread=False), seed, lambda text: None)
     alone_s = time.perf_counter() - start
-    pairs, ranks = ranking(posterior, points[0], seed)
+    pairs, ranks, titres = ranking(posterior, points[0], seed)
     found = estimates(posterior, points[0])
     separate = estimates(by_itself[0], by_itself[1][0])
     few = set(problem.groups[-FEW:])
@@ -138,6 +138,7 @@ def study(seed: int) -> Row:
         "shared": shared,
         "pairs": pairs,
         "ranks": ranks,
+        "titres": titres,
         "noise": dict(zip(problem.variables, posterior.noise.scale.tolist(), strict=True)),
         "spread": {row.name: s for row, s in zip(problem.clone, posterior.spread.tolist(), strict=True)},
         "pooled_s": pooled_s,
@@ -163,8 +164,8 @@ def estimates(posterior: Posterior, point: Point) -> dict[tuple[str, str], tuple
     return found
 
 
-def ranking(posterior: Posterior, point: Point, seed: int) -> tuple[list[Row], list[Row]]:
-    """Clones compared by the titre they reach in one process: pairs with probabilities, ranks with intervals."""
+def ranking(posterior: Posterior, point: Point, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
+    """Clones compared by the titre they reach in one process: pairs with probabilities, ranks and titres."""
     problem = posterior.problem
     truth = problem.dataset.truth
     assert truth is not None
@@ -209,7 +210,18 @@ def ranking(posterior: Posterior, point: Point, seed: int) -> tuple[list[Row], l
     best = int(np.argmax(reached))
     chosen = int(np.argmax(np.median(drawn, axis=0)))
     ranks[best]["chosen"] = best == chosen
-    return pairs, ranks
+    logs = np.log(drawn)
+    titres = [
+        {
+            "seed": seed,
+            "few": c >= n - FEW,
+            "name": ASSAY,
+            "error": float(logs[:, c].mean() - np.log(reached[c])),
+            "sd": float(logs[:, c].std(ddof=1)),
+        }
+        for c in range(n)
+    ]
+    return pairs, ranks, titres
 
 
 def _titre(problem: FitProblem, u: np.ndarray) -> np.ndarray:
@@ -279,12 +291,13 @@ def tables(results: list[Row]) -> str:
             f"{100 * covered(of(few))[0]:>8.1f}{z.mean():>8.2f}{z.std():>8.2f}"
             f"{100 * covered(of(rows), '_alone')[0]:>8.1f}{100 * covered(of(few), '_alone')[0]:>11.1f}"
         )
-    shared = _all(results, "shared")
-    lines += ["", "the same for shared parameters"]
-    for name in dict.fromkeys(r["name"] for r in shared):
-        some = [r for r in shared if r["name"] == name]
+    lines += ["", "the same for shared parameters, and for the titre that a clone reaches in one process"]
+    others = [*_all(results, "shared"), *_all(results, "titres")]
+    for name in dict.fromkeys(r["name"] for r in others):
+        some = [r for r in others if r["name"] == name]
         z = np.array([r["error"] / r["sd"] for r in some])
-        lines.append(f"{name:<12}{100 * covered(some)[0]:>12.1f}{'':16}{z.mean():>8.2f}{z.std():>8.2f}")
+        share, error = covered(some)
+        lines.append(f"{name:<12}{f'{100 * share:.1f} ± {100 * error:.1f}':>12}{'':16}{z.mean():>8.2f}{z.std():>8.2f}")
     lines += ["", "typical error of a clone's parameter, % (root mean square, logarithms)"]
     lines.append(f"{'parameter':<12}{'pooled':>10}{'alone':>10}{'few, pooled':>14}{'few, alone':>14}{'ratio':>8}")
     for name in names:
