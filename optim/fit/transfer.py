@@ -25,6 +25,8 @@ from optim.params import ParameterSpec, to_fitted, to_natural
 
 # at least this share of the ensemble has a say, however much better a few members fit the new readings
 LEAST_SHARE = 1.0 / 3.0
+# of the cost; a thirtieth of a standard deviation
+PLACING = Search(max_iterations=40, tolerance=1e-5)
 # first damping of a search, and where one has just ended nearby
 COLD, WARM = 1e-2, 1e-4
 
@@ -113,7 +115,7 @@ def place(
     days: Sequence[float] = (0.0, 3.0, 5.0, 7.0),
     draws: int = 200,
     seed: int = 0,
-    search: Search = Search(),  # noqa: B008
+    search: Search = PLACING,
     progress: Progress = lambda text: None,
 ) -> Placement:
     """What is known of new clones after some `days`, from their samples so far and from the old fit.
