@@ -2,7 +2,8 @@
 
 Simulated screens with known truth, some of their clones sampled for a few days only, are fitted with what is estimated
 of noise and spread. Asked: how often a 90 % interval of a clone's parameter holds the truth; whether the probability
-that one clone beats another is that often right; and what is gained over fitting every clone alone.
+that one clone beats another is that often right; what is gained over fitting every clone alone; and how a new clone,
+placed under the fit, comes to be known by the day.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ from optim.data.registry import open_dataset
 from optim.fit.bands import Z90
 from optim.fit.ensemble import laplace
 from optim.fit.estimate import FitOptions, multi_start
+from optim.fit.fit import report
 from optim.fit.posterior import Point, Posterior
 from optim.fit.problem import FitProblem
+from optim.fit.result import FitResult
 from optim.fit.synthetic import ScreenOptions, make_screen
+from optim.fit.transfer import place
 from optim.params import ParameterSpec, ParameterTable
 from optim.runtime import prepare
 
@@ -38,6 +42,7 @@ Row = dict[str, Any]
 
 CLONES, VESSELS, SCREENS, FIRST_SEED = 10, 2, 50, 1001
 FEW, FEW_UNTIL_H = 3, 120.0  # so many clones of a screen are sampled until then only
+NEW, DAYS = 2, (0.0, 3.0, 5.0, 7.0)  # clones that the fit has not seen, of another screen of the same population
 DRAWS = 200
 OPTIONS = FitOptions(starts=1, tolerance=1e-6)
 # a process that all clones are compared in: what a vessel of the screen got, as predicted on its last day
@@ -58,11 +63,14 @@ def say(text: str) -> None:
 # --- screens ---
 
 
-def screen(seed: int) -> Dataset:
-    """A simulated screen whose last clones are sampled for a few days only."""
+def screen(seed: int, clones: int = CLONES) -> Dataset:
+    """A simulated screen."""
     with tempfile.TemporaryDirectory() as folder:
-        made = make_screen(Path(folder) / "screen", "screen", ScreenOptions(CLONES, VESSELS, seed))
-        dataset = open_dataset(str(made))
+        return open_dataset(str(make_screen(Path(folder) / "screen", "screen", ScreenOptions(clones, VESSELS, seed))))
+
+
+def thinned(dataset: Dataset) -> Dataset:
+    """The last clones sampled for a few days only."""
     few = dataset.clones[-FEW:]
     m = dataset.measurements
     late = np.array([dataset.runs[r].clone_id in few for r in m.run]) & (m.time_h > FEW_UNTIL_H)
@@ -101,7 +109,7 @@ def alone(problem: FitProblem) -> FitProblem:
 
 def study(seed: int) -> Row:
     """What one screen gives: rows of parameters, of pairs of clones, and of ranks; and the seconds of the fits."""
-    problem = build_fit(compose([]), screen(seed))
+    problem = build_fit(compose([]), thinned(screen(seed)))
     start = time.perf_counter()
     posterior, points = multi_start(problem, OPTIONS, seed, lambda text: None)
     pooled_s = time.perf_counter() - start
@@ -109,6 +117,9 @@ def study(seed: int) -> Row:
     start = time.perf_counter()
     by_itself = multi_start(own, replace(OPTIONS, estimate_spread=False), seed, lambda text: None)
     alone_s = time.perf_counter() - start
+    start = time.perf_counter()
+    placed, readings = placing(report(posterior, points, OPTIONS, seed, "cho_moller"), seed)
+    place_s = (time.perf_counter() - start) / NEW
     pairs, ranks, titres = ranking(posterior, points[0], seed)
     found = estimates(posterior, points[0])
     separate = estimates(by_itself[0], by_itself[1][0])
@@ -139,10 +150,13 @@ def study(seed: int) -> Row:
         "pairs": pairs,
         "ranks": ranks,
         "titres": titres,
+        "placed": placed,
+        "readings": readings,
         "noise": dict(zip(problem.variables, posterior.noise.scale.tolist(), strict=True)),
         "spread": {row.name: s for row, s in zip(problem.clone, posterior.spread.tolist(), strict=True)},
         "pooled_s": pooled_s,
         "alone_s": alone_s,
+        "place_s": place_s,
         "ends": [points[0].reason, by_itself[1][0].reason],
     }
 
@@ -162,6 +176,30 @@ def estimates(posterior: Posterior, point: Point) -> dict[tuple[str, str], tuple
             true = row.forward((truth[""] | truth[clone])[row.name])
             found[clone, row.name] = (float(point.block[c, i] - true), float(np.sqrt(var_c[c, i])))
     return found
+
+
+def placing(fitted: FitResult, seed: int) -> tuple[list[Row], list[Row]]:
+    """New clones by the day: errors of their parameters, and how many later readings lie in their 90 % bands."""
+    other = screen(FIRST_SEED + 10_000 + seed, CLONES + NEW)
+    new = other.only(np.arange(CLONES * VESSELS, (CLONES + NEW) * VESSELS))
+    m, truth = new.measurements, new.truth
+    assert truth is not None
+    problem = build_fit(compose([]), new)
+    found, readings = [], []
+    for at in place(fitted, problem, DAYS, DRAWS, seed).placed:
+        base = {"seed": seed, "clone": at.clone, "day": at.day}
+        for p in at.parameters:
+            row = problem.table[p.name]
+            error = row.forward(p.estimate) - row.forward(truth[at.clone][p.name])
+            found.append({**base, "name": p.name, "error": error, "sd": float(p.sd)})
+        b = at.bands
+        band = {key: i for i, key in enumerate(zip(b.vessel, b.variable, b.time_h.tolist(), strict=True))}
+        for k in np.flatnonzero(m.time_h > 24.0 * at.day):
+            i = band.get((new.runs[m.run[k]].run_id, m.variable[k], float(m.time_h[k])))
+            if i is not None and not m.censored[k]:
+                inside = bool(b.reading_lower90[i] <= m.value[k] <= b.reading_upper90[i])
+                readings.append({"seed": seed, "day": at.day, "inside": inside})
+    return found, readings
 
 
 def ranking(posterior: Posterior, point: Point, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
@@ -320,8 +358,22 @@ def tables(results: list[Row]) -> str:
         lines.append(f"{label:<12}{100 * inside:>8.1f} % hold the true rank, {width:.1f} places wide")
     best = [r["chosen"] for r in ranks if "chosen" in r]
     lines.append(f"the truly best clone is ranked first in {100 * np.mean(best):.0f} % of screens")
-    seconds = [np.median([r[key] for r in results]) for key in ("pooled_s", "alone_s")]
-    lines += ["", f"seconds per fit, median: pooled {seconds[0]:.2f}, alone {seconds[1]:.2f}"]
+    placed, readings = _all(results, "placed"), _all(results, "readings")
+    lines += ["", f"{NEW} new clones a screen placed by their first days: sd of a parameter, % (logarithms);"]
+    lines.append("90 % intervals that hold the truth, %; later readings inside their 90 % bands, %")
+    lines.append(f"{'day':<6}" + "".join(f"{name:>11}" for name in names) + f"{'intervals':>14}{'readings':>10}")
+    for day in DAYS:
+        some = [r for r in placed if r["day"] == day]
+        sds = [100.0 * float(np.median([r["sd"] for r in some if r["name"] == name])) for name in names]
+        share, error = covered(some)
+        inside = np.mean([r["inside"] for r in readings if r["day"] == day])
+        lines.append(
+            f"{day:<6g}"
+            + "".join(f"{sd:>11.1f}" for sd in sds)
+            + f"{f'{100 * share:.1f} ± {100 * error:.1f}':>14}{100 * inside:>10.1f}"
+        )
+    seconds = [np.median([r[key] for r in results]) for key in ("pooled_s", "alone_s", "place_s")]
+    lines += ["", "median seconds: pooled fit {:.2f}, fits alone {:.2f}, placing a clone {:.2f}".format(*seconds)]
     return "\n".join(lines)
 
 
