@@ -79,11 +79,11 @@ def settle(
     return posterior, point
 
 
-def found_noise(posterior: Posterior, point: Point) -> Noise:
+def found_noise(posterior: Posterior, point: Point, known: np.ndarray | None = None) -> Noise:
     """Noise by the predictions of `point`, each assay's scaled so that its residuals are as large as they are.
 
     Noise by the measured values would give low readings more weight than high ones and pull every estimate. The factor
-    stays within 1/5 to 5.
+    stays within 1/5 to 5; where it is `known` [V], it is taken as it is.
     """
     problem, v = posterior.problem, posterior.problem.vessels
     u = posterior.lanes(point)
@@ -96,6 +96,10 @@ def found_noise(posterior: Posterior, point: Point) -> Noise:
         use = own & measured
         sd[use] = problem.noise.sd(variable, y[use])
         assay = problem.noise.assay(variable)
+        if known is not None:
+            scale[i] = known[i]
+            sd[own] *= scale[i]
+            continue
         if not assay.estimate:
             continue
         square = (deviation[use] / sd[use]) ** 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,8 @@ from optim.simulate.stiffness import explicit_steps, poor_choice
 
 # most vessels of one batch: enough to fill vector units, and one size, since every other is compiled anew
 MOST_LANES = 64
+# a vessel's readings are padded to a multiple of this, so that a few more or less of them share a compiled program
+READINGS = 16
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,27 @@ class FitProblem:
     def all_lanes(self) -> Lanes:
         """Every vessel once, with the stated noise."""
         return self.lanes(np.arange(len(self.vessel_clone)))
+
+    def only(self, vessels: np.ndarray) -> FitProblem:
+        """The same with some of the vessels (indices); of equal shape, so that compiled programs are shared."""
+        clone, batch = self.vessel_clone[vessels], self.vessel_batch[vessels]
+        groups, member_of = _numbered([self.groups[c] for c in clone])
+        batches, batch_of = _numbered([self.batches[b] for b in batch])
+        return replace(
+            self,
+            dataset=self.dataset.only(vessels),
+            vessels=jax.tree.map(lambda x: x[vessels], self.vessels),
+            vessel_clone=member_of,
+            groups=groups,
+            vessel_batch=batch_of,
+            batches=batches,
+        )
+
+    def until(self, time_h: float) -> FitProblem:
+        """The same with the readings up to a time only."""
+        v = self.vessels
+        at = np.take_along_axis(v.grid.t, v.node, axis=1)
+        return replace(self, vessels=v._replace(weight=np.where(at <= time_h, v.weight, 0.0)))
 
     def predict(self, u: np.ndarray, vessel: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Predictions [L, M] and status [L] of lanes u [L, Q]; `vessel` [L] says whose lane each is (default: all)."""
@@ -190,7 +213,7 @@ def build_problem(
         grid = jax.tree.map(np.asarray, to_grid(jax.tree.map(jnp.asarray, schedule), size)[0])
         grids.append(grid)
         nodes.append(np.append(schedule.times, run.end_time_h))
-    width = max(1, max(len(o) for o in observed))
+    width = max(1, -(-max(len(o) for o in observed) // READINGS)) * READINGS
     arrays = {k: np.zeros((len(observed), width)) for k in ("node", "variable", "value", "sd", "censored", "weight")}
     arrays["sd"] += 1.0
     for b, rows in enumerate(observed):
