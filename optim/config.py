@@ -85,6 +85,12 @@ class FitConfig:
     noise_rounds: int = 2  # how often, at most, noise and spread between clones are found anew
     estimate_spread: bool = True  # between clones; false keeps what the model states
     startup: int = 0  # first-order steps before the search proper
+    quality: bool = True  # look for faults of the data
+    identify: bool = True  # say what the data cannot tell
+    profiles: list[str] = field(default_factory=list)  # parameters to walk along; shared: all that are not a clone's
+    ensemble_by: str = "laplace"  # laplace | bootstrap | nuts
+    draws: int = 300  # of the bootstrap, or of each chain of the sampler
+    continue_from: Optional[str] = None  # folder of an earlier run, whose fit is continued with these data
     leave_one_out: bool = False
     compare: list[str] = field(default_factory=list)
 

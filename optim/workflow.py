@@ -39,6 +39,7 @@ from optim.fit.fit import fit as fit_problem
 from optim.fit.problem import FitProblem
 from optim.fit.result import FitResult, ModelScore
 from optim.fit.score import log_predictive, r_squared
+from optim.fit.transfer import update
 from optim.optimise.optimise import NEWCOMER, About, parameter_sets
 from optim.optimise.optimise import optimise as optimise_process
 from optim.optimise.optimise import rank as rank_clones
@@ -159,7 +160,11 @@ def fit(s: Session) -> FitResult:
     )
     problem = build_fit(cfg, dataset)
     options = _fit_options(cfg)
-    result = fit_problem(problem, options, cfg.seed, cfg.model.name, cfg.fit.leave_one_out, s.progress)
+    rest = (options, cfg.seed, cfg.model.name, cfg.fit.leave_one_out, s.progress)
+    if cfg.fit.continue_from:
+        result = update(load(FitResult, Path(cfg.fit.continue_from) / "fit"), problem, *rest)
+    else:
+        result = fit_problem(problem, *rest)
     scores = [_compared(s, dataset, name, options) for name in cfg.fit.compare if name != cfg.model.name]
     scores.append(_score(result))
     result = replace(result, comparison=tuple(sorted(scores, key=lambda m: -m.aicc)) if len(scores) > 1 else ())
@@ -176,8 +181,6 @@ def _groups(dataset: Dataset) -> str:
 
 def _fit_options(cfg: DictConfig) -> FitOptions:
     f = cfg.fit
-    if f.starts < 1 or f.ensemble < 2 or f.max_iterations < 1:
-        raise ConfigError("fit: starts and max_iterations must be at least 1, ensemble at least 2")
     return FitOptions(
         starts=f.starts,
         max_iterations=f.max_iterations,
@@ -187,12 +190,18 @@ def _fit_options(cfg: DictConfig) -> FitOptions:
         noise_rounds=f.noise_rounds,
         estimate_spread=f.estimate_spread,
         startup=f.startup,
+        quality=f.quality,
+        identify=f.identify,
+        profiles=tuple(f.profiles),
+        ensemble_by=f.ensemble_by,
+        draws=f.draws,
     )
 
 
 def _compared(s: Session, dataset: Dataset, name: str, options: FitOptions) -> ModelScore:
     problem = build_fit(s.cfg, dataset, model_config(name))
-    one = replace(options, ensemble=2)
+    # compared by their scores alone
+    one = replace(options, ensemble=2, quality=False, identify=False, profiles=(), ensemble_by="laplace")
     return _score(fit_problem(problem, one, s.cfg.seed, name, s.cfg.fit.leave_one_out, s.progress))
 
 

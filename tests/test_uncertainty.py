@@ -17,11 +17,10 @@ from toys import optimum, spec, toy
 
 from optim.errors import ApproximationWarning, FitError
 from optim.fit.agreement import agreement
-from optim.fit.bands import Z90
 from optim.fit.bootstrap import BootstrapOptions, bootstrap
 from optim.fit.fit import parameter_rows
 from optim.fit.place import chosen, places
-from optim.fit.posterior import Point, Posterior, Readings
+from optim.fit.posterior import Z90, Point, Posterior, Readings
 from optim.fit.profile import LEVEL, ProfileOptions, profiles
 from optim.fit.sample import SampleOptions, log_density, prior_cost, priors_of, run, sample, target_of, theta
 from optim.fit.solve import Search, minimise

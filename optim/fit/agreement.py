@@ -45,6 +45,14 @@ class Agreement:
     worst: tuple[str, str]  # the two methods that differ most
     agrees: bool
 
+    @property
+    def sentence(self) -> str:
+        """It in words."""
+        whose = f" of {self.owner}" if self.owner else ""
+        ends = ", ".join(f"{x.method} [{x.lower90:.4g}, {x.upper90:.4g}]" for x in self.intervals)
+        by = f"by a factor of {self.factor:.2g}" if np.isfinite(self.factor) else "without limit"
+        return f"{self.name}{whose}: 90 % intervals of {' and '.join(self.worst)} differ {by} in width ({ends})"
+
 
 def agreement(
     posterior: Posterior,
@@ -89,7 +97,7 @@ def agreement(
         found.append(Agreement(*key, tuple(intervals), largest, methods, largest <= factor))
     for one in found:
         if not one.agrees:
-            warnings.warn(_sentence(one), ApproximationWarning, stacklevel=2)
+            warnings.warn(one.sentence, ApproximationWarning, stacklevel=2)
     if sampled is not None:
         _warn_of_chains(sampled)
     return tuple(found)
@@ -105,13 +113,6 @@ def _largest(widths: Sequence[Sequence[float]]) -> tuple[float, tuple[int, int]]
                 if ratio > largest:
                     largest, worst = float(ratio), (j, i)
     return largest, worst
-
-
-def _sentence(one: Agreement) -> str:
-    whose = f" of {one.owner}" if one.owner else ""
-    ends = ", ".join(f"{x.method} [{x.lower90:.4g}, {x.upper90:.4g}]" for x in one.intervals)
-    by = f"by a factor of {one.factor:.2g}" if np.isfinite(one.factor) else "without limit"
-    return f"{one.name}{whose}: 90 % intervals of {' and '.join(one.worst)} differ {by} in width ({ends})"
 
 
 def _warn_of_chains(sampled: Sampled) -> None:

@@ -17,6 +17,7 @@ from optim.fit.arrow import Arrow
 from optim.fit.problem import FitProblem, Lanes
 from optim.params import ParameterSpec
 
+Z90 = 1.6448536269514722  # half the width of a 90 % interval, in standard deviations
 # vessels that are made ready at a time: bounds what is kept for every number of points
 TOGETHER = 512
 

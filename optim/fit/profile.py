@@ -12,9 +12,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from optim.errors import FitError
-from optim.fit.bands import Z90
 from optim.fit.place import Place
-from optim.fit.posterior import Parts, Point, Posterior
+from optim.fit.posterior import Z90, Parts, Point, Posterior
 from optim.fit.solve import LONGEST, Progress, Search, minimise
 
 # rise of the cost at the ends of a 90 % interval: half the 0.90 quantile of chi square with one degree of freedom

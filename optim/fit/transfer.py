@@ -13,11 +13,10 @@ from functools import cached_property
 import numpy as np
 
 from optim.errors import FitError, IncompatibleError
-from optim.fit.bands import Z90
 from optim.fit.estimate import FitOptions, found_noise, settle
 from optim.fit.fit import report
 from optim.fit.placement import Bands, Placed, PlacedParameter, Placement
-from optim.fit.posterior import Noise, Point, Posterior
+from optim.fit.posterior import Z90, Noise, Point, Posterior
 from optim.fit.problem import FitProblem
 from optim.fit.result import FitResult
 from optim.fit.solve import Progress, Search, minimise
