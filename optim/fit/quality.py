@@ -27,7 +27,6 @@ from optim.fit.readings import (
     outliers,
     over_batches,
     slip_of,
-    threshold,
     wrong_units,
 )
 from optim.fit.reference import MAD, Reference, reference
@@ -256,6 +255,3 @@ def _fitted(posterior: Posterior, starts: list[Point], but: np.ndarray) -> Refer
 def _leave_out(but: np.ndarray, suspicions: list[Suspicion]) -> None:
     for s in suspicions:
         but[s.vessel, s.rows] = True
-
-
-__all__ = ["Finding", "Quality", "inspect", "inspect_raw", "threshold", "without"]
