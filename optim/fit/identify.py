@@ -136,7 +136,7 @@ class _Known:
             _, own = self.arrow.variances()
             for i, row in enumerate(at.problem.clone):
                 sd = float(np.sqrt(np.median(own[:, i])))
-                found.append(_knowledge(row, "clone", "", sd, float(at.spread[i]), False))
+                found.append(_knowledge(row, "clone", "", sd, float(at.spread[i]), False, at.problem.group_by))
         return tuple(found)
 
     def pairs(self) -> list[tuple[str, str, float]]:
@@ -217,11 +217,13 @@ class _Known:
         return float(np.abs(change).max(initial=0.0))
 
 
-def _knowledge(row: ParameterSpec, level: str, owner: str, sd: float, prior_sd: float, held: bool) -> Knowledge:
+def _knowledge(
+    row: ParameterSpec, level: str, owner: str, sd: float, prior_sd: float, held: bool, group: str = "clone"
+) -> Knowledge:
     shrinkage = sd / prior_sd
     verdict = WELL if shrinkage < INFORMED and sd < KNOWN else PRIOR if shrinkage > UNINFORMED else POORLY
     who = f"{row.name} of batch {owner}" if owner else row.name
-    who = f"{row.name} of single clones" if level == "clone" else who
+    who = f"{row.name} of single {group}s" if level == "clone" else who
     unit = f"{100 * sd:.0f} %" if row.scale == "log" else f"{sd:.2g} on its {row.scale} scale"
     what = "what is assumed beforehand" if row.prior_sd is not None else "its bounds"
     sentence = {

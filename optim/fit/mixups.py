@@ -47,40 +47,34 @@ class Exchange:
     left: float  # loss per reading of both that is left
 
 
-def swapped(r: Reference, but: np.ndarray) -> tuple[list[Finding], list[int]]:
-    """Pairs of vessels that are mixed up, and the vessels concerned; `but` [B, M] are known to be wrong."""
+def swapped(r: Reference, but: np.ndarray) -> tuple[Finding, tuple[int, int]] | None:
+    """The pair of vessels that is most clearly mixed up, if there is one; `but` [B, M] are known to be wrong.
+
+    One at a time: the best exchange changes what every other one would gain.
+    """
     trials = _Trials(r, but)
     exchanges = sorted(trials.exchanges(), key=lambda e: -e.gain)
-    runs, findings, taken = r.problem.dataset.runs, [], list[int]()
-    for e in exchanges:
-        if {e.a, e.b} & set(taken) or not trials.believed(e):
-            continue
-        groups = {int(r.problem.vessel_clone[k]) for k in (e.a, e.b)}
-        alike = [
-            o
-            for o in exchanges
-            if o is not e and e.gain - o.gain < SAME and {int(r.problem.vessel_clone[k]) for k in (o.a, o.b)} == groups
-        ]
-        first, second = runs[e.a], runs[e.b]
-        names = f"{first.run_id} and {second.run_id}"
-        who = (
-            f"vessels {names} look swapped: each one's readings fit the controls and clone of the other"
-            if e.what == "readings"
-            else f"vessels {names} look swapped: each fits the other's clone ({first.clone_id} and {second.clone_id})"
-        )
-        others = {f"{runs[o.a].run_id} and {runs[o.b].run_id}" for o in alike} - {names}
-        or_else = f"; as well it could be {' or '.join(sorted(others))}" if others else ""
-        statement = (
-            f"{who} (exchanged, the misfit of the two falls by {e.gain:.0f} in log-likelihood, where {GAIN:.0f} is "
-            f"already far beyond chance{or_else}); check labels of tubes, positions and the export"
-        )
-        kind = "swapped vessels"
-        findings.append(Finding(kind, "error", f"{first.run_id}, {second.run_id}", "", None, statement))
-        taken += [e.a, e.b]
-        # what could be exchanged as well is not a second mix-up
-        taken += [k for k in range(len(runs)) if int(r.problem.vessel_clone[k]) in groups and others]
-    concerned = [k for k, run in enumerate(runs) if any(run.run_id in f.vessel.split(", ") for f in findings)]
-    return findings, concerned
+    e = next((e for e in exchanges if trials.believed(e)), None)
+    if e is None:
+        return None
+    runs, clone = r.problem.dataset.runs, r.problem.vessel_clone
+    first, second = runs[e.a], runs[e.b]
+    names = f"{first.run_id} and {second.run_id}"
+    groups = {int(clone[e.a]), int(clone[e.b])}
+    alike = [o for o in exchanges if e.gain - o.gain < SAME and {int(clone[o.a]), int(clone[o.b])} == groups]
+    others = sorted({f"{runs[o.a].run_id} and {runs[o.b].run_id}" for o in alike} - {names})
+    who = (
+        f"vessels {names} look swapped: each one's readings fit the controls and clone of the other"
+        if e.what == "readings"
+        else f"vessels {names} look swapped: each fits the other's clone ({first.clone_id} and {second.clone_id})"
+    )
+    or_else = f"; as well it could be {' or '.join(others)}" if others else ""
+    statement = (
+        f"{who} (exchanged, the misfit of the two falls by {e.gain:.0f} in log-likelihood, where {GAIN:.0f} is already "
+        f"far beyond chance{or_else}); check labels of tubes, positions and the export"
+    )
+    vessels = f"{first.run_id}, {second.run_id}"
+    return Finding("swapped vessels", "error", vessels, "", None, statement), (e.a, e.b)
 
 
 class _Trials:

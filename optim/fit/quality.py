@@ -27,7 +27,6 @@ from optim.fit.readings import (
     outliers,
     over_batches,
     slip_of,
-    threshold,
     wrong_units,
 )
 from optim.fit.reference import MAD, Reference, reference
@@ -35,7 +34,7 @@ from optim.fit.residuals import at_odds, misfits, noise_factors, replicates, str
 from optim.units import VARIABLES
 
 FAR_OFF = 0.5  # of a logarithm: how far usual parameters may be from those of a batch
-ROUNDS = 3  # gross faults may hide each other: how often they are looked for, at most
+ROUNDS = 8  # gross faults may hide each other: how often they are looked for, at most
 
 
 @dataclass(frozen=True)
@@ -81,14 +80,16 @@ def inspect(posterior: Posterior, best: Point) -> Quality:
         _leave_out(but, new)
         units = wrong_units(r, but)
         _leave_out(but, units)
-        if not new + units:
-            break
         suspicions += new + units
+        if not new + units:
+            mixed = swapped(r, but)
+            if mixed is None:
+                break
+            found.append(mixed[0])
+            but[list(mixed[1])] = True
         r = _fitted(posterior, [r.point, *starts], but)
-    mixed, concerned = swapped(r, but)
-    found += mixed
-    if concerned:
-        but[concerned] = True
+    suspicions, dropped = _confirmed(r, suspicions, but)
+    if dropped:
         r = _fitted(posterior, [r.point, *starts], but)
     factors = off_by_a_factor(r, but)
     _leave_out(but, factors)
@@ -103,6 +104,24 @@ def inspect(posterior: Posterior, best: Point) -> Quality:
     found += [s.finding for s in single]
     found += structure(r, but) + replicates(r, but) + noise_factors(r)
     return Quality(ordered(found), int((problem.vessels.weight > 0.0).sum()), CHANCE, but, r)
+
+
+def _confirmed(r: Reference, suspicions: list[Suspicion], but: np.ndarray) -> tuple[list[Suspicion], bool]:
+    """Suspicions as they look against a reference without them; the readings of the others are used again.
+
+    The first references are bent by all faults at once, and so are the factors seen against them.
+    """
+    kept, dropped = list[Suspicion](), False
+    for s in suspicions:
+        without_own = but.copy()
+        without_own[s.vessel, s.rows] = False
+        find = dead_probes if s.finding.kind == "dead probe" else wrong_units
+        again = [o for o in find(r, without_own) if o.vessel == s.vessel and o.finding.variable == s.finding.variable]
+        kept += again
+        if not again:
+            but[s.vessel, s.rows] = False
+            dropped = True
+    return kept, dropped
 
 
 def _of_whole_batches(posterior: Posterior, r: Reference) -> list[Finding]:
@@ -236,6 +255,3 @@ def _fitted(posterior: Posterior, starts: list[Point], but: np.ndarray) -> Refer
 def _leave_out(but: np.ndarray, suspicions: list[Suspicion]) -> None:
     for s in suspicions:
         but[s.vessel, s.rows] = True
-
-
-__all__ = ["Finding", "Quality", "inspect", "inspect_raw", "threshold", "without"]

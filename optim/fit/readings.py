@@ -85,15 +85,18 @@ def _stuck(r: Reference, b: int, rows: np.ndarray) -> np.ndarray | None:
     sd = r.posterior.noise.sd[b]
     for first in range(len(rows)):
         last = first + 1
-        while last < len(rows) and np.ptp(value[rows[first : last + 1]]) <= STILL * np.median(
-            _unit_sd(r, b, rows[first : last + 1], sd)
-        ):
+        while last < len(rows) and _still(value[rows[first : last + 1]], _unit_sd(r, b, rows[first : last + 1], sd)):
             last += 1
         if last - first > max(len(best), LEAST_RUN - 1):
             best = rows[first:last]
-    if len(best) < LEAST_RUN or np.ptp(r.z[b, best]) < MOVED or np.sqrt(np.mean(r.z[b, best] ** 2)) < 2.5:
+    if len(best) < LEAST_RUN or np.ptp(r.z[b, best]) < MOVED or np.sqrt(np.mean(r.z[b, best] ** 2)) < 1.8:
         return None
     return best
+
+
+def _still(value: np.ndarray, sd: np.ndarray) -> bool:
+    """Little movement by the noise, and by the level too: what is far too small as a whole moves all the same."""
+    return bool(np.ptp(value) <= min(STILL * float(np.median(sd)), 0.05 * float(np.abs(value).max())))
 
 
 def _unit_sd(r: Reference, b: int, rows: np.ndarray, sd: np.ndarray) -> np.ndarray:
@@ -139,8 +142,11 @@ def unit_factors(name: str) -> list[tuple[float, str]]:
 
 
 def wrong_units(r: Reference, but: np.ndarray) -> list[Suspicion]:
-    """Assays of a vessel whose readings are all off by the factor of a known slip between units."""
-    found = []
+    """Assays of a vessel whose readings are all off by the factor of a known slip between units.
+
+    Of one clone the worst vessel only: the reference lies between it and the others, which look wrong likewise.
+    """
+    found, largest = list[Suspicion](), dict[tuple[int, int], tuple[float, int]]()
     for b, run in enumerate(r.problem.dataset.runs):
         for i, name in enumerate(r.problem.variables):
             rows = _with_ratio(r, b, i, but)
@@ -151,6 +157,10 @@ def wrong_units(r: Reference, but: np.ndarray) -> list[Suspicion]:
             slip = slip_of(name, middle)
             if slip is None or not _better_by(r, b, rows, slip[0]):
                 continue
+            group = (int(r.problem.vessel_clone[b]), i)
+            if abs(middle) < abs(largest.get(group, (0.0, 0))[0]):
+                continue
+            largest[group] = (middle, len(found))
             rest = r.rows(b, i, censored=True)
             statement = (
                 f"{name} in vessel {run.run_id} reads {_times(middle)} what everything else in the vessel says, in "
@@ -160,7 +170,7 @@ def wrong_units(r: Reference, but: np.ndarray) -> list[Suspicion]:
             )
             finding = Finding("wrong unit", "error", run.run_id, name, float(r.time_h[b, rows[0]]), statement)
             found.append(Suspicion(finding, b, rest))
-    return found
+    return [found[k] for _, k in largest.values()]
 
 
 def slip_of(name: str, log_ratio: float, near: float = NEAR) -> tuple[float, str] | None:
