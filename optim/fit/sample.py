@@ -160,7 +160,7 @@ def run(
     for i in range(total):
         warming = i < options.warmup
         own = jax.random.fold_in(key, i + 1)
-        state, adapting, found, step = _draw(density, static, target, own, state, adapting, warming)
+        state, adapting, found, step = _draw(density, static, target, own, state, adapting, np.asarray(warming))
         if not warming:
             kept.append(np.asarray(state.position))
             met.append(np.asarray(found))
@@ -177,19 +177,19 @@ def run(
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _start(density: Any, options: SampleOptions, size: int, target: Any, key: Array) -> tuple[Any, Any]:
+def _start(density: Any, options: SampleOptions, size: int, target: Any, key: Array) -> Any:
     """Chains near the mode, and the state of their step sizes."""
     nuts, adaptation = _library()
     first, _, _ = adaptation.dual_averaging_adaptation(options.accept)
     z = 0.5 * jax.random.normal(key, (options.chains, size))
     state = jax.vmap(lambda z: nuts.init(z, partial(density, target)))(z)
-    return state, jax.vmap(first)(jnp.full(options.chains, options.step))
+    return _plain((state, jax.vmap(first)(jnp.full(options.chains, options.step))))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _draw(
     density: Any, options: SampleOptions, target: Any, key: Array, state: Any, adapting: Any, warming: Array
-) -> tuple[Any, Any, Array, Array]:
+) -> Any:
     """One draw of every chain; what was met [chains, 3]: divergence, steps, acceptance; and the step size of each."""
     nuts, adaptation = _library()
     _, update, final = adaptation.dual_averaging_adaptation(options.accept)
@@ -205,8 +205,12 @@ def _draw(
         adapting = jax.tree.map(lambda new, old: jnp.where(warming, new, old), tuned, adapting)
         return state, adapting, jnp.stack([info.is_divergent, info.num_integration_steps, rate]), step
 
-    found: tuple[Any, Any, Array, Array] = jax.vmap(one)(jax.random.split(key, options.chains), state, adapting)
-    return found
+    return _plain(jax.vmap(one)(jax.random.split(key, options.chains), state, adapting))
+
+
+def _plain(tree: Any) -> Any:
+    """The same with types as they are: types of a Python number would have the program compiled again."""
+    return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), tree)
 
 
 def _library() -> tuple[Any, Any]:
@@ -229,8 +233,9 @@ def diagnose(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     split = np.concatenate([x[:, :half], x[:, half : 2 * half]])
     ranks = rankdata(split.reshape(-1, split.shape[-1]), axis=0).reshape(split.shape)
     scores = norm.ppf((ranks - 0.375) / (ranks[..., 0].size + 0.25))
-    r_hat = potential_scale_reduction(scores, chain_axis=0, sample_axis=1)
-    return np.asarray(r_hat), np.asarray(effective_sample_size(scores, chain_axis=0, sample_axis=1))
+    # the library drops axes of length one
+    r_hat = np.atleast_1d(potential_scale_reduction(scores, chain_axis=0, sample_axis=1))
+    return r_hat, np.atleast_1d(effective_sample_size(scores, chain_axis=0, sample_axis=1))
 
 
 def target_of(posterior: Posterior, point: Point) -> Target:
