@@ -10,7 +10,8 @@ One evaluation of density and gradient is one run of `likelihood.blocks` over th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -38,8 +39,8 @@ SCALES = {"identity": 0, "log": 1, "logit": 2}
 class SampleOptions:
     """Settings of the sampler. `accept` is the acceptance rate that the step size is tuned to."""
 
-    draws: int = 300  # kept, of each chain
-    warmup: int = 300  # before, to find the typical set and the step size
+    draws: int = 300  # kept of each chain
+    warmup: int = 200  # before, to find the typical set and the step size
     chains: int = 4
     accept: float = 0.8
     doublings: int = 8  # a trajectory has at most 2^doublings steps
@@ -116,59 +117,51 @@ def sample(
     """
     options = options or SampleOptions()
     target = target_of(posterior, point)
-    layout = posterior.problem.layout
     n, clones, width = len(posterior.rows_s), posterior.n_clones, posterior.width
-    z, info = run(partial(log_density, layout), target, n + clones * width, options, seed, progress)
-    shared, block = _placed(jax.vmap(partial(theta, target))(z.reshape(-1, z.shape[-1])), z.shape[:2])
-    both = np.concatenate([shared, block.reshape(*shared.shape[:2], -1)], axis=-1)
+    z, info = run(Density(posterior.problem.layout), target, n + clones * width, options, seed, progress)
+    shared, block = (np.asarray(part) for part in jax.vmap(partial(theta, target))(z.reshape(-1, z.shape[-1])))
+    both = np.concatenate([shared, block.reshape(len(block), clones * width)], axis=1).reshape(z.shape)
     r_hat, ess = diagnose(both)
 
     def parts(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return x[:n], x[n:].reshape(clones, width)
 
-    return Sampled(Draws(shared.reshape(-1, n), block.reshape(-1, clones, width)), parts(r_hat), parts(ess), **info)
+    return Sampled(Draws(shared, block), parts(r_hat), parts(ess), **info)
 
 
-def _placed(found: tuple[Array, Array], shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    shared, block = (np.asarray(part) for part in found)
-    return shared.reshape(*shape, *shared.shape[1:]), block.reshape(*shape, *block.shape[1:])
+@dataclass(frozen=True)
+class Density:
+    """The logarithm of a posterior's density as a function that a compiled program can be told apart by."""
+
+    layout: Layout
+
+    def __call__(self, target: Target, z: Array) -> Array:
+        return log_density(self.layout, target, z)
 
 
 def run(
-    density: Any, target: Any, size: int, options: SampleOptions, seed: int, progress: Progress
+    density: Callable[[Any, Array], Array],
+    target: Any,
+    size: int,
+    options: SampleOptions,
+    seed: int,
+    progress: Progress,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Draws z [chains, draws, size] from `density(target, z)`, about standard normal, and what was met on the way."""
-    nuts, adaptation = _library()
-    first, update, final = adaptation.dual_averaging_adaptation(options.accept)
-    kernel = nuts.build_kernel()
+    """Draws z [chains, draws, size] from `density(target, z)`, about standard normal, and what was met on the way.
 
-    @jax.jit
-    def start(target: Any, key: Array) -> tuple[Any, Any]:
-        z = 0.5 * jax.random.normal(key, (options.chains, size))
-        state = jax.vmap(lambda z: nuts.init(z, partial(density, target)))(z)
-        return state, jax.vmap(first)(jnp.full(options.chains, options.step))
-
-    @jax.jit
-    def draw(target: Any, key: Array, state: Any, adapting: Any, warming: Array) -> tuple[Any, Any, Any, Array]:
-        def one(key: Array, state: Any, adapting: Any) -> tuple[Any, Any, Any, Array]:
-            step = jnp.where(warming, jnp.exp(adapting.log_step_size), final(adapting))
-            state, info = kernel(key, state, partial(density, target), step, jnp.ones(size), options.doublings)
-            # a trajectory that leaves where nothing can be simulated was accepted nowhere
-            rate = jnp.nan_to_num(info.acceptance_rate)
-            tuned = update(adapting, rate)
-            adapting = jax.tree.map(lambda new, old: jnp.where(warming, new, old), tuned, adapting)
-            found = jnp.stack([info.is_divergent, info.num_integration_steps, rate])
-            return state, adapting, found, step
-
-        return jax.vmap(one)(jax.random.split(key, options.chains), state, adapting)
-
+    Programs are kept per `density`, so one that is equal to an earlier one is not compiled again.
+    """
+    _library()
     key = jax.random.key(seed)
-    state, adapting = start(target, jax.random.fold_in(key, 0))
+    static = replace(options, draws=0, warmup=0)
+    state, adapting = _start(density, static, size, target, jax.random.fold_in(key, 0))
     kept, met, step = [], [], jnp.zeros(options.chains)
     total = options.warmup + options.draws
     for i in range(total):
-        state, adapting, found, step = draw(target, jax.random.fold_in(key, i + 1), state, adapting, i < options.warmup)
-        if i >= options.warmup:
+        warming = i < options.warmup
+        own = jax.random.fold_in(key, i + 1)
+        state, adapting, found, step = _draw(density, static, target, own, state, adapting, np.asarray(warming))
+        if not warming:
             kept.append(np.asarray(state.position))
             met.append(np.asarray(found))
         if (i + 1) % 25 == 0:
@@ -181,6 +174,43 @@ def run(
         "step": tuple(float(s) for s in step),
         "evaluations": int(seen[..., 1].sum()),
     }
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _start(density: Any, options: SampleOptions, size: int, target: Any, key: Array) -> Any:
+    """Chains near the mode, and the state of their step sizes."""
+    nuts, adaptation = _library()
+    first, _, _ = adaptation.dual_averaging_adaptation(options.accept)
+    z = 0.5 * jax.random.normal(key, (options.chains, size))
+    state = jax.vmap(lambda z: nuts.init(z, partial(density, target)))(z)
+    return _plain((state, jax.vmap(first)(jnp.full(options.chains, options.step))))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _draw(
+    density: Any, options: SampleOptions, target: Any, key: Array, state: Any, adapting: Any, warming: Array
+) -> Any:
+    """One draw of every chain; what was met [chains, 3]: divergence, steps, acceptance; and the step size of each."""
+    nuts, adaptation = _library()
+    _, update, final = adaptation.dual_averaging_adaptation(options.accept)
+    kernel = nuts.build_kernel()
+
+    def one(key: Array, state: Any, adapting: Any) -> tuple[Any, Any, Array, Array]:
+        step = jnp.where(warming, jnp.exp(adapting.log_step_size), final(adapting))
+        mass = jnp.ones_like(state.position)
+        state, info = kernel(key, state, partial(density, target), step, mass, options.doublings)
+        # a trajectory that leaves where nothing can be simulated was accepted nowhere
+        rate = jnp.nan_to_num(info.acceptance_rate)
+        tuned = update(adapting, rate)
+        adapting = jax.tree.map(lambda new, old: jnp.where(warming, new, old), tuned, adapting)
+        return state, adapting, jnp.stack([info.is_divergent, info.num_integration_steps, rate]), step
+
+    return _plain(jax.vmap(one)(jax.random.split(key, options.chains), state, adapting))
+
+
+def _plain(tree: Any) -> Any:
+    """The same with types as they are: types of a Python number would have the program compiled again."""
+    return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), tree)
 
 
 def _library() -> tuple[Any, Any]:
@@ -203,8 +233,9 @@ def diagnose(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     split = np.concatenate([x[:, :half], x[:, half : 2 * half]])
     ranks = rankdata(split.reshape(-1, split.shape[-1]), axis=0).reshape(split.shape)
     scores = norm.ppf((ranks - 0.375) / (ranks[..., 0].size + 0.25))
-    r_hat = potential_scale_reduction(scores, chain_axis=0, sample_axis=1)
-    return np.asarray(r_hat), np.asarray(effective_sample_size(scores, chain_axis=0, sample_axis=1))
+    # the library drops axes of length one
+    r_hat = np.atleast_1d(potential_scale_reduction(scores, chain_axis=0, sample_axis=1))
+    return r_hat, np.atleast_1d(effective_sample_size(scores, chain_axis=0, sample_axis=1))
 
 
 def target_of(posterior: Posterior, point: Point) -> Target:
