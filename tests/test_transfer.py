@@ -19,7 +19,7 @@ from optim.fit.posterior import Posterior
 from optim.fit.solve import Search, minimise
 from optim.fit.synthetic import ScreenOptions, make_screen
 from optim.fit.transfer import place, update
-from optim.params import ParameterTable, to_fitted, to_natural
+from optim.params import ParameterSpec, ParameterTable, to_fitted, to_natural
 
 OPTIONS = FitOptions(starts=1, max_iterations=40, tolerance=1e-7, ensemble=32, noise_rounds=6)
 KNOWN, NEW = 6, 6  # clones of the old fit, and new ones
@@ -182,6 +182,21 @@ def test_what_does_not_fit_together_is_refused(problem, old):
         place(old, replace(new, table=ParameterTable(rows)))
     with pytest.raises(IncompatibleError, match="ensemble is too small"):
         place(replace(old, shared=old.shared[:2]), new)
+
+
+@pytest.mark.slow
+def test_a_batch_that_was_not_seen_leaves_the_clone_less_certain(problem):
+    """A titre assay that reads differently in every batch: in a known batch it is known, in a new one it is not."""
+    row = ParameterSpec(
+        "scale_titre", 1.0, "-", "batch", "log", 0.5, 2.0, 0.15, None, "an assay that drifts; made up", False
+    )
+    varied = replace(problem, table=ParameterTable((*problem.table.rows, row)))
+    old = fit(of_clones(varied, 0, 4), replace(OPTIONS, noise_rounds=2), 1, "cho_moller")
+    new = of_clones(varied, KNOWN, KNOWN + 1)
+    other = replace(new, batches=("SCREEN2",))
+    (known,), (unknown,) = (place(old, p, (7.0,)).placed for p in (new, other))
+    assert 1.2 * known["qP"].sd < unknown["qP"].sd < 1.1 * np.hypot(known["qP"].sd, 0.15)
+    assert unknown["mu_max"].sd == pytest.approx(known["mu_max"].sd, rel=0.2)
 
 
 # --- what it stands on ---

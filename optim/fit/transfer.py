@@ -120,8 +120,8 @@ def place(
     """What is known of new clones after some `days`, from their samples so far and from the old fit.
 
     `problem` holds the new clones alone, with all that is planned for their vessels; each is placed by itself. For
-    every member of the old ensemble the clone's and its vessels' parameters are estimated (with those of a batch that
-    the old fit has not seen); members then count by how likely they make the readings, so that the uncertainty of what
+    every member of the old ensemble the clone's and its vessels' parameters are estimated, with those of a batch that
+    the old fit has not seen. Members then count by how likely they make the readings, so that the uncertainty of what
     clones share is part of the answer. Without samples the answer is the population.
 
     Raises `IncompatibleError` when the two are not of one model, or a clone is not new; `FitError` when no member can
@@ -164,6 +164,8 @@ def _check(known: _Known, problem: FitProblem) -> None:
     for row in problem.table.of_level("fixed"):
         if not np.isclose(known.rows.get(("fixed", row.name, ""), np.nan), row.value, rtol=1e-9, atol=0.0):
             raise IncompatibleError(f"parameter '{row.name}' is not fixed at {row.value:g} in the fit")
+    if not problem.clone:
+        raise IncompatibleError("no parameter differs between clones, so there is nothing to place a clone by")
     if again := sorted(set(problem.groups) & set(old.clones)):
         raise IncompatibleError(f"{', '.join(again)}: not new to the fit; continue the fit with the new runs instead")
     if len(old.shared) < 3:

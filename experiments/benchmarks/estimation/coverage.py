@@ -42,6 +42,7 @@ Row = dict[str, Any]
 
 CLONES, VESSELS, SCREENS, FIRST_SEED = 10, 2, 50, 1001
 FEW, FEW_UNTIL_H = 3, 120.0  # so many clones of a screen are sampled until then only
+PLACED = 10  # so many of the screens are asked about new clones, which takes longer than all the rest
 NEW, DAYS = 2, (0.0, 3.0, 5.0, 7.0)  # clones that the fit has not seen, of another screen of the same population
 DRAWS = 200
 OPTIONS = FitOptions(starts=1, tolerance=1e-6)
@@ -117,10 +118,17 @@ def study(seed: int) -> Row:
     start = time.perf_counter()
     by_itself = multi_start(own, replace(OPTIONS, estimate_spread=False), seed, lambda text: None)
     alone_s = time.perf_counter() - start
-    start = time.perf_counter()
-    placed, readings = placing(report(posterior, points, OPTIONS, seed, "cho_moller"), seed)
-    place_s = (time.perf_counter() - start) / NEW
+    placed: list[Row] = []
+    readings: list[Row] = []
+    place_s = None
+    if seed < FIRST_SEED + PLACED:
+        fitted = report(posterior, points, OPTIONS, seed, "cho_moller")
+        start = time.perf_counter()
+        placed, readings = placing(fitted, seed)
+        place_s = (time.perf_counter() - start) / NEW
     pairs, ranks, titres = ranking(posterior, points[0], seed)
+    for row, error in zip(titres, titre_errors(by_itself[0], by_itself[1][0]), strict=True):
+        row["error_alone"] = error
     found = estimates(posterior, points[0])
     separate = estimates(by_itself[0], by_itself[1][0])
     few = set(problem.groups[-FEW:])
@@ -205,8 +213,6 @@ def placing(fitted: FitResult, seed: int) -> tuple[list[Row], list[Row]]:
 def ranking(posterior: Posterior, point: Point, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
     """Clones compared by the titre they reach in one process: pairs with probabilities, ranks and titres."""
     problem = posterior.problem
-    truth = problem.dataset.truth
-    assert truth is not None
     draws = laplace(posterior, point, DRAWS + 1, np.random.default_rng(seed))
     nc, n = posterior.nc, posterior.n_clones
     u = np.concatenate(
@@ -218,14 +224,7 @@ def ranking(posterior: Posterior, point: Point, seed: int) -> tuple[list[Row], l
         ],
         axis=2,
     ).reshape(DRAWS * n, -1)
-    true = np.array(
-        [
-            [row.forward((truth[""] | truth[clone])[row.name]) for row in (*problem.shared, *problem.clone)]
-            + [0.0] * posterior.nv
-            for clone in problem.groups
-        ]
-    )
-    titre = _titre(problem, np.concatenate([true, u]))
+    titre = _titre(problem, np.concatenate([_truth(problem), u]))
     reached, drawn = titre[:n], titre[n:].reshape(DRAWS, n)
     pairs = []
     for a in range(n):
@@ -260,6 +259,25 @@ def ranking(posterior: Posterior, point: Point, seed: int) -> tuple[list[Row], l
         for c in range(n)
     ]
     return pairs, ranks, titres
+
+
+def _truth(problem: FitProblem) -> np.ndarray:
+    """True parameters of every clone on the fitted scale, [C, Q], with an inoculum as planned."""
+    truth = problem.dataset.truth
+    assert truth is not None
+    rows = (*problem.shared, *problem.clone)
+    own = [[row.forward((truth[""] | truth[clone])[row.name]) for row in rows] for clone in problem.groups]
+    return np.pad(np.array(own), ((0, 0), (0, len(problem.vessel))))
+
+
+def titre_errors(posterior: Posterior, point: Point) -> list[float]:
+    """Error of every clone's titre in the compared process, as predicted by the estimate; in logarithms."""
+    problem, n = posterior.problem, posterior.n_clones
+    u = np.zeros((n, posterior.ns + posterior.nc + posterior.nv))
+    u[:, : posterior.ns] = point.shared[: posterior.ns]
+    u[:, posterior.ns :][:, : posterior.nc] = point.block[:, : posterior.nc]
+    titre = np.log(_titre(problem, np.concatenate([_truth(problem), u])))
+    return [float(error) for error in titre[n:] - titre[:n]]
 
 
 def _titre(problem: FitProblem, u: np.ndarray) -> np.ndarray:
@@ -336,10 +354,12 @@ def tables(results: list[Row]) -> str:
         z = np.array([r["error"] / r["sd"] for r in some])
         share, error = covered(some)
         lines.append(f"{name:<12}{f'{100 * share:.1f} ± {100 * error:.1f}':>12}{'':16}{z.mean():>8.2f}{z.std():>8.2f}")
-    lines += ["", "typical error of a clone's parameter, % (root mean square, logarithms)"]
+    lines += ["", "typical error of a clone's parameter and of its predicted titre, % (root mean square, logarithms)"]
     lines.append(f"{'parameter':<12}{'pooled':>10}{'alone':>10}{'few, pooled':>14}{'few, alone':>14}{'ratio':>8}")
-    for name in names:
-        some, sparse = ([r for r in x if r["name"] == name] for x in (rows, few))
+    measured = [*rows, *_all(results, "titres")]
+    for name in (*names, ASSAY):
+        some = [r for r in measured if r["name"] == name]
+        sparse = [r for r in some if r["few"]]
         a, b, c, d = (_rms(x, key) for x in (some, sparse) for key in ("error", "error_alone"))
         lines.append(f"{name:<12}{a:>10.1f}{b:>10.1f}{c:>14.1f}{d:>14.1f}{d / c:>8.2f}")
     lines += ["", "pairs of clones by final titre in one process: probability of the order, and how often it is right"]
@@ -359,7 +379,10 @@ def tables(results: list[Row]) -> str:
     best = [r["chosen"] for r in ranks if "chosen" in r]
     lines.append(f"the truly best clone is ranked first in {100 * np.mean(best):.0f} % of screens")
     placed, readings = _all(results, "placed"), _all(results, "readings")
-    lines += ["", f"{NEW} new clones a screen placed by their first days: sd of a parameter, % (logarithms);"]
+    lines += [
+        "",
+        f"{NEW} new clones of {PLACED} screens placed by their first days: sd of a parameter, % (logarithms);",
+    ]
     lines.append("90 % intervals that hold the truth, %; later readings inside their 90 % bands, %")
     lines.append(f"{'day':<6}" + "".join(f"{name:>11}" for name in names) + f"{'intervals':>14}{'readings':>10}")
     for day in DAYS:
@@ -372,7 +395,8 @@ def tables(results: list[Row]) -> str:
             + "".join(f"{sd:>11.1f}" for sd in sds)
             + f"{f'{100 * share:.1f} ± {100 * error:.1f}':>14}{100 * inside:>10.1f}"
         )
-    seconds = [np.median([r[key] for r in results]) for key in ("pooled_s", "alone_s", "place_s")]
+    taken = ([r[key] for r in results if r[key] is not None] for key in ("pooled_s", "alone_s", "place_s"))
+    seconds = [float(np.median(some)) for some in taken]
     lines += ["", "median seconds: pooled fit {:.2f}, fits alone {:.2f}, placing a clone {:.2f}".format(*seconds)]
     return "\n".join(lines)
 
@@ -402,14 +426,16 @@ def figure(results: list[Row], file: Path) -> None:
     left.set_xlim(60.0, 100.0)
     left.set_xlabel("90 % intervals that hold the truth (%)")
     left.set_title("Coverage of clone parameters", fontsize=10)
-    place = np.arange(len(names))
+    estimated = [*names, ASSAY]
+    sparse = [r for r in (*rows, *_all(results, "titres")) if r["few"]]
+    place = np.arange(len(estimated))
     for key, colour, away, label in (
         ("error", POOLED, -0.19, "all clones together"),
         ("error_alone", ALONE, 0.19, "every clone alone"),
     ):
-        height = [_rms([r for r in few if r["name"] == n], key) for n in names]
+        height = [_rms([r for r in sparse if r["name"] == n], key) for n in estimated]
         middle.bar(place + away, height, width=0.36, color=colour, label=label)
-    middle.set_xticks(place, names, rotation=20, ha="right")
+    middle.set_xticks(place, estimated, rotation=20, ha="right")
     middle.set_ylabel("typical error (%)")
     middle.set_title(f"Clones with {FEW_UNTIL_H / 24.0:g} days of samples", fontsize=10)
     right.plot([50, 100], [50, 100], color="0.6", linewidth=1.0)
@@ -417,7 +443,7 @@ def figure(results: list[Row], file: Path) -> None:
         some = [r for r in pairs if low <= r["p"] < high]
         if some:
             said, share = (100.0 * float(np.mean([r[key] for r in some])) for key in ("p", "right"))
-            bar = 100.0 * Z90 * float(np.sqrt(max(share * (100.0 - share), 1.0) / len(some))) / 100.0
+            bar = Z90 * float(np.sqrt(share * (100.0 - share) / len(some)))
             right.errorbar(said, share, yerr=bar, fmt="o", color=POOLED, capsize=2)
     right.set_xlabel("probability that one clone beats another (%)")
     right.set_ylabel("order is right (%)")
