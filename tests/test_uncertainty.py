@@ -383,7 +383,7 @@ def compared(posterior, best, names, options=None):
 @blackjax
 def test_on_a_well_determined_problem_all_three_agree():
     # growth, and the end of it, read often and well
-    rows, said = compared(*optimum(monod(np.linspace(0.4, 6.0, 15), sd=0.01)), ["k", "Ks"])
+    rows, said = compared(*optimum(monod(np.linspace(0.1, 2.5, 15), sd=0.003)), ["k", "Ks"])
     assert not said
     assert set(rows) == {("k", ""), ("Ks", "")}
     for row in rows.values():
