@@ -210,7 +210,9 @@ def test_kept_parameters_stay_and_the_others_find_their_optimum(problem):
     end = minimise(e, [start], Search(60, 1e-10), lambda text: None)[0]
     assert end.reason == "converged"
     assert np.allclose(end.shared, start.shared, atol=1e-9)
-    assert np.abs(end.arrow.gc).max() < 1e-2 * np.abs(end.arrow.gs).max()
+    # with the others where the prior has them, an inoculum may end at its bound
+    free = ~e.held(end)[1]
+    assert np.abs(end.arrow.gc[free]).max() < 1e-4 * np.abs(end.arrow.gs).max()
 
 
 def test_some_vessels_of_a_problem_are_the_problem_of_some_vessels(problem):
