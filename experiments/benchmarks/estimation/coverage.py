@@ -381,7 +381,7 @@ def tables(results: list[Row]) -> str:
     placed, readings = _all(results, "placed"), _all(results, "readings")
     lines += [
         "",
-        f"{NEW} new clones of {PLACED} screens placed by their first days: sd of a parameter, % (logarithms);",
+        f"{NEW} new clones of {len({r['seed'] for r in placed})} screens placed by their first days: sd of a parameter, % (logarithms);",
     ]
     lines.append("90 % intervals that hold the truth, %; later readings inside their 90 % bands, %")
     lines.append(f"{'day':<6}" + "".join(f"{name:>11}" for name in names) + f"{'intervals':>14}{'readings':>10}")
