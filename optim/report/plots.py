@@ -208,7 +208,7 @@ def placement(result: Placement, clone: str, dataset: Dataset) -> Figure:
     _title(figure, f"{clone}, vessel {vessel}: what its first days say of the rest", result.simulated)
     m, run = dataset.measurements, dataset.vessels.index(vessel)
     axes = figure.subplots(len(path), len(variables), sharex=True, sharey="col", squeeze=False)
-    for row, placed in zip(axes, path, strict=True):
+    for r, (row, placed) in enumerate(zip(axes, path, strict=True)):
         b = placed.bands
         for a, variable in zip(row, variables, strict=True):
             _tidy(a)
@@ -218,15 +218,15 @@ def placement(result: Placement, clone: str, dataset: Dataset) -> Figure:
             a.fill_between(day, b.lower90[own], b.upper90[own], color=BLUE, alpha=0.25, linewidth=0)
             a.plot(day, b.predicted[own], color=BLUE, linewidth=1.2)
             read = (m.run == run) & (np.array(m.variable) == variable)
-            seen = read & (m.time_h <= 24.0 * placed.day) & (placed.day > 0.0)
+            seen = read & (m.time_h <= 24.0 * placed.day)
             a.plot(m.time_h[read & ~seen] / 24.0, m.value[read & ~seen], "o", color=GREY, markersize=2.4, mfc="white")
             a.plot(m.time_h[seen] / 24.0, m.value[seen], "o", color=ORANGE, markersize=2.6)
             a.set_ylim(bottom=0.0)
-            if row is axes[0]:
+            if r == 0:
                 a.set_title(f"{variable} [{_unit(variable)}]", fontsize=STYLE["font"])
-            if row is axes[-1]:
+            if r == len(path) - 1:
                 a.set_xlabel("day", fontsize=STYLE["small"])
-        row[0].set_ylabel(f"after {placed.day:g} days" if placed.day else "no sample", fontsize=STYLE["small"])
+        row[0].set_ylabel(f"after day {placed.day:g}", fontsize=STYLE["small"])
     return figure
 
 
