@@ -57,7 +57,7 @@ def toy(
     problem = build_problem(model, ParameterTable(tuple(rows)), dataset, noise, TIGHT)
     free = (*problem.shared, *problem.batch, *problem.clone, *problem.vessel)
     u = np.array([[_true(truth, s.name, c, s.forward(s.value)) for s in free] for c in clones])
-    y, _ = problem.predict(u)
+    y = problem.predict(u)[0][:, : len(times)]
     z = sd * np.random.default_rng(seed).standard_normal(y.shape)
     value = (y * np.exp(z) if kind == "lognormal" else y + z).ravel()
     return build_problem(
