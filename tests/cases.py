@@ -133,7 +133,7 @@ def schedule(
 
 
 def case_of(p: Any, start: tuple[float, ...], volume: float, plan: Schedule, vessel: Vessel) -> Case:
-    grid = jax.tree.map(np.asarray, to_grid(plan, INTERVALS)[0])
+    grid = jax.tree.map(np.asarray, to_grid(plan, max(INTERVALS, len(plan.times)))[0])
     return Case(p, start, volume, grid, vessel)
 
 

@@ -119,16 +119,17 @@ HOURS = {"cho_xing": 64.0, "cho_moller": 96.0, "cho_perfusion": 96.0, "ecoli_pro
 def test_the_order_of_convergence_is_five_across_events(name, stepper):
     # any error is accepted, so that every interval is one step
     errors = []
-    truth = oracle(kinetics(name), *stepwise(name, 16, HOURS[name]), rtol=1e-12)
-    for steps in (16, 32, 64):
+    truth = oracle(kinetics(name), *stepwise(name, 16, HOURS[name]), rtol=1e-13)
+    for steps in (16, 32, 64, 128, 256):
         found = simulated(
             kinetics(name), stepper, stacked([stepwise(name, steps, HOURS[name])]), 1e9, first_step_h=100.0
         )
         assert found.steps[0] == steps
         every = jax.tree.map(lambda a, steps=steps: a[:, :: steps // 16], (found.concentrations, found.volume))
         errors.append(np.max(differences(name, found._replace(concentrations=every[0], volume=every[1]), (truth,))))
-    orders = [np.log2(a / b) for a, b in pairwise(errors)]
-    assert min(orders) > 4.5, (errors, orders)
+    # the finest pair that round-off does not spoil: an order shows only in steps that are short enough
+    orders = [np.log2(a / b) for a, b in pairwise(errors) if b > 1e-11]
+    assert orders[-1] > 4.5, (errors, orders)
 
 
 @pytest.mark.parametrize("stepper", ["explicit", "stiff"])

@@ -111,6 +111,17 @@ class NoiseModel:
         upper = VARIABLES[variable].upper
         return 0.0, np.inf if upper is None else upper
 
+    def censoring(self, variable: str, value: float, mark: str) -> int:
+        """How a reading enters: as itself, or by the probability of lying below or above it.
+
+        A share that reads exactly 0 or 1 was cut there by the instrument: the scatter would have gone on.
+        """
+        if mark:
+            return {"<": BELOW, ">": ABOVE}[mark]
+        if VARIABLES[variable].upper == 1.0 and self.assay(variable).kind == "normal":
+            return ABOVE if value >= 1.0 else BELOW if value <= 0.0 else MEASURED
+        return MEASURED
+
     def log_density(self, variable: str, value: np.ndarray, sd: np.ndarray) -> np.ndarray:
         """Logarithm of the likelihood's factor that residuals leave out, so that noise models can be compared.
 

@@ -7,6 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from optim.fit.finding import Finding
+from optim.fit.profile import Profile
+
 
 @dataclass(frozen=True)
 class ParameterEstimate:
@@ -24,6 +27,7 @@ class ParameterEstimate:
     at_bound: bool
     source: str
     verified: bool
+    verdict: str = ""  # what the data say about it, in words
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class ModelScore:
     bic: float
     r2: dict[str, float]  # variable -> R2 in sample
     r2_left_out: dict[str, float]  # variable -> R2 of leave-one-run-out predictions; {} when not asked for
+    log_score: float = float("nan")  # mean log predictive density of readings of runs left out
+    log_score_clones: float = float("nan")  # the same with whole clones left out
 
 
 @dataclass(frozen=True)
@@ -127,4 +133,9 @@ class FitResult:
     comparison: tuple[ModelScore, ...] = ()
     left_out: Observations | None = None  # leave-one-run-out predictions of every point
     clones_left_out: Observations | None = None  # the same, whole clones (or experiments) left out
+    findings: tuple[Finding, ...] = ()
+    identifiability: tuple[str, ...] = ()  # what the data cannot tell, in sentences
+    profiles: tuple[Profile, ...] = ()
+    agreement: tuple[str, ...] = ()  # where two ways to find an interval do not agree, in sentences
+    ensemble_by: str = "laplace"  # laplace | bootstrap | nuts
     notes: tuple[str, ...] = field(default=())  # what a reader must know: dropped rows, unverified numbers, ...

@@ -1,4 +1,4 @@
-"""The recipe as one self-contained HTML page: no script, no request to anywhere."""
+"""HTML pages, self-contained: no script, no request to anywhere. The page of a recipe."""
 
 from __future__ import annotations
 
@@ -30,11 +30,9 @@ def page(recipe: Recipe, optimum: Optimum) -> str:
     figures = {"feeds": plots.feeds(shown), "processes": plots.processes(shown), "cost": plots.cost(shown)}
     images = {name: "data:image/png;base64," + base64.b64encode(png(f)).decode() for name, f in figures.items()}
     provenance = {k: v for k, v in asdict(recipe.provenance).items() if k != "config" and v != ""}
-    environment = Environment(
-        loader=PackageLoader("optim.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     keys = [recipe.objective, *(k for k in HEADLINE if k != recipe.objective)]
-    return environment.get_template("recipe.html.j2").render(
+    return render(
+        "recipe.html.j2",
         r=recipe,
         images=images,
         provenance=provenance,
@@ -44,6 +42,14 @@ def page(recipe: Recipe, optimum: Optimum) -> str:
         num=number,
         change=lambda new, old: f"{100.0 * (new / old - 1.0):+.0f} %" if old else "",
     )
+
+
+def render(template: str, **values: object) -> str:
+    """A page from one of the package's templates; a name that a template lacks is an error."""
+    environment = Environment(
+        loader=PackageLoader("optim.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template(template).render(**values)
 
 
 def words(name: str) -> str:

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from optim.data.dataset import Dataset
+from optim.fit.placement import Placement
 from optim.fit.result import FitResult, Observations
 from optim.optimise.result import Optimum, Ranking
 from optim.units import VARIABLES, display
@@ -17,6 +20,7 @@ from optim.units import VARIABLES, display
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8a8f98", "#24292f"
 STYLE = {"font": 9, "small": 7.5}
 MOST_PANELS = 24
+HALF_CHI2_90 = 1.3527717  # half the 90 % quantile of chi squared with one degree of freedom
 
 
 def _figure(width: float, height: float, title: str, simulated: bool) -> Figure:
@@ -72,13 +76,25 @@ def _grid(
     return figure, panels[:n]
 
 
-def fit_assay(result: FitResult, variable: str, observations: Observations | None = None) -> Figure:
-    """Data, prediction and 90 % band of one assay; a panel per clone (per run where there is one group of few runs)."""
+def panel_pages(result: FitResult, variable: str, o: Observations) -> list[list[str]]:
+    """What `fit_assay` shows a panel of (clones, or runs where there are few groups), as many as fit on a figure."""
+    names = np.array(o.variable) == variable
+    panels = [str(key) for key in dict.fromkeys(_panel_keys(result, o)[names])]
+    return [panels[i : i + MOST_PANELS] for i in range(0, len(panels), MOST_PANELS)]
+
+
+def _panel_keys(result: FitResult, o: Observations) -> np.ndarray:
+    return np.array(o.vessel if len(result.clones) < 6 else o.clone)
+
+
+def fit_assay(
+    result: FitResult, variable: str, observations: Observations | None = None, panels: list[str] | None = None
+) -> Figure:
+    """Data, prediction and 90 % band of one assay; a panel per clone (per run where there are few groups)."""
     o = observations or result.observations
     names = np.array(o.variable) == variable
-    per_run = len(result.clones) < 6
-    keys = np.array(o.vessel if per_run else o.clone)
-    panels = list(dict.fromkeys(keys[names]))[:MOST_PANELS]
+    keys = _panel_keys(result, o)
+    panels = panels or panel_pages(result, variable, o)[0]
     kind = "fit" if observations is None else "prediction of runs left out"
     figure, axes = _grid(len(panels), f"{variable} [{_unit(variable)}]: {kind}", result.simulated, share=True)
     day = float(o.time_h.max()) > 72.0
@@ -146,6 +162,74 @@ def residuals(result: FitResult) -> Figure:
     return figure
 
 
+def starts(result: FitResult) -> Figure:
+    """Waterfall: the cost at the end of every start, the best first, in steps above the best."""
+    ends = sorted(s.cost for s in result.starts if np.isfinite(s.cost))
+    figure = _figure(7.0, 2.6, "Cost at the end of every start", result.simulated)
+    a = figure.add_subplot(1, 1, 1)
+    _tidy(a)
+    above = np.array(ends) - ends[0]
+    a.plot(np.arange(1, len(ends) + 1), above, "o-", color=BLUE, markersize=4, linewidth=1.0)
+    a.set_yscale("symlog", linthresh=0.1)
+    a.set_ylim(-0.05, max(0.2, 1.5 * above[-1]))
+    a.xaxis.set_major_locator(MaxNLocator(integer=True))
+    a.set_xlabel("start, by cost", fontsize=STYLE["font"])
+    a.set_ylabel("log-likelihood units above the best", fontsize=STYLE["small"])
+    return figure
+
+
+def profiles(result: FitResult) -> Figure:
+    """Cost along each profiled parameter, all others fitted again; the line is where its 90 % interval ends."""
+    shown = result.profiles[:MOST_PANELS]
+    figure, axes = _grid(len(shown), "Profiles: rise of the cost along one parameter", result.simulated, 2.4, 2.0)
+    for profile, a in zip(shown, axes, strict=True):
+        order = np.argsort(profile.value)
+        a.plot(profile.value[order], profile.rise[order], "o-", color=BLUE, markersize=2.6, linewidth=1.0)
+        a.axhline(HALF_CHI2_90, color=ORANGE, linewidth=0.9, linestyle="--")
+        a.set_ylim(-0.1, 3.0)
+        if profile.value.min() > 0.0:
+            a.set_xscale("log")
+            a.xaxis.set_major_locator(LogLocator(numticks=4, subs=(1.0, 2.0, 5.0)))
+            a.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            a.xaxis.set_minor_locator(NullLocator())
+        name = f"{profile.name} {profile.owner}".strip()
+        a.set_title(f"{name} [{profile.unit}]\n{profile.verdict}", fontsize=STYLE["small"])
+    axes[0].set_ylabel("log-likelihood units", fontsize=STYLE["small"])
+    return figure
+
+
+def placement(result: Placement, clone: str, dataset: Dataset) -> Figure:
+    """Predictions of a new clone's runs after some days of samples; a row per day, a column per assay."""
+    path = result.of(clone)
+    b = path[0].bands
+    vessel = b.vessel[0]
+    variables = list(dict.fromkeys(v for v, name in zip(b.variable, b.vessel, strict=True) if name == vessel))
+    figure = Figure(figsize=(2.2 * len(variables), 0.9 + 1.6 * len(path)), layout="constrained", facecolor="white")
+    _title(figure, f"{clone}, vessel {vessel}: what its first days say of the rest", result.simulated)
+    m, run = dataset.measurements, dataset.vessels.index(vessel)
+    axes = figure.subplots(len(path), len(variables), sharex=True, sharey="col", squeeze=False)
+    for row, placed in zip(axes, path, strict=True):
+        b = placed.bands
+        for a, variable in zip(row, variables, strict=True):
+            _tidy(a)
+            own = np.array([v == variable and n == vessel for v, n in zip(b.variable, b.vessel, strict=True)])
+            day = b.time_h[own] / 24.0
+            a.fill_between(day, b.reading_lower90[own], b.reading_upper90[own], color=BLUE, alpha=0.12, linewidth=0)
+            a.fill_between(day, b.lower90[own], b.upper90[own], color=BLUE, alpha=0.25, linewidth=0)
+            a.plot(day, b.predicted[own], color=BLUE, linewidth=1.2)
+            read = (m.run == run) & (np.array(m.variable) == variable)
+            seen = read & (m.time_h <= 24.0 * placed.day) & (placed.day > 0.0)
+            a.plot(m.time_h[read & ~seen] / 24.0, m.value[read & ~seen], "o", color=GREY, markersize=2.4, mfc="white")
+            a.plot(m.time_h[seen] / 24.0, m.value[seen], "o", color=ORANGE, markersize=2.6)
+            a.set_ylim(bottom=0.0)
+            if row is axes[0]:
+                a.set_title(f"{variable} [{_unit(variable)}]", fontsize=STYLE["font"])
+            if row is axes[-1]:
+                a.set_xlabel("day", fontsize=STYLE["small"])
+        row[0].set_ylabel(f"after {placed.day:g} days" if placed.day else "no sample", fontsize=STYLE["small"])
+    return figure
+
+
 def recovery(result: FitResult) -> Figure:
     """Estimate with 90 % interval against the truth of a simulated screen."""
     names = list(dict.fromkeys(r.name for r in result.recovery))
@@ -157,6 +241,8 @@ def recovery(result: FitResult) -> Figure:
         a.errorbar(x, y, yerr=[y - low, high - y], fmt="o", markersize=2.6, color=BLUE, elinewidth=0.8)
         ends = [min(x.min(), low.min()), max(x.max(), high.max())]
         a.plot(ends, ends, color=GREY, linewidth=0.8)
+        a.xaxis.set_major_locator(MaxNLocator(3))
+        a.yaxis.set_major_locator(MaxNLocator(4))
         a.set_title(name, fontsize=STYLE["font"])
     axes[0].set_xlabel("truth", fontsize=STYLE["small"])
     axes[0].set_ylabel("estimate", fontsize=STYLE["small"])
