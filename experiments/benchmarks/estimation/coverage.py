@@ -379,9 +379,10 @@ def tables(results: list[Row]) -> str:
     best = [r["chosen"] for r in ranks if "chosen" in r]
     lines.append(f"the truly best clone is ranked first in {100 * np.mean(best):.0f} % of screens")
     placed, readings = _all(results, "placed"), _all(results, "readings")
+    seen = len({r["seed"] for r in placed})
     lines += [
         "",
-        f"{NEW} new clones of {PLACED} screens placed by their first days: sd of a parameter, % (logarithms);",
+        f"{NEW} new clones of {seen} screens placed by their first days: sd of a parameter, % (logarithms);",
     ]
     lines.append("90 % intervals that hold the truth, %; later readings inside their 90 % bands, %")
     lines.append(f"{'day':<6}" + "".join(f"{name:>11}" for name in names) + f"{'intervals':>14}{'readings':>10}")
