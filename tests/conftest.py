@@ -25,15 +25,31 @@ prepare()
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLIC_SET = "optfed_ecoli_proteinL"
+COUNTS_SET = "nistcho_feeding_strategies"
+# experiments on data that know no process: these are fitted, and no more
+FIT_ONLY = ("nistcho_growth",)
 
 
-def has_public_data() -> bool:
-    """Whether the public E. coli set lies in the folder named by OPTIM_DATA."""
+def has_public_data(name: str = PUBLIC_SET) -> bool:
+    """Whether a public set lies in the folder named by OPTIM_DATA."""
     given = os.environ.get("OPTIM_DATA")
-    return bool(given) and (Path(given) / PUBLIC_SET).is_dir()
+    return bool(given) and (Path(given) / name).is_dir()
 
 
-needs_public_data = pytest.mark.skipif(not has_public_data(), reason="set OPTIM_DATA to the folder of public datasets")
+def needs(name: str) -> pytest.MarkDecorator:
+    """Skips a test where a public set is not at hand."""
+    return pytest.mark.skipif(not has_public_data(name), reason="set OPTIM_DATA to the folder of public datasets")
+
+
+needs_public_data = needs(PUBLIC_SET)
+needs_counts = needs(COUNTS_SET)
+
+
+def skip_without_data(dataset: str) -> None:
+    """Skips the test that runs where the dataset is a public one and not at hand."""
+    public = (ROOT / "datasets" / dataset / "source.yaml").exists()
+    if public and not has_public_data(dataset):
+        pytest.skip("set OPTIM_DATA to the folder of public datasets")
 
 
 def plan(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from conftest import ROOT, has_public_data
+from conftest import FIT_ONLY, ROOT, skip_without_data
 from omegaconf import OmegaConf
 
 from optim.config import build_fit, build_process, compose, config_hash, model_config
@@ -35,12 +35,15 @@ def test_every_option_composes(group, name):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_builds(name):
-    if name.startswith("ecoli") and not has_public_data():
-        pytest.skip("set OPTIM_DATA to the folder of public datasets")
     cfg = compose([f"experiment={name}"])
+    skip_without_data(cfg.dataset.name)
     dataset = open_dataset(cfg.dataset.name)
     build_fit(cfg, dataset)
-    build_process(cfg, dataset)
+    if name in FIT_ONLY:
+        with pytest.raises(ConfigError, match=r"design\.feed_id: .* has no medium"):
+            build_process(cfg, dataset)
+    else:
+        build_process(cfg, dataset)
 
 
 @pytest.mark.parametrize("name", [n for g, n in OPTIONS if g == "model"])

@@ -88,11 +88,16 @@ def batch(late: bool = False, extra: tuple[float, str] | None = None):
         )
         d = Dataset("toy", "", "", "", "", True, "", (run,), m, {"broth": {"glucose": 30.0}})
         made = build_problem(Batch(), TABLE, d, NOISE, Integrator(rtol=1e-9, atol=1e-10))
-        return replace(made, vessels=made.vessels._replace(weight=np.array([use], float)))
+        return replace(
+            made,
+            vessels=made.vessels._replace(
+                weight=np.pad(np.array([use], float), ((0, 0), (0, made.vessels.weight.shape[1] - len(samples))))
+            ),
+        )
 
     blank = problem(np.ones(len(samples)))
     y, _ = blank.predict(Posterior(blank).lanes(Posterior(blank).prior_point()))
-    posterior = Posterior(problem(y[0]))
+    posterior = Posterior(problem(y[0, : len(samples)]))
     best = minimise(posterior, [posterior.prior_point()], Search(20, 1e-9), lambda text: None)[0]
     return posterior, best
 

@@ -254,7 +254,7 @@ def test_far_starts_end_at_the_same_optimum_with_and_without_first_order_steps()
 def test_an_outlier_pulls_less_where_the_noise_is_robust():
     plain = problem_of(PLAIN, SIMPLE)
     truth = Posterior(plain).prior_point()
-    clean = with_readings(plain, truth, noise=0.3)
+    clean = with_readings(plain, truth, noise=0.05)
     value = clean.vessels.value.copy()
     value[0, 12] *= 5.0  # VCD of one vessel on one day
     assert clean.vessels.variable[0, 12] == clean.variables.index("vcd")
@@ -265,7 +265,7 @@ def test_an_outlier_pulls_less_where_the_noise_is_robust():
         end = minimise(e, [e.prior_point()], Search(60, 1e-9), lambda text: None)[0]
         return float(np.abs(end.block[0] - truth.block[0]).max())
 
-    assert off(heavy) < 0.2 * off(SIMPLE)
+    assert off(heavy) < 0.3 * off(SIMPLE)
 
 
 def test_the_spread_between_clones_is_found():

@@ -16,7 +16,6 @@ from optim.fit.estimate import FitOptions
 from optim.fit.fit import fit
 from optim.fit.placement import Placement
 from optim.fit.posterior import Posterior
-from optim.fit.solve import Search, minimise
 from optim.fit.synthetic import ScreenOptions, make_screen
 from optim.fit.transfer import place, update
 from optim.params import ParameterSpec, ParameterTable, to_fitted, to_natural
@@ -200,19 +199,6 @@ def test_a_batch_that_was_not_seen_leaves_the_clone_less_certain(problem):
 
 
 # --- what it stands on ---
-
-
-def test_kept_parameters_stay_and_the_others_find_their_optimum(problem):
-    new = of_clones(problem, 0, 1)
-    kept = np.ones(len(Posterior(new).rows_s), bool)
-    e = Posterior(new, kept=kept)
-    start = e.prior_point()
-    end = minimise(e, [start], Search(60, 1e-10), lambda text: None)[0]
-    assert end.reason == "converged"
-    assert np.allclose(end.shared, start.shared, atol=1e-9)
-    # with the others where the prior has them, an inoculum may end at its bound
-    free = ~e.held(end)[1]
-    assert np.abs(end.arrow.gc[free]).max() < 1e-4 * np.abs(end.arrow.gs).max()
 
 
 def test_some_vessels_of_a_problem_are_the_problem_of_some_vessels(problem):

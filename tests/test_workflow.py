@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, has_public_data
+from conftest import FIT_ONLY, ROOT, has_public_data, needs_counts
 
 from optim import workflow
 from optim.artefact import load
@@ -30,7 +30,7 @@ def go(out: Path, *overrides: str, command: str = "run", said: list[str] | None 
         return workflow.COMMANDS[command](s)
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", [n for n in EXPERIMENTS if n not in FIT_ONLY])
 def test_every_experiment_runs_from_end_to_end(name, tmp_path, small_screen, request):
     overrides = [f"experiment={name}"]
     if name.startswith("ecoli"):
@@ -76,6 +76,18 @@ def test_new_clones_are_placed_under_an_earlier_fit_which_can_be_continued(tmp_p
     assert len(same.history) < 20
     with pytest.raises(IncompatibleError, match="not new to the fit"):
         go(tmp_path / "x", f"dataset.name={small_screen}", f"place.fit={old}", command="place")
+
+
+@needs_counts
+def test_data_without_a_process_are_fitted_and_not_optimised(tmp_path):
+    said: list[str] = []
+    overrides = ["experiment=nistcho_growth", "fit.leave_one_out=false"]
+    result = go(tmp_path / "out", *overrides, command="fit", said=said)
+    assert not result.simulated
+    assert set(result.r2) == {"vcd", "viability"}
+    assert "34 runs" in said[0]
+    with pytest.raises(ConfigError, match=r"design\.feed_id"):
+        go(tmp_path / "out", *overrides, command="rank")
 
 
 def test_one_seed_gives_identical_numbers_and_another_does_not(tmp_path, small_screen):

@@ -7,7 +7,6 @@ The on-line volume is an account of feed, base and withdrawals; its drops beyond
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from optim.data.dataset import Dataset, Event, Measurements, Run
-from optim.errors import DatasetError
+from optim.data.raw import files_hash, read_table
 
 CONTROL_STEP_H = 0.25
 WITHDRAWAL_L = 0.004  # smaller drops of the on-line volume are rounding of the scales
@@ -27,10 +26,10 @@ ASSAYS = {"X": "biomass", "P": "product", "G": "glycerol"}
 
 def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
     """The data set in canonical form. Raises `DatasetError` when the raw files do not have the expected columns."""
-    samples = _read(folder, "sampling_points.csv", {"t", "X", "P", "G", "V", "process"})
-    feed_glycerol = _read(folder, "c_feed.csv", {"process", "c_feed"}, index=False).set_index("process")["c_feed"]
-    temperatures = _read(folder, "temperatures.csv", {"t", "T", "process"})
-    flows = _read(folder, "volume_flow_rates.csv", {"t", "V", "f_cum", "f_base_cum", "process"})
+    samples = read_table(folder, "sampling_points.csv", {"t", "X", "P", "G", "V", "process"}, index=True)
+    feed_glycerol = read_table(folder, "c_feed.csv", {"process", "c_feed"}).set_index("process")["c_feed"]
+    temperatures = read_table(folder, "temperatures.csv", {"t", "T", "process"}, index=True)
+    flows = read_table(folder, "volume_flow_rates.csv", {"t", "V", "f_cum", "f_base_cum", "process"}, index=True)
 
     runs, rows = [], []
     for process in samples["process"].unique():
@@ -61,9 +60,6 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
                 rows.append((len(runs) - 1, float(row["t"]), variable, float(row[column])))
     media: dict[str, dict[str, float]] = {"induced_broth": {}, "base": {}}
     media |= {f"feed_{name}": {"glycerol": float(c)} for name, c in feed_glycerol.items()}
-    digest = hashlib.sha256()
-    for file in sorted(source["files"]):
-        digest.update(file.encode() + b"\0" + str(source["files"][file]).encode())
     return Dataset(
         name=source["name"],
         description=source["description"],
@@ -71,7 +67,7 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
         citation=source["citation"],
         licence=source["licence"],
         simulated=False,
-        content_hash=digest.hexdigest(),
+        content_hash=files_hash(source["files"]),
         runs=tuple(runs),
         measurements=Measurements(
             run=np.array([r[0] for r in rows], dtype=int),
@@ -88,17 +84,6 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
             "volumes and feeds are masses in kg, used as litres as the authors do",
         ),
     )
-
-
-def _read(folder: Path, file: str, columns: set[str], index: bool = True) -> pd.DataFrame:
-    try:
-        frame = pd.read_csv(folder / file, index_col=0 if index else None)
-    except (OSError, ValueError) as err:
-        raise DatasetError(f"{folder / file} cannot be read: {err}") from err
-    missing = columns - set(frame.columns)
-    if missing:
-        raise DatasetError(f"{folder / file}: columns {', '.join(sorted(missing))} are missing")
-    return frame
 
 
 def _withdrawals(flow: pd.DataFrame, sample_times: np.ndarray, end: float) -> list[Event]:

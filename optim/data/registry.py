@@ -1,7 +1,8 @@
 """Finding a dataset by name: shipped, in a folder of the user's, or a public set fetched by address and checksum.
 
 Public sets are never part of this project: each has a `source.yaml` under `datasets/<name>/` with address, commit and
-SHA-256 of its files, and an adapter that turns the raw files into the contract.
+SHA-256 of its files, and an adapter that turns the raw files into the contract. Where files lie at no address, `export`
+says how their user makes them.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from typing import Any
 
 import yaml
 
-from optim.data import optfed
+from optim.data import nistcho, optfed
 from optim.data.dataset import Dataset
 from optim.data.reader import read_dataset
 from optim.errors import DatasetError, nearest
 from optim.paths import cache_dir, datasets_dir
 
-ADAPTERS: dict[str, Callable[[Path, dict[str, Any]], Dataset]] = {"optfed": optfed.adapt}
+ADAPTERS: dict[str, Callable[[Path, dict[str, Any]], Dataset]] = {
+    "nistcho": nistcho.adapt,
+    "optfed": optfed.adapt,
+}
 TIMEOUT_S = 20
 
 
@@ -52,14 +56,18 @@ def open_dataset(name: str) -> Dataset:
 
 def _raw_folder(name: str, source: dict[str, Any]) -> Path:
     """The folder that holds the raw files of a public set, checked against their SHA-256."""
+    remedy = "remove it and export it again" if "export" in source else "remove it and fetch it again"
     given = os.environ.get("OPTIM_DATA")
     wanted: dict[str, str] = source["files"]
     if given:
         folder = Path(given).expanduser() / name
         missing = [file for file in wanted if not (folder / file).is_file()]
         if missing:
+            here = f"OPTIM_DATA={given}: {folder} lacks {', '.join(missing)}."
+            if "export" in source:
+                raise DatasetError(f"{here} {_by_hand(source)}")
             raise DatasetError(
-                f"OPTIM_DATA={given}: {folder} lacks {', '.join(missing)}. Put the files of {source['repository']} "
+                f"{here} Put the files of {source['repository']} "
                 f"(commit {source['commit'][:10]}, {source['path']}) there, or unset OPTIM_DATA to fetch them"
             )
     else:
@@ -72,12 +80,24 @@ def _raw_folder(name: str, source: dict[str, Any]) -> Path:
         if found != expected:
             raise DatasetError(
                 f"{folder / file}: SHA-256 is {found}, expected {expected}. This is not the file of commit "
-                f"{source['commit'][:10]}; remove it and fetch it again"
+                f"{source['commit'][:10]}; {remedy}"
             )
     return folder
 
 
+def _by_hand(source: dict[str, Any]) -> str:
+    return (
+        f"It cannot be fetched: make it once from {source['repository']} (commit {source['commit'][:10]}): "
+        f"{source['export']}"
+    )
+
+
 def _fetch(name: str, source: dict[str, Any], file: str, folder: Path) -> None:
+    if "export" in source:
+        raise DatasetError(
+            f"dataset '{name}' is public but not part of this project, and {file} lies at no address. "
+            f"{_by_hand(source)}. Put it into <folder>/{name}/ and set OPTIM_DATA=<folder>"
+        )
     address = source["address"].format(commit=source["commit"], file=file)
     try:
         with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:

@@ -12,7 +12,8 @@ from optim.fit.result import Observations
 def predictive(posterior: Posterior, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
     """Predictions [B, M] of the estimate, and the standard deviation of a new measurement around them.
 
-    Members whose simulation fails are left out of the deviation.
+    Noise with heavy tails counts by that of the normal distribution with the same middle 90 %. Members whose simulation
+    fails are left out of the deviation.
     """
     problem = posterior.problem
     n = len(problem.vessel_clone)
@@ -21,6 +22,8 @@ def predictive(posterior: Posterior, draws: Draws) -> tuple[np.ndarray, np.ndarr
     y, status = problem.predict(u, np.tile(np.arange(n), len(points)))
     stack = np.where((status == 0)[:, None], y, np.nan).reshape(len(points), n, -1)
     noise = reading_sd(posterior, stack[0])
+    for i, variable in enumerate(problem.variables):
+        noise[problem.vessels.variable == i] *= problem.noise.tail(variable)
     return stack[0], np.sqrt(np.nanvar(stack, axis=0) + noise**2)
 
 

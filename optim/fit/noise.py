@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
 from scipy.special import gammaln
+from scipy.stats import norm as normal
+from scipy.stats import t as student
 
 from optim.errors import ConfigError, nearest
 from optim.types import Array
@@ -105,6 +107,11 @@ class NoiseModel:
             inside = np.clip(value, LEAST_SHARE, 1.0 - LEAST_SHARE)
             return sd * inside * (1.0 - inside)
         return sd
+
+    def tail(self, variable: str) -> float:
+        """How much wider the middle 90 % of an assay's readings is than for a normal distribution of the same `sd`."""
+        nu = self.assay(variable).robust
+        return float(student.ppf(0.95, nu) * np.sqrt((nu + 1.0) / nu) / normal.ppf(0.95)) if nu else 1.0
 
     def range_of(self, variable: str) -> tuple[float, float]:
         """What an assay can read: from 0, to 1 for a share."""

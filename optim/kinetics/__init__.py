@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # file of a modality -> its class
 MODALITIES = {
+    "cho_growth": "ChoGrowth",
     "cho_moller": "ChoMoller",
     "cho_perfusion": "ChoPerfusion",
     "cho_xing": "ChoXing",
