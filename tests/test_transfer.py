@@ -51,7 +51,14 @@ def placement(problem, old) -> Placement:
 # --- a fit continued ---
 
 
-@pytest.mark.parametrize("what", ["more clones", "more days", "more vessels"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "more clones",
+        pytest.param("more days", marks=pytest.mark.slow),
+        pytest.param("more vessels", marks=pytest.mark.slow),
+    ],
+)
 def test_a_fit_continued_ends_where_one_from_scratch_does(problem, old, what):
     if what == "more clones":
         first, grown = old, of_clones(problem, 0, KNOWN + 2)
@@ -91,6 +98,7 @@ def test_without_samples_a_new_clone_is_one_of_the_population(problem, old):
         assert abs(np.log(p.estimate / population.estimate)) < 0.35 * p.prior_sd
 
 
+@pytest.mark.slow
 def test_a_posterior_narrows_with_the_days(placement):
     for clone in placement.clones:
         path = placement.of(clone)
@@ -105,6 +113,7 @@ def test_a_posterior_narrows_with_the_days(placement):
             assert all(b < 1.1 * a for a, b in pairwise(sd)), name
 
 
+@pytest.mark.slow
 def test_the_truth_lies_within_the_intervals_of_new_clones(problem, placement):
     truth = problem.dataset.truth
     hit = [
@@ -118,6 +127,7 @@ def test_the_truth_lies_within_the_intervals_of_new_clones(problem, placement):
     assert 0.78 <= np.mean(hit) <= 0.99
 
 
+@pytest.mark.slow
 def test_bands_reach_to_the_end_of_the_plan_and_narrow(problem, placement):
     new = of_clones(problem, KNOWN, KNOWN + NEW)
     width: dict[float, list[float]] = {day: [] for day in DAYS}
@@ -143,6 +153,7 @@ def test_bands_reach_to_the_end_of_the_plan_and_narrow(problem, placement):
     assert 0.82 <= np.mean(inside) <= 0.97
 
 
+@pytest.mark.slow
 def test_what_is_not_known_of_the_shared_parameters_is_not_known_of_the_clone(problem, old):
     """An old fit with an ensemble five times as wide leaves the clone less certain, and the band wider."""
     new = of_clones(problem, KNOWN, KNOWN + 1)
@@ -154,6 +165,7 @@ def test_what_is_not_known_of_the_shared_parameters_is_not_known_of_the_clone(pr
     assert np.median(theirs.bands.upper90 - theirs.bands.lower90) > np.median(ours.bands.upper90 - ours.bands.lower90)
 
 
+@pytest.mark.slow
 def test_each_clone_is_placed_by_itself(problem, old, placement):
     (alone,) = place(old, of_clones(problem, KNOWN + 1, KNOWN + 2), (0.0, 3.0, 5.0, 7.0), draws=400).of(
         problem.groups[KNOWN + 1]
@@ -162,6 +174,7 @@ def test_each_clone_is_placed_by_itself(problem, old, placement):
     assert [p.estimate for p in alone.parameters] == pytest.approx([p.estimate for p in among.parameters], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_placement_survives_its_folder(tmp_path, placement):
     back = load(Placement, save(placement, tmp_path / "placement"))
     assert back.clones == placement.clones

@@ -336,6 +336,7 @@ def test_the_same_seed_gives_the_same_draws(gaussian):
 
 
 @blackjax
+@pytest.mark.slow
 def test_a_parameter_piles_up_at_its_bound_as_its_distribution_says():
     rows = (spec("k", 0.25, lower=0.25, upper=0.9, prior_sd=None), FIXED_KS)
     posterior, best = optimum(toy(Exponential(), rows, {"k": 0.24}))
@@ -393,6 +394,7 @@ def test_on_a_well_determined_problem_all_three_agree():
 
 
 @blackjax
+@pytest.mark.slow
 def test_where_the_posterior_is_one_sided_they_do_not_and_the_parameter_is_named():
     rows, said = compared(*optimum(monod((0.5, 1.0, 1.5, 2.0), prior_sd=3.0)), ["k", "Ks"])
     assert not rows["Ks", ""].agrees
