@@ -21,10 +21,11 @@ def measure(quick: bool) -> list[dict[str, Any]]:
             for state in ("empty", "filled") if place.compiles else ("none",):
                 print(f"  first: {kind}, cache {state}", file=sys.stderr, flush=True)
                 command = [sys.executable, str(Path(__file__)), kind]
-                env = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
+                env = os.environ | {"OPTIM_CACHE": cache, "JAX_COMPILATION_CACHE_DIR": cache}
                 ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env)
                 if ended.stdout:
-                    rows.append(json.loads(ended.stdout) | {"cache": state})
+                    # compilers may have said something before
+                    rows.append(json.loads(ended.stdout.splitlines()[-1]) | {"cache": state})
     return rows
 
 
@@ -46,7 +47,7 @@ def _fresh(kind: str) -> dict[str, Any] | None:
     before = lived()
     s = screen.screen()
     made = [b - a for a, b in zip(before, lived(), strict=True)]
-    if PROGRAMS[kind].compiles:
+    if PROGRAMS[kind].compiles == "JAX":
         from optim.runtime import prepare
 
         prepare()

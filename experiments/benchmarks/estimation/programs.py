@@ -39,15 +39,16 @@ class Place(NamedTuple):
 
     module: str
     needs: tuple[str, ...] = ()  # packages
-    compiles: bool = False  # by JAX, which has to be set up first
+    compiles: str = ""  # "JAX", which has to be set up first, or "C++"
 
 
 # name of a class -> its place; in the order of the tables
 PROGRAMS = {
-    "Optim": Place("with_optim", (), True),
-    "Diffrax": Place("with_diffrax", ("diffrax",), True),
-    "DiffraxBySpecies": Place("with_diffrax", ("diffrax",), True),
-    "DiffraxReverse": Place("with_diffrax", ("diffrax",), True),
+    "Optim": Place("with_optim", (), "JAX"),
+    "Diffrax": Place("with_diffrax", ("diffrax",), "JAX"),
+    "DiffraxBySpecies": Place("with_diffrax", ("diffrax",), "JAX"),
+    "DiffraxReverse": Place("with_diffrax", ("diffrax",), "JAX"),
+    "Amici": Place("with_amici", ("amici", "antimony"), "C++"),
     "RoadRunner": Place("with_roadrunner", ("roadrunner", "antimony")),
     "Scipy": Place("with_scipy"),
 }

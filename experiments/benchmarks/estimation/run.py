@@ -41,9 +41,9 @@ FORMATS |= {
     "cost": ".2f",
     "above optimum": ".1e",
 }
-PACKAGES = ("jax", "jaxlib", "diffrax", "scipy", "numpy", "libroadrunner")
+PACKAGES = ("jax", "jaxlib", "diffrax", "scipy", "numpy", "libroadrunner", "amici")
 # of `scaling`, besides optim; diffrax in its faster form
-ALSO = ("DiffraxBySpecies", "RoadRunner", "Scipy")
+ALSO = ("DiffraxBySpecies", "Amici", "RoadRunner", "Scipy")
 
 
 def _part(name: str, quick: bool, kind: str, clones: int, file: Path) -> None:
