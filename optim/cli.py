@@ -20,6 +20,7 @@ COMMANDS = {
     "run": "the whole flow: fit, rank clones, optimise, export the recipe",
     "simulate": "simulate the platform process at the model's published parameters",
     "fit": "fit the model to the dataset",
+    "place": "place new clones under the population of a fit, from their first days",
     "rank": "rank clones by the objective, each at its own optimised process",
     "optimise": "optimise the process of the chosen clone",
     "export": "turn the optimum into a recipe (JSON, CSV, HTML)",

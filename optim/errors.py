@@ -88,6 +88,10 @@ class IntegratorWarning(OptimWarning):
     """Another stepper would take less time."""
 
 
+class ApproximationWarning(OptimWarning):
+    """Two ways to find the uncertainty of a parameter do not agree, so that one of them does not hold."""
+
+
 class Status(enum.IntEnum):
     """How one simulated vessel ended. The worst (largest) code of all its steps is kept."""
 

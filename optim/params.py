@@ -230,6 +230,16 @@ def to_natural(rows: tuple[ParameterSpec, ...], u: np.ndarray) -> np.ndarray:
     return np.stack([row.backward(u[..., i]) for i, row in enumerate(rows)], axis=-1)
 
 
+def to_fitted(rows: tuple[ParameterSpec, ...], x: np.ndarray) -> np.ndarray:
+    """Natural to fitted scale, parameters on the last axis, kept within their bounds."""
+    x = np.asarray(x, float)
+    found = np.empty_like(x)
+    for i, row in enumerate(rows):
+        inside = np.clip(x[..., i], row.lower, row.upper)
+        found[..., i] = np.vectorize(row.forward, otypes=[float])(inside) if inside.size else inside
+    return found
+
+
 # What a vessel (or a batch) may deviate in, besides the parameters of the model: cells and volume at the start, and
 # what an assay reads of the truth, as a factor or as an offset in its unit.
 START_PARAMETERS = ("inoculum_factor", "volume_factor")

@@ -8,9 +8,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,25 +18,19 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from optim import __version__
-from optim.artefact import load, save
-from optim.config import build_fit, build_process, build_table, config_hash, model_config
+from optim.artefact import load
+from optim.config import build_process, build_table, config_hash
 from optim.data.dataset import Dataset
 from optim.data.registry import open_dataset
 from optim.errors import (
-    BoundActiveWarning,
     ConfigError,
     ExtrapolationWarning,
     IncompatibleError,
-    OptimError,
-    UnidentifiableWarning,
     UnverifiedWarning,
     nearest,
 )
-from optim.fit.estimate import FitOptions
-from optim.fit.fit import fit as fit_problem
-from optim.fit.problem import FitProblem
-from optim.fit.result import FitResult, ModelScore
-from optim.fit.score import log_predictive, r_squared
+from optim.fit.result import FitResult
+from optim.fitting import fit, place
 from optim.optimise.optimise import NEWCOMER, About, parameter_sets
 from optim.optimise.optimise import optimise as optimise_process
 from optim.optimise.optimise import rank as rank_clones
@@ -47,190 +39,9 @@ from optim.optimise.result import Optimum, ProcessOutcome, Ranking
 from optim.optimise.solve import OptimiseOptions
 from optim.process.problem import ProcessProblem
 from optim.report import plots, terminal
-from optim.report.export import export_recipe, parameter_csv, ranking_csv, trajectory_csv
-from optim.report.fit_page import fit_page
-from optim.report.page import png
+from optim.report.export import export_recipe, ranking_csv, trajectory_csv
 from optim.report.recipe import Provenance, Recipe, broken_limits, make_recipe, rounded_decisions
-from optim.report.tracking import Tracker, TrackingOptions, open_tracker
-
-Say = Callable[[str], None]
-VAGUE = 0.9  # of the prior's standard deviation: a posterior wider than this has learnt nothing
-
-
-@dataclass
-class Session:
-    """One command at work: where it writes, how it is tracked, how it tells."""
-
-    cfg: DictConfig
-    out: Path
-    tracker: Tracker
-    say: Say
-    progress: Say
-    told: set[str] = field(default_factory=set)
-
-    def table(self, text: str, name: str) -> None:
-        file = self.out / "tables" / f"{name}.csv"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-        self.tracker.file(file, "tables")
-
-    def page(self, text: str, name: str) -> None:
-        """Write an HTML page to the output folder, and give it to the tracked run."""
-        file = self.out / name
-        draft = file.with_suffix(".part")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(file)
-        self.tracker.file(file, "")
-        self.say(f"  report: {file}")
-
-    def keep(self, artefact: Any, name: str) -> None:
-        """Write an artefact to the output folder, and give it to the tracked run."""
-        self.tracker.folder(save(artefact, self.out / name), name)
-
-    def lines(self, lines: list[str]) -> None:
-        for line in lines:
-            self.say(line)
-
-    def note(self, text: str) -> None:
-        """Say a note once, however many artefacts carry it."""
-        if text not in self.told:
-            self.told.add(text)
-            self.say(f"  note: {text}")
-
-    def figure(self, figure: Any, name: str) -> None:
-        folder = self.out / "plots"
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{name}.png"
-        file.write_bytes(png(figure))
-        self.tracker.file(file, "plots")
-
-
-@contextmanager
-def session(cfg: DictConfig, command: str, say: Say = print, progress: Say = lambda text: None) -> Iterator[Session]:
-    """Open the output folder and tracking for one command. Raises `OptimError` for a folder that cannot be written."""
-    out = Path(cfg.out).expanduser().resolve()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
-        (out / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
-    except OSError as err:
-        raise OptimError(f"cannot write to out={cfg.out}: {err.strerror or err}. Choose a writable folder.") from err
-    import jax
-
-    t = cfg.tracking
-    options = TrackingOptions(t.enabled, t.uri, t.experiment, Path(t.workspace), t.child_runs)
-    tags = {
-        "optim.command": command,
-        "optim.version": __version__,
-        "optim.config_hash": config_hash(cfg)[:16],
-        "jax": version("jax"),
-        "x64": str(jax.config.jax_enable_x64),
-        "device": jax.default_backend(),
-    }
-    with open_tracker(options, f"{cfg.name} {command}", tags) as tracker:
-        tracker.text(OmegaConf.to_yaml(cfg), "config.yaml")
-        tracker.parameters(
-            {
-                "experiment": cfg.name,
-                "model": cfg.model.name,
-                "dataset": cfg.dataset.name,
-                "maximise": cfg.objective.maximise,
-                "cost": cfg.cost.name,
-                "seed": cfg.seed,
-                "starts": cfg.optimise.starts,
-            }
-        )
-        yield Session(cfg, out, tracker, say, progress)
-
-
-# --- fit ------------------------------------------------------------------------------------------------------------
-
-
-def fit(s: Session) -> FitResult:
-    """Fit the configured model (and those it is compared with) to the dataset; writes `out/fit`."""
-    cfg = s.cfg
-    dataset = open_dataset(cfg.dataset.name)
-    label = "SIMULATED data" if dataset.simulated else "measured data"
-    s.say(
-        f"{cfg.title}: {label}, {len(dataset.runs)} runs of {_groups(dataset)}, "
-        f"{len(dataset.measurements.value)} values"
-    )
-    problem = build_fit(cfg, dataset)
-    options = _fit_options(cfg)
-    result = fit_problem(problem, options, cfg.seed, cfg.model.name, cfg.fit.leave_one_out, s.progress)
-    scores = [_compared(s, dataset, name, options) for name in cfg.fit.compare if name != cfg.model.name]
-    scores.append(_score(result))
-    result = replace(result, comparison=tuple(sorted(scores, key=lambda m: -m.aicc)) if len(scores) > 1 else ())
-    s.keep(result, "fit")
-    _report_fit(s, result, dataset)
-    return result
-
-
-def _groups(dataset: Dataset) -> str:
-    if len(dataset.clones) > 1:
-        return f"{len(dataset.clones)} clones"
-    return f"one strain in {len({run.experiment_id for run in dataset.runs})} campaigns"
-
-
-def _fit_options(cfg: DictConfig) -> FitOptions:
-    f = cfg.fit
-    if f.starts < 1 or f.ensemble < 2 or f.max_iterations < 1:
-        raise ConfigError("fit: starts and max_iterations must be at least 1, ensemble at least 2")
-    return FitOptions(
-        starts=f.starts,
-        max_iterations=f.max_iterations,
-        tolerance=f.tolerance,
-        ensemble=f.ensemble,
-        start_spread=f.start_spread,
-        noise_rounds=f.noise_rounds,
-        estimate_spread=f.estimate_spread,
-        startup=f.startup,
-    )
-
-
-def _compared(s: Session, dataset: Dataset, name: str, options: FitOptions) -> ModelScore:
-    problem = build_fit(s.cfg, dataset, model_config(name))
-    one = replace(options, ensemble=2)
-    return _score(fit_problem(problem, one, s.cfg.seed, name, s.cfg.fit.leave_one_out, s.progress))
-
-
-def _score(r: FitResult) -> ModelScore:
-    left = r_squared(r.left_out) if r.left_out is not None else {}
-    scores = [float("nan") if o is None else log_predictive(o) for o in (r.left_out, r.clones_left_out)]
-    return ModelScore(r.model, r.n_parameters, r.log_likelihood, r.aicc, r.bic, r.r2, left, *scores)
-
-
-def _report_fit(s: Session, r: FitResult, dataset: Dataset) -> None:
-    s.lines(terminal.fit_lines(r))
-    for note in r.notes:
-        s.note(note)
-    bound = [f"{p.name} {p.owner}".strip() for p in r.parameters if p.at_bound]
-    if bound:
-        warnings.warn(f"estimates at their bounds: {', '.join(bound)}", BoundActiveWarning, stacklevel=2)
-    vague = [p.name for p in r.parameters if p.level in ("shared", "population") and p.shrinkage > VAGUE]
-    if vague:
-        message = f"the data say little about {', '.join(vague)}: their intervals are as wide as the prior"
-        warnings.warn(message, UnidentifiableWarning, stacklevel=2)
-    s.tracker.dataset(dataset, "fit")
-    s.tracker.metrics(terminal.fit_metrics(r))
-    s.tracker.history("fit/cost_per_iteration", r.history)
-    s.table(parameter_csv(r), "parameters")
-    for variable in dict.fromkeys(r.observations.variable):
-        s.figure(plots.fit_assay(r, variable), f"fit_{variable}")
-        if r.left_out is not None:
-            s.figure(plots.fit_assay(r, variable, r.left_out), f"left_out_{variable}")
-    s.figure(plots.parity(r), "parity")
-    s.figure(plots.residuals(r), "residuals")
-    if r.recovery:
-        s.figure(plots.recovery(r), "recovery")
-    s.page(fit_page(r, s.cfg.title), "fit.html")
-    if s.cfg.tracking.child_runs:
-        for clone in r.clones:
-            own = {p.name: p.estimate for p in r.parameters if p.owner == clone and p.level == "clone"}
-            s.tracker.child(f"clone {clone}", {"clone": clone}, {f"clone/{k}": v for k, v in own.items()})
-
+from optim.session import Session, session
 
 # --- rank and optimise ------------------------------------------------------------------------------------------------
 
@@ -494,9 +305,10 @@ COMMANDS: dict[str, Callable[[Session], Any]] = {
     "run": run,
     "simulate": simulate,
     "fit": fit,
+    "place": place,
     "rank": rank,
     "optimise": optimise,
     "export": export,
 }
 
-__all__ = ["COMMANDS", "FitProblem", "Session", "export", "fit", "optimise", "rank", "run", "session", "simulate"]
+__all__ = ["COMMANDS", "Session", "export", "fit", "optimise", "place", "rank", "run", "session", "simulate"]

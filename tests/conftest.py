@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import jax
@@ -99,6 +100,18 @@ def small_screen(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("data") / "small"
     return make_screen(folder, "small", ScreenOptions(clones=4, seed=7))
+
+
+@pytest.fixture(scope="session")
+def screen_of_others(tmp_path_factory):
+    """Two clones that the small screen has not."""
+    from optim.fit.synthetic import ScreenOptions, make_screen
+
+    folder = make_screen(tmp_path_factory.mktemp("others") / "others", "others", ScreenOptions(clones=2, seed=9))
+    for name in ("runs.csv", "events.csv", "measurements.csv", "truth.csv"):
+        file = folder / name
+        file.write_text(re.sub(r"\bC(\d\d)", r"N\1", file.read_text()))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,13 @@ class Monod(_Two):
         return TwoState(growth, -2.0 * growth)
 
 
+class Product(_Two):
+    """Growth at rate k Ks: the two cannot be told apart."""
+
+    def rates(self, p, c, env):
+        return TwoState(p.k * p.Ks * c.X, 0.0 * c.S)
+
+
 class Explosive(_Two):
     """dX/dt = k X^2: infinite at time 1/(k X0)."""
 

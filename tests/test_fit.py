@@ -27,7 +27,9 @@ from optim.fit.solve import Search, minimise
 from optim.params import ParameterSpec, ParameterTable
 from optim.simulate.march import Integrator
 
-QUICK = FitOptions(starts=2, max_iterations=25, tolerance=1e-5, ensemble=24, start_spread=0.3)
+QUICK = FitOptions(
+    starts=2, max_iterations=25, tolerance=1e-5, ensemble=24, start_spread=0.3, quality=False, identify=False
+)
 
 
 def quiet(text: str) -> None:

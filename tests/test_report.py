@@ -12,12 +12,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from optim.errors import IncompatibleError, OptimError
+from optim.fit.finding import Finding
+from optim.fit.result import StartReport
 from optim.optimise.optimise import About, optimise
 from optim.optimise.outcome import outcome
 from optim.optimise.result import Action, DecisionValue
 from optim.optimise.solve import OptimiseOptions
 from optim.report import plots, terminal
 from optim.report.export import export_recipe
+from optim.report.fit_page import fit_page, search_text
 from optim.report.page import number
 from optim.report.recipe import Provenance, Recipe, broken_limits, feed_schedule, make_recipe, rounded_decisions
 
@@ -197,12 +200,41 @@ def test_equal_recipes_are_equal_files(tmp_path, recipe, optimum):
 def test_every_plot_draws(fitted, optimum):
     o, _ = optimum
     figures = [plots.fit_assay(fitted, v) for v in dict.fromkeys(fitted.observations.variable)]
-    figures += [plots.parity(fitted), plots.residuals(fitted), plots.recovery(fitted)]
+    figures += [plots.parity(fitted), plots.residuals(fitted), plots.recovery(fitted), plots.starts(fitted)]
     figures += [plots.processes(o), plots.feeds(o), plots.cost(o), plots.convergence(fitted, o)]
     for f in figures:
         assert isinstance(f, Figure)
         assert "SIMULATED" in f.get_suptitle()
         assert all(a.has_data() for a in f.axes)
+
+
+def test_the_page_of_a_fit_says_what_it_must(fitted):
+    rows = (Finding("wrong unit", "error", "C01-1", "glucose", None, "glucose in vessel C01-1 reads <1/5.6>"),)
+    result = replace(fitted, findings=rows, identifiability=("k_lys and mu_d_min cannot be told apart",))
+    text = fit_page(result, "A screen")
+    plain = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", text)
+    assert "http" not in plain
+    assert "<script" not in plain
+    assert "SIMULATED DATA" in plain
+    assert "reads &lt;1/5.6&gt;" in plain
+    assert "cannot be told apart" in plain
+    for p in fitted.parameters:
+        assert p.name in plain
+    for variable in dict.fromkeys(fitted.observations.variable):
+        assert f'alt="{variable}: readings, fit and 90 % band"' in plain
+    assert "1 of 1 starts reached the best optimum" in plain
+    assert "nan" not in re.sub(r"<[^>]*>", " ", plain).split()
+    # a page for a result without any of it says so
+    bare = fit_page(replace(fitted, findings=(), identifiability=(), recovery=()), "A screen")
+    assert "Nothing stands out" in bare
+    assert "Every shared parameter is determined" in bare
+
+
+def test_starts_are_grouped_by_where_they_end(fitted):
+    ends = tuple(StartReport(i, c, 5, "converged", o) for i, (c, o) in enumerate(((10.0, 0), (10.05, 0), (55.0, 1))))
+    failed = StartReport(3, float("inf"), 0, "failed: the simulation of the start did not end well", -1)
+    text = search_text(replace(fitted, starts=(*ends, failed)))
+    assert text == "2 of 4 starts reached the best optimum; 2 distinct ends in all; 1 starts failed."
 
 
 def test_the_terminal_tells_the_gain_and_the_decisions(optimum):

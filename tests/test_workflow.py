@@ -14,11 +14,12 @@ from optim import workflow
 from optim.artefact import load
 from optim.config import compose
 from optim.errors import ConfigError, IncompatibleError
+from optim.fit.placement import Placement
 from optim.fit.result import FitResult
 from optim.optimise.result import Optimum, Ranking
 
-BUDGET = ["fit.starts=1", "fit.max_iterations=4", "fit.ensemble=4", "fit.noise_rounds=1", "optimise.starts=1",
-          "optimise.rank_starts=1", "optimise.max_iterations=3"]  # fmt: skip
+BUDGET = ["fit.starts=1", "fit.max_iterations=4", "fit.ensemble=4", "fit.noise_rounds=1", "fit.quality=false",
+          "fit.identify=false", "optimise.starts=1", "optimise.rank_starts=1", "optimise.max_iterations=3"]  # fmt: skip
 EXPERIMENTS = sorted(f.stem for f in (ROOT / "configs" / "experiment").glob("*.yaml"))
 
 
@@ -51,6 +52,30 @@ def test_every_experiment_runs_from_end_to_end(name, tmp_path, small_screen, req
     assert ("SIMULATED data" in text) == simulated
     assert (tmp_path / "out" / "config.yaml").exists()
     assert len(list((tmp_path / "out" / "plots").glob("*.png"))) >= 9
+
+
+def test_new_clones_are_placed_under_an_earlier_fit_which_can_be_continued(tmp_path, small_screen, screen_of_others):
+    old, said = tmp_path / "old", []
+    go(old, f"dataset.name={small_screen}", "fit.max_iterations=30", "fit.ensemble=8", command="fit")
+    assert (old / "fit.html").exists()
+    placed = go(
+        tmp_path / "new", f"dataset.name={screen_of_others}", f"place.fit={old}", "place.days=[0,4]", "place.draws=20",
+        command="place", said=said,
+    )  # fmt: skip
+    assert load(Placement, tmp_path / "new" / "placement").clones == placed.clones
+    path = placed.of(placed.clones[0])
+    assert [p.day for p in path] == [0.0, 4.0]
+    assert path[1]["mu_max"].shrinkage < 0.7 < path[0]["mu_max"].shrinkage
+    table = (tmp_path / "new" / "tables" / "placement.csv").read_text().splitlines()
+    assert len(table) == 1 + 2 * len(placed.clones) * len(placed.clone_names)
+    assert any("sd 100%" in line for line in said)
+    assert len(list((tmp_path / "new" / "plots").glob("placement_*.png"))) == len(placed.clones)
+    same = go(tmp_path / "again", f"dataset.name={small_screen}", f"fit.continue_from={old}", command="fit")
+    # costs are in units of the noise, which is found anew; the clones are where they were
+    assert np.allclose(same.clone[0], load(FitResult, old / "fit").clone[0], rtol=0.02)
+    assert len(same.history) < 20
+    with pytest.raises(IncompatibleError, match="not new to the fit"):
+        go(tmp_path / "x", f"dataset.name={small_screen}", f"place.fit={old}", command="place")
 
 
 def test_one_seed_gives_identical_numbers_and_another_does_not(tmp_path, small_screen):

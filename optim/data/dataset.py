@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -80,6 +80,21 @@ class Dataset:
     def vessels(self) -> tuple[str, ...]:
         """Run ids in order."""
         return tuple(run.run_id for run in self.runs)
+
+    def only(self, runs: np.ndarray, until_h: float = np.inf) -> Dataset:
+        """Some of the runs (indices, in the order wanted), with what was measured of them up to a time."""
+        place = {int(run): i for i, run in enumerate(runs)}
+        m = self.measurements
+        keep = [i for i, run in enumerate(m.run) if int(run) in place and m.time_h[i] <= until_h]
+        measurements = Measurements(
+            run=np.array([place[int(m.run[i])] for i in keep], int),
+            time_h=m.time_h[keep],
+            variable=tuple(m.variable[i] for i in keep),
+            value=m.value[keep],
+            censored=tuple(m.censored[i] for i in keep),
+            replicate=tuple(m.replicate[i] for i in keep),
+        )
+        return replace(self, runs=tuple(self.runs[int(run)] for run in runs), measurements=measurements)
 
     def initial_sample(self, run: int) -> dict[str, float]:
         """Mean of what was measured at time 0, by variable; censored values are left out."""

@@ -33,6 +33,10 @@ class Arrow:
         cc[:, j, j] += np.where(held_c, HELD * (1.0 + cc[:, j, j]), 0.0)
         return Arrow(ss, self.cs, cc, self.gs, self.gc)
 
+    def over(self, free: np.ndarray) -> Arrow:
+        """The equations when of the shared parameters only those that are `free` [n] may move."""
+        return Arrow(self.ss[np.ix_(free, free)], self.cs[:, :, free], self.cc, self.gs[free], self.gc)
+
     def solve(self) -> tuple[np.ndarray, np.ndarray]:
         """The step -H^-1 g, shared part and clone parts. Raises `numpy.linalg.LinAlgError` when singular."""
         schur, gain = self.schur()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from optim.fit.ensemble import Draws
-from optim.fit.posterior import Posterior
+from optim.fit.posterior import Z90, Posterior
 from optim.fit.result import Observations
-
-Z90 = 1.6448536269514722
 
 
 def predictive(posterior: Posterior, draws: Draws) -> tuple[np.ndarray, np.ndarray]:

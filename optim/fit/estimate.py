@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from optim.errors import FitError
+from optim.errors import ConfigError, FitError, nearest
 from optim.fit.noise import MEASURED
 from optim.fit.posterior import Noise, Point, Posterior
 from optim.fit.problem import FitProblem
 from optim.fit.solve import Progress, Search, minimise
 
+ENSEMBLES = ("laplace", "bootstrap", "nuts")
 # the stated spread between clones counts as much as this many clones
 SPREAD_WEIGHT = 4.0
 # rounds end when no scale of noise and no spread changes by more
@@ -22,6 +23,14 @@ SETTLED = 0.02
 class FitOptions:
     """Settings of a fit. `tolerance` is the relative decrease of the cost below which a start has converged."""
 
+    def __post_init__(self) -> None:
+        if self.starts < 1 or self.max_iterations < 1 or self.ensemble < 2 or self.draws < 2:
+            raise ConfigError("fit: starts and max_iterations must be at least 1, ensemble and draws at least 2")
+        if self.ensemble_by not in ENSEMBLES:
+            known = ", ".join(ENSEMBLES)
+            hint = nearest(self.ensemble_by, ENSEMBLES)
+            raise ConfigError(f"fit.ensemble_by: '{self.ensemble_by}' is not one of {known}.{hint}")
+
     starts: int = 4
     max_iterations: int = 60
     tolerance: float = 1e-6
@@ -30,6 +39,11 @@ class FitOptions:
     noise_rounds: int = 2  # how often, at most, noise and spread between clones are found anew
     estimate_spread: bool = True
     startup: int = 0  # first-order steps before the search proper, for starts far away
+    quality: bool = True  # look for faults of the data
+    identify: bool = True  # say what the data cannot tell
+    profiles: tuple[str, ...] = ()  # parameters to walk along; 'shared': all that are shared, and population means
+    ensemble_by: str = "laplace"  # where intervals and the ensemble come from: laplace | bootstrap | nuts
+    draws: int = 300  # of the bootstrap, or of each chain of the sampler
 
     @property
     def search(self) -> Search:
@@ -79,11 +93,11 @@ def settle(
     return posterior, point
 
 
-def found_noise(posterior: Posterior, point: Point) -> Noise:
+def found_noise(posterior: Posterior, point: Point, known: np.ndarray | None = None) -> Noise:
     """Noise by the predictions of `point`, each assay's scaled so that its residuals are as large as they are.
 
     Noise by the measured values would give low readings more weight than high ones and pull every estimate. The factor
-    stays within 1/5 to 5.
+    stays within 1/5 to 5; where it is `known` [V], it is taken as it is.
     """
     problem, v = posterior.problem, posterior.problem.vessels
     u = posterior.lanes(point)
@@ -96,6 +110,10 @@ def found_noise(posterior: Posterior, point: Point) -> Noise:
         use = own & measured
         sd[use] = problem.noise.sd(variable, y[use])
         assay = problem.noise.assay(variable)
+        if known is not None:
+            scale[i] = known[i]
+            sd[own] *= scale[i]
+            continue
         if not assay.estimate:
             continue
         square = (deviation[use] / sd[use]) ** 2

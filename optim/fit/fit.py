@@ -6,16 +6,24 @@ import warnings
 
 import numpy as np
 
-from optim.errors import IntegratorWarning
-from optim.fit.bands import Z90, observations, predictive
-from optim.fit.ensemble import laplace, natural
+from optim.errors import FitError, IntegratorWarning
+from optim.fit.agreement import agreement
+from optim.fit.bands import observations, predictive
+from optim.fit.bootstrap import Bootstrap, BootstrapOptions, bootstrap
+from optim.fit.ensemble import Draws, laplace, natural
 from optim.fit.estimate import FitOptions, multi_start
-from optim.fit.posterior import Point, Posterior
+from optim.fit.finding import Finding
+from optim.fit.identify import identify
+from optim.fit.place import chosen, places
+from optim.fit.posterior import Z90, Point, Posterior
 from optim.fit.problem import FitProblem
+from optim.fit.profile import Profile, profiles
+from optim.fit.quality import inspect, inspect_raw
 from optim.fit.result import FitResult, ParameterEstimate, Recovery, StartReport
+from optim.fit.sample import Sampled, SampleOptions, sample
 from optim.fit.score import clone_folds, free_parameters, leave_out, log_likelihood, r_squared, vessel_folds
 from optim.fit.solve import Progress
-from optim.params import ParameterSpec
+from optim.fit.structure import structural
 
 # two starts end at one optimum when their costs differ by less, in units of the log-likelihood
 SAME_COST = 0.1
@@ -48,7 +56,7 @@ def report(
     better = problem.poor_integrator(posterior.lanes(best))
     if better:
         warnings.warn(better, IntegratorWarning, stacklevel=2)
-    draws = laplace(posterior, best, options.ensemble, np.random.default_rng(seed + 1))
+    draws, wide = _ensemble(posterior, best, options, seed, progress)
     found = observations(posterior, *predictive(posterior, draws))
     left_out, clones_left_out = None, None
     if leave_one_out:
@@ -60,7 +68,10 @@ def report(
     k = free_parameters(posterior)
     likelihood = log_likelihood(posterior, best)
     members_of = natural(posterior, draws, np.random.default_rng(seed + 2))
-    parameters = parameter_rows(posterior, best)
+    plain = parameter_rows(posterior, best)
+    parameters = plain if wide is None else parameter_rows(posterior, best, wide.draws)
+    walked = _profiles(posterior, best, options, progress)
+    compared = agreement(posterior, plain, walked, wide if isinstance(wide, Sampled) else None)
     return FitResult(
         model=model_name,
         dataset=problem.dataset.name,
@@ -97,8 +108,59 @@ def report(
         recovery=_recovery(problem, parameters),
         left_out=left_out,
         clones_left_out=clones_left_out,
+        findings=_findings(posterior, best, options, progress),
+        identifiability=_identifiability(posterior, best, options, progress),
+        profiles=walked,
+        agreement=tuple(one.sentence for one in compared if not one.agrees),
+        ensemble_by=options.ensemble_by,
         notes=_notes(problem),
     )
+
+
+def _ensemble(
+    posterior: Posterior, best: Point, options: FitOptions, seed: int, progress: Progress
+) -> tuple[Draws, Bootstrap | Sampled | None]:
+    """The ensemble, and all draws that it was thinned from where it is no Laplace approximation."""
+    if options.ensemble_by == "laplace":
+        return laplace(posterior, best, options.ensemble, np.random.default_rng(seed + 1)), None
+    wide: Bootstrap | Sampled
+    if options.ensemble_by == "bootstrap":
+        wide = bootstrap(posterior, best, BootstrapOptions(options.draws), seed + 1, progress)
+        drawn = Draws(wide.draws.shared[1:], wide.draws.block[1:])
+    else:
+        wide = sample(posterior, best, SampleOptions(options.draws), seed + 1, progress)
+        drawn = wide.draws
+    kept = np.linspace(0, len(drawn.shared) - 1, min(options.ensemble - 1, len(drawn.shared))).astype(int)
+    shared, block = drawn.shared[kept], drawn.block[kept]
+    return Draws(np.concatenate([best.shared[None], shared]), np.concatenate([best.block[None], block])), wide
+
+
+def _profiles(posterior: Posterior, best: Point, options: FitOptions, progress: Progress) -> tuple[Profile, ...]:
+    if not options.profiles:
+        return ()
+    every = [x for x in places(posterior) if x.level in ("shared", "population")]
+    named = tuple(name for name in options.profiles if name != "shared")
+    wanted = [*(every if "shared" in options.profiles else ()), *(chosen(posterior, named) if named else ())]
+    return profiles(posterior, best, tuple(dict.fromkeys(wanted)), progress=progress)
+
+
+def _findings(posterior: Posterior, best: Point, options: FitOptions, progress: Progress) -> tuple[Finding, ...]:
+    if not options.quality:
+        return ()
+    progress("fit: looking for faults of the data")
+    try:
+        return inspect(posterior, best).findings
+    except FitError:
+        # no robust fit to judge by: what the data say of themselves
+        return inspect_raw(posterior.problem.dataset, tuple(posterior.problem.noise.assays))
+
+
+def _identifiability(posterior: Posterior, best: Point, options: FitOptions, progress: Progress) -> tuple[str, ...]:
+    if not options.identify:
+        return ()
+    progress("fit: looking for what the data cannot tell")
+    perfect = [f"even with perfect readings {c.sentence}" for c in structural(posterior, best)]
+    return (*perfect, *identify(posterior, best).sentences)
 
 
 def _starts(points: list[Point]) -> tuple[StartReport, ...]:
@@ -115,61 +177,49 @@ def _starts(points: list[Point]) -> tuple[StartReport, ...]:
     return tuple(rows)
 
 
-def parameter_rows(e: Posterior, point: Point) -> tuple[ParameterEstimate, ...]:
-    """The table of all parameters on the natural scale, with intervals from the curvature at `point`."""
+def parameter_rows(e: Posterior, point: Point, draws: Draws | None = None) -> tuple[ParameterEstimate, ...]:
+    """The table of all parameters on the natural scale, with intervals from the curvature at `point`, or of `draws`."""
     assert point.arrow is not None
-    problem, ns, nc = e.problem, e.ns, e.nc
-    var_s, var_c = point.arrow.variances()
+    variances = point.arrow.variances()
     rows = []
-
-    def add(spec: ParameterSpec, owner: str, u: float, variance: float, prior_sd: float | None, level: str) -> None:
-        sd = float(np.sqrt(max(variance, 0.0)))
+    for place in places(e):
+        spec = place.spec
+        u, sd = float(place.of(point.shared, point.block)), float(np.sqrt(np.maximum(place.of(*variances), 0.0)))
+        ends = np.array([u - Z90 * sd, u + Z90 * sd])
+        if draws is not None:
+            ends = np.quantile(place.of(draws.shared, draws.block), (0.05, 0.95))
         low, high = spec.bounds()
-        ends = spec.backward(np.clip(np.array([u - Z90 * sd, u, u + Z90 * sd]), low, high))
+        lower, estimate, upper = spec.backward(np.clip(np.array([ends[0], u, ends[1]]), low, high))
+        prior_sd = float(e.spread[place.column]) if place.level == "clone" else spec.prior_sd_fitted()
+        shrinkage = sd / prior_sd if prior_sd else float("nan")
         rows.append(
             ParameterEstimate(
                 name=spec.name,
-                level=level,
-                owner=owner,
+                level=place.level,
+                owner=place.owner,
                 unit=spec.unit,
-                estimate=float(ends[1]),
-                lower90=float(ends[0]),
-                upper90=float(ends[2]),
+                estimate=float(estimate),
+                lower90=float(lower),
+                upper90=float(upper),
                 prior=spec.prior_text(),
-                shrinkage=sd / prior_sd if prior_sd else float("nan"),
+                shrinkage=shrinkage,
                 at_bound=bool(u <= low + 1e-9 or u >= high - 1e-9),
                 source=spec.source,
                 verified=spec.verified,
-                verdict=_verdict(sd / prior_sd if prior_sd else float("nan")),
+                verdict=_verdict(shrinkage),
             )
         )
-
-    for i, spec in enumerate(problem.shared):
-        add(spec, "", point.shared[i], var_s[i], spec.prior_sd_fitted(), "shared")
-    for i, spec in enumerate(problem.clone):
-        add(spec, "", point.shared[ns + i], var_s[ns + i], spec.prior_sd_fitted(), "population")
-        for c, name in enumerate(problem.groups):
-            add(spec, name, point.block[c, i], var_c[c, i], float(e.spread[i]), "clone")
-    for b in range(e.n_batches):
-        for i, spec in enumerate(problem.batch):
-            place = ns + nc + b * e.nb + i
-            name = problem.batches[b]
-            add(spec, name, point.shared[place], var_s[place], spec.prior_sd_fitted(), "batch")
-    for i, spec in enumerate(problem.vessel):
-        for b, c in enumerate(problem.vessel_clone):
-            column = e.columns[b][nc + i]
-            name = problem.dataset.runs[b].run_id
-            add(spec, name, point.block[c, column], var_c[c, column], spec.prior_sd_fitted(), "vessel")
-    for spec in problem.table.of_level("fixed"):
+    for spec in e.problem.table.of_level("fixed"):
+        value = spec.value
         rows.append(
             ParameterEstimate(
                 spec.name,
                 "fixed",
                 "",
                 spec.unit,
-                spec.value,
-                spec.value,
-                spec.value,
+                value,
+                value,
+                value,
                 "",
                 float("nan"),
                 False,

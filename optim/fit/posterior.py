@@ -14,8 +14,12 @@ import jax
 import numpy as np
 
 from optim.fit.arrow import Arrow
-from optim.fit.problem import MANY, FitProblem, Lanes
+from optim.fit.problem import FitProblem, Lanes
 from optim.params import ParameterSpec
+
+Z90 = 1.6448536269514722  # half the width of a 90 % interval, in standard deviations
+# vessels that are made ready at a time: bounds what is kept for every number of points
+TOGETHER = 512
 
 
 class Slopes(NamedTuple):
@@ -25,13 +29,28 @@ class Slopes(NamedTuple):
     weight: np.ndarray  # [B, M]
 
 
+class Readings(NamedTuple):
+    """Readings in place of those of the dataset."""
+
+    value: np.ndarray  # [B, M]
+    censored: np.ndarray  # [B, M]
+
+
+# one entry per parameter: shared part [n], clone blocks [C, m]
+Parts = tuple[np.ndarray, np.ndarray]
+
+
 @dataclass
 class Point:
-    """Parameters on the fitted scale: shared part [n], clone blocks [C, m]; and what was found there."""
+    """Parameters on the fitted scale: shared part [n], clone blocks [C, m]; and what was found there.
+
+    `fixed` marks parameters that no search moves. `belief` is a factor on the prior of each parameter (for one of a
+    clone: on its pooling), 0 to leave it out. `readings` stand in for the dataset's.
+    """
 
     shared: np.ndarray
     block: np.ndarray
-    weight: np.ndarray  # [B] 1, or 0 for a vessel that is left out
+    weight: np.ndarray  # [B] 1; 0 for a vessel that is left out; more for one that counts several times
     cost: float = np.inf
     arrow: Arrow | None = None
     data_cost: float = np.nan  # the data's share of the cost
@@ -42,6 +61,9 @@ class Point:
     iterations: int = 0
     reason: str = ""
     history: list[float] = field(default_factory=list)
+    fixed: Parts | None = None
+    belief: Parts | None = None
+    readings: Readings | None = None
 
 
 @dataclass(frozen=True)
@@ -160,23 +182,31 @@ class Posterior:
     def _of_each(self, points: list[Point], run: Callable[[Lanes, np.ndarray], Any]) -> Iterator[tuple[Point, Any]]:
         """Every point with what a program finds for its vessels, as many points at a time as fill the lanes."""
         n = len(self.problem.vessel_clone)
-        together = max(1, 2 * MANY // n)
+        together = max(1, TOGETHER // n)
         for first in range(0, len(points), together):
             some = points[first : first + together]
             if len(some) not in self._lanes:
                 self._lanes[len(some)] = self.problem.lanes(np.tile(np.arange(n), len(some)), self.noise.sd)
-            found = run(self._lanes[len(some)], np.concatenate([self.lanes(p) for p in some]))
+            lanes, own = self._lanes[len(some)], self.problem.vessels
+            if any(p.readings is not None for p in some):
+                seen = [p.readings or Readings(own.value, own.censored) for p in some]
+                lanes = lanes.reading(*(np.concatenate(part) for part in zip(*seen, strict=True)))
+            found = run(lanes, np.concatenate([self.lanes(p) for p in some]))
             for i, point in enumerate(some):
                 yield point, jax.tree.map(lambda a, i=i: a[i * n : (i + 1) * n], found)
 
     def _prior_cost(self, point: Point) -> float:
         away = point.block[:, : self.nc] - point.shared[self.ns : self.ns + self.nc]
-        total = 0.5 * float(np.sum(self.pool * away**2))
+        belief_s, belief_c = self._belief(point)
+        total = 0.5 * float(np.sum(belief_c[:, : self.nc] * self.pool * away**2))
         for i, row in enumerate(self.rows_s):
-            total += float(row.prior_score(point.shared[i])[0])
+            total += float(belief_s[i] * row.prior_score(point.shared[i])[0])
         for k, row in enumerate(self.rows_v):
-            total += float(np.sum(row.prior_score(point.block[:, self.nc + k])[0]))
+            total += float(np.sum(belief_c[:, self.nc + k] * row.prior_score(point.block[:, self.nc + k])[0]))
         return total
+
+    def _belief(self, point: Point) -> Parts:
+        return point.belief or (np.ones(len(self.rows_s)), np.ones((self.n_clones, self.width)))
 
     def _arrow(self, point: Point, gradient: np.ndarray, hessian: np.ndarray) -> Arrow:
         """Normal equations of all parameters from those of the vessels over their own."""
@@ -198,24 +228,28 @@ class Posterior:
             cc[rows[..., None], cols[:, :, None], cols[:, None, :]] += hessian[v, inner:, inner:]
             cs[rows[..., None], cols[:, :, None], outer[:, None, :]] += hessian[v, inner:, :inner]
         own, pop = np.arange(self.nc), self.ns + np.arange(self.nc)
+        belief_s, belief_c = self._belief(point)
         away = point.block[:, : self.nc] - point.shared[pop]
-        cc[:, own, own] += self.pool
-        gc[:, : self.nc] += self.pool * away
-        ss[pop, pop] += self.n_clones * self.pool
-        gs[pop] -= (self.pool * away).sum(axis=0)
-        cs[:, own, pop] -= self.pool
+        pool = belief_c[:, : self.nc] * self.pool
+        cc[:, own, own] += pool
+        gc[:, : self.nc] += pool * away
+        ss[pop, pop] += pool.sum(axis=0)
+        gs[pop] -= (pool * away).sum(axis=0)
+        cs[:, own, pop] -= pool
         for i, row in enumerate(self.rows_s):
             _, slope, bend = row.prior_score(point.shared[i])
-            gs[i] += slope
-            ss[i, i] += bend
+            gs[i] += belief_s[i] * slope
+            ss[i, i] += belief_s[i] * bend
         for k, row in enumerate(self.rows_v):
             _, slope, bend = row.prior_score(point.block[:, self.nc + k])
-            gc[:, self.nc + k] += slope
-            cc[:, self.nc + k, self.nc + k] += bend
+            gc[:, self.nc + k] += belief_c[:, self.nc + k] * slope
+            cc[:, self.nc + k, self.nc + k] += belief_c[:, self.nc + k] * bend
         return Arrow(ss, cs, cc, gs, gc)
 
     def moved(self, point: Point, step_s: np.ndarray, step_c: np.ndarray) -> Point:
         """The point a step away, kept within bounds; nothing is known of it yet."""
+        if point.fixed is not None:
+            step_s, step_c = np.where(point.fixed[0], 0.0, step_s), np.where(point.fixed[1], 0.0, step_c)
         return replace(
             point,
             shared=np.clip(point.shared + step_s, self.lower_s, self.upper_s),
@@ -225,14 +259,13 @@ class Posterior:
             slopes=None,
         )
 
-    def held(self, point: Point) -> tuple[np.ndarray, np.ndarray]:
-        """Which parameters lie at a bound and are pulled outwards: shared part [n], blocks [C, m]."""
+    def held(self, point: Point) -> Parts:
+        """Which parameters do not move: fixed ones, and those that lie at a bound and are pulled outwards."""
         assert point.arrow is not None
         a = point.arrow
-        return (
-            _held(point.shared, self.lower_s, self.upper_s, a.gs),
-            _held(point.block, self.lower_c, self.upper_c, a.gc),
-        )
+        held_s = _held(point.shared, self.lower_s, self.upper_s, a.gs)
+        held_c = _held(point.block, self.lower_c, self.upper_c, a.gc)
+        return (held_s, held_c) if point.fixed is None else (held_s | point.fixed[0], held_c | point.fixed[1])
 
 
 def _summed(cost: np.ndarray, weight: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -26,8 +26,10 @@ from optim.simulate.lanes import LANES, batches_of, joined
 from optim.simulate.march import Integrator
 from optim.simulate.stiffness import explicit_steps, poor_choice
 
-# rows of the larger of the two compiled programs: enough to fill vector units while lanes end at different times
-MANY = 256
+# most vessels of one batch: enough to fill vector units, and one size, since every other is compiled anew
+MOST_LANES = 64
+# a vessel's readings are padded to a multiple of this, so that a few more or less of them share a compiled program
+READINGS = 16
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class FitProblem:
         """
         v = self.vessels if sd is None else self.vessels._replace(sd=sd)
         vessel, ready = np.asarray(vessel), []
-        for place, part in batches_of(v, vessel, *self._sizes()):
+        for place, part in batches_of(v, vessel, min(-(-len(self.vessel_clone) // 8) * 8, MOST_LANES)):
             # a row that only fills up has no intervals: it ends where it begins
             used = np.append(True, np.diff(place) > 0)
             grid = part.grid._replace(intervals=jnp.where(used, part.grid.intervals, 0))
@@ -107,8 +109,26 @@ class FitProblem:
         """Every vessel once, with the stated noise."""
         return self.lanes(np.arange(len(self.vessel_clone)))
 
-    def _sizes(self) -> tuple[int, ...]:
-        return min(-(-len(self.vessel_clone) // 8) * 8, MANY), MANY
+    def only(self, vessels: np.ndarray) -> FitProblem:
+        """The same with some of the vessels (indices); of equal shape, so that compiled programs are shared."""
+        clone, batch = self.vessel_clone[vessels], self.vessel_batch[vessels]
+        groups, member_of = _numbered([self.groups[c] for c in clone])
+        batches, batch_of = _numbered([self.batches[b] for b in batch])
+        return replace(
+            self,
+            dataset=self.dataset.only(vessels),
+            vessels=jax.tree.map(lambda x: x[vessels], self.vessels),
+            vessel_clone=member_of,
+            groups=groups,
+            vessel_batch=batch_of,
+            batches=batches,
+        )
+
+    def until(self, time_h: float) -> FitProblem:
+        """The same with the readings up to a time only."""
+        v = self.vessels
+        at = np.take_along_axis(v.grid.t, v.node, axis=1)
+        return replace(self, vessels=v._replace(weight=np.where(at <= time_h, v.weight, 0.0)))
 
     def predict(self, u: np.ndarray, vessel: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Predictions [L, M] and status [L] of lanes u [L, Q]; `vessel` [L] says whose lane each is (default: all)."""
@@ -147,6 +167,11 @@ class Lanes:
         """Cost, gradient and Gauss-Newton matrix of each lane."""
         found: Blocks = self.run(likelihood.blocks, u, self.problem.scatter)
         return found
+
+    def reading(self, value: np.ndarray, censored: np.ndarray) -> Lanes:
+        """The same vessels with other readings, [L, M]."""
+        ready = tuple((rows, v._replace(value=value[rows], censored=censored[rows])) for rows, v in self.ready)
+        return Lanes(self.problem, self.vessel, ready)
 
     def run(self, program: Any, u: np.ndarray, *rest: Any) -> Any:
         """A program of `likelihood` at u [L, Q]; its results as NumPy arrays."""
@@ -188,7 +213,7 @@ def build_problem(
         grid = jax.tree.map(np.asarray, to_grid(jax.tree.map(jnp.asarray, schedule), size)[0])
         grids.append(grid)
         nodes.append(np.append(schedule.times, run.end_time_h))
-    width = max(1, max(len(o) for o in observed))
+    width = max(1, -(-max(len(o) for o in observed) // READINGS)) * READINGS
     arrays = {k: np.zeros((len(observed), width)) for k in ("node", "variable", "value", "sd", "censored", "weight")}
     arrays["sd"] += 1.0
     for b, rows in enumerate(observed):

@@ -7,6 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from optim.fit.finding import Finding
+from optim.fit.profile import Profile
+
 
 @dataclass(frozen=True)
 class ParameterEstimate:
@@ -52,32 +55,6 @@ class Observations:
     lower90: np.ndarray
     upper90: np.ndarray
     censored: tuple[str, ...]  # '' | '<' | '>'
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something wrong with the data, or worth a look."""
-
-    kind: str
-    severity: str  # error | warning | note
-    vessel: str  # '' where it is not about one
-    variable: str
-    time_h: float | None
-    statement: str  # what was seen, by how much, and what to check
-
-
-@dataclass(frozen=True)
-class Profile:
-    """The cost along one parameter, all others fitted again; on the natural scale."""
-
-    name: str
-    owner: str
-    unit: str
-    value: np.ndarray  # [P]
-    rise: np.ndarray  # [P] of the cost above the optimum
-    lower90: float
-    upper90: float
-    verdict: str
 
 
 @dataclass(frozen=True)
@@ -159,4 +136,6 @@ class FitResult:
     findings: tuple[Finding, ...] = ()
     identifiability: tuple[str, ...] = ()  # what the data cannot tell, in sentences
     profiles: tuple[Profile, ...] = ()
+    agreement: tuple[str, ...] = ()  # where two ways to find an interval do not agree, in sentences
+    ensemble_by: str = "laplace"  # laplace | bootstrap | nuts
     notes: tuple[str, ...] = field(default=())  # what a reader must know: dropped rows, unverified numbers, ...

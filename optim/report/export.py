@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from optim.artefact import whole_folder
+from optim.fit.placement import Placement
 from optim.fit.result import FitResult
 from optim.optimise.result import Optimum, Ranking, Series
 from optim.report.page import page
@@ -43,6 +44,18 @@ def _csv(rows: tuple[Any, ...]) -> str:
 def parameter_csv(result: FitResult) -> str:
     """All parameters of a fit with intervals, priors and sources."""
     return _csv(result.parameters)
+
+
+def placement_csv(placement: Placement) -> str:
+    """One row per new clone, day and parameter."""
+    rows = []
+    for placed in placement.placed:
+        for p in placed.parameters:
+            rows.append(
+                {"clone": placed.clone, "day": placed.day, "readings": placed.readings, "shrinkage": p.shrinkage}
+                | asdict(p)
+            )
+    return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
 
 
 def ranking_csv(ranking: Ranking) -> str:

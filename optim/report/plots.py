@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from optim.data.dataset import Dataset
+from optim.fit.placement import Placement
 from optim.fit.result import FitResult, Observations
 from optim.optimise.result import Optimum, Ranking
 from optim.units import VARIABLES, display
@@ -193,6 +195,38 @@ def profiles(result: FitResult) -> Figure:
         name = f"{profile.name} {profile.owner}".strip()
         a.set_title(f"{name} [{profile.unit}]\n{profile.verdict}", fontsize=STYLE["small"])
     axes[0].set_ylabel("log-likelihood units", fontsize=STYLE["small"])
+    return figure
+
+
+def placement(result: Placement, clone: str, dataset: Dataset) -> Figure:
+    """Predictions of a new clone's runs after some days of samples; a row per day, a column per assay."""
+    path = result.of(clone)
+    b = path[0].bands
+    vessel = b.vessel[0]
+    variables = list(dict.fromkeys(v for v, name in zip(b.variable, b.vessel, strict=True) if name == vessel))
+    figure = Figure(figsize=(2.2 * len(variables), 0.9 + 1.6 * len(path)), layout="constrained", facecolor="white")
+    _title(figure, f"{clone}, vessel {vessel}: what its first days say of the rest", result.simulated)
+    m, run = dataset.measurements, dataset.vessels.index(vessel)
+    axes = figure.subplots(len(path), len(variables), sharex=True, sharey="col", squeeze=False)
+    for r, (row, placed) in enumerate(zip(axes, path, strict=True)):
+        b = placed.bands
+        for a, variable in zip(row, variables, strict=True):
+            _tidy(a)
+            own = np.array([v == variable and n == vessel for v, n in zip(b.variable, b.vessel, strict=True)])
+            day = b.time_h[own] / 24.0
+            a.fill_between(day, b.reading_lower90[own], b.reading_upper90[own], color=BLUE, alpha=0.12, linewidth=0)
+            a.fill_between(day, b.lower90[own], b.upper90[own], color=BLUE, alpha=0.25, linewidth=0)
+            a.plot(day, b.predicted[own], color=BLUE, linewidth=1.2)
+            read = (m.run == run) & (np.array(m.variable) == variable)
+            seen = read & (m.time_h <= 24.0 * placed.day)
+            a.plot(m.time_h[read & ~seen] / 24.0, m.value[read & ~seen], "o", color=GREY, markersize=2.4, mfc="white")
+            a.plot(m.time_h[seen] / 24.0, m.value[seen], "o", color=ORANGE, markersize=2.6)
+            a.set_ylim(bottom=0.0)
+            if r == 0:
+                a.set_title(f"{variable} [{_unit(variable)}]", fontsize=STYLE["font"])
+            if r == len(path) - 1:
+                a.set_xlabel("day", fontsize=STYLE["small"])
+        row[0].set_ylabel(f"after day {placed.day:g}", fontsize=STYLE["small"])
     return figure
 
 

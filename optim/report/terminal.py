@@ -7,6 +7,7 @@ import re
 import numpy as np
 from scipy.stats import spearmanr
 
+from optim.fit.placement import Placement
 from optim.fit.result import FitResult
 from optim.fit.score import r_squared
 from optim.optimise.result import Optimum, Ranking, Series
@@ -41,6 +42,21 @@ def fit_lines(r: FitResult) -> list[str]:
             f"  recovery of the simulated truth: median error {m['recovery/median_error']:.1%}, "
             f"90 % intervals hold {m['recovery/coverage']:.0%} of {len(r.recovery)} true values"
         )
+    return lines
+
+
+def placement_lines(placement: Placement) -> list[str]:
+    """Every clone's parameters after every number of days: estimate, and its interval as a share of the first."""
+    names = placement.clone_names
+    wide = [max(20, len(n) + 2) for n in names]
+    lines = [
+        f"  {'clone':<10}{'day':>5}{'readings':>10}" + "".join(f"{n:>{w}}" for n, w in zip(names, wide, strict=True))
+    ]
+    for placed in placement.placed:
+        cells = [f"{p.estimate:.4g} (sd {p.shrinkage:.0%})" for p in (placed[n] for n in names)]
+        shown = "".join(f"{cell:>{w}}" for cell, w in zip(cells, wide, strict=True))
+        lines.append(f"  {placed.clone:<10}{placed.day:>5g}{placed.readings:>10}{shown}")
+    lines.append("  sd: standard deviation, as a share of that before any sample")
     return lines
 
 

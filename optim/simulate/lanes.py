@@ -12,30 +12,26 @@ import numpy as np
 LANES = 16
 
 
-def in_batches(program: Callable[..., Any], lanes: tuple[Any, ...], *sizes: int) -> Any:
-    """`program(*lanes)` over the leading axis of every leaf, some rows at a time: see `batches_of`.
+def in_batches(program: Callable[..., Any], lanes: tuple[Any, ...], size: int = LANES) -> Any:
+    """`program(*lanes)` over the leading axis of every leaf, `size` rows at a time: see `batches_of`.
 
     Batches are dispatched before the first is waited for, so that they run side by side where there are cores. A lane's
     numbers do not depend on the lanes beside it. Returns the program's pytree with NumPy leaves.
     """
     n = len(jax.tree.leaves(lanes)[0])
-    return joined([program(*part) for _, part in batches_of(lanes, np.arange(n), *sizes)], n)
+    return joined([program(*part) for _, part in batches_of(lanes, np.arange(n), size)], n)
 
 
-def batches_of[T](tree: T, rows: np.ndarray, *sizes: int) -> tuple[tuple[np.ndarray, T], ...]:
-    """The given rows of a tree in batches on the device, each with its places among the rows.
+def batches_of[T](tree: T, rows: np.ndarray, size: int) -> tuple[tuple[np.ndarray, T], ...]:
+    """The given rows of a tree in batches of one size on the device, each with its places among the rows.
 
-    `sizes` are the numbers of rows to choose from (default: `LANES`), each a compiled program: the largest that the
-    remaining rows fill by more than half; the last row is repeated to fill up.
+    The last row is repeated to fill up, so that any number of rows is one compiled program.
     """
     tree = jax.tree.map(np.asarray, tree)
-    found, first = [], 0
-    while first < len(rows):
-        size = max((s for s in sizes if len(rows) - first > s // 2), default=min(sizes, default=LANES))
+    found = []
+    for first in range(0, len(rows), size):
         place = np.minimum(np.arange(first, first + size), len(rows) - 1)
-        taken = jax.tree.map(lambda a, at=rows[place]: jax.numpy.asarray(a[at]), tree)
-        found.append((place, taken))
-        first += size
+        found.append((place, jax.tree.map(lambda a, at=rows[place]: jax.numpy.asarray(a[at]), tree)))
     return tuple(found)
 
 

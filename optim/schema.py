@@ -1,0 +1,230 @@
+"""The schema of the configuration: what keys there are, of which type, and their defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from omegaconf import MISSING
+
+# Hydra reads these annotations at run time, and knows Optional but not the `|` of this file's other annotations
+# ruff: noqa: UP045
+
+
+@dataclass
+class ParameterConfig:
+    value: float = MISSING
+    unit: str = MISSING
+    level: str = MISSING
+    scale: str = "log"
+    lower: float = 0.0
+    upper: float = 0.0
+    prior_sd: Optional[float] = None
+    spread: Optional[float] = None
+    source: str = MISSING
+    verified: bool = MISSING
+    prior: str = "auto"  # auto | normal | lognormal | uniform | half_normal
+    times: str = ""  # another parameter that this one multiplies: a tie, or a ratio
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+    kinetics: str = MISSING
+    title: str = MISSING
+    citation: str = MISSING
+    verified: bool = MISSING
+    parameters: dict[str, ParameterConfig] = field(default_factory=dict)
+
+
+@dataclass
+class DatasetConfig:
+    name: str = MISSING  # shipped or registered name, or the path of a dataset folder
+    group_by: str = "clone"  # what clone parameters belong to: clone | experiment
+
+
+@dataclass
+class AssayConfig:
+    relative: float = MISSING
+    floor: float = MISSING
+    kind: str = "normal"  # normal | lognormal | logit
+    counted: float = 0.0  # cells counted per reading
+    robust: float = 0.0  # degrees of freedom of Student's t
+    estimate: bool = True
+
+
+@dataclass
+class NoiseConfig:
+    estimate_scale: bool = True
+    assays: dict[str, AssayConfig] = field(default_factory=dict)
+
+
+@dataclass
+class FitConfig:
+    starts: int = 4
+    max_iterations: int = 60
+    tolerance: float = 1e-6
+    ensemble: int = 32
+    start_spread: float = 0.5
+    noise_rounds: int = 2  # how often, at most, noise and spread between clones are found anew
+    estimate_spread: bool = True  # between clones; false keeps what the model states
+    startup: int = 0  # first-order steps before the search proper
+    quality: bool = True  # look for faults of the data
+    identify: bool = True  # say what the data cannot tell
+    profiles: list[str] = field(default_factory=list)  # parameters to walk along; shared: all that are not a clone's
+    ensemble_by: str = "laplace"  # laplace | bootstrap | nuts
+    draws: int = 300  # of the bootstrap, or of each chain of the sampler
+    continue_from: Optional[str] = None  # folder of an earlier run, whose fit is continued with these data
+    leave_one_out: bool = False
+    compare: list[str] = field(default_factory=list)
+
+
+@dataclass
+class PlaceConfig:
+    fit: Optional[str] = None  # output folder of the run whose fit is used; default: that of this run
+    days: list[float] = field(default_factory=lambda: [0.0, 3.0, 5.0, 7.0])
+    draws: int = 200
+
+
+@dataclass
+class DecisionConfig:
+    kind: str = MISSING
+    lower: float = MISSING
+    upper: float = MISSING
+    platform: Any = MISSING  # a number, or one per time
+    resolution: float = 0.0
+    times_h: list[float] = field(default_factory=list)  # one decision per time
+
+
+@dataclass
+class DesignConfig:
+    title: str = MISSING
+    feed_id: str = MISSING
+    medium_id: str = MISSING
+    inoculum_vcd_1e6_per_ml: Optional[float] = None
+    initial: dict[str, float] = field(default_factory=dict)  # first sample of a microbial process, by variable
+    feed_composition: dict[str, float] = field(default_factory=dict)  # canonical units; empty: the dataset's feed
+    second_feed_ratio: float = 0.0
+    temperature_c: float = MISSING
+    ph: float = 7.0
+    end_h: float = MISSING
+    node_step_h: float = 24.0
+    sample_every_h: Optional[float] = None
+    sample_until_h: float = 0.0
+    decisions: dict[str, DecisionConfig] = field(default_factory=dict)
+
+
+@dataclass
+class PriceConfig:
+    category: str = MISSING
+    driver: str = MISSING
+    price: float = MISSING
+    unit: str = MISSING
+    low: float = MISSING
+    high: float = MISSING
+    year: int = MISSING
+    source: str = MISSING
+    grade: str = MISSING
+    verified: bool = MISSING
+    scale_exponent: float = 0.0
+    scale_reference_l: float = 1.0
+    titre_exponent: float = 0.0
+    titre_reference: float = 1.0
+
+
+@dataclass
+class CostConfig:
+    name: str = MISSING
+    title: str = MISSING
+    currency: str = MISSING
+    production_volume_l: float = MISSING
+    turnaround_h: float = MISSING
+    success: float = MISSING
+    stage_yields: dict[str, float] = field(default_factory=dict)
+    assumptions: dict[str, str] = field(default_factory=dict)
+    items: dict[str, PriceConfig] = field(default_factory=dict)
+
+
+@dataclass
+class ConstraintConfig:
+    variable: str = MISSING
+    kind: str = MISSING
+    limit: float = MISSING
+    unit: str = MISSING
+    where: str = "path"
+    source: str = MISSING
+    verified: bool = MISSING
+
+
+@dataclass
+class ConstraintsConfig:
+    limits: dict[str, ConstraintConfig] = field(default_factory=dict)
+
+
+@dataclass
+class CaseConfig:
+    maximise: str = MISSING
+    hold: dict[str, float] = field(default_factory=dict)  # decisions kept at a value in this case
+
+
+@dataclass
+class ObjectiveConfig:
+    maximise: str = "yield_per_cost"
+    also: dict[str, CaseConfig] = field(default_factory=dict)
+
+
+@dataclass
+class VesselConfig:
+    name: str = MISSING
+    start_volume_ml: float = MISSING
+    sample_volume_ml: float = 0.0
+
+
+@dataclass
+class IntegratorConfig:
+    stepper: str = "auto"  # auto (what the model says of itself) | explicit | stiff
+    rtol: float = 1e-6
+    atol: float = 1e-7
+    max_steps: int = 20_000
+    first_step_h: float = 0.05
+
+
+@dataclass
+class OptimiseConfig:
+    clone: str = "best"  # best | population | a clone's id
+    starts: int = 12
+    rank_starts: int = 3
+    max_iterations: int = 80
+    tolerance: float = 1e-6
+
+
+@dataclass
+class TrackingConfig:
+    enabled: bool = True
+    uri: Optional[str] = None  # default: MLFLOW_TRACKING_URI, else an SQLite store in the folder `workspace`
+    experiment: str = "optim"
+    workspace: str = "outputs/mlflow"
+    child_runs: bool = False
+
+
+@dataclass
+class Config:
+    """The whole configuration. `out` is the folder that holds every artefact of a run."""
+
+    name: str = MISSING
+    title: str = MISSING
+    seed: int = 0
+    out: str = "outputs/${name}"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    place: PlaceConfig = field(default_factory=PlaceConfig)
+    design: DesignConfig = field(default_factory=DesignConfig)
+    cost: CostConfig = field(default_factory=CostConfig)
+    constraints: ConstraintsConfig = field(default_factory=ConstraintsConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    vessel: VesselConfig = field(default_factory=VesselConfig)
+    integrator: IntegratorConfig = field(default_factory=IntegratorConfig)
+    optimise: OptimiseConfig = field(default_factory=OptimiseConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
