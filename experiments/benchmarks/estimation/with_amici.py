@@ -1,7 +1,7 @@
 """AMICI (Froehlich et al. 2021, Bioinformatics 37:3676): compiled C++, CVODES, forward sensitivities.
 
-It is in no extra, since installing it compiles it. `pip install amici scipy-openblas32` does, with a C++ compiler at hand
-and `AMICI_BLAS_USE_SCIPY_OPENBLAS=TRUE` where there is no other BLAS.
+It is in no extra, since installing it compiles it. `pip install amici scipy-openblas32` does, with a C++ compiler at
+hand and `AMICI_BLAS_USE_SCIPY_OPENBLAS=TRUE` where there is no other BLAS.
 """
 
 import hashlib
