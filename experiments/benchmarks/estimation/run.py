@@ -15,7 +15,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path += [str(HERE), str(HERE.parent / "simulation")]  # the other benchmark's tables and clocks
 
-from machine import machine  # noqa: E402
+from machine import machine, pin  # noqa: E402
 from table import FORMATS, Row, add_ratio, text  # noqa: E402
 
 COLUMNS = {
@@ -48,8 +48,6 @@ ALSO = ("DiffraxBySpecies", "Amici", "RoadRunner", "Scipy")
 
 def _part(name: str, quick: bool, kind: str, clones: int, file: Path) -> None:
     """In the process of the part: measure, and leave the rows in a file."""
-    from timing import pin
-
     pin(1)
     if name == "first":
         # its processes set themselves up

@@ -1,4 +1,4 @@
-"""What the seconds depend on."""
+"""What the seconds depend on, and how many cores they may use."""
 
 import os
 import platform
@@ -6,6 +6,16 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+
+def pin(threads: int) -> int:
+    """Keep this process, and what it starts, on as many of its cores; how many those are.
+
+    Call it before NumPy and JAX are imported: they count the cores once, and threads that share one spin as they wait.
+    """
+    cores = sorted(os.sched_getaffinity(0))[-threads:]
+    os.sched_setaffinity(0, cores)
+    return len(cores)
 
 
 def machine(packages: Sequence[str]) -> dict[str, Any]:

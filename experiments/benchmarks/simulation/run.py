@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from machine import machine
+from machine import machine, pin
 
 # name of a part -> its module
 PARTS = {
@@ -34,8 +34,6 @@ PACKAGES = ("jax", "jaxlib", "diffrax", "scipy", "numpy")
 
 def _part(name: str, quick: bool, threads: int, file: Path) -> None:
     """In the process of the part: measure, and leave the rows in a file."""
-    from timing import pin
-
     cores = pin(threads)
     from optim.runtime import prepare
 
