@@ -102,8 +102,9 @@ class Fitted:
         return self.screen.jacobian(self.blocks(theta))
 
     def fit(self, theta: np.ndarray) -> Fit:
+        """Ends, as optim's search does, when the cost falls by less than 1e-6 of itself."""
         end = least_squares(
-            self.residuals, theta, self.derivatives, bounds=self.screen.bounds(), x_scale="jac", ftol=1e-8, xtol=1e-8
+            self.residuals, theta, self.derivatives, bounds=self.screen.bounds(), x_scale="jac", ftol=1e-6, xtol=1e-8
         )
         return Fit(end.x, float(end.cost), int(end.njev))
 
