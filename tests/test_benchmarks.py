@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -130,3 +131,10 @@ def test_programs_run_in_turn_and_a_slow_one_sits_out():
     assert order == ["fast", "slow", "broken", "fast", "fast"]
     assert fast.ms == pytest.approx(20.0)
     assert slow.least_ms == pytest.approx(200.0)
+
+
+@pytest.mark.parametrize("folder", [FOLDER, FOLDER.with_name("estimation")], ids=lambda f: f.name)
+def test_cores_are_pinned_before_anything_counts_them(folder):
+    code = "import sys; import run; print([m for m in ('numpy', 'scipy', 'jax') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,7 +1,9 @@
 """What all programs share: what a fit returns, and SciPy's least squares for those that bring only residuals."""
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from importlib import import_module, util
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -30,6 +32,40 @@ class Program(Protocol):
     def fit(self, theta: np.ndarray) -> Fit: ...
 
     def fit_many(self, thetas: list[np.ndarray]) -> list[Fit]: ...
+
+
+class Place(NamedTuple):
+    """Where a program is, and what it takes."""
+
+    module: str
+    needs: tuple[str, ...] = ()  # packages
+    compiles: str = ""  # "JAX", which has to be set up first, or "C++"
+
+
+# name of a class -> its place; in the order of the tables
+PROGRAMS = {
+    "Optim": Place("with_optim", (), "JAX"),
+    "Diffrax": Place("with_diffrax", ("diffrax",), "JAX"),
+    "DiffraxBySpecies": Place("with_diffrax", ("diffrax",), "JAX"),
+    "DiffraxReverse": Place("with_diffrax", ("diffrax",), "JAX"),
+    "Amici": Place("with_amici", ("amici", "antimony"), "C++"),
+    "RoadRunner": Place("with_roadrunner", ("roadrunner", "antimony")),
+    "Scipy": Place("with_scipy"),
+}
+# those with a search
+SEARCHING = tuple(kind for kind in PROGRAMS if kind != "DiffraxReverse")
+
+
+def load(kinds: Iterable[str], s: Screen) -> list[Program]:
+    """Those of the programs that are installed, on a screen; nothing is compiled yet."""
+    found = []
+    for kind in kinds:
+        place = PROGRAMS[kind]
+        if missing := [package for package in place.needs if util.find_spec(package) is None]:
+            print(f"  {kind}: left out, {', '.join(missing)} not installed", file=sys.stderr, flush=True)
+            continue
+        found.append(getattr(import_module(place.module), kind)(s))
+    return found
 
 
 class Fitted:
@@ -66,8 +102,9 @@ class Fitted:
         return self.screen.jacobian(self.blocks(theta))
 
     def fit(self, theta: np.ndarray) -> Fit:
+        """Ends, as optim's search does, when the cost falls by less than 1e-6 of itself."""
         end = least_squares(
-            self.residuals, theta, self.derivatives, bounds=self.screen.bounds(), x_scale="jac", ftol=1e-8, xtol=1e-8
+            self.residuals, theta, self.derivatives, bounds=self.screen.bounds(), x_scale="jac", ftol=1e-6, xtol=1e-8
         )
         return Fit(end.x, float(end.cost), int(end.njev))
 

@@ -6,7 +6,7 @@ four per clone, on the natural-logarithm scale, with normal priors.
 
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.integrate import solve_ivp
@@ -66,8 +66,8 @@ class Screen(NamedTuple):
         return dense
 
 
-def rates(t: float, y: np.ndarray, p: np.ndarray) -> list[float]:
-    """Change per day of a vessel between two boluses."""
+def rates(t: Any, y: Any, p: Any) -> list[Any]:
+    """Change per day of a vessel between two boluses, for numbers of any kind: floats, or traced by JAX."""
     Kg, Kq, KIl, KIa, Yg, Yq, mg, Ya, kdq, Kda, mum, kd, qp, Yl = p
     X, D, G, Q, L, A, _ = y
     mu = mum * G / (Kg + G) * Q / (Kq + Q) * KIl / (KIl + L) * KIa / (KIa + A)
@@ -101,14 +101,19 @@ def fed(y: np.ndarray, volume: float, dose: float) -> tuple[np.ndarray, float]:
     return (y * volume + gained) / after, after
 
 
-def solved(p: np.ndarray, y0: np.ndarray, dose: float, rtol: float = RTOL, atol: float = ATOL) -> np.ndarray:
+def solved(p: np.ndarray, y0: np.ndarray, dose: float, rtol: float, atol: float) -> np.ndarray:
     """One vessel by SciPy's LSODA, restarted at every bolus, [15, 7]."""
-    y, volume, rows = np.array(y0[:7]), float(y0[7]), []
+    y, volume, rows, values = np.array(y0[:7]), float(y0[7]), [], tuple(p.tolist())
+
+    def slope(t: float, y: np.ndarray) -> list[float]:
+        # plain floats, because arithmetic on single NumPy numbers is several times slower
+        return rates(t, y.tolist(), values)
+
     for i, (a, b, days) in enumerate(segments()):
         if i:
             y, volume = fed(y, volume, dose)
         at = days if len(days) and days[-1] == b else np.append(days, b)
-        found = solve_ivp(rates, (a, b), y, method="LSODA", t_eval=at, args=(p,), rtol=rtol, atol=atol)
+        found = solve_ivp(slope, (a, b), y, method="LSODA", t_eval=at, rtol=rtol, atol=atol)
         rows.append(found.y.T[: len(days)])
         y = found.y[:, -1]
     return np.concatenate(rows)

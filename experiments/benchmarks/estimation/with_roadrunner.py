@@ -4,32 +4,12 @@ import antimony
 import numpy as np
 import roadrunner
 from programs import Fitted
-from screen import ATOL, EPS, K_LYS, KD0, KLAC_UP, KSW, OWN, QLAC_UP, RTOL, SHARED, STATES, Screen, fed, segments
-
-MODEL = f"""
-model screen
-  compartment c = 1;
-  species {", ".join(f"{s} in c" for s in STATES)};
-  {"; ".join(f"{name} = 1" for name in (*SHARED, *OWN))};
-  mu := mum*Glc/(Kg+Glc)*Gln/(Kq+Gln)*KIl/(KIl+Lac)*KIa/(KIa+Amm);
-  death := {KD0} + kd*Amm/(Kda+Amm);
-  qg := mu/Yg + mg*Glc/({EPS}+Glc);
-  qq := mu/Yq;
-  uptake := {QLAC_UP}*Lac/({KLAC_UP}+Lac)*{KSW}/({KSW}+Glc);
-  Xv' = (mu-death)*Xv;
-  Xd' = death*Xv - {K_LYS}*Xd;
-  Glc' = -qg*Xv;
-  Gln' = -qq*Xv - kdq*Gln;
-  Lac' = (Yl*qg-uptake)*Xv;
-  Amm' = Ya*qq*Xv + kdq*Gln;
-  mAb' = qp*Xv;
-{chr(10).join(f"  {s} = 1;" for s in STATES)}
-end
-"""
+from reactions import MODEL
+from screen import ATOL, DAYS, OWN, RTOL, SHARED, STATES, Screen
 
 
 class RoadRunner(Fitted):
-    """One vessel after another, from bolus to bolus."""
+    """One vessel after another. Boluses are events of the model: stopping for them takes 2.5 times as long."""
 
     name = "libRoadRunner"
     derivative = "Jacobian, sparse finite differences"
@@ -43,30 +23,16 @@ class RoadRunner(Fitted):
         self.runner.integrator.absolute_tolerance = ATOL
         self.runner.timeCourseSelections = list(STATES)
         model = self.runner.model
-        names = list(model.getGlobalParameterIds())
-        self.places = [names.index(name) for name in (*SHARED, *OWN)]
-        # a state with a rate rule may count as a species or as a parameter
-        self.states = [f"[{name}]" if name in model.getFloatingSpeciesIds() else name for name in STATES]
+        numbers, species = list(model.getGlobalParameterIds()), list(model.getFloatingSpeciesIds())
+        self.numbers = [numbers.index(name) for name in (*SHARED, *OWN, "V", "dose")]
+        self.species = [species.index(name) for name in STATES]
 
     def predicted(self, lanes: np.ndarray) -> np.ndarray:
-        s = self.screen
-        return np.array([self._vessel(p, s.y0[c], float(s.vf[c])) for c, p in enumerate(lanes)])
-
-    def _vessel(self, p: np.ndarray, y0: np.ndarray, dose: float) -> np.ndarray:
-        runner, rows = self.runner, []
-        runner.resetAll()
-        runner.model.setGlobalParameterValues(self.places, p)
-        y, volume = np.array(y0[:7]), float(y0[7])
-        for i, (a, b, days) in enumerate(segments()):
-            if i:
-                y, volume = fed(y, volume, dose)
-            for name, value in zip(STATES, y, strict=True):
-                runner.setValue(name, float(value))
-            at = [a, *[d for d in days if d > a]]
-            if at[-1] < b:
-                at.append(b)
-            found = np.asarray(runner.simulate(times=at))
-            kept = np.isin(at, days)
-            rows.append(found[kept])
-            y = found[-1]
-        return np.concatenate(rows)
+        s, runner, days = self.screen, self.runner, DAYS.tolist()
+        found = np.empty((len(lanes), len(DAYS), len(STATES)))
+        for c, p in enumerate(lanes):
+            runner.reset()
+            runner.model.setGlobalParameterValues(self.numbers, [*p, s.y0[c, 7], s.vf[c]])
+            runner.model.setFloatingSpeciesConcentrations(self.species, s.y0[c, :7])
+            found[c] = runner.simulate(times=days)
+        return found

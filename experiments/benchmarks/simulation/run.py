@@ -7,14 +7,14 @@ Every part runs in a process of its own, pinned to as many cores as it has threa
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from machine import machine, pin
 
 # name of a part -> its module
 PARTS = {
@@ -29,12 +29,11 @@ PARTS = {
 ON_MORE_CORES = ("batch",)
 HERE = Path(__file__).parent
 RESULTS, FIGURE = "results.json", "work_precision.png"
+PACKAGES = ("jax", "jaxlib", "diffrax", "scipy", "numpy")
 
 
 def _part(name: str, quick: bool, threads: int, file: Path) -> None:
     """In the process of the part: measure, and leave the rows in a file."""
-    from timing import pin
-
     cores = pin(threads)
     from optim.runtime import prepare
 
@@ -52,19 +51,6 @@ def _apart(name: str, quick: bool, threads: int) -> list[dict[str, Any]]:
         subprocess.run([*command, "--out", str(file)], check=True)
         rows: list[dict[str, Any]] = json.loads(file.read_text())
         return rows
-
-
-def _machine() -> dict[str, Any]:
-    """What the seconds depend on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    packages = ("jax", "jaxlib", "diffrax", "scipy", "numpy")
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-    }
 
 
 def _threads(words: str) -> list[int]:
@@ -95,7 +81,7 @@ def main() -> None:
     if missing := sorted(set(wanted) - set(counts)):
         print(f"only {cores} cores here: nothing on {missing}", file=sys.stderr)
     options.out.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {"machine": _machine(), "quick": options.quick, "parts": {}}
+    results: dict[str, Any] = {"machine": machine(PACKAGES), "quick": options.quick, "parts": {}}
     for name in chosen:
         rows = []
         for threads in counts if name in ON_MORE_CORES else [1]:

@@ -1,6 +1,5 @@
 """Fair timing: programs side by side in rounds, on the same cores."""
 
-import os
 import statistics
 import sys
 import time
@@ -45,13 +44,6 @@ def warmed(name: str, vessels: int, run: Callable[[], Answer]) -> Peer:
     """A peer that compiles in its first run; one that does not finish then is not asked again."""
     first = run()
     return Peer(name, vessels, (lambda: first) if first.failed else run)
-
-
-def pin(threads: int) -> int:
-    """Keep this process, and what it starts, on as many of its cores; how many those are. Call before JAX starts."""
-    cores = sorted(os.sched_getaffinity(0))[-threads:]
-    os.sched_setaffinity(0, cores)
-    return len(cores)
 
 
 def in_turn(peers: Sequence[Peer], repeats: int, budget_s: float) -> None:
