@@ -36,13 +36,13 @@ def _born() -> float:
 
 
 def _fresh(kind: str) -> dict[str, Any] | None:
-    """In the fresh process: wall and CPU seconds of its life, less those it took to make the screen."""
+    """In the fresh process: wall and CPU seconds of its life, compilers with it, less those for making the screen."""
     import screen
 
     born = _born()
 
     def lived() -> tuple[float, float]:
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - born, time.process_time()
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - born, sum(os.times()[:4])
 
     before = lived()
     s = screen.screen()
