@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from scipy.optimize import least_squares
+from scipy.sparse import csr_matrix
 from screen import Screen
 
 
@@ -27,7 +28,7 @@ class Program(Protocol):
 
     def cost(self, theta: np.ndarray) -> float: ...
 
-    def derivatives(self, theta: np.ndarray) -> np.ndarray: ...
+    def derivatives(self, theta: np.ndarray) -> np.ndarray | csr_matrix: ...
 
     def fit(self, theta: np.ndarray) -> Fit: ...
 
@@ -98,13 +99,21 @@ class Fitted:
             found[..., i] = (self.predicted(moved).reshape(here.shape) - here) / step
         return found
 
-    def derivatives(self, theta: np.ndarray) -> np.ndarray:
+    def derivatives(self, theta: np.ndarray) -> np.ndarray | csr_matrix:
         return self.screen.jacobian(self.blocks(theta))
 
     def fit(self, theta: np.ndarray) -> Fit:
         """Ends, as optim's search does, when the cost falls by less than 1e-6 of itself."""
+        # steps by lsmr, since dense algebra takes half of a fit of 100 clones
         end = least_squares(
-            self.residuals, theta, self.derivatives, bounds=self.screen.bounds(), x_scale="jac", ftol=1e-6, xtol=1e-8
+            self.residuals,
+            theta,
+            self.derivatives,
+            bounds=self.screen.bounds(),
+            x_scale="jac",
+            ftol=1e-6,
+            xtol=1e-8,
+            tr_solver="lsmr",
         )
         return Fit(end.x, float(end.cost), int(end.njev))
 

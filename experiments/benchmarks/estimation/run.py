@@ -19,7 +19,10 @@ from machine import machine, pin  # noqa: E402
 from table import FORMATS, Row, add_ratio, text  # noqa: E402
 
 COLUMNS = {
-    "evaluate": ("program", "cost s", "x optim ", "derivative", "derivative s", "x optim"),
+    "evaluate": (
+        *("program", "cost s", "least cost s", "x optim "),
+        *("derivative", "derivative s", "least derivative s", "x optim"),
+    ),
     "fit": ("program", "fit s", "least", "x optim", "steps", "above optimum", "note"),
     "starts": ("program", "starts", "found", "fit s", "least", "x optim", "steps", "note"),
     "first": ("program", "cache", "first cost s", "cost CPU s", "first fit s", "fit CPU s"),
@@ -35,7 +38,9 @@ TITLES = {
 PARTS = tuple(COLUMNS)
 FORMATS |= {
     "cost s": ".2g",
+    "least cost s": ".2g",
     "derivative s": ".2g",
+    "least derivative s": ".2g",
     "fit s": ".3g",
     "least": ".3g",
     "cost": ".2f",

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.integrate import solve_ivp
+from scipy.sparse import csr_matrix
 
 SHARED = ("Kg", "Kq", "KIl", "KIa", "Yg", "Yq", "mg", "Ya", "kdq", "Kda")
 OWN = ("mum", "kd", "qp", "Yl")
@@ -54,16 +55,15 @@ class Screen(NamedTuple):
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         return self.prior_mu - BOUND, self.prior_mu + BOUND
 
-    def jacobian(self, blocks: np.ndarray) -> np.ndarray:
+    def jacobian(self, blocks: np.ndarray) -> csr_matrix:
         """All residuals by all parameters from the derivatives of each vessel's predictions [C, 105, 14] by log."""
-        n = self.clones
-        blocks = blocks / self.sd.reshape(n, -1, 1)
-        dense = np.zeros((n * 105 + len(self.prior_mu), len(self.prior_mu)))
-        for c in range(n):
-            dense[c * 105 : (c + 1) * 105, :10] = blocks[c, :, :10]
-            dense[c * 105 : (c + 1) * 105, 10 + 4 * c : 14 + 4 * c] = blocks[c, :, 10:]
-        dense[n * 105 :] = np.diag(1.0 / self.prior_sd)
-        return dense
+        n, size = self.clones, len(self.prior_mu)
+        own = 10 + 4 * np.arange(n)[:, None] + np.arange(4)
+        columns = np.concatenate([np.tile(np.arange(10), (n, 1)), own], axis=1)
+        values = np.append(blocks / self.sd.reshape(n, -1, 1), 1.0 / self.prior_sd)
+        places = np.append(np.repeat(columns, 105, axis=0), np.arange(size))
+        rows = np.append(14 * np.arange(n * 105), n * 105 * 14 + np.arange(size + 1))
+        return csr_matrix((values, places, rows), shape=(n * 105 + size, size))
 
 
 def rates(t: Any, y: Any, p: Any) -> list[Any]:
