@@ -319,6 +319,16 @@ def protein() -> Schedule:
     )
 
 
+def unfed() -> Schedule:
+    """Samples, and nothing else."""
+    return schedule(
+        264.0,
+        {"withdraw": dict.fromkeys([48.0, 120.0, 200.0], 0.01), "bolus": {}},
+        [(0.0, 0.0, 0.0)],
+        {"t": [0.0], "temperature": [37.0], "ph": [7.0]},
+    )
+
+
 def transfection() -> Schedule:
     """Plasmids at the start, most of the medium exchanged at 6 h, samples."""
     return schedule(
@@ -375,6 +385,9 @@ def process(name: str) -> Process:
         configs = ("ecoli_protein_l", "ecoli_damage", "ecoli_published")
         vessel = Vessel(np.array([state(name, G=360.87)]))
         return Process(configs, vessel, state(name, X=30.0), 1.3, protein(), True, None)
+    if name == "cho_growth":
+        start = state(name, Xv=0.4, Xd=0.012, S=1.0)
+        return Process((name,), Vessel(np.zeros((1, 4))), start, 1.0, unfed(), True, None)
     assert name == "raav_nguyen"
     # everything is in the cells, which are held back
     vessel = Vessel(np.zeros((1, 22)), np.ones(22))

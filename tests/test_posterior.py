@@ -268,6 +268,7 @@ def test_an_outlier_pulls_less_where_the_noise_is_robust():
     assert off(heavy) < 0.3 * off(SIMPLE)
 
 
+@pytest.mark.slow
 def test_the_spread_between_clones_is_found():
     """Forty clones whose spread is half of what is stated: the estimate comes down, and does not collapse."""
     problem = problem_of(PLAIN, SIMPLE, clones=40, vessels=1, integrator=Integrator(Tsit5()))
@@ -281,6 +282,7 @@ def test_the_spread_between_clones_is_found():
     assert found_spread(found, ends[0])[0] == pytest.approx(found.spread[0], rel=0.05)
 
 
+@pytest.mark.slow
 def test_few_data_leave_the_spread_as_it_was_stated():
     problem = problem_of(PLAIN, SIMPLE, clones=2, vessels=1)
     blind = replace(problem, vessels=problem.vessels._replace(weight=np.zeros_like(problem.vessels.weight)))

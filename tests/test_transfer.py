@@ -55,10 +55,11 @@ def placement(problem, old) -> Placement:
     "what",
     [
         "more clones",
-        pytest.param("more days", marks=pytest.mark.slow),
-        pytest.param("more vessels", marks=pytest.mark.slow),
+        "more days",
+        "more vessels",
     ],
 )
+@pytest.mark.slow
 def test_a_fit_continued_ends_where_one_from_scratch_does(problem, old, what):
     if what == "more clones":
         first, grown = old, of_clones(problem, 0, KNOWN + 2)
@@ -82,6 +83,7 @@ def test_a_fit_continued_ends_where_one_from_scratch_does(problem, old, what):
 # --- a new clone placed ---
 
 
+@pytest.mark.slow
 def test_without_samples_a_new_clone_is_one_of_the_population(problem, old):
     (none,) = place(old, of_clones(problem, KNOWN, KNOWN + 1), (-1.0,), draws=2000).placed
     assert none.readings == 0
@@ -182,6 +184,7 @@ def test_a_placement_survives_its_folder(tmp_path, placement):
     assert back.placed[3]["qP"] == placement.placed[3]["qP"]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_together_is_refused(problem, old):
     with pytest.raises(IncompatibleError, match="not new to the fit"):
         place(old, of_clones(problem, KNOWN - 1, KNOWN + 1))

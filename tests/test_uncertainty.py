@@ -227,6 +227,7 @@ def test_a_model_that_perfect_data_determine_has_nothing_to_name(gaussian):
 
 
 @pytest.mark.parametrize("kind", ["vessels", "parametric"])
+@pytest.mark.slow
 def test_the_bootstrap_scatters_as_the_estimate_does(kind):
     problem = linear(vessels=8)
     posterior, best = optimum(problem)
@@ -243,6 +244,7 @@ def test_the_bootstrap_scatters_as_the_estimate_does(kind):
     assert np.array_equal(again.draws.block, found.draws.block)
 
 
+@pytest.mark.slow
 def test_with_one_vessel_per_clone_readings_are_drawn_and_nothing_else():
     posterior, best = optimum(linear(vessels=1))
     assert bootstrap(posterior, best, BootstrapOptions(10)).kind == "parametric"
@@ -308,6 +310,7 @@ blackjax = pytest.mark.skipif(find_spec("blackjax") is None, reason="needs the e
 
 
 @blackjax
+@pytest.mark.slow
 def test_the_sampler_finds_mean_and_covariance_of_a_normal_distribution(gaussian):
     posterior, best = gaussian
     found = sample(posterior, best, SampleOptions(500, 150), seed=3)
@@ -327,6 +330,7 @@ def test_the_sampler_finds_mean_and_covariance_of_a_normal_distribution(gaussian
 
 
 @blackjax
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_draws(gaussian):
     posterior, best = gaussian
     few = SampleOptions(20, 20, 2)
@@ -382,6 +386,7 @@ def compared(posterior, best, names, options=None):
 
 
 @blackjax
+@pytest.mark.slow
 def test_on_a_well_determined_problem_all_three_agree():
     # growth, and the end of it, read often and well
     rows, said = compared(*optimum(monod(np.linspace(0.1, 2.5, 15), sd=0.003)), ["k", "Ks"])

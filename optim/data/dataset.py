@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from optim.units import VARIABLES, display
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ class Dataset:
 
     def frame(self) -> pd.DataFrame:
         """Measurements as a tidy table with units, for reports and tracking."""
+        import pandas as pd  # half a second that a fit without reports need not wait for
+
         m = self.measurements
         return pd.DataFrame(
             {

@@ -7,10 +7,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.stats import norm
-from scipy.special import gammaln
-from scipy.stats import norm as normal
-from scipy.stats import t as student
+from jax.scipy.special import log_ndtr
+from scipy.special import gammaln, ndtri, stdtrit
 
 from optim.errors import ConfigError, nearest
 from optim.types import Array
@@ -111,7 +109,7 @@ class NoiseModel:
     def tail(self, variable: str) -> float:
         """How much wider the middle 90 % of an assay's readings is than for a normal distribution of the same `sd`."""
         nu = self.assay(variable).robust
-        return float(student.ppf(0.95, nu) * np.sqrt((nu + 1.0) / nu) / normal.ppf(0.95)) if nu else 1.0
+        return float(stdtrit(nu, 0.95) * np.sqrt((nu + 1.0) / nu) / ndtri(0.95)) if nu else 1.0
 
     def range_of(self, variable: str) -> tuple[float, float]:
         """What an assay can read: from 0, to 1 for a share."""
@@ -182,7 +180,7 @@ def residual(predicted: Array, value: Array, sd: Array, censored: Array) -> Arra
     plain = (predicted - value) / sd
     # distance beyond the limit; clipped where the probability is 1 to machine precision and its root has no derivative
     beyond = jnp.where(censored == ABOVE, plain, -plain)
-    tail = jnp.sqrt(-2.0 * norm.logcdf(jnp.clip(beyond, -30.0, 5.0)))
+    tail = jnp.sqrt(-2.0 * log_ndtr(jnp.clip(beyond, -30.0, 5.0)))
     signed = jnp.where(censored == ABOVE, -tail, tail)
     return jnp.where(censored == MEASURED, plain, signed)
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from optim.fit.arrow import Arrow
 from optim.fit.posterior import Point, Posterior
@@ -162,6 +161,8 @@ def _judge(p: Point, trial: Point | None, promised: float, search: Search) -> Po
 
 def _startup(posterior: Posterior, points: list[Point], search: Search) -> list[Point]:
     """Adam (Kingma & Ba 2015), which needs no model of the cost to get closer; the best point met on the way."""
+    import optax  # takes half a second to load, and few searches begin like this
+
     adam = optax.adam(search.startup_rate)
     states = [adam.init(jnp.concatenate([p.shared, p.block.ravel()])) for p in points]
     at, best = list(points), list(points)
