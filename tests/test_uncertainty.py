@@ -408,9 +408,13 @@ def test_where_the_posterior_is_one_sided_they_do_not_and_the_parameter_is_named
 
 @blackjax
 @pytest.mark.slow
-def test_on_a_screen_all_three_agree_about_most_parameters(small_problem):
+def test_on_a_screen_they_agree_but_for_one_that_is_one_sided_and_what_hangs_on_it(small_problem):
     posterior, best = optimum(small_problem)
-    rows, said = compared(posterior, best, ["mu_max", "qP", "Y_amm", "s_T", "q_glc_max"], SampleOptions(200, 150))
+    rows, said = compared(posterior, best, ["KI_amm", "qP", "Y_amm", "s_T", "q_glc_max"], SampleOptions(200, 150))
     assert not [text for text in said if "R-hat" in text]
-    assert np.mean([row.agrees for row in rows.values()]) > 0.9
+    # inhibition by ammonia cannot be strong, but may be as weak as one likes: profile and sampler go further up
+    laplace, profile, nuts = rows["KI_amm", ""].intervals
+    assert nuts.upper90 > profile.upper90 > laplace.upper90
+    assert not rows["KI_amm", ""].agrees
+    assert {name for (name, _), row in rows.items() if not row.agrees} <= {"KI_amm", "kappa_T", "mu_max"}
     assert np.median([row.factor for row in rows.values()]) < 1.2

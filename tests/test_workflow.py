@@ -30,7 +30,13 @@ def go(out: Path, *overrides: str, command: str = "run", said: list[str] | None 
         return workflow.COMMANDS[command](s)
 
 
-@pytest.mark.parametrize("name", [n for n in EXPERIMENTS if n not in FIT_ONLY])
+def experiments():
+    """Those with a process; what differs from another in its data only is slow."""
+    for name in (n for n in EXPERIMENTS if n not in FIT_ONLY):
+        yield pytest.param(name, marks=pytest.mark.slow if name.endswith("mismatch") else ())
+
+
+@pytest.mark.parametrize("name", experiments())
 def test_every_experiment_runs_from_end_to_end(name, tmp_path, small_screen, request):
     overrides = [f"experiment={name}"]
     if name.startswith("ecoli"):
@@ -90,26 +96,28 @@ def test_data_without_a_process_are_fitted_and_not_optimised(tmp_path):
         go(tmp_path / "out", *overrides, command="rank")
 
 
-def test_one_seed_gives_identical_numbers_and_another_does_not(tmp_path, small_screen):
-    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
-        go(tmp_path / folder, f"dataset.name={small_screen}", f"seed={seed}")
-    body = {}
-    for folder in "abc":
-        recipe = json.loads((tmp_path / folder / "recipe" / "recipe.json").read_text())["recipe"]
-        for key in ("created_utc", "run_id", "config", "config_hash"):
-            recipe["provenance"].pop(key)
-        body[folder] = recipe
-    assert body["a"] == body["b"]
-    assert body["a"]["process"]["metrics"] != body["c"]["process"]["metrics"]
-    a, b = (load(FitResult, tmp_path / f / "fit") for f in "ab")
-    assert np.array_equal(a.clone, b.clone)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, small_screen) -> Path:
     out = tmp_path_factory.mktemp("done") / "out"
     go(out, f"dataset.name={small_screen}")
     return out
+
+
+def test_one_seed_gives_identical_numbers_and_another_does_not(finished, tmp_path, small_screen):
+    folders = [finished, tmp_path / "same", tmp_path / "other"]
+    seed = compose([]).seed
+    go(folders[1], f"dataset.name={small_screen}", f"seed={seed}")
+    go(folders[2], f"dataset.name={small_screen}", f"seed={seed + 1}")
+    body = []
+    for folder in folders:
+        recipe = json.loads((folder / "recipe" / "recipe.json").read_text())["recipe"]
+        for key in ("created_utc", "run_id", "config", "config_hash"):
+            recipe["provenance"].pop(key)
+        body.append(recipe)
+    assert body[0] == body[1]
+    assert body[0]["process"]["metrics"] != body[2]["process"]["metrics"]
+    a, b = (load(FitResult, f / "fit") for f in folders[:2])
+    assert np.array_equal(a.clone, b.clone)
 
 
 @pytest.fixture
@@ -146,6 +154,7 @@ def test_a_clone_can_be_named(done, small_screen):
         go(done, f"dataset.name={small_screen}", "optimise.clone=C3", command="optimise")
 
 
+@pytest.mark.slow
 def test_a_newcomer_has_a_wider_band_than_a_screened_clone(done, small_screen):
     named = [f"dataset.name={small_screen}", "fit.ensemble=24"]
     go(done, *named, command="fit")
