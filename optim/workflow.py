@@ -295,6 +295,7 @@ def simulate(s: Session) -> ProcessOutcome:
 
 def run(s: Session) -> dict[str, Recipe]:
     """The whole flow: fit, rank (where there are clones), optimise, export."""
+    build_process(s.cfg, open_dataset(s.cfg.dataset.name))  # what it refuses, it refuses before the fit
     result = fit(s)
     ranking = rank(s, result) if result.group_by == "clone" and len(result.clones) > 1 else None
     optima = optimise(s, result, ranking)

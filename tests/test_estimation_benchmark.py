@@ -59,6 +59,7 @@ def test_starts_are_the_centre_and_draws_within_bounds(problem):
     assert abs(away.std() - 1.0) < 0.05
 
 
+@pytest.mark.slow
 def test_optim_computes_the_same_cost_and_derivatives_and_finds_the_optimum(problem):
     ours, theirs = Optim(problem), Scipy(problem)
     for theta in (problem.theta_true, problem.prior_mu):

@@ -152,6 +152,7 @@ def test_no_direction_lowers_the_cost_at_the_optimum(small_problem):
     assert min(p.cost for p in around) > best.cost
 
 
+@pytest.mark.slow
 def test_scipy_lands_at_the_same_place(small_problem):
     """An independent solver on one vessel with one free parameter."""
     p = small_problem

@@ -144,6 +144,7 @@ def test_what_is_well_determined_is_not_flagged():
     assert not found.sentences
 
 
+@pytest.mark.slow
 def test_a_screen_with_clones_is_judged(small_problem):
     posterior = Posterior(small_problem)
     found = identify(posterior, replace(posterior.prior_point()), proposals=0)

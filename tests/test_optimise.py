@@ -122,6 +122,7 @@ def test_it_beats_a_grid_of_processes(small_design, published, about):
     assert o.notes[0] == "a note"
 
 
+@pytest.mark.slow
 def test_more_freedom_is_never_worse(small_design, process_problem, published, about):
     few = optimise(small_design, "C01", published, FEW, about)
     many = optimise(process_problem, "C01", published, FEW, about)

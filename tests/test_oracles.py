@@ -24,13 +24,16 @@ SLOW = {
     ("cho_moller", "explicit"),
     ("ecoli_protein", "stiff"),
     ("raav_nguyen", "stiff"),
+    ("ecoli_oxygen", "stiff"),
+    ("ecoli_oxygen_steady", "explicit"),
 }
 
 
-def suite(names: tuple[str, ...] = tuple(sorted(MODALITIES))) -> list:
-    """Every model with every stepper that suits it."""
+def suite(names: tuple[str, ...] = tuple(sorted(MODALITIES)), fast: tuple[str, ...] = ()) -> list:
+    """Every model with every stepper that suits it; where some are named fast, all others are slow."""
     pairs = [(n, s) for n in names for s in ("explicit", "stiff") if s == "stiff" or process(n).mild]
-    return [pytest.param(*pair, marks=pytest.mark.slow if pair in SLOW else ()) for pair in pairs]
+    slow = [pair in SLOW or bool(fast and pair[0] not in fast) for pair in pairs]
+    return [pytest.param(*pair, marks=pytest.mark.slow if s else ()) for pair, s in zip(pairs, slow, strict=True)]
 
 
 @cache
@@ -115,7 +118,7 @@ def stepwise(name: str, steps: int, end: float) -> Case:
 HOURS = {"cho_xing": 64.0, "cho_moller": 96.0, "cho_perfusion": 96.0, "ecoli_protein": 3.0}
 
 
-@pytest.mark.parametrize(("name", "stepper"), suite(tuple(HOURS)))
+@pytest.mark.parametrize(("name", "stepper"), suite(tuple(HOURS), fast=("cho_perfusion",)))
 def test_the_order_of_convergence_is_five_across_events(name, stepper):
     # any error is accepted, so that every interval is one step
     errors = []

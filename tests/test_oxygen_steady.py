@@ -135,6 +135,7 @@ def test_an_explicit_stepper_does_what_needs_a_stiff_one_in_the_full_model():
     assert steady.steps.max() < 2000
 
 
+@pytest.mark.slow
 def test_forward_derivatives_of_the_process_agree_with_finite_differences():
     base = typical("ecoli_oxygen_steady")[1]
     fields = ("qS_max", "Y_os", "K_o", "qA_max")

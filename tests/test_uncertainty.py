@@ -280,6 +280,7 @@ def test_the_sampler_has_the_priors_of_the_fit(scale, prior):
     assert np.allclose(slope, expected[1], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_density_of_the_sampler_is_the_cost_of_the_fit():
     rows = (
         spec("k", 0.3, "clone", scale="log", lower=0.01, upper=2.0, prior="normal", prior_sd=0.2, spread=0.3),

@@ -31,9 +31,9 @@ def go(out: Path, *overrides: str, command: str = "run", said: list[str] | None 
 
 
 def experiments():
-    """Those with a process; what differs from another in its data only is slow."""
+    """Those with a process; all but the main job are slow."""
     for name in (n for n in EXPERIMENTS if n not in FIT_ONLY):
-        yield pytest.param(name, marks=pytest.mark.slow if name.endswith("mismatch") else ())
+        yield pytest.param(name, marks=() if name == compose([]).name else pytest.mark.slow)
 
 
 @pytest.mark.parametrize("name", experiments())
@@ -60,6 +60,7 @@ def test_every_experiment_runs_from_end_to_end(name, tmp_path, small_screen, req
     assert len(list((tmp_path / "out" / "plots").glob("*.png"))) >= 9
 
 
+@pytest.mark.slow
 def test_new_clones_are_placed_under_an_earlier_fit_which_can_be_continued(tmp_path, small_screen, screen_of_others):
     old, said = tmp_path / "old", []
     go(old, f"dataset.name={small_screen}", "fit.max_iterations=30", "fit.ensemble=8", command="fit")
@@ -85,15 +86,21 @@ def test_new_clones_are_placed_under_an_earlier_fit_which_can_be_continued(tmp_p
 
 
 @needs_counts
-def test_data_without_a_process_are_fitted_and_not_optimised(tmp_path):
+def test_data_without_a_process_are_refused_before_the_fit(tmp_path):
+    with pytest.raises(ConfigError, match=r"design\.feed_id"):
+        go(tmp_path / "run", "experiment=nistcho_growth")
+    assert not (tmp_path / "run" / "fit").exists()
+
+
+@needs_counts
+@pytest.mark.slow
+def test_data_without_a_process_are_fitted(tmp_path):
     said: list[str] = []
     overrides = ["experiment=nistcho_growth", "fit.leave_one_out=false"]
     result = go(tmp_path / "out", *overrides, command="fit", said=said)
     assert not result.simulated
     assert set(result.r2) == {"vcd", "viability"}
     assert "34 runs" in said[0]
-    with pytest.raises(ConfigError, match=r"design\.feed_id"):
-        go(tmp_path / "out", *overrides, command="rank")
 
 
 @pytest.fixture(scope="module")

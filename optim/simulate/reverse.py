@@ -36,7 +36,7 @@ from optim.types import Array
 TAPE_STEPS = 2_000
 
 
-class _Tape(NamedTuple):
+class Tape(NamedTuple):
     """What happened between two visits: T of them, R steps each, on L lanes, with N' states."""
 
     vessel: Array  # [T, L]
@@ -58,10 +58,19 @@ def march_reverse(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _recorded(model: AbstractKineticModel, task: Task, integrator: Integrator) -> March:
-    return _record(model, task, integrator)[0]
+    return record(model, task, integrator).march
 
 
-def _record(model: AbstractKineticModel, task: Task, integrator: Integrator) -> tuple[March, _Tape, Array]:
+class Recorded(NamedTuple):
+    """A march, and every step it took; the first `used` rows of the tape hold them."""
+
+    march: March
+    tape: Tape
+    used: Array
+
+
+def record(model: AbstractKineticModel, task: Task, integrator: Integrator) -> Recorded:
+    """March with a record of every step."""
     loop = start(task, integrator)
     vessels, n = task.intervals.shape[0], loop.lane.vessel.shape[0]
     visits = (-(-vessels // n) + 1) * min(
@@ -70,9 +79,9 @@ def _record(model: AbstractKineticModel, task: Task, integrator: Integrator) -> 
     rows, dtype = (visits, STEPS_PER_VISIT), loop.states.dtype
     count, flag, real = jnp.zeros((visits, n), jnp.int32), jnp.zeros((visits, n), bool), jnp.zeros((*rows, n), dtype)
     states = jnp.zeros((*rows, *loop.lane.y.shape), dtype)
-    blank = _Tape(count, count, flag, flag, states, real, real, jnp.zeros((*rows, n), bool))
+    blank = Tape(count, count, flag, flag, states, real, real, jnp.zeros((*rows, n), bool))
 
-    def go(state: tuple[Loop, _Tape, Array]) -> tuple[Loop, _Tape, Array]:
+    def go(state: tuple[Loop, Tape, Array]) -> tuple[Loop, Tape, Array]:
         loop, tape, used = state
         loop = visit(model, task, integrator, loop)
         before = loop.lane
@@ -108,11 +117,11 @@ def _record(model: AbstractKineticModel, task: Task, integrator: Integrator) -> 
     # vessels that no lane had finished, or even begun, when the record was full
     place = jnp.where(loop.lane.active, loop.lane.vessel, vessels)
     open_ = (jnp.arange(vessels) >= loop.waiting).at[place].set(True, mode="drop")
-    return result._replace(status=jnp.where(open_, jnp.int32(Status.MAX_STEPS), result.status)), tape, used
+    return Recorded(result._replace(status=jnp.where(open_, jnp.int32(Status.MAX_STEPS), result.status)), tape, used)
 
 
 def _forward(model: AbstractKineticModel, task: Task, integrator: Integrator) -> tuple[March, Any]:
-    result, tape, used = _record(model, task, integrator)
+    result, tape, used = record(model, task, integrator)
     return result, (task, integrator, tape, used, result.states, result.status)
 
 
