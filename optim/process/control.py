@@ -21,9 +21,12 @@ from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.schedule.grid import Actions, IntervalGrid, bucket
 from optim.simulate.balance import Vessel, amounts, concentrations
 from optim.simulate.curvature import Held, Linear, Steps, cubic, curvature, joined, linear, steps_of
+from optim.simulate.lanes import in_batches
 from optim.simulate.march import Integrator, to_task
 from optim.simulate.reverse import Recorded, record
 from optim.types import Array, Scalar
+
+FEW, LANES, STEPS = 8, 32, 256  # lanes and steps at once in one compiled program
 
 
 @dataclass(frozen=True)
@@ -232,7 +235,7 @@ class ControlProblem:
         setpoints = Environment(temperature, np.full((lanes, grid), self.ph))
         actions = Actions(none, np.zeros_like(rate), rate, rate, setpoints)
         whole = IntervalGrid(hours[:, None] * edge, actions, np.full(lanes, n, np.int32))
-        full = _padded(lanes)
+        full = self._width(lanes)
         whole = jax.tree.map(lambda a: np.concatenate([a, np.repeat(a[-1:], full - lanes, axis=0)]), whole)
         found = _recorded(
             self.model, integrator or self.integrator, self._parameters, self.initial, self.volume_l,
@@ -243,6 +246,18 @@ class ControlProblem:
         # rows of padding are repeated lanes: they are not anyone's steps
         own = np.asarray(tape.vessel)[:, None, :] < lanes
         return Recorded(march, tape._replace(accepted=np.asarray(tape.accepted) & own), found.used)
+
+    def _width(self, lanes: int) -> int:
+        """How many lanes are simulated for so many: one that is compiled already, if that is not far too many."""
+        wide = next((w for w in sorted(self._widths) if lanes <= w <= 4 * LANES), None)
+        if wide is None:
+            wide = FEW if lanes <= FEW else -(-lanes // LANES) * LANES
+            self._widths.add(wide)
+        return wide
+
+    @cached_property
+    def _widths(self) -> set[int]:
+        return set()
 
     # --- values ---
 
@@ -285,11 +300,8 @@ class ControlProblem:
         }
 
     def _call(self, name: str, *lanes: np.ndarray) -> Any:
-        """A program on lanes filled up to a full batch, so that it is compiled for few sizes."""
-        count = len(lanes[0])
-        full = _padded(count)
-        filled = (np.concatenate([a, np.repeat(a[-1:], full - count, axis=0)]) for a in lanes)
-        return jax.tree.map(lambda a: np.asarray(a)[:count], self._programs[name](*filled))
+        """A program on rows of lanes or steps, in batches of one size: each program is compiled once."""
+        return in_batches(self._programs[name], lanes, STEPS if name == "within" else LANES)
 
     @cached_property
     def checked(self) -> np.ndarray:
@@ -448,11 +460,6 @@ class ControlProblem:
             worst[:, [limit.where == "end" for limit in self.limits]] = np.inf
             worst[-1] = np.minimum(worst[-1], self._call("margins", path.nodes[None, -1:])[0, 0])
         return worst
-
-
-def _padded(lanes: int) -> int:
-    """A multiple of the lanes of a batch, few sizes in all."""
-    return next((size for size in (8, 16, 32, 64) if lanes <= size), -(-lanes // 64) * 64)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -76,16 +76,17 @@ class Steps(NamedTuple):
 
 def steps_of(run: Recorded) -> Steps:
     """The steps of all vessels that ended well."""
-    tape, used = run.tape, int(run.used)
-    taken = np.asarray(tape.accepted[:used])  # [T, R, L]
+    used = int(run.used)
+    tape = run.tape._replace(**{name: np.asarray(x)[:used] for name, x in run.tape._asdict().items()})
+    taken = tape.accepted  # [T, R, L]
     when, which, lane = np.nonzero(taken)
-    vessel, k = np.asarray(tape.vessel[:used])[when, lane], np.asarray(tape.k[:used])[when, lane]
-    s = np.asarray(tape.s[:used])[when, which, lane]
+    vessel, k = tape.vessel[when, lane], tape.k[when, lane]
+    s = tape.s[when, which, lane]
     order = np.lexsort((s, k, vessel))
     order = order[np.asarray(run.march.status)[vessel[order]] == 0]
     vessel, k = vessel[order], k[order]
-    y = np.asarray(tape.y[:used])[when[order], which[order], :, lane[order]]
-    share = np.asarray(tape.ds[:used])[when[order], which[order], lane[order]]
+    y = tape.y[when[order], which[order], :, lane[order]]
+    share = tape.ds[when[order], which[order], lane[order]]
     last = np.ones(len(vessel), bool)
     last[:-1] = (vessel[1:] != vessel[:-1]) | (k[1:] != k[:-1])
     ends = np.asarray(run.march.states)[vessel, k + 1]
