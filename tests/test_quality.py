@@ -149,6 +149,17 @@ def test_a_clone_label_swapped_is_told_with_what_it_could_be_as_well(clean):
     assert "as well it could be" in f.statement
 
 
+def test_vessels_of_two_campaigns_are_not_said_to_be_swapped(clean):
+    runs = list(clean.runs)
+    a, b = clean.vessels.index("C01-1"), clean.vessels.index("C04-2")
+    runs[a] = replace(runs[a], clone_id="C04")
+    runs[b] = replace(runs[b], clone_id="C01")
+    for i, run in enumerate(runs):
+        if run.run_id.startswith("C04") or i == b:
+            runs[i] = replace(run, experiment_id="SCREEN2")
+    assert not only(looked_at(replace(clean, runs=tuple(runs))), "swapped vessels")
+
+
 @pytest.mark.parametrize(
     ("variable", "factor", "severity"),
     [("glucose", 0.180156, "error"), ("titre", 1000.0, "error"), ("lactate", 0.09008, "warning")],

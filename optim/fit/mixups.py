@@ -109,11 +109,13 @@ class _Trials:
         return np.minimum(self.r.scale, np.clip(1.2 * found, 0.1, 10.0))
 
     def exchanges(self) -> list[Exchange]:
-        """All pairs among the worst vessels, exchanged in readings and in clones."""
+        """All pairs of one batch among the worst vessels, exchanged in readings and in clones."""
         per_reading = self.loss / self.readings
         # of two vessels that are mixed up both fit worse than the middle one
         worst = [b for b in np.argsort(-per_reading)[:SUSPECTS] if per_reading[b] >= np.median(per_reading)]
-        pairs = [(int(min(a, b)), int(max(a, b))) for a, b in combinations(worst, 2)]
+        # labels are mixed up among vessels that ran together; two campaigns differ in more than a label
+        batch = self.problem.vessel_batch
+        pairs = [(int(min(a, b)), int(max(a, b))) for a, b in combinations(worst, 2) if batch[a] == batch[b]]
         tried = [(a, b, "readings") for a, b in pairs]
         tried += [(a, b, "clones") for a, b in pairs if self.clone[a] != self.clone[b]]
         found = self._tried([self._exchanged(*t) for t in tried])

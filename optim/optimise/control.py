@@ -12,6 +12,7 @@ from optim.optimise.interior import Found, InteriorOptions, solve
 from optim.process.control import ControlProblem
 
 FEASIBLE = 1e-6  # largest relative violation of a limit, anywhere along the path, that counts as met
+BARRIERS = (0.1, 1.0, 0.01, 0.001)  # first mu from which a start that is given is followed
 COARSE = 30  # intervals that are enough to find which optimum it is
 RESTART = 1e-3  # mu from which a solution on a coarse grid is continued
 REPAIR = 1e-5  # mu from which one is continued that breaks a limit between two nodes
@@ -77,16 +78,20 @@ def maximise(
 ) -> ControlOptimum:
     """Best value from `options.starts` random starts and, if given, scaled decisions `first` [F, D], which come first.
 
+    Each of those given is followed from several first values of mu, and counts as so many starts.
+
     Raises `InfeasibleError`, which names the limits in conflict, when no start ends with all limits met.
     """
     options = options or ControlOptions()
     coarse = coarser(problem)
     starts = random_starts(coarse, options.starts, options.seed)
+    barrier = np.full(len(starts), options.interior.barrier)
     if first is not None:
-        given = resampled(problem, coarse, np.atleast_2d(first))
+        given = np.repeat(resampled(problem, coarse, np.atleast_2d(first)), len(BARRIERS), axis=0)
         starts = np.concatenate([given, starts])
+        barrier = np.concatenate([np.resize(BARRIERS, len(given)), barrier])
     scale = _scale(coarse, starts)
-    found = solve(coarse, starts, options.interior, scale, progress=progress)
+    found = solve(coarse, starts, options.interior, scale, barrier=barrier, progress=progress)
     joined, iterations = found.joined, found.iterations
     if coarse is not problem:
         found = _continue(problem, resampled(coarse, problem, found.w), found, options, scale, RESTART, None, progress)

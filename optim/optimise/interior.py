@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from optim.errors import Status
 from optim.process.control import ControlProblem, Path
 
 TRIALS = 16  # halvings of a step before it is given up
@@ -59,6 +60,7 @@ class Lanes:
     stretch: np.ndarray  # [L] of steps along directions of negative curvature
     iterations: np.ndarray
     stay: np.ndarray  # [L] iterations at this mu
+    failed: np.ndarray  # [L] status of the last trial, 0 where it could be simulated
     message: np.ndarray  # empty while running
     joined: np.ndarray  # [L] the lane that it goes on as; itself as long as it goes by itself
 
@@ -148,7 +150,7 @@ def _begin(
     return Lanes(
         w, s, -run.value / scale, c, list(run.paths), mu[:, None] / s, mu[:, None] / w, mu[:, None] / (1.0 - w), mu,
         np.ones(count), np.full(count, np.nan), np.ones(count), np.zeros(count, int),
-        np.zeros(count, int), message, np.arange(count),
+        np.zeros(count, int), np.zeros(count, int), message, np.arange(count),
     )  # fmt: skip
 
 
@@ -219,12 +221,10 @@ class _System:
         diagonal = np.arange(self.w.shape[1])
         matrix[:, diagonal, diagonal] += self.low / self.w + self.high / (1.0 - self.w)
         self.downhill = -(gradient - self.mu / self.w + self.mu / (1.0 - self.w))
-        right = self.downhill + np.einsum("lrd,lr->ld", jacobian, self.mu / self.s - self.sigma * (self.c - self.s))
         # in units in which the diagonal is one
         self.size = 1.0 / np.sqrt(np.maximum(np.abs(matrix[:, diagonal, diagonal]), 1e-8))
         scaled = 0.5 * (matrix + np.swapaxes(matrix, 1, 2)) * self.size[:, :, None] * self.size[:, None]
         self.value, self.vector = np.linalg.eigh(scaled)
-        self.along = np.einsum("lde,ld->le", self.vector, self.size * right)
         # directions in which the function bends down are followed; along those a quadratic model knows no length:
         # where the last such step was good, the next is longer
         self.turned = (self.value < SMALLEST_CURVATURE).any(axis=1)
@@ -232,15 +232,18 @@ class _System:
         stretch = lanes.stretch[at][:, None]
         self.bend = np.where(self.value < SMALLEST_CURVATURE, bend / stretch, bend)
 
-    def steps(self) -> _Steps:
-        """Newton's, whole."""
-        w = self.size * np.einsum("lde,le->ld", self.vector, self.along / self.bend)
-        s = np.einsum("lrd,ld->lr", self.jacobian, w) + self.c - self.s
-        keep = np.maximum(0.99, 1.0 - self.mu[:, 0])
-        longest = np.minimum.reduce(
-            [_longest(self.w, w, keep), _longest(1.0 - self.w, -w, keep), _longest(self.s, s, keep)]
-        )
-        return _Steps(w, s, longest)
+    def steps(self, rows: np.ndarray | None = None, apart: np.ndarray | None = None) -> _Steps:
+        """Newton's, whole, of some rows; `apart` is how far margins and slacks are from each other."""
+        at = np.arange(len(self.w)) if rows is None else rows
+        jacobian, s = self.jacobian[at], self.s[at]
+        apart = self.c[at] - s if apart is None else apart
+        pull = self.downhill[at] + np.einsum("lrd,lr->ld", jacobian, self.mu[at] / s - self.sigma[at] * apart)
+        along = np.einsum("lde,ld->le", self.vector[at], self.size[at] * pull)
+        w = self.size[at] * np.einsum("lde,le->ld", self.vector[at], along / self.bend[at])
+        ds = np.einsum("lrd,ld->lr", jacobian, w) + apart
+        keep = np.maximum(0.99, 1.0 - self.mu[at, 0])
+        inside = [_longest(self.w[at], w, keep), _longest(1.0 - self.w[at], -w, keep), _longest(s, ds, keep)]
+        return _Steps(w, ds, np.minimum.reduce(inside))
 
     def slope(self, steps: _Steps, rows: np.ndarray | None = None) -> np.ndarray:
         """Of the merit along the steps; not above 0."""
@@ -287,43 +290,61 @@ def _search(
     """Halve each lane's step until it improves the merit, and take it with its multipliers."""
     whole = system.steps()
     alpha = whole.longest.copy()
-    weights = np.abs(system.nu).max(axis=1, initial=0.0)
+    weights = np.abs(system.mu / system.s - system.sigma * whole.s).max(axis=1, initial=0.0)
     system.rho = lanes.rho[at] = np.maximum(lanes.rho[at], 1.5 * weights)
     before = _merit(lanes, at, lanes.f[at], lanes.c[at], lanes.w[at], lanes.s[at])
-    waiting = np.ones(len(at), bool)
-    for trial in range(TRIALS):
-        wait = np.flatnonzero(waiting)
-        if not len(wait):
-            break
-        lane, steps, share = at[wait], _Steps(*(x[wait] for x in whole)), alpha[wait, None]
-        w = system.w[wait] + share * steps.w
+    slope = system.slope(whole)
+
+    def tried(rows: np.ndarray, steps: _Steps, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Go a share of the steps [rows], where that improves the merit; whether it did, and what is left apart."""
+        lane = at[rows]
+        w = system.w[rows] + share[:, None] * steps.w
         run = problem.run(w)
         f, c, good = -run.value / scale, run.margins - reserve[lane], run.status == 0
+        straight = system.s[rows] + share[:, None] * steps.s
         # a margin that is inside is its own slack: what is feasible stays feasible, whatever the linear model said
-        inside = good[:, None] & (c > INSIDE * system.s[wait])
-        s = np.where(inside, c, system.s[wait] + share * steps.s)
+        s = np.where(good[:, None] & (c > INSIDE * system.s[rows]), c, straight)
         merit = _merit(lanes, lane, f, c, w, s)
-        allowed = before[wait] + SUFFICIENT * alpha[wait] * system.slope(steps, wait)
+        allowed = before[rows] + SUFFICIENT * share * slope[rows]
         allowed += ROUND_OFF * np.maximum(1.0, np.abs(lanes.f[lane]))
         taken = good & np.isfinite(merit) & (merit <= allowed)
-        rows = wait[taken]
-        multipliers = system.multipliers(_Steps(*(x[taken] for x in steps)), rows)
-        for name, value in zip(("nu", "low", "high"), multipliers, strict=True):
-            getattr(lanes, name)[at[rows]] = value
+        new = system.multipliers(_Steps(*(x[taken] for x in steps)), rows[taken])
+        for name, value in zip(("nu", "low", "high"), new, strict=True):
+            getattr(lanes, name)[lane[taken]] = value
         for name, value in (("w", w), ("s", s), ("f", f), ("c", c)):
-            getattr(lanes, name)[at[rows]] = value[taken]
+            getattr(lanes, name)[lane[taken]] = value[taken]
         for i in np.flatnonzero(taken):
             lanes.paths[lane[i]] = run.paths[i]
-        good_length = system.turned[rows] & (trial == 0)
-        stretch = lanes.stretch[at[rows]]
-        lanes.stretch[at[rows]] = np.where(good_length, STRETCH * stretch, np.maximum(1.0, stretch / STRETCH**2))
-        waiting[rows] = False
-        alpha[wait[~taken]] *= 0.5
+        lanes.failed[lane] = np.where(good, 0, run.status)
+        return taken, np.where(good[:, None], c - straight, np.nan)
+
+    waiting = np.ones(len(at), bool)
+    for trial in range(TRIALS):
+        rows = np.flatnonzero(waiting)
+        if not len(rows):
+            break
+        taken, apart = tried(rows, _Steps(*(x[rows] for x in whole)), alpha[rows])
+        stretch = lanes.stretch[at[rows[taken]]]
+        good_length = system.turned[rows[taken]] & (trial == 0)
+        lanes.stretch[at[rows[taken]]] = np.where(good_length, STRETCH * stretch, np.maximum(1.0, stretch / STRETCH**2))
+        waiting[rows[taken]] = False
+        alpha[rows[~taken]] *= 0.5
+        bent = ~taken & np.isfinite(apart).all(axis=1) & (np.abs(apart).max(axis=1, initial=0.0) > 0.0)
+        if trial == 0 and bent.any():
+            # a limit that bends away from its tangent: aim again at where it was found to be
+            rows = rows[bent]
+            left = alpha[rows, None] * 2.0 * (system.c[rows] - system.s[rows]) + apart[bent]
+            second = system.steps(rows, left)
+            waiting[rows[tried(rows, second, second.longest)[0]]] = False
     _centre(lanes, at, np.where(waiting, 1.0, DUAL_RANGE))
     # where no step is good enough, the barrier problem is solved as well as it can be
     stuck = at[waiting & (lanes.message[at] == "")]
     lanes.stretch[stuck] = 1.0
-    lanes.message[stuck[lanes.mu[stuck] <= least]] = "no step improves it any more"
+    for i in stuck[lanes.mu[stuck] <= least]:
+        lanes.message[i] = "no step improves it any more"
+        if lanes.failed[i]:
+            code = Status(int(lanes.failed[i]))
+            lanes.message[i] += f", and steps ahead cannot be simulated: {code.name.lower()}; {code.remedy}"
     lanes.mu[stuck] = np.maximum(least, 0.1 * lanes.mu[stuck])
 
 
