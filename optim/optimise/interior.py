@@ -245,11 +245,10 @@ class _System:
         inside = [_longest(self.w[at], w, keep), _longest(1.0 - self.w[at], -w, keep), _longest(s, ds, keep)]
         return _Steps(w, ds, np.minimum.reduce(inside))
 
-    def slope(self, steps: _Steps, rows: np.ndarray | None = None) -> np.ndarray:
+    def slope(self, steps: _Steps) -> np.ndarray:
         """Of the merit along the steps; not above 0."""
-        at = np.arange(len(self.w)) if rows is None else rows
-        found = -(self.downhill[at] * steps.w).sum(axis=1) - (self.mu[at] / self.s[at] * steps.s).sum(axis=1)
-        found -= self.rho[at] * np.abs(self.c[at] - self.s[at]).sum(axis=1)
+        found = -(self.downhill * steps.w).sum(axis=1) - (self.mu / self.s * steps.s).sum(axis=1)
+        found -= self.rho * np.abs(self.c - self.s).sum(axis=1)
         return np.asarray(np.minimum(found, 0.0))
 
     def multipliers(self, steps: _Steps, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
