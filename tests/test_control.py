@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import ROOT
-from models import Inert, Monod
+from models import Inert, Monod, Undefined
 
 from optim.errors import ConfigError, InfeasibleError
 from optim.optimise.control import ControlOptions, coarser, maximise, random_starts, resampled
@@ -128,6 +128,9 @@ def test_bad_problems_are_refused():
         ({"profiles": (Profile("a", 0.0, 0.2), Profile("b", 0.0, 0.1))}, "two profiles"),
         ({"hours": (10.0, 5.0)}, "in order"),
         ({"intervals": 0}, "nothing to optimise"),
+        ({"initial": np.array([0.1])}, r"initial: expected 2 values in a row \(X, S\), not shape \(1,\)"),
+        ({"composition": np.array([10.0])}, "composition: expected 2 values"),
+        ({"parameters": np.zeros(3)}, r"parameters: expected 2 values in a row \(k, Ks\)"),
     ):
         with pytest.raises(ConfigError, match=words):
             problem(**change)
@@ -135,6 +138,29 @@ def test_bad_problems_are_refused():
         Profile("feed", -0.1, 0.1)
     with pytest.raises(ConfigError, match="no scale"):
         Limit("x", lambda c, v: v, "max", 0.0)
+
+
+def test_a_start_of_the_wrong_size_is_refused():
+    with pytest.raises(ConfigError, match="expected 7 scaled decisions per start"):
+        maximise(problem(), ControlOptions(1), np.zeros(6))
+
+
+def test_what_did_not_converge_says_so():
+    p = problem(limits=(VOLUME,))
+    found = maximise(p, ControlOptions(2, interior=InteriorOptions(max_iterations=2)))
+    assert not found.success
+    assert found.message == "iterations used up"
+    assert not found.optima
+    assert maximise(p, ControlOptions(2)).success
+
+
+def test_what_cannot_be_simulated_is_no_number():
+    p = problem(Undefined())
+    with np.errstate(all="ignore"), pytest.raises(InfeasibleError, match="no start could be simulated"):
+        maximise(p, ControlOptions(2))
+    run = p.run(np.full((1, p.size), 0.5))
+    assert np.isnan(run.value[0])
+    assert run.status[0] != 0
 
 
 def test_a_finer_grid_keeps_what_a_coarse_one_feeds():

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optim.data.dataset import Dataset, Measurements, Run
-from optim.data.raw import files_hash, read_table
+from optim.data.dataset import Dataset, Run
+from optim.data.raw import dataset_of, read_table
 from optim.errors import BadCell, DatasetError
 
 FILE = "vicell_vcd_viability.csv"
@@ -71,26 +71,7 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
         for hours, vcd, viability in sorted(zip(own["Hours"], own["Total_VCD"], own["Viability"], strict=True)):
             rows.append((len(runs) - 1, float(hours), "vcd", float(vcd)))
             rows.append((len(runs) - 1, float(hours), "viability", float(viability) / 100.0))
-    return Dataset(
-        name=source["name"],
-        description=source["description"],
-        organism=source["organism"],
-        citation=source["citation"],
-        licence=source["licence"],
-        simulated=False,
-        content_hash=files_hash(source["files"]),
-        runs=tuple(runs),
-        measurements=Measurements(
-            run=np.array([r[0] for r in rows], dtype=int),
-            time_h=np.array([r[1] for r in rows]),
-            variable=tuple(r[2] for r in rows),
-            value=np.array([r[3] for r in rows]),
-            censored=("",) * len(rows),
-            replicate=("",) * len(rows),
-        ),
-        media={MEDIUM: {}},
-        notes=(*NOTES, *_incomplete(table)),
-    )
+    return dataset_of(source, runs, rows, media={MEDIUM: {}}, notes=(*NOTES, *_incomplete(table)))
 
 
 def _check(table: pd.DataFrame) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optim.data.dataset import Dataset, Event, Measurements, Run
-from optim.data.raw import files_hash, read_table
+from optim.data.dataset import Dataset, Event, Run
+from optim.data.raw import dataset_of, read_table
 
 CONTROL_STEP_H = 0.25
 WITHDRAWAL_L = 0.004  # smaller drops of the on-line volume are rounding of the scales
@@ -60,23 +60,10 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
                 rows.append((len(runs) - 1, float(row["t"]), variable, float(row[column])))
     media: dict[str, dict[str, float]] = {"induced_broth": {}, "base": {}}
     media |= {f"feed_{name}": {"glycerol": float(c)} for name, c in feed_glycerol.items()}
-    return Dataset(
-        name=source["name"],
-        description=source["description"],
-        organism=source["organism"],
-        citation=source["citation"],
-        licence=source["licence"],
-        simulated=False,
-        content_hash=files_hash(source["files"]),
-        runs=tuple(runs),
-        measurements=Measurements(
-            run=np.array([r[0] for r in rows], dtype=int),
-            time_h=np.array([r[1] for r in rows]),
-            variable=tuple(r[2] for r in rows),
-            value=np.array([r[3] for r in rows]),
-            censored=("",) * len(rows),
-            replicate=("",) * len(rows),
-        ),
+    return dataset_of(
+        source,
+        runs,
+        rows,
         media=media,
         notes=(
             f"sampling_points.csv row {OUTLIER_ROW} (DoE1_R3, 10.35 h) left out: the authors dropped it as an outlier",

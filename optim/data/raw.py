@@ -1,13 +1,16 @@
-"""What adapters of public sets share: reading a raw table, and one hash over its files."""
+"""What adapters of public sets share: reading a raw table, one hash over its files, and the dataset they make."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from optim.data.dataset import Dataset, Measurements, Run
 from optim.errors import DatasetError
 
 
@@ -29,3 +32,33 @@ def files_hash(files: Mapping[str, object]) -> str:
     for file in sorted(files):
         digest.update(file.encode() + b"\0" + str(files[file]).encode())
     return digest.hexdigest()
+
+
+def dataset_of(
+    source: Mapping[str, Any],
+    runs: Sequence[Run],
+    rows: Sequence[tuple[int, float, str, float]],
+    media: dict[str, dict[str, float]],
+    notes: tuple[str, ...],
+) -> Dataset:
+    """The measured dataset of a source; `rows` are (place of the run, time in h, variable, value)."""
+    return Dataset(
+        name=source["name"],
+        description=source["description"],
+        organism=source["organism"],
+        citation=source["citation"],
+        licence=source["licence"],
+        simulated=False,
+        content_hash=files_hash(source["files"]),
+        runs=tuple(runs),
+        measurements=Measurements(
+            run=np.array([r[0] for r in rows], dtype=int),
+            time_h=np.array([r[1] for r in rows]),
+            variable=tuple(r[2] for r in rows),
+            value=np.array([r[3] for r in rows]),
+            censored=("",) * len(rows),
+            replicate=("",) * len(rows),
+        ),
+        media=media,
+        notes=notes,
+    )

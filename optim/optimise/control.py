@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from optim.errors import InfeasibleError
+from optim.errors import ConfigError, InfeasibleError
 from optim.optimise.interior import Found, InteriorOptions, solve
 from optim.process.control import ControlProblem
 
@@ -50,13 +50,18 @@ class StartReport:
 
 @dataclass(frozen=True)
 class ControlOptimum:
-    """The best profiles found, and all starts."""
+    """The best profiles found, and all starts.
+
+    All limits are met. `success` is False where the best start did not converge: `message` says why it ended.
+    """
 
     controls: np.ndarray  # [N, profiles]
     hours: float
     value: float
     violation: float
     kkt: float
+    success: bool
+    message: str
     binding: tuple[str, ...]
     starts: tuple[StartReport, ...]
 
@@ -87,6 +92,8 @@ def maximise(
     starts = random_starts(coarse, options.starts, options.seed)
     barrier = np.full(len(starts), options.interior.barrier)
     if first is not None:
+        if np.shape(first)[-1:] != (problem.size,):
+            raise ConfigError(f"first: expected {problem.size} scaled decisions per start, not shape {np.shape(first)}")
         given = np.repeat(resampled(problem, coarse, np.atleast_2d(first)), len(BARRIERS), axis=0)
         starts = np.concatenate([given, starts])
         barrier = np.concatenate([np.resize(BARRIERS, len(given)), barrier])
@@ -97,7 +104,8 @@ def maximise(
         found = _continue(problem, resampled(coarse, problem, found.w), found, options, scale, RESTART, None, progress)
         iterations = iterations + found.iterations
     problem, found, between, more = _within_limits(problem, found, options, scale, progress)
-    violation = np.array([np.max(-b, initial=0.0) if len(b) else np.nan for b in between])
+    violation = np.array([np.max(-b, initial=0.0) for b in between])
+    violation[~np.isfinite(found.value)] = np.nan
     success = found.success & (violation <= FEASIBLE)
     reports = tuple(
         StartReport(
@@ -119,6 +127,8 @@ def maximise(
         float(found.value[best]),
         float(violation[best]),
         float(found.kkt[best]),
+        bool(success[best]),
+        found.message[best],
         tuple(limit.name for limit, near in zip(problem.limits, close, strict=True) if near),
         reports,
     )
@@ -136,7 +146,7 @@ def _message(message: str, violation: float) -> str:
 def random_starts(problem: ControlProblem, count: int, seed: int) -> np.ndarray:
     """Scaled decisions [count, D]: independent values in every interval, under a level of their own for every start.
 
-    A start that cannot be simulated is drawn toward the middle of its range until it can.
+    A start that cannot be simulated is drawn toward a steady quarter of every range until it can.
     """
     if not count:
         return np.zeros((0, problem.size))
@@ -148,7 +158,6 @@ def random_starts(problem: ControlProblem, count: int, seed: int) -> np.ndarray:
         failed = problem.run(w).status != 0
         if not failed.any():
             break
-        w[failed, :profiles] = 0.5 * (w[failed, :profiles] + w[failed, :profiles].mean(axis=1, keepdims=True))
         w[failed, :profiles] = 0.5 * (w[failed, :profiles] + 0.25)
     return w
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optim.errors import ConfigError
+from optim.errors import ConfigError, Status
 from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.schedule.grid import Actions, IntervalGrid, bucket
 from optim.simulate.balance import Vessel, amounts, concentrations
@@ -133,6 +133,15 @@ class ControlProblem:
     parts: int = 1  # of every interval, at whose ends limits along the path are checked
 
     def __post_init__(self) -> None:
+        species, names = self.model.names(), self.model.Parameters._fields
+        for key, found, wanted in (
+            ("initial", np.shape(self.initial), (len(species),)),
+            ("composition", np.shape(self.composition)[1:], (len(species),)),
+            ("parameters", np.shape(self.parameters), (len(names),)),
+        ):
+            if found != wanted:
+                of = ", ".join(names if key == "parameters" else species)
+                raise ConfigError(f"{key}: expected {wanted[0]} values in a row ({of}), not shape {found}")
         low, high = self.hours
         if not 0.0 < low <= high:
             raise ConfigError(f"hours: the duration must be above 0 and its bounds in order, not {low}..{high}")
@@ -216,9 +225,10 @@ class ControlProblem:
             for a, b, nodes in zip(cut[:-1], cut[1:], states, strict=True)
         ]
         good = (status == 0) & np.isfinite(value) & np.isfinite(margins).all(axis=1)
-        return Run(np.where(good, value, np.nan), margins, np.where(good, status, np.maximum(status, 1)), paths)
+        status = np.where((status == 0) & ~good, int(Status.NON_FINITE), status)
+        return Run(np.where(good, value, np.nan), margins, status, paths)
 
-    def _record(self, controls: np.ndarray, hours: np.ndarray, integrator: Integrator | None = None) -> Recorded:
+    def _record(self, controls: np.ndarray, hours: np.ndarray) -> Recorded:
         lanes, n = len(hours), self.pieces
         controls = np.repeat(controls, self.parts, axis=1)
         grid = bucket(n)
@@ -238,7 +248,7 @@ class ControlProblem:
         full = self._width(lanes)
         whole = jax.tree.map(lambda a: np.concatenate([a, np.repeat(a[-1:], full - lanes, axis=0)]), whole)
         found = _recorded(
-            self.model, integrator or self.integrator, self._parameters, self.initial, self.volume_l,
+            self.model, self.integrator, self._parameters, self.initial, self.volume_l,
             self.composition, whole,
         )  # fmt: skip
         march = jax.tree.map(lambda a: np.asarray(a)[:lanes], found.march)

@@ -51,7 +51,7 @@ def one(name: str, intervals: int, starts: int) -> dict:
     return {
         "problem": name, "intervals": intervals, "value": value, "violation": violation, "hours": best.hours,
         "kkt": best.kkt, "own": best.value, "naive": naive_value, "naive_violation": naive_violation,
-        "naive_success": bool(alone.starts[0].success), "values": [s.value for s in ended],
+        "success": best.success, "naive_success": alone.success, "values": [s.value for s in ended],
         "failed": len(best.starts) - len(ended), "optima": list(best.optima), "cold": cold, "cold_cpu": cold_cpu,
         "warm": warm, "warm_cpu": warm_cpu, "naive_warm": alone_warm, "binding": list(best.binding),
         "iterations": [s.iterations for s in best.starts], "peer": case.peer.get(intervals),
@@ -90,8 +90,9 @@ def main() -> None:
             known = max(v for v in (r["value"], r["peer"], r["naive"], peer and peer["value"]) if v is not None)
             share = np.mean(np.array(r["values"] + [-np.inf] * r["failed"]) >= known * (1 - 1e-3))
             against = "" if r["peer"] is None else f"{100 * (r['value'] / r['peer'] - 1):+.4f} %"
+            loose = "" if r["success"] and r["naive_success"] else " (not converged)"
             row = (
-                f"| {name} | {n} | {r['value']:.6g} | {against} | {max(r['violation'], 0.0):.1e} | "
+                f"| {name}{loose} | {n} | {r['value']:.6g} | {against} | {max(r['violation'], 0.0):.1e} | "
                 f"{100 * (r['naive'] / known - 1):+.3f} % | {share:.2f} | {r['failed']} | "
                 f"{r['cold']:.1f} / {r['cold_cpu']:.1f} | {r['warm']:.1f} / {r['warm_cpu']:.1f} |"
             )
