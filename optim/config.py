@@ -199,24 +199,21 @@ def build_process(
     d = cfg.design
     equations = kinetics(cfg.model.kinetics)
     observed = observable_names(equations, build_table(cfg.model, equations))
-    composition = dict(d.feed_composition) or dataset.media.get(d.feed_id)
-    if composition is None:
-        raise ConfigError(
-            f"design.feed_id: dataset '{dataset.name}' has no medium '{d.feed_id}'."
-            f"{nearest(d.feed_id, dataset.media)} Known: {', '.join(dataset.media)}"
-        )
+    feeds = {d.feed_id: equations.feed(_stock("feed_id", d.feed_id, dict(d.feed_composition), dataset))}
+    for name, holds in d.further_feeds.items():
+        feeds[name] = equations.feed(_stock("further_feeds", name, dict(holds), dataset))
     if d.medium_id not in dataset.media:
         raise ConfigError(
             f"design.medium_id: dataset '{dataset.name}' has no medium '{d.medium_id}'."
             f"{nearest(d.medium_id, dataset.media)} Known: {', '.join(dataset.media)}"
         )
-    feeds = [equations.feed(composition)]
     if d.second_feed_ratio > 0.0:
-        feeds.append(equations.feed({}))
+        feeds["base"] = equations.feed({})
     start = equations.initial(dataset.media[d.medium_id], d.inoculum_vcd_1e6_per_ml, dict(d.initial))
     samples: list[float] = []
     if d.sample_every_h:
         samples = list(np.arange(0.0, d.sample_until_h + 1e-9, d.sample_every_h))
+    components = _components(d, equations)
     design = Design(
         decisions=_decisions(d, hold or {}),
         start_volume_l=cfg.vessel.start_volume_ml / 1000.0,
@@ -226,29 +223,84 @@ def build_process(
         node_step_h=d.node_step_h,
         sample_times_h=tuple(float(t) for t in samples),
         sample_volume_l=cfg.vessel.sample_volume_ml / 1000.0,
-        n_feeds=len(feeds),
+        feeds=tuple(feeds),
         second_feed_ratio=d.second_feed_ratio,
+        do_percent=d.do_percent,
+        kla_per_h=d.kla_per_h,
+        inoculum_vcd=d.inoculum_vcd_1e6_per_ml,
+        inoculum_species=tuple(equations.names().index(name) for name in equations.inoculum_species),
+        components=components,
     )
+    book = book_from_mapping(_plain(cfg.cost))
     return ProcessProblem(
         model=equations,
         design=design,
-        book=book_from_mapping(_plain(cfg.cost)),
+        book=book,
         constraints=tuple(Constraint(name=n, **row) for n, row in _plain(cfg.constraints)["limits"].items()),
-        objective=maximise or cfg.objective.maximise,
+        objective=_objective(cfg, book, maximise),
         product="titre" if "titre" in observed else "product",
         observed=observed,
         initial=np.array([start[name] for name in equations.names()]),
-        feeds=np.array(feeds),
+        feeds=np.array(list(feeds.values())),
         integrator=_integrator(cfg, equations),
     )
 
 
+def _objective(cfg: DictConfig, book: Any, maximise: str | None) -> Any:
+    from optim.process.objective import Market, Objective
+
+    o = cfg.objective
+    market = None
+    if o.market is not None:
+        m = o.market
+        market = Market(m.price_eur_per_g, m.demand_g_per_year, m.suite_days_per_year, book.turnaround_h)
+    mix = () if maximise else tuple((str(name), float(weight)) for name, weight in o.mix.items())
+    return Objective(maximise or o.maximise, mix, market)
+
+
+def _stock(key: str, name: str, holds: dict[str, float], dataset: Dataset) -> Any:
+    """What a feed holds: as configured, or as the dataset says."""
+    if holds or name in dataset.media:
+        return holds or dataset.media[name]
+    raise ConfigError(
+        f"design.{key}: dataset '{dataset.name}' has no medium '{name}'.{nearest(name, dataset.media)} "
+        f"Known: {', '.join(dataset.media)}"
+    )
+
+
+def _components(d: DictConfig, equations: Any) -> tuple[Any, ...]:
+    """The components of media that are decisions, as species of the model."""
+    from optim.process.design import Component
+
+    found = {}
+    known = dict.fromkeys(n for s in equations.species if s.dilutes for n in (s.component, s.name) if n)
+    for name, row in d.decisions.items():
+        if not row.component:
+            continue
+        places = [i for i, s in enumerate(equations.species) if row.component in (s.component, s.name)]
+        if len(places) != 1:
+            raise ConfigError(
+                f"design.decisions.{name}.component: the model has no '{row.component}'."
+                f"{nearest(row.component, known)} Known: {', '.join(known)}"
+            )
+        (i,) = places
+        base, per = 0.0, 1.0
+        if equations.species[i].component == row.component:  # media may count in another unit than the model
+            base = equations.feed({})[i]
+            per = equations.feed({row.component: 1.0})[i] - base
+        found[row.component] = Component(row.component, i, base, per)
+    return tuple(found.values())
+
+
 def _decisions(d: DictConfig, hold: dict[str, float]) -> tuple[Any, ...]:
     from optim.process.design import Decision
+    from optim.units import VARIABLES
 
     rows = []
     for name, row in _plain(d)["decisions"].items():
         times = row.pop("times_h")
+        if row["component"] in VARIABLES:
+            row["component_unit"] = VARIABLES[row["component"]].unit
         if name in hold:
             row["lower"], row["upper"] = hold[name] - 1e-9, hold[name] + 1e-9
             row["platform"] = hold[name]

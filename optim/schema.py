@@ -94,6 +94,8 @@ class DecisionConfig:
     platform: Any = MISSING  # a number, or one per time
     resolution: float = 0.0
     times_h: list[float] = field(default_factory=list)  # one decision per time
+    feed: str = ""  # which feed or stock; '' = that of the design
+    component: str = ""  # of a medium or feed, where that is what is chosen
 
 
 @dataclass
@@ -104,9 +106,12 @@ class DesignConfig:
     inoculum_vcd_1e6_per_ml: Optional[float] = None
     initial: dict[str, float] = field(default_factory=dict)  # first sample of a microbial process, by variable
     feed_composition: dict[str, float] = field(default_factory=dict)  # canonical units; empty: the dataset's feed
+    further_feeds: dict[str, dict[str, float]] = field(default_factory=dict)  # compositions; empty: the dataset's
     second_feed_ratio: float = 0.0
     temperature_c: float = MISSING
     ph: float = 7.0
+    do_percent: Optional[float] = None
+    kla_per_h: Optional[float] = None
     end_h: float = MISSING
     node_step_h: float = 24.0
     sample_every_h: Optional[float] = None
@@ -168,8 +173,19 @@ class CaseConfig:
 
 
 @dataclass
+class MarketConfig:
+    price_eur_per_g: float = MISSING
+    demand_g_per_year: float = MISSING
+    suite_days_per_year: float = MISSING
+    source: str = MISSING
+    verified: bool = MISSING
+
+
+@dataclass
 class ObjectiveConfig:
     maximise: str = "yield_per_cost"
+    mix: dict[str, float] = field(default_factory=dict)  # further objectives by weight; that of `maximise` is 1
+    market: Optional[MarketConfig] = None  # what profit needs
     also: dict[str, CaseConfig] = field(default_factory=dict)
 
 

@@ -128,7 +128,7 @@ def rank(s: Session, result: FitResult | None = None) -> Ranking:
         def truth(clone: str, x: np.ndarray) -> float:
             named = known[""] | known[clone]
             p = np.array([[named[n] for n in problem.model.Parameters._fields]])
-            return float(np.exp(problem.evaluate(x[None], p).objective[0]))
+            return float(problem.objective.natural(problem.evaluate(x[None], p).objective[0]))
 
     about = _about(s, problem, result, dataset)
     ranking = rank_clones(problem, ensembles, _options(s.cfg), about, truth, s.progress)

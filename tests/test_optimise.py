@@ -13,7 +13,7 @@ from optim.optimise.optimise import About, optimise, rank
 from optim.optimise.outcome import outcome
 from optim.optimise.solve import OptimiseOptions, best, kkt_residual, solve, start_points
 from optim.process.design import Decision
-from optim.process.problem import Constraint, Evaluation
+from optim.process.problem import Constraint, Evaluation, Slopes
 from optim.simulate.march import Integrator
 
 FEW = OptimiseOptions(starts=3, rank_starts=1, max_iterations=40, tolerance=1e-7)
@@ -35,13 +35,14 @@ class Known:
         self.design = _Box(rows, np.array(lower), np.array(upper), np.zeros(2))
         self.bad = bad
 
-    def derivatives(self, x, p):
+    def derivatives(self, x, p, prices=None):
         f = -((x[:, 0] - 3.0) ** 2) - (x[:, 1] - 1.0) ** 2
         g = np.stack([-2.0 * (x[:, 0] - 3.0), -2.0 * (x[:, 1] - 1.0)], axis=1)
         margins = (2.0 - x.sum(axis=1))[:, None]
         status = (x[:, 0] > 4.0).astype(int) if self.bad else np.zeros(len(x), int)
         f = np.where(status == 0, f, np.nan)
-        return Evaluation(f, margins, np.zeros((len(x), 1)), status), g, -np.ones((len(x), 1, 2))
+        slopes = Slopes(g, -np.ones((len(x), 1, 2)), np.zeros((len(x), 1, 2)))
+        return Evaluation(f, margins, np.zeros((len(x), 1)), status), slopes
 
 
 def test_a_known_constrained_optimum_is_found_from_every_start():
@@ -100,7 +101,7 @@ def small_design(screen):
     """Two decisions, so that a grid of processes is an oracle."""
     keep = ["shift_temperature", "harvest"]
     drop = [f"~design.decisions.{n}" for n in ("feed_volume", "shift_time")]
-    problem = build_process(compose(drop), screen)
+    problem = build_process(compose([*drop, "design.decisions.shift_temperature.kind=temperature"]), screen)
     assert [d.name for d in problem.design.decisions] == keep
     return problem
 
@@ -172,7 +173,7 @@ def test_an_estimate_that_fails_is_an_error(small_design, published):
 
 
 def test_what_lies_outside_the_screen_says_so(small_design, published):
-    ranges = {"harvest": (0.0, 200.0), "shift_temperature": (31.0, 35.0)}
+    ranges = {"harvest": (0.0, 200.0), "temperature": (31.0, 35.0)}
     found = outcome(small_design, "platform", np.array([33.0, 336.0]), published, "feed_a", ranges)
     flags = {d.name: d.outside_screened for d in found.decisions}
     assert flags == {"shift_temperature": False, "harvest": True}

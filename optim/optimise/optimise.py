@@ -13,7 +13,7 @@ from optim.kinetics.base import AbstractKineticModel
 from optim.optimise.outcome import Ranges, constraint_values, outcome
 from optim.optimise.result import Interval, Optimum, RankedClone, Ranking, SolveReport
 from optim.optimise.solve import FEASIBLE, OptimiseOptions, Progress, Solution, best, solve, start_points
-from optim.process.problem import METRICS, ProcessProblem
+from optim.process.problem import ProcessProblem
 
 DISTINCT = 0.1  # of a decision's span: processes that differ by less count as one
 NEWCOMER = "population"  # stands for a clone or campaign that has not been seen
@@ -81,7 +81,7 @@ def optimise(
         objective=problem.metric,
         optimum=optimum,
         baseline=baseline,
-        starts=tuple(_report(s) for s in found),
+        starts=tuple(_report(problem, s) for s in found),
         model=r.model,
         dataset=r.dataset,
         dataset_hash=r.dataset_hash,
@@ -89,21 +89,21 @@ def optimise(
         seed=about.seed,
         vessel_volume_l=problem.design.start_volume_l,
         production_volume_l=problem.book.production_volume_l,
-        history=_history(found[: options.starts]),
+        history=_history(problem, found[: options.starts]),
         notes=tuple(notes),
     )
 
 
-def _history(found: list[Solution]) -> tuple[float, ...]:
+def _history(problem: ProcessProblem, found: list[Solution]) -> tuple[float, ...]:
     """Best feasible metric over all starts after each evaluation."""
     longest = max(len(s.history) for s in found)
     padded = [np.pad(s.history, (0, longest - len(s.history)), mode="edge") for s in found if s.history]
     best_so_far = np.fmax.reduce(np.array(padded), axis=0)
-    return tuple(float(v) for v in np.exp(best_so_far))
+    return tuple(float(v) for v in problem.objective.natural(best_so_far))
 
 
-def _report(s: Solution) -> SolveReport:
-    value = float(np.exp(s.objective)) if np.isfinite(s.objective) else float("nan")
+def _report(problem: ProcessProblem, s: Solution) -> SolveReport:
+    value = float(problem.objective.natural(np.array(s.objective))) if np.isfinite(s.objective) else float("nan")
     return SolveReport(s.start, value, s.max_violation, s.kkt, s.iterations, s.success, s.message)
 
 
@@ -177,7 +177,7 @@ def rank(
     r = about.result
     return Ranking(
         objective=problem.metric,
-        unit=METRICS[problem.metric],
+        unit=problem.metrics[problem.metric],
         rows=tuple(rows),
         model=r.model,
         dataset=r.dataset,
@@ -220,5 +220,5 @@ def _finite(values: np.ndarray) -> np.ndarray:
 def _metric(problem: ProcessProblem, x: np.ndarray, ensembles: dict[str, np.ndarray], clones: list[str]) -> np.ndarray:
     """The maximised metric, [C, E], NaN for a member that failed."""
     e = problem.evaluate(x, np.concatenate([ensembles[c] for c in clones]))
-    values = np.where(e.status == 0, np.exp(e.objective), np.nan)
+    values = np.where(e.status == 0, problem.objective.natural(e.objective), np.nan)
     return values.reshape(len(clones), -1)

@@ -15,7 +15,7 @@ from optim.optimise.result import (
     Series,
 )
 from optim.process.cost import DRIVERS, Harvest
-from optim.process.problem import METRICS, ProcessProblem, Trace
+from optim.process.problem import ProcessProblem, Trace
 from optim.units import VARIABLES, display
 
 Ranges = dict[str, tuple[float, float]]
@@ -38,7 +38,7 @@ def outcome(
     good = trace.status == 0
     metrics = {
         key: Interval.of(trace.metrics[good, i])
-        for i, key in enumerate(METRICS)
+        for i, key in enumerate(problem.metrics)
         if np.isfinite(trace.metrics[good, i]).all()
     }
     return ProcessOutcome(
@@ -47,7 +47,7 @@ def outcome(
         actions=actions(problem, x, feed),
         trajectory=_series(problem, trace, good),
         metrics=metrics,
-        metric_units={key: METRICS[key] for key in metrics},
+        metric_units={key: problem.metrics[key] for key in metrics},
         cost_items=bill(problem, Harvest(*(np.asarray(v)[0] for v in trace.harvest))),
         currency=problem.book.currency,
         constraints=constraint_values(problem, trace, good),

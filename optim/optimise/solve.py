@@ -7,13 +7,16 @@ solver decides, exact derivatives come from one compiled batch, and no start wai
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize, nnls
 from scipy.stats import qmc
 
+from optim.process.design import Design
+from optim.process.objective import LESS_IS_BETTER
 from optim.process.problem import ProcessProblem
 
 Progress = Callable[[str], None]
@@ -51,7 +54,7 @@ class Solution:
 class _Rendezvous:
     """Collects one point from every live lane, evaluates them together, hands the answers back."""
 
-    def __init__(self, evaluate: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]], x0: np.ndarray):
+    def __init__(self, evaluate: Callable[[np.ndarray, np.ndarray], tuple[Any, ...]], x0: np.ndarray):
         self._evaluate = evaluate  # (points, their lanes) -> answers
         self._x = x0.copy()
         self._lanes = len(x0)
@@ -102,38 +105,100 @@ class _Rendezvous:
                 self._turn.notify_all()
 
 
+class Bounds(NamedTuple):
+    """Bounds of the decisions of every lane, [L, D], in their units: a lane may hold or restrict some of them."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+
+
+@dataclass(frozen=True)
+class Floor:
+    """A metric of the whole batch that must be at least as good as `level` [L], one per lane."""
+
+    metric: str
+    level: np.ndarray
+
+
 def solve(
     problem: ProcessProblem,
     starts: np.ndarray,
     parameters: np.ndarray,
     options: OptimiseOptions,
     progress: Progress = lambda text: None,
+    bounds: Bounds | None = None,
+    floors: tuple[Floor, ...] = (),
+    prices: np.ndarray | None = None,
 ) -> list[Solution]:
-    """Maximise from every start. starts [L, D] in the decisions' units, parameters [L, P], one row per lane.
+    """Maximise from every start. starts [L, D] in the decisions' units, parameters [L, P], prices [L, I], row per lane.
 
     Returns one solution per lane, in order; none is dropped. `success` is False for one that did not converge, is not
     feasible, or could not be simulated.
     """
-    low, span = problem.design.lower, problem.design.upper - problem.design.lower
-    unit = np.clip((starts - low) / span, 0.0, 1.0)
 
-    def evaluate(z: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, ...]:
-        e, g, j = problem.derivatives(low + span * z, parameters[lanes])
+    def evaluate(x: np.ndarray, lanes: np.ndarray) -> Answers:
+        e, slopes = problem.derivatives(x, parameters[lanes], None if prices is None else prices[lanes])
         good = (e.status == 0) & np.isfinite(e.objective)
-        # a point that cannot be simulated is worse than any other to the line search; it is never returned as a result
-        f = np.where(good, -e.objective, 1e3)
-        c = np.where(good[:, None], e.margins, -1e3)
-        gradient = np.where(good[:, None], -g * span, 0.0)
-        jacobian = np.where(good[:, None, None], j * span, 0.0)
-        return f, np.nan_to_num(gradient), np.nan_to_num(c, nan=-1e3), np.nan_to_num(jacobian), good
+        margins, jacobian = [e.margins], [slopes.margins]
+        for floor in floors:
+            i = list(problem.metrics).index(floor.metric)
+            sign = -1.0 if floor.metric in LESS_IS_BETTER else 1.0
+            scale = np.abs(floor.level[lanes])
+            margins.append((sign * (e.metrics[:, i] - floor.level[lanes]) / scale)[:, None])
+            jacobian.append(sign * slopes.metrics[:, i : i + 1] / scale[:, None, None])
+        return Answers(
+            e.objective, slopes.objective, np.concatenate(margins, axis=1), np.concatenate(jacobian, axis=1), good
+        )
 
-    meeting = _Rendezvous(evaluate, unit)
+    return search(evaluate, starts, problem.design, options, progress, bounds)
+
+
+class Answers(NamedTuple):
+    """What is known of lanes L: the objective to maximise, its gradient, margins to keep >= 0, their Jacobian.
+
+    Lanes may have margins of different number: then those two are lists. `good` says whether a lane was simulated.
+    """
+
+    objective: np.ndarray  # [L]
+    gradient: np.ndarray  # [L, D]
+    margins: Sequence[np.ndarray] | np.ndarray  # [L][R]
+    jacobian: Sequence[np.ndarray] | np.ndarray  # [L][R, D]
+    good: np.ndarray  # [L]
+
+
+def search(
+    evaluate: Callable[[np.ndarray, np.ndarray], Answers],
+    starts: np.ndarray,
+    design: Design,
+    options: OptimiseOptions,
+    progress: Progress = lambda text: None,
+    bounds: Bounds | None = None,
+) -> list[Solution]:
+    """`solve` for any question about decisions x [L, D]: `evaluate(x, lanes)` answers for the lanes it names."""
+    low, span = design.lower, design.upper - design.lower
+    wide = bounds or Bounds(np.tile(design.lower, (len(starts), 1)), np.tile(design.upper, (len(starts), 1)))
+    floor, roof = np.clip((wide.lower - low) / span, 0.0, 1.0), np.clip((wide.upper - low) / span, 0.0, 1.0)
+    unit = np.clip((starts - low) / span, floor, roof)
+
+    def ask(z: np.ndarray, lanes: np.ndarray) -> tuple[Any, ...]:
+        a = evaluate(low + span * z, lanes)
+        # a point that cannot be simulated is worse than any other to the line search; it is never returned as a result
+        f = np.where(a.good, -a.objective, 1e3)
+        gradient = np.nan_to_num(np.where(a.good[:, None], -a.gradient * span, 0.0))
+        c = [
+            np.nan_to_num(m if ok else np.full(m.shape, -1e3), nan=-1e3)
+            for m, ok in zip(a.margins, a.good, strict=True)
+        ]
+        jacobian = [np.nan_to_num(j * span if ok else 0.0 * j) for j, ok in zip(a.jacobian, a.good, strict=True)]
+        return f, gradient, c, jacobian, a.good
+
+    meeting = _Rendezvous(ask, unit)
     meeting.rounds_done = lambda n: progress(f"optimise: {len(unit)} starts, evaluation {n}")
     found: list[Solution | None] = [None] * len(unit)
 
     def work(lane: int) -> None:
         try:
-            found[lane] = _slsqp(meeting, lane, unit[lane], options, low, span)
+            found[lane] = _slsqp(meeting, lane, unit[lane], (floor[lane], roof[lane]), options, low, span)
         except RuntimeError:
             pass  # the error is raised once, by the thread that evaluates
         finally:
@@ -149,12 +214,19 @@ def solve(
 
 
 def _slsqp(
-    meeting: _Rendezvous, lane: int, z0: np.ndarray, options: OptimiseOptions, low: np.ndarray, span: np.ndarray
+    meeting: _Rendezvous,
+    lane: int,
+    z0: np.ndarray,
+    bounds: tuple[np.ndarray, np.ndarray],
+    options: OptimiseOptions,
+    low: np.ndarray,
+    span: np.ndarray,
 ) -> Solution:
     known: dict[bytes, tuple[np.ndarray, ...]] = {}
     kept: list[np.ndarray] = []  # the best feasible point seen: a solve that is cut short is never worse than its start
     lowest = np.inf
     history: list[float] = []
+    floor, roof = bounds
 
     def at(z: np.ndarray) -> tuple[np.ndarray, ...]:
         nonlocal lowest
@@ -172,13 +244,13 @@ def _slsqp(
         lambda z: float(at(z)[0]),
         z0,
         jac=lambda z: at(z)[1],
-        bounds=[(0.0, 1.0)] * len(z0),
+        bounds=list(zip(floor, roof, strict=True)),
         constraints=[{"type": "ineq", "fun": lambda z: at(z)[2], "jac": lambda z: at(z)[3]}] if at(z0)[2].size else [],
         method="SLSQP",
         options={"maxiter": options.max_iterations, "ftol": options.tolerance},
     )
-    z = np.clip(result.x, 0.0, 1.0)
-    z = np.where(z < SNAP, 0.0, np.where(z > 1.0 - SNAP, 1.0, z))  # a volume of 1e-16 mL is no volume
+    z = np.clip(result.x, floor, roof)
+    z = np.where(z < floor + SNAP, floor, np.where(z > roof - SNAP, roof, z))  # a volume of 1e-16 mL is no volume
     f, gradient, c, jacobian, good = at(z)
     violation = float(np.max(-c, initial=0.0))
     feasible = violation <= FEASIBLE
@@ -197,7 +269,7 @@ def _slsqp(
         x=low + span * z,
         objective=float(-f) if good else float("nan"),
         max_violation=violation if good else float("nan"),
-        kkt=kkt_residual(z, gradient, c, jacobian) if good else float("nan"),
+        kkt=kkt_residual(z, gradient, c, jacobian, floor, roof) if good else float("nan"),
         iterations=int(result.nit),
         success=bool(good and feasible and result.status == 0),
         message=message,
@@ -205,11 +277,18 @@ def _slsqp(
     )
 
 
-def kkt_residual(z: np.ndarray, gradient: np.ndarray, margins: np.ndarray, jacobian: np.ndarray) -> float:
+def kkt_residual(
+    z: np.ndarray,
+    gradient: np.ndarray,
+    margins: np.ndarray,
+    jacobian: np.ndarray,
+    floor: np.ndarray | float = 0.0,
+    roof: np.ndarray | float = 1.0,
+) -> float:
     """Norm of what is left of the gradient after the best non-negative multipliers of active constraints and bounds."""
     rows = [jacobian[margins <= ACTIVE]]
-    rows.append(np.eye(len(z))[z <= ACTIVE])
-    rows.append(-np.eye(len(z))[z >= 1.0 - ACTIVE])
+    rows.append(np.eye(len(z))[z <= floor + ACTIVE])
+    rows.append(-np.eye(len(z))[z >= roof - ACTIVE])
     active = np.concatenate([r.reshape(-1, len(z)) for r in rows])
     if not len(active):
         return float(np.linalg.norm(gradient))

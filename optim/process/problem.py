@@ -14,6 +14,8 @@ from optim.errors import ConfigError, nearest
 from optim.kinetics.base import AbstractKineticModel
 from optim.process.cost import CostBook, Harvest
 from optim.process.design import Design
+from optim.process.drift import AS_PLANNED, Drift, lanes
+from optim.process.objective import METRICS, Objective
 from optim.schedule.grid import IntervalGrid, bucket
 from optim.schedule.schedule import to_grid
 from optim.simulate.balance import Vessel
@@ -22,30 +24,13 @@ from optim.simulate.march import Integrator
 from optim.simulate.simulate import Trajectory, observe, simulate
 from optim.types import Array
 
-METRICS: dict[str, str] = {
-    "yield_per_cost_g_per_eur": "g/EUR",
-    "cogs_eur_per_g": "EUR/g",
-    "released_g": "g per batch",
-    "cost_eur": "EUR per batch",
-    "titre_g_per_l": "g/L",
-    "space_time_yield_g_per_l_d": "g/L/d",
-    "harvest_h": "h",
-    "harvest_volume_l": "L per batch",
-    "product_per_biomass_g_per_g": "g/g",
-    "viability_at_harvest": "-",
-}
-# what may be maximised -> the metric it is
-OBJECTIVES = {
-    "yield_per_cost": "yield_per_cost_g_per_eur",
-    "titre": "titre_g_per_l",
-    "space_time_yield": "space_time_yield_g_per_l_d",
-    "product_per_biomass": "product_per_biomass_g_per_g",
-}
-
 
 @dataclass(frozen=True)
 class Constraint:
-    """variable <= limit (kind max) or >= limit (kind min), along the path or at the end. Volume is in mL."""
+    """variable <= limit (kind max) or >= limit (kind min), along the path or at the end. Volume is in mL.
+
+    `variable` is what the model predicts, `volume`, or (at the end) a metric of the whole batch.
+    """
 
     name: str
     variable: str
@@ -60,14 +45,32 @@ class Constraint:
         for key, value, allowed in (("kind", self.kind, ("max", "min")), ("where", self.where, ("path", "end"))):
             if value not in allowed:
                 raise ConfigError(f"constraints.{self.name}.{key}: {value!r} is not one of {', '.join(allowed)}")
+        if self.variable in METRICS and self.where != "end":
+            raise ConfigError(
+                f"constraints.{self.name}.where: {self.variable} is known at the end only; say where: end"
+            )
         if self.limit == 0.0:
             raise ConfigError(f"constraints.{self.name}.limit: 0 gives the constraint no scale; use a small number")
 
 
 class Evaluation(NamedTuple):
-    """Lanes L. Objective is the log of the metric to maximise; constraints are relative margins, met when >= 0."""
+    """Lanes L. Objective is what a solver maximises, see `Objective`; constraints are relative margins, met if >= 0."""
 
     objective: Array  # [L]
+    margins: Array  # [L, R]
+    metrics: Array  # [L, M], in the order of `ProcessProblem.metrics`
+    status: Array  # [L]
+
+
+class Slopes(NamedTuple):
+    """Derivatives of an `Evaluation` by the decisions."""
+
+    objective: Array  # [L, D]
+    margins: Array  # [L, R, D]
+    metrics: Array  # [L, M, D]
+
+
+class _Batch(NamedTuple):
     margins: Array  # [L, R]
     metrics: Array  # [L, len(METRICS)]
     status: Array  # [L]
@@ -91,9 +94,9 @@ class _Static(NamedTuple):
     design: Design
     book: _Hashed
     constraints: tuple[Constraint, ...]
-    objective: str
     product: str
     observed: tuple[str, ...]
+    retention: tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class ProcessProblem:
     design: Design
     book: CostBook
     constraints: tuple[Constraint, ...]
-    objective: str
+    objective: Objective
     product: str  # observed variable that is the product: titre or product
     observed: tuple[str, ...]
     initial: np.ndarray
@@ -112,49 +115,66 @@ class ProcessProblem:
     integrator: Integrator
 
     def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise ConfigError(
-                f"objective.maximise: unknown '{self.objective}'.{nearest(self.objective, OBJECTIVES)} "
-                f"Known: {', '.join(OBJECTIVES)}"
-            )
-        allowed = (*self.observed, "volume")
+        allowed = (*self.observed, "volume", *METRICS)
         for c in self.constraints:
             if c.variable not in allowed:
                 raise ConfigError(
                     f"constraints.{c.name}.variable: the model does not predict '{c.variable}'."
-                    f"{nearest(c.variable, allowed)} It predicts {', '.join(allowed)}"
+                    f"{nearest(c.variable, allowed)} It predicts {', '.join(self.observed)}; "
+                    f"a batch has {', '.join(('volume', *METRICS))}"
                 )
-        if self.objective == "product_per_biomass" and "biomass" not in self.observed:
+        if "product_per_biomass" in self.objective.names and "biomass" not in self.observed:
             raise ConfigError("objective.maximise: product_per_biomass needs a model with biomass")
 
     @property
     def static(self) -> _Static:
-        return _Static(
-            self.model, self.design, _Hashed(self.book), self.constraints, self.objective, self.product, self.observed
-        )
+        kept = None
+        if self.design.perfused:  # the device keeps cells and what is theirs
+            cells = self.model.inoculum_species
+            kept = tuple(float(s.name in cells or not s.dilutes) for s in self.model.species)
+        return _Static(self.model, self.design, _Hashed(self.book), self.constraints, self.product, self.observed, kept)
 
     @property
     def metric(self) -> str:
         """Name of the metric that is maximised."""
-        return OBJECTIVES[self.objective]
+        return self.objective.metric
 
-    def evaluate(self, x: np.ndarray, p: np.ndarray) -> Evaluation:
-        """x [L, D] decisions in their units, p [L, P] parameters in model order."""
-        return self._run(_evaluate, x, p)
+    @property
+    def metrics(self) -> dict[str, str]:
+        """Every metric of a process, with its unit."""
+        return self.objective.metrics
 
-    def derivatives(self, x: np.ndarray, p: np.ndarray) -> tuple[Evaluation, np.ndarray, np.ndarray]:
-        """`evaluate`, the gradient of the objective [L, D] and the Jacobian of the margins [L, R, D]."""
-        return self._run(_derivatives, x, p)
+    def evaluate(
+        self, x: np.ndarray, p: np.ndarray, prices: np.ndarray | None = None, drift: Drift = AS_PLANNED
+    ) -> Evaluation:
+        """x [L, D] decisions in their units, p [L, P] parameters in model order, prices [L, I] (default: the book's).
 
-    def trace(self, x: np.ndarray, p: np.ndarray) -> Trace:
-        """Trajectories of every lane."""
-        return self._run(_trace, x, p)
+        `drift` says what goes otherwise than planned; its numbers are scalars or one per lane.
+        """
+        return self._evaluation(self._run(_evaluate, x, p, prices, drift))
 
-    def _run(self, program: Any, x: np.ndarray, p: np.ndarray) -> Any:
-        static = self.static
+    def derivatives(self, x: np.ndarray, p: np.ndarray, prices: np.ndarray | None = None) -> tuple[Evaluation, Slopes]:
+        """`evaluate`, and its derivatives by the decisions."""
+        batch, slopes = self._run(_derivatives, x, p, prices, AS_PLANNED)
+        e = self._evaluation(batch)
+        metrics = self.objective.slopes(batch.metrics, slopes.metrics)
+        return e, Slopes(self.objective.slope_seen(e.metrics, metrics), slopes.margins, metrics)
+
+    def trace(self, x: np.ndarray, p: np.ndarray, prices: np.ndarray | None = None, drift: Drift = AS_PLANNED) -> Trace:
+        """Trajectories of every lane; arguments as in `evaluate`."""
+        trace: Trace = self._run(_trace, x, p, prices, drift)
+        return trace._replace(metrics=np.asarray(self.objective.complete(trace.metrics)))
+
+    def _evaluation(self, batch: _Batch) -> Evaluation:
+        metrics = np.asarray(self.objective.complete(batch.metrics))
+        return Evaluation(self.objective.seen(metrics), batch.margins, metrics, batch.status)
+
+    def _run(self, program: Any, x: np.ndarray, p: np.ndarray, prices: np.ndarray | None, drift: Drift) -> Any:
+        static, n = self.static, len(x)
+        paid = np.tile(self.book.prices(), (n, 1)) if prices is None else np.asarray(prices, float)
         return in_batches(
-            lambda a, b: program(static, a, b, self.initial, self.feeds, self.integrator),
-            (np.asarray(x, float), np.asarray(p, float)),
+            lambda *lane: program(static, *lane, self.initial, self.feeds, self.integrator),
+            (np.asarray(x, float), np.asarray(p, float), paid, lanes(drift, n)),
         )
 
 
@@ -172,11 +192,11 @@ class _Hashed:
         return isinstance(other, _Hashed) and other.key == self.key
 
 
-def _lane(s: Any, params: Any, grid: IntervalGrid, trajectory: Trajectory) -> Trace:
+def _lane(s: _Static, params: Any, prices: Array, grid: IntervalGrid, trajectory: Trajectory) -> Trace:
     seen = observe(s.model, params, trajectory, grid)
     last = grid.intervals
     harvest = _harvest(s, trajectory, seen, grid, last)
-    margins = _margins(s, trajectory, seen, grid, last)
+    metrics = _metrics(s, prices, harvest, seen, last)
     before = jnp.maximum(jnp.arange(grid.t.shape[0]) - 1, 0)
     return Trace(
         t=grid.t,
@@ -185,97 +205,126 @@ def _lane(s: Any, params: Any, grid: IntervalGrid, trajectory: Trajectory) -> Tr
         temperature=grid.actions.start.temperature[before],
         status=trajectory.status,
         harvest=harvest,
-        margins=margins,
-        metrics=_metrics(s, harvest, seen, last),
+        margins=_margins(s, trajectory, seen, metrics, grid, last),
+        metrics=jnp.stack([metrics[name] for name in METRICS]),
     )
 
 
-def _harvest(s: Any, trajectory: Trajectory, seen: dict[str, Array], grid: IntervalGrid, last: Array) -> Harvest:
-    scale = s.book.book.production_volume_l / s.design.start_volume_l
+def _harvest(s: _Static, trajectory: Trajectory, seen: dict[str, Array], grid: IntervalGrid, last: Array) -> Harvest:
+    book = s.book.book
+    scale = book.production_volume_l / s.design.start_volume_l
     length = grid.t[1:] - grid.t[:-1]
     a = grid.actions
-    flowed = jnp.sum(0.5 * (a.rate_start + a.rate_end) * length[:, None]) + jnp.sum(a.bolus)
+    flowed = jnp.sum(0.5 * (a.rate_start + a.rate_end) * length[:, None] + a.bolus, axis=0)  # [J]
     # samples are drawn for the laboratory, not from the production vessel: what they took is put back in proportion
     taken = jnp.sum(a.withdraw)
     volume = trajectory.volume[last]
+    titre = seen[s.product][last]
+    gathered, medium = volume + taken, jnp.zeros(())
+    if s.design.perfused:
+        # what left the vessel, through the device or with the bleed, is harvest too; only the device's holds product
+        gathered = s.design.start_volume_l + jnp.sum(flowed)
+        collected = jnp.zeros(())
+        for species in s.model.species:
+            if species.collected:
+                collected = collected + trajectory.collected[species.name][last]
+        titre = (titre * (volume + taken) + collected) / gathered
+        medium = jnp.sum(flowed[jnp.asarray(s.design.perfusion_feeds)])
     return Harvest(
-        basal_l=jnp.asarray(s.book.book.production_volume_l),
-        feed_l=flowed * scale,
+        basal_l=book.production_volume_l + medium * scale,
+        feed_l=(jnp.sum(flowed) - medium) * scale,
         culture_h=grid.t[last],
-        harvest_l=(volume + taken) * scale,
-        titre=seen[s.product][last],
+        harvest_l=gathered * scale,
+        titre=titre,
         viability=seen["viability"][last] if "viability" in seen else jnp.ones(()),
     )
 
 
-def _metrics(s: Any, h: Harvest, seen: dict[str, Array], last: Array) -> Array:
+def _metrics(s: _Static, prices: Array, h: Harvest, seen: dict[str, Array], last: Array) -> dict[str, Array]:
     book = s.book.book
     grams = book.released_g(h)
-    cost = jnp.sum(book.costs(jnp.asarray(book.prices()), h))
+    cost = jnp.sum(book.costs(prices, h))
     occupied = (h.culture_h + book.turnaround_h) / 24.0
     content = h.titre / seen["biomass"][last] if "biomass" in seen else jnp.full((), jnp.nan)
-    values = {
+    return {
         "yield_per_cost_g_per_eur": grams / cost,
         "cogs_eur_per_g": cost / grams,
         "released_g": grams,
         "cost_eur": cost,
         "titre_g_per_l": h.titre,
         "space_time_yield_g_per_l_d": grams / (h.harvest_l * occupied),
+        "productivity_g_per_d": grams / occupied,
         "harvest_h": h.culture_h,
         "harvest_volume_l": h.harvest_l,
         "product_per_biomass_g_per_g": content,
         "viability_at_harvest": h.viability,
     }
-    return jnp.stack([values[name] for name in METRICS])
 
 
-def _margins(s: Any, trajectory: Trajectory, seen: dict[str, Array], grid: IntervalGrid, last: Array) -> Array:
+def _margins(
+    s: _Static,
+    trajectory: Trajectory,
+    seen: dict[str, Array],
+    metrics: dict[str, Array],
+    grid: IntervalGrid,
+    last: Array,
+) -> Array:
     added = jnp.sum(grid.actions.bolus, axis=1) - grid.actions.withdraw
     volume = (trajectory.volume + jnp.append(added, 0.0)) * 1000.0  # mL, just after what is added at the node
     rows = []
     for c in s.constraints:
-        value = volume if c.variable == "volume" else seen[c.variable]
-        room = (c.limit - value) if c.kind == "max" else (value - c.limit)
-        rows.append(room / abs(c.limit) if c.where == "path" else room[last][None] / abs(c.limit))
+        if c.variable in METRICS:
+            value = metrics[c.variable][None]
+        else:
+            value = volume if c.variable == "volume" else seen[c.variable]
+            value = value if c.where == "path" else value[last][None]
+        rows.append(((c.limit - value) if c.kind == "max" else (value - c.limit)) / abs(c.limit))
     return jnp.concatenate(rows) if rows else jnp.zeros(0)
 
 
-def _objective(s: Any, trace: Trace) -> Array:
-    value = trace.metrics[..., list(METRICS).index(OBJECTIVES[s.objective])]
-    return jnp.log(jnp.maximum(value, 1e-30))
-
-
 @partial(jax.jit, static_argnums=0)
-def _trace(s: Any, x: Array, p: Array, initial: Array, feeds: Array, integrator: Integrator) -> Trace:
-    def gridded(x: Array) -> IntervalGrid:
-        schedule = s.design.schedule(x)
+def _trace(
+    s: _Static, x: Array, p: Array, prices: Array, drift: Drift, initial: Array, feeds: Array, integrator: Integrator
+) -> Trace:
+    def gridded(x: Array, drift: Drift) -> IntervalGrid:
+        schedule = drift.applied(s.design.schedule(x))
         return to_grid(schedule, bucket(schedule.times.shape[0]))[0]
 
-    lanes = x.shape[0]
-    grid = jax.vmap(gridded)(x)
+    n = x.shape[0]
+    cells = jnp.asarray([name in s.model.inoculum_species for name in s.model.names()])
+
+    def begun(x: Array, drift: Drift) -> Array:
+        first = s.design.initial(x, jnp.asarray(initial))
+        return jnp.where(cells, first * drift.inoculum, first)
+
+    grid = jax.vmap(gridded)(x, drift)
+    start = s.model.State(*jnp.moveaxis(jax.vmap(begun)(x, drift), -1, 0))
+    stocks = jax.vmap(lambda x, d: s.design.stocks(x, jnp.asarray(feeds)) * d.strength)(x, drift)
     params = s.model.Parameters(*(p[:, i] for i in range(len(s.model.Parameters._fields))))
-    start = s.model.State(*(jnp.full(lanes, initial[i]) for i in range(len(s.model.species))))
-    vessel = Vessel(jnp.broadcast_to(feeds, (lanes, *feeds.shape)))
-    volume = jnp.full(lanes, s.design.start_volume_l)
-    trajectory = simulate(s.model, params, start, volume, grid, vessel, integrator)
-    return jax.vmap(lambda p, g, t: _lane(s, p, g, t))(params, grid, trajectory)
+    kept = None if s.retention is None else jnp.broadcast_to(jnp.asarray(s.retention), (n, len(s.retention)))
+    volume = jnp.full(n, s.design.start_volume_l)
+    trajectory = simulate(s.model, params, start, volume, grid, Vessel(stocks, kept), integrator)
+    return jax.vmap(lambda p, c, g, t: _lane(s, p, c, g, t))(params, prices, grid, trajectory)
 
 
 @partial(jax.jit, static_argnums=0)
-def _evaluate(s: Any, x: Array, p: Array, initial: Array, feeds: Array, integrator: Integrator) -> Evaluation:
-    t = _trace(s, x, p, initial, feeds, integrator)
-    return Evaluation(_objective(s, t), t.margins, t.metrics, t.status)
+def _evaluate(
+    s: _Static, x: Array, p: Array, prices: Array, drift: Drift, initial: Array, feeds: Array, integrator: Integrator
+) -> _Batch:
+    t = _trace(s, x, p, prices, drift, initial, feeds, integrator)
+    return _Batch(t.margins, t.metrics, t.status)
 
 
 @partial(jax.jit, static_argnums=0)
 def _derivatives(
-    s: Any, x: Array, p: Array, initial: Array, feeds: Array, integrator: Integrator
-) -> tuple[Evaluation, Array, Array]:
+    s: _Static, x: Array, p: Array, prices: Array, drift: Drift, initial: Array, feeds: Array, integrator: Integrator
+) -> tuple[_Batch, _Batch]:
     def along(direction: Array) -> Any:
         there = (jnp.broadcast_to(direction, x.shape),)
-        value, slope = jax.jvp(lambda a: _evaluate(s, a, p, initial, feeds, integrator), (x,), there)
-        return value, slope.objective, slope.margins
+        value, slope = jax.jvp(lambda a: _evaluate(s, a, p, prices, drift, initial, feeds, integrator), (x,), there)
+        return value, slope.margins, slope.metrics
 
     # Directions outside, lanes inside: lanes stay the fastest axis of every array in the loop. The values do not depend
     # on the direction, so they are computed once for all.
-    return jax.vmap(along, out_axes=(None, -1, -1))(jnp.eye(x.shape[1], dtype=x.dtype))
+    value, margins, metrics = jax.vmap(along, out_axes=(None, -1, -1))(jnp.eye(x.shape[1], dtype=x.dtype))
+    return value, _Batch(margins, metrics, value.status)

@@ -1,0 +1,47 @@
+"""What may go otherwise than planned while a process runs: drifts of the plant, as numbers that may be traced."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from optim.schedule.schedule import Schedule
+from optim.types import Array
+
+
+class Drift(NamedTuple):
+    """Factors on volumes and concentrations, offsets of setpoints; each a scalar or one per lane."""
+
+    feed: Array  # factor on every volume and rate that goes in
+    strength: Array  # factor on what feeds hold
+    inoculum: Array  # factor on the cells at the start
+    temperature: Array  # degC, added
+    ph: Array  # added
+    delay: Array  # h by which everything done after time 0 comes late; harvest does not
+
+    def applied(self, s: Schedule) -> Schedule:
+        """The schedule as it is really carried out."""
+        late = jnp.where(s.times > 0.0, self.delay, 0.0)
+        return s._replace(
+            times=s.times + late,
+            bolus=s.bolus * self.feed,
+            rate_t=s.rate_t + jnp.where(s.rate_t > 0.0, self.delay, 0.0),
+            rate_start=s.rate_start * self.feed,
+            rate_end=s.rate_end * self.feed,
+            setpoint_t=s.setpoint_t + jnp.where(s.setpoint_t > 0.0, self.delay, 0.0),
+            setpoints=self._shifted(s.setpoints),
+            setpoints_end=None if s.setpoints_end is None else self._shifted(s.setpoints_end),
+        )
+
+    def _shifted(self, env):  # type: ignore[no-untyped-def]
+        return env._replace(temperature=env.temperature + self.temperature, ph=env.ph + self.ph)
+
+
+AS_PLANNED = Drift(1.0, 1.0, 1.0, 0.0, 0.0, 0.0)  # type: ignore[arg-type]
+
+
+def lanes(drift: Drift, n: int) -> Drift:
+    """The same drift in n lanes."""
+    return Drift(*(np.broadcast_to(np.asarray(v, float), (n,)) for v in drift))
