@@ -23,6 +23,8 @@ COMMANDS = {
     "place": "place new clones under the population of a fit, from their first days",
     "rank": "rank clones by the objective, each at its own optimised process",
     "optimise": "optimise the process of the chosen clone",
+    "stress": "what parameters, prices and drifts do to the optimum",
+    "pareto": "the trade-off between the objective and another one",
     "export": "turn the optimum into a recipe (JSON, CSV, HTML)",
     "doctor": "versions, devices, precision, cache, tracking address; says what is wrong",
 }

@@ -182,10 +182,30 @@ class MarketConfig:
 
 
 @dataclass
+class ExecutionConfig:
+    feed: float = 0.0  # standard deviation of the factor on all that goes in
+    strength: float = 0.0
+    inoculum: float = 0.0
+    temperature_c: float = 0.0
+    ph: float = 0.0
+    delay_h: float = 0.0
+
+
+@dataclass
+class RiskConfig:
+    measure: str = "nominal"  # nominal | expectation | cvar | quantile, over the parameter ensemble
+    tail: float = 0.2  # share of the worst parameter sets
+    chance: float = 0.0  # share of the parameter sets in which all limits are met at once; 0: at the estimate
+    members: int = 16  # scenarios used for the search (parameter sets, with errors of execution); others judge it
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)  # how exactly the plant does what is planned
+
+
+@dataclass
 class ObjectiveConfig:
     maximise: str = "yield_per_cost"
     mix: dict[str, float] = field(default_factory=dict)  # further objectives by weight; that of `maximise` is 1
     market: Optional[MarketConfig] = None  # what profit needs
+    risk: RiskConfig = field(default_factory=RiskConfig)
     also: dict[str, CaseConfig] = field(default_factory=dict)
 
 
@@ -212,6 +232,29 @@ class OptimiseConfig:
     rank_starts: int = 3
     max_iterations: int = 80
     tolerance: float = 1e-6
+
+
+@dataclass
+class ParetoConfig:
+    against: str = "culture_time"  # the objective that is traded against the one that is maximised
+    points: int = 9
+
+
+@dataclass
+class DriftConfig:
+    feed: float = 1.0  # factor on all that goes in
+    strength: float = 1.0  # factor on what feeds hold
+    inoculum: float = 1.0
+    temperature_c: float = 0.0  # added to every setpoint
+    ph: float = 0.0
+    delay_h: float = 0.0  # of everything done after time 0, harvest excepted
+    harvest_h: float = 0.0  # added
+    missed: str = ""  # a decision that is left out, or 'largest bolus'
+
+
+@dataclass
+class StressConfig:
+    drifts: dict[str, DriftConfig] = field(default_factory=dict)
 
 
 @dataclass
@@ -243,4 +286,6 @@ class Config:
     vessel: VesselConfig = field(default_factory=VesselConfig)
     integrator: IntegratorConfig = field(default_factory=IntegratorConfig)
     optimise: OptimiseConfig = field(default_factory=OptimiseConfig)
+    pareto: ParetoConfig = field(default_factory=ParetoConfig)
+    stress: StressConfig = field(default_factory=StressConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -35,12 +35,27 @@ from optim.optimise.optimise import NEWCOMER, About, parameter_sets
 from optim.optimise.optimise import optimise as optimise_process
 from optim.optimise.optimise import rank as rank_clones
 from optim.optimise.outcome import Ranges, outcome
+from optim.optimise.pareto import Front
+from optim.optimise.pareto import pareto as find_front
 from optim.optimise.result import Optimum, ProcessOutcome, Ranking
+from optim.optimise.robust import Risk
 from optim.optimise.solve import OptimiseOptions
+from optim.optimise.stress import Happening, Stress
+from optim.optimise.stress import stress as put_under_stress
+from optim.process.drift import Drift
 from optim.process.problem import ProcessProblem
 from optim.report import plots, terminal
-from optim.report.export import export_recipe, ranking_csv, trajectory_csv
+from optim.report.export import (
+    drifts_csv,
+    export_recipe,
+    front_csv,
+    influences_csv,
+    ranking_csv,
+    trajectory_csv,
+)
+from optim.report.plots_decision import drifts, front, robustness, tornado
 from optim.report.recipe import Provenance, Recipe, broken_limits, make_recipe, rounded_decisions
+from optim.report.terminal_process import front_lines, stress_lines
 from optim.session import Session, session
 
 # --- rank and optimise ------------------------------------------------------------------------------------------------
@@ -106,6 +121,13 @@ def screened_ranges(dataset: Dataset) -> Ranges:
     return ranges
 
 
+def _risk(cfg: DictConfig) -> Risk:
+    r = cfg.objective.risk
+    e = r.execution
+    execution = Drift(e.feed, e.strength, e.inoculum, e.temperature_c, e.ph, e.delay_h)
+    return Risk(r.measure, r.tail, r.chance, r.members, execution)
+
+
 def _options(cfg: DictConfig) -> OptimiseOptions:
     o = cfg.optimise
     if o.starts < 1 or o.rank_starts < 1:
@@ -151,7 +173,7 @@ def optimise(s: Session, result: FitResult | None = None, ranking: Ranking | Non
         ensemble = _ensembles(s, problem, result, (clone,))[clone]
         about = _about(s, problem, result, dataset)
         first = _ranked_process(problem, ranking, clone) if not case else None
-        optimum = optimise_process(problem, clone, ensemble, _options(s.cfg), about, first, s.progress)
+        optimum = optimise_process(problem, clone, ensemble, _options(s.cfg), about, first, s.progress, _risk(s.cfg))
         s.keep(optimum, _folder("optimum", case))
         found[case] = optimum
         _report_optimum(s, result, optimum, case)
@@ -195,6 +217,69 @@ def _report_optimum(s: Session, result: FitResult, o: Optimum, case: str) -> Non
     s.figure(plots.feeds(o), _folder("feeds", case))
     s.figure(plots.cost(o), _folder("cost", case))
     s.figure(plots.convergence(result, o), _folder("convergence", case))
+    if o.robustness:
+        s.figure(robustness(o), _folder("robustness", case))
+        last = o.robustness.rows[-1]
+        s.tracker.metrics({f"{prefix}/limits_met": last.met_seen, f"{prefix}/limits_met_held_out": last.met_held_out})
+
+
+def stress(s: Session) -> Stress:
+    """What parameters, prices and drifts do to the optimum; reads `out/fit` and `out/optimum`, writes `out/stress`."""
+    result, dataset, problem, optimum = _optimised(s)
+    ensemble = _ensembles(s, problem, result, (optimum.clone,))[optimum.clone]
+    x = np.array([d.value for d in optimum.optimum.decisions])
+    happenings = tuple(
+        Happening(
+            str(name),
+            Drift(d.feed, d.strength, d.inoculum, d.temperature_c, d.ph, d.delay_h),
+            d.harvest_h,
+            d.missed,
+        )
+        for name, d in s.cfg.stress.drifts.items()
+    )
+    about = _about(s, problem, result, dataset)
+    options = _options(s.cfg)
+    found = put_under_stress(
+        problem, optimum.clone, x, ensemble, happenings, options, result.simulated, about.notes, s.progress
+    )
+    s.keep(found, "stress")
+    s.lines(stress_lines(found))
+    s.table(drifts_csv(found), "drifts")
+    s.table(influences_csv(found), "influences")
+    s.figure(tornado(found), "tornado")
+    s.figure(drifts(found), "drifts")
+    return found
+
+
+def pareto(s: Session) -> Front:
+    """The trade-off between two objectives at the estimate; reads `out/fit` and `out/optimum`, writes `out/front`."""
+    result, dataset, problem, optimum = _optimised(s)
+    parameters = _ensembles(s, problem, result, (optimum.clone,))[optimum.clone][0]
+    about = _about(s, problem, result, dataset)
+    c = s.cfg.pareto
+    found = find_front(
+        problem, optimum.clone, c.against, parameters, c.points, _options(s.cfg), s.cfg.seed, result.simulated,
+        about.notes, s.progress,
+    )  # fmt: skip
+    s.keep(found, "front")
+    s.lines(front_lines(found))
+    s.table(front_csv(found), "front")
+    s.tracker.metrics({"front/hypervolume": found.hypervolume, "front/points": float(len(found.points))})
+    s.figure(front(found), "front")
+    return found
+
+
+def _optimised(s: Session) -> tuple[FitResult, Dataset, ProcessProblem, Optimum]:
+    """A fit and its optimum, as they lie in the output folder."""
+    result, optimum = load(FitResult, s.out / "fit"), load(Optimum, s.out / "optimum")
+    dataset = open_dataset(s.cfg.dataset.name)
+    problem = _problem(s, result, dataset)
+    if [d.name for d in problem.design.decisions] != [d.name for d in optimum.optimum.decisions]:
+        raise IncompatibleError(
+            f"{s.out / 'optimum'} has other decisions than the configured design ('{s.cfg.design.title}'); "
+            "run `optim optimise` with this one"
+        )
+    return result, dataset, problem, optimum
 
 
 # --- export, simulate, run ------------------------------------------------------------------------------------------
@@ -309,7 +394,22 @@ COMMANDS: dict[str, Callable[[Session], Any]] = {
     "place": place,
     "rank": rank,
     "optimise": optimise,
+    "stress": stress,
+    "pareto": pareto,
     "export": export,
 }
 
-__all__ = ["COMMANDS", "Session", "export", "fit", "optimise", "place", "rank", "run", "session", "simulate"]
+__all__ = [
+    "COMMANDS",
+    "Session",
+    "export",
+    "fit",
+    "optimise",
+    "pareto",
+    "place",
+    "rank",
+    "run",
+    "session",
+    "simulate",
+    "stress",
+]

@@ -11,11 +11,15 @@ from optim.errors import InfeasibleError
 from optim.fit.result import FitResult
 from optim.kinetics.base import AbstractKineticModel
 from optim.optimise.outcome import Ranges, constraint_values, outcome
-from optim.optimise.result import Interval, Optimum, RankedClone, Ranking, SolveReport
+from optim.optimise.result import Interval, Judged, Optimum, RankedClone, Ranking, Robustness, SolveReport
+from optim.optimise.robust import ESTIMATE, Risk, judge, solve_robust
 from optim.optimise.solve import FEASIBLE, OptimiseOptions, Progress, Solution, best, solve, start_points
+from optim.process.drift import Drift, executed
 from optim.process.problem import ProcessProblem
 
 DISTINCT = 0.1  # of a decision's span: processes that differ by less count as one
+HELD_OUT = 64  # scenarios, where they can be drawn
+ROBUST_STARTS = 2  # a robust search costs as much as its members
 NEWCOMER = "population"  # stands for a clone or campaign that has not been seen
 
 
@@ -52,10 +56,12 @@ def optimise(
     about: About,
     first: np.ndarray | None = None,
     progress: Progress = lambda text: None,
+    risk: Risk = ESTIMATE,
 ) -> Optimum:
     """Best process for one parameter ensemble [E, P], beside the platform process; `first` is an extra start.
 
-    Raises `InfeasibleError` that names the constraints no start could meet.
+    The best processes for the estimate that differ are where a robust search begins. Raises `InfeasibleError` that
+    names the constraints no start could meet, or says in how many parameter sets they can be met.
     """
     starts = start_points(problem, options.starts, about.seed)
     if first is not None:
@@ -64,10 +70,20 @@ def optimise(
     chosen = best(found)
     if chosen is None:
         raise InfeasibleError(_conflict(problem, found, ensemble[0]))
-    optimum = outcome(problem, "optimum", chosen.x, ensemble, about.feed, about.screened)
+    history, reports = _history(problem, found[: options.starts]), [_report(problem, s) for s in found]
+    x, robustness = chosen.x, None
+    if risk.on:
+        x, robustness, more = _robust(problem, found, ensemble, risk, options, about, progress)
+        reports += more
+    optimum = outcome(problem, "optimum", x, ensemble, about.feed, about.screened)
     baseline = outcome(problem, "platform", problem.design.platform, ensemble, about.feed, about.screened)
     notes = list(about.notes)
     outside = [d.name for d in optimum.decisions if d.outside_screened]
+    if robustness and robustness.rows[-1].met_held_out < risk.chance - 0.05:
+        notes.append(
+            f"all limits are met in {robustness.rows[-1].met_held_out:.0%} of the scenarios held out, asked were "
+            f"{risk.chance:.0%}: so few scenarios say too little; raise objective.risk.members (and fit.ensemble)"
+        )
     if outside:
         notes.append(f"outside the screened range, where the model extrapolates: {', '.join(outside)}")
     if optimum.failed_members:
@@ -81,7 +97,7 @@ def optimise(
         objective=problem.metric,
         optimum=optimum,
         baseline=baseline,
-        starts=tuple(_report(problem, s) for s in found),
+        starts=tuple(reports),
         model=r.model,
         dataset=r.dataset,
         dataset_hash=r.dataset_hash,
@@ -89,9 +105,57 @@ def optimise(
         seed=about.seed,
         vessel_volume_l=problem.design.start_volume_l,
         production_volume_l=problem.book.production_volume_l,
-        history=_history(problem, found[: options.starts]),
+        history=history,
         notes=tuple(notes),
+        robustness=robustness,
     )
+
+
+def _robust(
+    problem: ProcessProblem,
+    found: list[Solution],
+    ensemble: np.ndarray,
+    risk: Risk,
+    options: OptimiseOptions,
+    about: About,
+    progress: Progress,
+) -> tuple[np.ndarray, Robustness, list[SolveReport]]:
+    # where the plant errs, a scenario is a parameter set with a draw of its errors: sets may be drawn more than once
+    split = max(2, len(ensemble) // 2) if risk.errs else min(risk.members, len(ensemble))
+    used = risk.members if risk.errs else split
+    pool, held = np.resize(ensemble[:split], (used, ensemble.shape[1])), ensemble[split:]
+    if risk.errs and len(held):
+        held = np.resize(held, (max(HELD_OUT, used), ensemble.shape[1]))
+    starts = distinct(problem, found, ROBUST_STARTS)
+    drift = executed(risk.execution, used + len(held), about.seed)
+    seen_drift, held_drift = Drift(*(v[:used] for v in drift)), Drift(*(v[used:] for v in drift))
+    ends = solve_robust(problem, starts, pool, risk, options, progress, seen_drift)
+    safe = [end for end in ends if end.met >= risk.chance - 1e-9 and np.isfinite(end.solution.objective)]
+    if not safe:
+        top = max(end.met for end in ends)
+        raise InfeasibleError(
+            f"no process found meets all limits in {risk.chance:.0%} of {used} scenarios; the best one does in "
+            f"{top:.0%}. Ask for less (objective.risk.chance), widen the limits, or learn more of the clone first"
+        )
+    chosen = max(safe, key=lambda end: end.solution.objective).solution
+    judged = []
+    for name, x in (
+        ("platform", problem.design.platform),
+        ("nominal optimum", starts[0]),
+        ("robust optimum", chosen.x),
+    ):
+        seen, met = judge(problem, x, pool, risk, seen_drift)
+        later, met_later = judge(problem, x, held, risk, held_drift) if len(held) else (np.nan, np.nan)
+        judged.append(Judged(name, seen, later, met, met_later))
+    nominal = outcome(problem, "nominal optimum", starts[0], ensemble, about.feed, about.screened)
+    reports = []
+    for k, end in enumerate(ends):
+        s = end.solution
+        value = float(problem.evaluate(s.x[None], ensemble[:1]).metrics[0, list(problem.metrics).index(problem.metric)])
+        text = f"robust: {s.message}"
+        reports.append(SolveReport(len(found) + k, value, s.max_violation, s.kkt, s.iterations, s.success, text))
+    robustness = Robustness(risk.measure, risk.tail, risk.chance, used, len(held), tuple(judged), nominal)
+    return chosen.x, robustness, reports
 
 
 def _history(problem: ProcessProblem, found: list[Solution]) -> tuple[float, ...]:
@@ -203,13 +267,19 @@ def _scout(
     clone = max(at_platform, key=lambda c: np.nan_to_num(at_platform[c][0], nan=-np.inf))
     starts = start_points(problem, options.starts, seed)
     found = solve(problem, starts, np.tile(ensembles[clone][0], (len(starts), 1)), options, progress)
+    chosen = distinct(problem, found, options.rank_starts)
+    return chosen if len(chosen) else starts[: options.rank_starts]
+
+
+def distinct(problem: ProcessProblem, found: list[Solution], most: int) -> np.ndarray:
+    """The best processes that differ, best first, [at most `most`, D]; empty where no start is feasible."""
     span = problem.design.upper - problem.design.lower
     usable = [s for s in found if np.isfinite(s.objective) and s.max_violation <= FEASIBLE]
     chosen: list[np.ndarray] = []
     for s in sorted(usable, key=lambda s: -s.objective):
         if all(np.abs((s.x - x) / span).max() > DISTINCT for x in chosen):
             chosen.append(s.x)
-    return np.array(chosen[: options.rank_starts] or starts[: options.rank_starts])
+    return np.array(chosen[:most])
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -123,10 +123,37 @@ class SolveReport:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """One process over the parameter ensemble: the measure of risk, and the share of sets in which all limits are met.
+
+    `seen` is over the members that the search used, `held_out` over those that it did not (nan where there are none).
+    """
+
+    process: str
+    seen: float
+    held_out: float
+    met_seen: float
+    met_held_out: float
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """An optimum under uncertainty beside the one for the estimate alone."""
+
+    measure: str  # expectation | cvar | quantile; nominal where only the limits are to be safe
+    tail: float
+    chance: float
+    members: int  # scenarios used for the search: parameter sets, with errors of the plant where it makes some
+    held_out: int
+    rows: tuple[Judged, ...]
+    nominal: ProcessOutcome
+
+
+@dataclass(frozen=True)
 class Optimum:
     """The best process found for one clone, beside the process it is compared with."""
 
-    schema: ClassVar[str] = "optim.optimum/1"
+    schema: ClassVar[str] = "optim.optimum/2"
     made_by: ClassVar[str] = "optim optimise"
 
     clone: str
@@ -143,6 +170,7 @@ class Optimum:
     production_volume_l: float
     history: tuple[float, ...] = ()  # best feasible metric over all starts after each evaluation
     notes: tuple[str, ...] = field(default=())
+    robustness: Robustness | None = None  # where uncertainty was part of the question
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,22 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from optim.errors import ConfigError, nearest
-from optim.optimise.solve import FEASIBLE, Answers, OptimiseOptions, Progress, Solution, best, search
+from optim.optimise.solve import FEASIBLE, Answers, OptimiseOptions, Progress, Solution, search
+from optim.process.drift import AS_PLANNED, Drift
+from optim.process.drift import lanes as lanes_of
 from optim.process.objective import LESS_IS_BETTER
-from optim.process.problem import ProcessProblem
+from optim.process.problem import Evaluation, ProcessProblem
 
 MEASURES = ("nominal", "expectation", "cvar", "quantile")
 # Width of the step that decides who belongs to a tail, as a share of the spread between members: narrow against the
 # spread, wide enough that the measure has a derivative. Only the search sees it; measures are reported without.
 WIDTH = 0.05
 NEAR = 0.2  # margins of at most this are watched
-ROUNDS = 6
+STAGES = (0.5, 0.8, 1.0)  # of the chance, on the way to it
+ROUNDS = 7
+
+
+EXACT = Drift(*(0.0,) * len(Drift._fields))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Risk:
     tail: float = 0.2
     chance: float = 0.0
     members: int = 16
+    execution: Drift = EXACT  # standard deviations of what goes otherwise than planned; one draw per parameter set
 
     def __post_init__(self) -> None:
         if self.measure not in MEASURES:
@@ -54,6 +61,11 @@ class Risk:
             raise ConfigError(f"objective.risk.chance: {self.chance} is not a share from 0 to 1")
         if self.members < 2:
             raise ConfigError("objective.risk.members: needs at least 2 parameter sets")
+
+    @property
+    def errs(self) -> bool:
+        """Whether the plant does not do exactly what is planned."""
+        return any(self.execution)
 
     @property
     def on(self) -> bool:
@@ -89,17 +101,48 @@ class Risk:
         return float(edge - width * np.logaddexp(0.0, (edge - values) / width).sum() / whole), share / whole
 
 
+ESTIMATE = Risk()
+
+
+def judge(
+    problem: ProcessProblem, x: np.ndarray, ensemble: np.ndarray, risk: Risk, drift: Drift = AS_PLANNED
+) -> tuple[float, float]:
+    """The measure of the maximised metric over an ensemble [E, P], and the share of it in which all limits are met.
+
+    `drift` [E] is how the process is carried out in each member.
+
+    A member that fails is the worst of all for the measure where a tail counts, and meets no limit.
+    """
+    e = problem.evaluate(np.tile(x, (len(ensemble), 1)), ensemble, drift=drift)
+    good = e.status == 0
+    values = utility(problem, e.metrics)
+    values = np.where(good, values, np.min(values[good], initial=np.inf))
+    met = good & (e.margins >= -FEASIBLE).all(axis=1)
+    sign = -1.0 if problem.metric in LESS_IS_BETTER else 1.0
+    return sign * float(risk.of(values)), float(np.mean(met))
+
+
 def _around(values: np.ndarray, width: float) -> tuple[float, float]:
     return float(values.min()) - 40.0 * width, float(values.max()) + 40.0 * width
 
 
 @dataclass(frozen=True)
 class Robust:
-    """Where a robust search ended. `required` are the members in which it keeps all limits."""
+    """Where a robust search from one start ended, and in how large a share of the members it keeps all limits."""
 
-    solutions: list[Solution]
-    required: np.ndarray
-    rounds: int
+    solution: Solution
+    met: float
+
+
+@dataclass
+class _Lane:
+    """One start on its way: where it stands, the members it must keep all limits in, the margins it watches."""
+
+    x: np.ndarray
+    required: np.ndarray  # [K] members
+    watched: np.ndarray  # [2, n] (member, row)
+    best: Solution | None = None
+    met: float = 0.0
 
 
 def utility(problem: ProcessProblem, metrics: np.ndarray) -> np.ndarray:
@@ -115,67 +158,114 @@ def solve_robust(
     risk: Risk,
     options: OptimiseOptions,
     progress: Progress = lambda text: None,
-) -> Robust:
+    drift: Drift = AS_PLANNED,
+) -> list[Robust]:
     """Maximise the measure of risk over an ensemble [E, P] from every start [L, D], member 0 being the estimate.
 
-    Members that cannot be simulated at any start are left out (`required` never names them). A solution's objective is
-    the smooth measure divided by the metric's size at the first start; judge it by `Risk.of`.
+    Members that cannot be simulated at any start are left out. A chance is approached in stages, each from where the
+    one before ended; a start that cannot keep it ends with `success` False and what it could keep. Objectives are
+    those of the softened measure over the metric's size at the starts; judge a process by `Risk.of`. `drift` [E] is how
+    the process is carried out in each member.
     """
-    n, members = len(starts), len(ensemble)
-    first = problem.evaluate(np.repeat(starts, members, axis=0), np.tile(ensemble, (n, 1)))
-    able = np.flatnonzero((first.status.reshape(n, members) == 0).any(axis=0))
-    ensemble = ensemble[able]
-    members = len(able)
-    metric = list(problem.metrics).index(problem.metric)
-    sign = -1.0 if problem.metric in LESS_IS_BETTER else 1.0
-    size = float(np.nanmedian(np.abs(utility(problem, first.metrics)))) or 1.0
-    spread = np.nanstd(utility(problem, first.metrics).reshape(n, -1)[:, able] / size, axis=1)
-    width = WIDTH * max(float(np.nanmedian(spread)), 1e-9)
-    margins = first.margins.reshape(n, -1, first.margins.shape[-1])[:, able]
-    count = int(np.ceil(risk.chance * members - 1e-9)) if risk.chance > 0.0 else 0
-    required = [_required(m, count) for m in margins]
-    watched = [_near(m, r) for m, r in zip(margins, required, strict=True)]
-    points, found = starts, []
-    rounds = 0
-    while rounds < ROUNDS:
-        rounds += 1
+    members = _Members.able(problem, starts, ensemble, lanes_of(drift, len(ensemble)))
+    lanes = [_Lane(x, np.array([0]), np.zeros((2, 0), int)) for x in starts]
+    wanted = int(np.ceil(risk.chance * members.count - 1e-9)) if risk.chance > 0.0 else 0
+    stages = sorted({int(np.ceil(share * wanted)) for share in STAGES}) if wanted else [0]
+    margins = members.margins(np.array([lane.x for lane in lanes]))
+    stage, width = 0, members.width(starts)
+    for _ in range(ROUNDS):
+        for lane, m in zip(lanes, margins, strict=True):
+            lane.required = _required(m, stages[stage])
+            lane.watched = _join(lane.watched, _near(m, lane.required))
 
-        def evaluate(x: np.ndarray, lanes: np.ndarray, rows: list[np.ndarray] = watched) -> Answers:
-            e, s = problem.derivatives(np.repeat(x, members, axis=0), np.tile(ensemble, (len(x), 1)))
-            values = (sign * e.metrics[:, metric] / size).reshape(len(x), members)
-            slopes = (sign * s.metrics[:, metric] / size).reshape(len(x), members, -1)
-            m = e.margins.reshape(len(x), members, -1)
-            j = s.margins.reshape(*m.shape, -1)
-            good = (e.status.reshape(len(x), members) == 0).all(axis=1) & np.isfinite(values).all(axis=1)
-            judged = [risk.smooth(v, width) if ok else (np.nan, 0.0 * v) for v, ok in zip(values, good, strict=True)]
-            return Answers(
-                objective=np.array([value for value, _ in judged]),
-                gradient=np.einsum("le,led->ld", np.array([weights for _, weights in judged]), slopes),
-                margins=[m[i][tuple(rows[lane])] for i, lane in enumerate(lanes)],
-                jacobian=[j[i][tuple(rows[lane])] for i, lane in enumerate(lanes)],
-                good=good,
-            )
+        def evaluate(x: np.ndarray, at: np.ndarray) -> Answers:
+            return members.answers(x, risk, width, [lanes[i].watched for i in at])
 
-        found = search(evaluate, points, problem.design, options, progress)
-        points = np.array([s.x for s in found])
-        e = problem.evaluate(np.repeat(points, members, axis=0), np.tile(ensemble, (n, 1)))
-        m = e.margins.reshape(n, members, -1)
-        chosen = [_required(row, count) for row in m]
-        now = [
-            np.minimum(row[r].min(axis=1, initial=0.0).min(initial=0.0), 0.0) for row, r in zip(m, chosen, strict=True)
-        ]
-        found = [
-            replace(s, max_violation=max(0.0, float(-v))) if np.isfinite(s.objective) else s
-            for s, v in zip(found, now, strict=True)
-        ]
-        same = all(np.array_equal(a, b) for a, b in zip(chosen, required, strict=True))
-        if same and all(v >= -FEASIBLE for v in now):
+        found = search(evaluate, np.array([lane.x for lane in lanes]), problem.design, options, progress)
+        margins = members.margins(np.array([s.x for s in found]))
+        settled = True
+        for lane, s, m in zip(lanes, found, margins, strict=True):
+            lane.x = s.x
+            broken = float(max(0.0, -m[_required(m, stages[stage])].min(initial=0.0)))
+            met = float(np.mean(m.min(axis=1, initial=0.0) >= -FEASIBLE))
+            ok = np.isfinite(s.objective) and broken <= FEASIBLE
+            settled &= bool(ok and np.array_equal(_required(m, stages[stage]), lane.required))
+            s = replace(s, max_violation=broken, success=s.success and ok)
+            if lane.best is None or (met, s.objective) >= (min(lane.met, risk.chance), lane.best.objective):
+                lane.best, lane.met = s, met
+        if settled or stage < len(stages) - 1:
+            stage += 1
+        if stage == len(stages):
             break
-        required = chosen
-        watched = [_join(w, _near(row, r)) for w, row, r in zip(watched, m, required, strict=True)]
-    top = best(found)
-    place = found.index(top) if top is not None else 0
-    return Robust(found, able[required[place]], rounds)
+    return [_ended(lane, risk) for lane in lanes]
+
+
+def _ended(lane: _Lane, risk: Risk) -> Robust:
+    assert lane.best is not None
+    s = lane.best
+    if risk.chance > 0.0 and lane.met < risk.chance - 1e-9:
+        text = f"all limits are met in {lane.met:.0%} of the scenarios, not in {risk.chance:.0%}"
+        s = replace(s, success=False, message=text, max_violation=max(s.max_violation, risk.chance - lane.met))
+    return Robust(s, lane.met)
+
+
+@dataclass(frozen=True)
+class _Members:
+    """The process in every member of an ensemble [E, P]."""
+
+    problem: ProcessProblem
+    ensemble: np.ndarray
+    drift: Drift
+    size: float  # of the metric
+
+    @classmethod
+    def able(cls, problem: ProcessProblem, starts: np.ndarray, ensemble: np.ndarray, drift: Drift) -> _Members:
+        """Those that can be simulated at one start at least."""
+        every = cls(problem, ensemble, drift, 1.0)
+        e = every.evaluate(starts)
+        able = (e.status.reshape(-1, len(ensemble)) == 0).any(axis=0)
+        size = float(np.nanmedian(np.abs(utility(problem, e.metrics[e.status == 0]))))
+        return cls(problem, ensemble[able], Drift(*(v[able] for v in drift)), size or 1.0)
+
+    @property
+    def count(self) -> int:
+        return len(self.ensemble)
+
+    def evaluate(self, x: np.ndarray) -> Evaluation:
+        """At points [L, D]: lanes are members within points."""
+        n = len(x)
+        drift = Drift(*(np.tile(v, n) for v in self.drift))
+        return self.problem.evaluate(np.repeat(x, self.count, axis=0), np.tile(self.ensemble, (n, 1)), drift=drift)
+
+    def width(self, starts: np.ndarray) -> float:
+        """Over which the edge of a tail is softened."""
+        values = utility(self.problem, self.evaluate(starts).metrics).reshape(len(starts), -1)
+        return WIDTH * max(float(np.nanmedian(np.nanstd(values, axis=1))) / self.size, 1e-6)
+
+    def margins(self, x: np.ndarray) -> np.ndarray:
+        """Of all limits at points [L, D], [L, E, R]; those of a member that fails are -inf."""
+        e = self.evaluate(x)
+        m = np.where((e.status == 0)[:, None], np.nan_to_num(e.margins, nan=-np.inf), -np.inf)
+        return m.reshape(len(x), self.count, -1)
+
+    def answers(self, x: np.ndarray, risk: Risk, width: float, watched: list[np.ndarray]) -> Answers:
+        """What a search asks at points [L, D] with the margins [2, n] that each watches."""
+        n = len(x)
+        drift = Drift(*(np.tile(v, n) for v in self.drift))
+        e, s = self.problem.derivatives(np.repeat(x, self.count, axis=0), np.tile(self.ensemble, (n, 1)), drift=drift)
+        values = (utility(self.problem, e.metrics) / self.size).reshape(n, self.count)
+        slopes = (utility(self.problem, np.moveaxis(s.metrics, 1, -1)) / self.size).reshape(n, self.count, -1)
+        good = (e.status.reshape(n, self.count) == 0).all(axis=1) & np.isfinite(values).all(axis=1)
+        judged = [risk.smooth(v, width) if ok else (np.nan, 0.0 * v) for v, ok in zip(values, good, strict=True)]
+        margins = e.margins.reshape(n, self.count, -1)
+        jacobian = s.margins.reshape(*margins.shape, -1)
+        return Answers(
+            objective=np.array([value for value, _ in judged]),
+            gradient=np.einsum("le,led->ld", np.array([weights for _, weights in judged]), np.nan_to_num(slopes)),
+            margins=[m[tuple(w)] for m, w in zip(margins, watched, strict=True)],
+            jacobian=[j[tuple(w)] for j, w in zip(jacobian, watched, strict=True)],
+            good=good,
+        )
 
 
 def _required(margins: np.ndarray, count: int) -> np.ndarray:

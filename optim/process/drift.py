@@ -45,3 +45,14 @@ AS_PLANNED = Drift(1.0, 1.0, 1.0, 0.0, 0.0, 0.0)  # type: ignore[arg-type]
 def lanes(drift: Drift, n: int) -> Drift:
     """The same drift in n lanes."""
     return Drift(*(np.broadcast_to(np.asarray(v, float), (n,)) for v in drift))
+
+
+def executed(spread: Drift, n: int, seed: int) -> Drift:
+    """n lanes of ordinary execution, the first as planned: normal errors with the standard deviations of `spread`."""
+    z = np.random.default_rng(seed).standard_normal((len(spread), n))
+    z[:, 0] = 0.0
+    middle = np.array(AS_PLANNED, float)[:, None]
+    values = middle + np.array(spread, float)[:, None] * z
+    late = len(spread) - 1
+    values[late] = np.abs(values[late])  # what is done late is never early
+    return Drift(*values)

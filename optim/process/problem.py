@@ -153,9 +153,11 @@ class ProcessProblem:
         """
         return self._evaluation(self._run(_evaluate, x, p, prices, drift))
 
-    def derivatives(self, x: np.ndarray, p: np.ndarray, prices: np.ndarray | None = None) -> tuple[Evaluation, Slopes]:
+    def derivatives(
+        self, x: np.ndarray, p: np.ndarray, prices: np.ndarray | None = None, drift: Drift = AS_PLANNED
+    ) -> tuple[Evaluation, Slopes]:
         """`evaluate`, and its derivatives by the decisions."""
-        batch, slopes = self._run(_derivatives, x, p, prices, AS_PLANNED)
+        batch, slopes = self._run(_derivatives, x, p, prices, drift)
         e = self._evaluation(batch)
         metrics = self.objective.slopes(batch.metrics, slopes.metrics)
         return e, Slopes(self.objective.slope_seen(e.metrics, metrics), slopes.margins, metrics)

@@ -13,7 +13,9 @@ import pandas as pd
 from optim.artefact import whole_folder
 from optim.fit.placement import Placement
 from optim.fit.result import FitResult
+from optim.optimise.pareto import Front
 from optim.optimise.result import Optimum, Ranking, Series
+from optim.optimise.stress import Stress
 from optim.report.page import page
 from optim.report.recipe import Recipe
 
@@ -67,6 +69,27 @@ def ranking_csv(ranking: Ranking) -> str:
             row |= {f"{name}{ranking.objective}_{q}": getattr(value, q) for q in ("p05", "p50", "p95")}
         row |= {"probability_best": c.probability_best, "expected_loss": c.expected_loss, "truth": c.truth}
         rows.append(row | {"truth_rank": c.truth_rank, "message": c.message} | c.decisions)
+    return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+
+
+def drifts_csv(found: Stress) -> str:
+    """One row per drift."""
+    return str(pd.DataFrame([asdict(d) for d in found.drifts]).to_csv(index=False, lineterminator="\n"))
+
+
+def influences_csv(found: Stress) -> str:
+    """One row per end of a parameter's or price's range."""
+    rows = [
+        {"name": r.name, "kind": r.kind, "unit": r.unit, "at_estimate": r.value, "end": end} | asdict(side)
+        for r in found.influences
+        for end, side in (("low", r.low), ("high", r.high))
+    ]
+    return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+
+
+def front_csv(found: Front) -> str:
+    """One row per process of the front, its decisions in columns of their own."""
+    rows = [{found.first: p.first, found.second: p.second, "success": p.success} | p.decisions for p in found.points]
     return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
 
 

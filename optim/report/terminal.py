@@ -11,6 +11,7 @@ from optim.fit.placement import Placement
 from optim.fit.result import FitResult
 from optim.fit.score import r_squared
 from optim.optimise.result import Optimum, Ranking, Series
+from optim.report.terminal_process import robustness_lines
 
 NAN = float("nan")
 
@@ -128,7 +129,7 @@ def optimum_lines(o: Optimum) -> list[str]:
     lines += [f"    {text}" for text in grouped.values()]
     active = [c.name for c in o.optimum.constraints if c.active]
     lines.append(f"    binding: {', '.join(active) or 'no limit'}")
-    return lines
+    return lines + (robustness_lines(o.robustness, unit) if o.robustness else [])
 
 
 def trajectory_lines(s: Series, rows: int = 14) -> list[str]:

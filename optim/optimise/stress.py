@@ -1,0 +1,249 @@
+"""What an optimum leans on: parameters and prices that move it, and drifts of the plant that it has to bear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from optim.errors import ConfigError, nearest
+from optim.optimise.solve import FEASIBLE, OptimiseOptions, Progress, Solution, solve
+from optim.process.drift import Drift
+from optim.process.problem import Evaluation, ProcessProblem
+
+MOVED = 0.02  # of a decision's span: less is no other process
+WORTH = 0.001  # relative gain of changing the process: less is not worth it
+
+
+@dataclass(frozen=True)
+class Side:
+    """One end of an influence's range: the metric if the process stays as it is, and if it is optimised anew."""
+
+    value: float
+    stay: float  # nan where it could not be simulated
+    anew: float  # nan where no process meets the limits
+    broken: str  # the limit that staying breaks most; '' for none
+    gain: float  # what optimising anew is worth, of the logarithm; nan where the limits leave no choice
+    moved: str  # the decision that optimising anew moves most, as text; '' where nothing worth it changes
+
+
+@dataclass(frozen=True)
+class Influence:
+    """A parameter over its 90 % interval, or a price over its range, with all else at the estimate."""
+
+    name: str
+    kind: str  # parameter | price
+    unit: str
+    value: float
+    low: Side
+    high: Side
+
+    @property
+    def swing(self) -> float:
+        """How far the metric moves over the range if the process stays as it is."""
+        return abs(self.high.stay - self.low.stay)
+
+    @property
+    def flips(self) -> bool:
+        """Whether another process is worth it at one end."""
+        return bool(self.low.moved or self.high.moved)
+
+
+@dataclass(frozen=True)
+class DriftRow:
+    """A drift over the parameter ensemble: change of the metric, and what becomes of the limits."""
+
+    name: str
+    change: float  # relative, median over the parameter sets
+    change_p05: float
+    change_p95: float
+    met: float  # share of the parameter sets in which all limits are met; a failed simulation meets none
+    breaks: str  # the limit broken most often; '' for none
+    failed: int
+
+
+@dataclass(frozen=True)
+class Stress:
+    """The optimum of one clone under stress."""
+
+    schema: ClassVar[str] = "optim.stress/1"
+    made_by: ClassVar[str] = "optim stress"
+
+    clone: str
+    objective: str
+    unit: str
+    value: float  # of the metric at the estimate
+    met: float  # share of the parameter sets in which all limits are met when nothing drifts
+    influences: tuple[Influence, ...]  # by swing, largest first
+    drifts: tuple[DriftRow, ...]
+    simulated: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Happening:
+    """A drift of the plant with a name, and changes of decisions that belong to it: added, or set to a value."""
+
+    name: str
+    drift: Drift
+    harvest_h: float = 0.0
+    missed: str = ""  # a bolus (or any decision) that is left out; 'largest bolus' finds it
+
+
+def stress(
+    problem: ProcessProblem,
+    clone: str,
+    x: np.ndarray,
+    ensemble: np.ndarray,
+    happenings: tuple[Happening, ...],
+    options: OptimiseOptions,
+    simulated: bool,
+    notes: tuple[str, ...] = (),
+    progress: Progress = lambda text: None,
+) -> Stress:
+    """Put the process x [D] under stress; ensemble [E, P], member 0 the estimate. Raises `ConfigError` for a decision
+    that a happening names and the design has not."""
+    base = problem.evaluate(np.tile(x, (len(ensemble), 1)), ensemble)
+    place = list(problem.metrics).index(problem.metric)
+    met = (base.status == 0) & (base.margins >= -FEASIBLE).all(axis=1)
+    return Stress(
+        clone=clone,
+        objective=problem.metric,
+        unit=problem.metrics[problem.metric],
+        value=float(base.metrics[0, place]),
+        met=float(np.mean(met)),
+        influences=_influences(problem, x, ensemble, options, progress),
+        drifts=tuple(_drifted(problem, x, ensemble, base.metrics[:, place], h) for h in happenings),
+        simulated=simulated,
+        notes=notes,
+    )
+
+
+# --- influences ---
+
+
+def _influences(
+    problem: ProcessProblem, x: np.ndarray, ensemble: np.ndarray, options: OptimiseOptions, progress: Progress
+) -> tuple[Influence, ...]:
+    names = problem.model.Parameters._fields
+    free = [i for i in range(len(names)) if np.ptp(ensemble[:, i]) > 0.0]
+    items, prices = problem.book.items, problem.book.prices()
+    moving = [k for k, item in enumerate(items) if item.high > item.low]
+    ends = [(i, float(q)) for i in free for q in np.quantile(ensemble[:, i], (0.05, 0.95))]
+    paid = [(k, float(v)) for k in moving for v in (items[k].low, items[k].high)]
+    p = np.tile(ensemble[0], (len(ends) + len(paid), 1))
+    c = np.tile(prices, (len(p), 1))
+    for lane, (i, value) in enumerate(ends):
+        p[lane, i] = value
+    for lane, (k, value) in enumerate(paid, start=len(ends)):
+        c[lane, k] = value
+    # asked of the best process at the estimate: a robust one gives up some of the metric anyway
+    (known,) = solve(problem, x[None], ensemble[:1], options, progress)
+    best = known.x if known.max_violation <= FEASIBLE else x
+    stay, base = (problem.evaluate(np.tile(here, (len(p), 1)), p, c) for here in (x, best))
+    found = solve(problem, np.tile(best, (len(p), 1)), p, options, progress, prices=c)
+    values = [v for _, v in (*ends, *paid)]
+    sides = [
+        _side(problem, v, best, lane, stay, base, s) for lane, (v, s) in enumerate(zip(values, found, strict=True))
+    ]
+    rows = [
+        Influence(names[i], "parameter", "", float(ensemble[0, i]), sides[2 * n], sides[2 * n + 1])
+        for n, i in enumerate(free)
+    ]
+    rows += [
+        Influence(items[k].name, "price", items[k].unit, float(prices[k]), *sides[len(ends) + 2 * n :][:2])
+        for n, k in enumerate(moving)
+    ]
+    return tuple(sorted(rows, key=lambda r: -np.nan_to_num(r.swing, nan=np.inf)))
+
+
+def _side(
+    problem: ProcessProblem, value: float, best: np.ndarray, lane: int, stay: Evaluation, base: Evaluation, s: Solution
+) -> Side:
+    """`stay` is the process itself in every lane, `base` the best one at the estimate, `s` the lane's own best."""
+    place = list(problem.metrics).index(problem.metric)
+    able = stay.status[lane] == 0
+    anew = float(problem.objective.natural(np.array(s.objective))) if s.max_violation <= FEASIBLE else float("nan")
+    kept = bool(base.status[lane] == 0 and (base.margins[lane] >= -FEASIBLE).all())
+    moved = ""
+    if np.isfinite(anew) and (not kept or s.objective - float(base.objective[lane]) > WORTH):
+        far = np.abs(s.x - best) / (problem.design.upper - problem.design.lower)
+        k = int(far.argmax())
+        d = problem.design.decisions[k]
+        if far[k] > MOVED:
+            moved = f"{d.name} {best[k]:.4g} -> {s.x[k]:.4g} {d.unit}"
+    return Side(
+        value=value,
+        stay=float(stay.metrics[lane, place]) if able else float("nan"),
+        anew=anew,
+        broken=_worst(problem, stay.margins[lane]) if able else "cannot be simulated",
+        gain=float(s.objective - base.objective[lane]) if kept and np.isfinite(anew) else float("nan"),
+        moved=moved,
+    )
+
+
+def limit_rows(problem: ProcessProblem, rows: int) -> list[str]:
+    """Name of the limit that each of the margins belongs to."""
+    ends = sum(c.where == "end" for c in problem.constraints)
+    paths = len(problem.constraints) - ends
+    nodes = (rows - ends) // paths if paths else 0
+    return [c.name for c in problem.constraints for _ in range(1 if c.where == "end" else nodes)]
+
+
+def _worst(problem: ProcessProblem, margins: np.ndarray) -> str:
+    if not margins.size or margins.min() >= -FEASIBLE:
+        return ""
+    return limit_rows(problem, len(margins))[int(margins.argmin())]
+
+
+# --- drifts ---
+
+
+def _drifted(
+    problem: ProcessProblem, x: np.ndarray, ensemble: np.ndarray, planned: np.ndarray, h: Happening
+) -> DriftRow:
+    design = problem.design
+    there = x.copy()
+    if h.missed:
+        there[_missed(problem, x, h)] = 0.0
+    if h.harvest_h:
+        harvest = [i for i, d in enumerate(design.decisions) if d.kind == "harvest"]
+        if harvest:  # no later than the vessel is simulated for
+            there[harvest[0]] = min(there[harvest[0]] + h.harvest_h, design.longest_h())
+    e = problem.evaluate(np.tile(there, (len(ensemble), 1)), ensemble, drift=h.drift)
+    good = e.status == 0
+    place = list(problem.metrics).index(problem.metric)
+    both = good & np.isfinite(planned)
+    change = (e.metrics[both, place] - planned[both]) / np.abs(planned[both])
+    broken = (e.margins < -FEASIBLE) & good[:, None]
+    names = limit_rows(problem, e.margins.shape[1])
+    counts = {
+        n: int(np.any(broken[:, [i for i, m in enumerate(names) if m == n]], axis=1).sum())
+        for n in dict.fromkeys(names)
+    }
+    often = max(counts, key=lambda n: counts[n]) if counts and max(counts.values()) else ""
+    low, middle, high = np.quantile(change, (0.05, 0.5, 0.95)) if both.any() else (np.nan,) * 3
+    return DriftRow(
+        name=h.name,
+        change=float(middle),
+        change_p05=float(low),
+        change_p95=float(high),
+        met=float(np.mean(good & ~broken.any(axis=1))),
+        breaks=often,
+        failed=int((~good).sum()),
+    )
+
+
+def _missed(problem: ProcessProblem, x: np.ndarray, h: Happening) -> int:
+    decisions = problem.design.decisions
+    if h.missed == "largest bolus":
+        boluses = [i for i, d in enumerate(decisions) if d.kind == "bolus"]
+        if boluses:
+            return max(boluses, key=lambda i: x[i])
+    names = [d.name for d in decisions]
+    if h.missed not in names:
+        raise ConfigError(
+            f"drifts.{h.name}.missed: no decision '{h.missed}'.{nearest(h.missed, names)} Known: {', '.join(names)}"
+        )
+    return names.index(h.missed)
