@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import norm, qmc
 
 from optim.schedule.schedule import Schedule
 from optim.types import Array
@@ -48,8 +49,12 @@ def lanes(drift: Drift, n: int) -> Drift:
 
 
 def executed(spread: Drift, n: int, seed: int) -> Drift:
-    """n lanes of ordinary execution, the first as planned: normal errors with the standard deviations of `spread`."""
-    z = np.random.default_rng(seed).standard_normal((len(spread), n))
+    """n lanes of ordinary execution, the first as planned: normal errors with the standard deviations of `spread`.
+
+    A Latin hypercube: tails are filled as evenly as so few draws can.
+    """
+    rng = np.random.default_rng(seed)
+    z = norm.ppf(qmc.LatinHypercube(len(spread), rng=rng).random(n)).T
     z[:, 0] = 0.0
     middle = np.array(AS_PLANNED, float)[:, None]
     values = middle + np.array(spread, float)[:, None] * z

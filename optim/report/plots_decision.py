@@ -68,10 +68,10 @@ def drifts(found: Stress) -> Figure:
         if r.breaks:
             b.text(1.0 + 100.0 * r.met, place, r.breaks, fontsize=STYLE["small"], va="center", color=ORANGE)
     b.axvline(100.0 * found.met, color=GREY, linewidth=1.0, linestyle="--")
-    b.text(100.0 * found.met, len(rows) - 0.4, "as planned", fontsize=STYLE["small"], color=GREY, ha="center")
+    b.text(100.0 * found.met, len(rows) - 0.35, "as planned", fontsize=STYLE["small"], color=GREY, ha="center")
     b.set_xlim(0.0, 130.0)
     b.set_xticks([0, 25, 50, 75, 100])
-    b.set_xlabel("parameter sets in which all limits are met [%]", fontsize=STYLE["font"])
+    b.set_xlabel("parameter sets that meet all limits [%]", fontsize=STYLE["font"])
     return figure
 
 
@@ -117,7 +117,7 @@ def robustness(optimum: Optimum) -> Figure:
         f"{_name(key)} [{optimum.optimum.metric_units[key]}]: 90 % (bar), measure (dots)", fontsize=STYLE["small"]
     )
     b.set_xlabel("scenarios in which all limits are met [%]", fontsize=STYLE["small"])
-    b.legend(fontsize=STYLE["small"], frameon=False, loc="lower right")
+    b.legend(fontsize=STYLE["small"], frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
     return figure
 
 
