@@ -134,7 +134,7 @@ class Design:
             base = base.at[c.place].set(c.base + c.per * x[i])
         for i in self._places("inoculum"):
             rows = jnp.asarray(self.inoculum_species)
-            base = base.at[rows].multiply(x[i] / self.inoculum_vcd)
+            base = base.at[rows].set(base[rows] * x[i] / self.inoculum_vcd)
         return base
 
     def stocks(self, x: Array, base: Array) -> Array:
