@@ -232,6 +232,17 @@ class OptimiseConfig:
     rank_starts: int = 3
     max_iterations: int = 80
     tolerance: float = 1e-6
+    choices: dict[str, dict[str, float]] = field(default_factory=dict)  # name -> decisions held at values
+
+
+@dataclass
+class CalendarConfig:
+    start_days: list[str] = MISSING  # weekdays on which a run may begin; the best is chosen
+    start_hour: float = 9.0
+    working_days: list[str] = field(default_factory=lambda: ["monday", "tuesday", "wednesday", "thursday", "friday"])
+    first_hour: float = 6.0
+    last_hour: float = 18.0
+    by_hand: list[str] = field(default_factory=lambda: ["bolus", "addition_time", "harvest"])
 
 
 @dataclass
@@ -286,6 +297,7 @@ class Config:
     vessel: VesselConfig = field(default_factory=VesselConfig)
     integrator: IntegratorConfig = field(default_factory=IntegratorConfig)
     optimise: OptimiseConfig = field(default_factory=OptimiseConfig)
+    calendar: Optional[CalendarConfig] = None  # when people are there; none: always
     pareto: ParetoConfig = field(default_factory=ParetoConfig)
     stress: StressConfig = field(default_factory=StressConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -42,6 +42,7 @@ from optim.optimise.robust import Risk
 from optim.optimise.solve import OptimiseOptions
 from optim.optimise.stress import Happening, Stress
 from optim.optimise.stress import stress as put_under_stress
+from optim.process.calendar import Calendar
 from optim.process.drift import Drift
 from optim.process.problem import ProcessProblem
 from optim.report import plots, terminal
@@ -128,6 +129,14 @@ def _risk(cfg: DictConfig) -> Risk:
     return Risk(r.measure, r.tail, r.chance, r.members, execution)
 
 
+def _calendar(cfg: DictConfig) -> Calendar | None:
+    if cfg.calendar is None:
+        return None
+    c = cfg.calendar
+    days = tuple(c.start_days), tuple(c.working_days)
+    return Calendar(days[0], c.start_hour, days[1], c.first_hour, c.last_hour, tuple(c.by_hand))
+
+
 def _options(cfg: DictConfig) -> OptimiseOptions:
     o = cfg.optimise
     if o.starts < 1 or o.rank_starts < 1:
@@ -173,7 +182,10 @@ def optimise(s: Session, result: FitResult | None = None, ranking: Ranking | Non
         ensemble = _ensembles(s, problem, result, (clone,))[clone]
         about = _about(s, problem, result, dataset)
         first = _ranked_process(problem, ranking, clone) if not case else None
-        optimum = optimise_process(problem, clone, ensemble, _options(s.cfg), about, first, s.progress, _risk(s.cfg))
+        choices = {str(name): dict(values) for name, values in s.cfg.optimise.choices.items()}
+        optimum = optimise_process(
+            problem, clone, ensemble, _options(s.cfg), about, first, s.progress, _risk(s.cfg), _calendar(s.cfg), choices
+        )
         s.keep(optimum, _folder("optimum", case))
         found[case] = optimum
         _report_optimum(s, result, optimum, case)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,15 +11,26 @@ from optim.errors import InfeasibleError
 from optim.fit.result import FitResult
 from optim.kinetics.base import AbstractKineticModel
 from optim.optimise.outcome import Ranges, constraint_values, outcome
-from optim.optimise.result import Interval, Judged, Optimum, RankedClone, Ranking, Robustness, SolveReport
+from optim.optimise.result import (
+    Interval,
+    Judged,
+    Optimum,
+    RankedClone,
+    Ranking,
+    Robustness,
+    SolveReport,
+    VariantReport,
+)
 from optim.optimise.robust import ESTIMATE, Risk, judge, solve_robust
-from optim.optimise.solve import FEASIBLE, OptimiseOptions, Progress, Solution, best, solve, start_points
+from optim.optimise.solve import FEASIBLE, Bounds, OptimiseOptions, Progress, Solution, best, solve, start_points
+from optim.optimise.variants import Variant, variants
+from optim.process.calendar import Calendar
 from optim.process.drift import Drift, executed
 from optim.process.problem import ProcessProblem
 
 DISTINCT = 0.1  # of a decision's span: processes that differ by less count as one
 HELD_OUT = 64  # scenarios, where they can be drawn
-ROBUST_STARTS = 2  # a robust search costs as much as its members
+DISTINCT_STARTS = 2  # where choices and a robust search begin; they cost as much as their variants or scenarios
 NEWCOMER = "population"  # stands for a clone or campaign that has not been seen
 
 
@@ -57,10 +68,13 @@ def optimise(
     first: np.ndarray | None = None,
     progress: Progress = lambda text: None,
     risk: Risk = ESTIMATE,
+    calendar: Calendar | None = None,
+    choices: dict[str, dict[str, float]] | None = None,
 ) -> Optimum:
     """Best process for one parameter ensemble [E, P], beside the platform process; `first` is an extra start.
 
-    The best processes for the estimate that differ are where a robust search begins. Raises `InfeasibleError` that
+    The best processes for the estimate that differ are where choices (`calendar`, and `choices` of decisions held at
+    values, by name) and a robust search begin. Raises `InfeasibleError` that
     names the constraints no start could meet, or says in how many parameter sets they can be met.
     """
     starts = start_points(problem, options.starts, about.seed)
@@ -72,9 +86,16 @@ def optimise(
         raise InfeasibleError(_conflict(problem, found, ensemble[0]))
     history, reports = _history(problem, found[: options.starts]), [_report(problem, s) for s in found]
     x, robustness = chosen.x, None
+    tried: tuple[Variant, ...] = ()
+    begin, bounds = distinct(problem, found, DISTINCT_STARTS), None
+    if calendar or choices:
+        tried = variants(problem, begin, ensemble[0], calendar, choices or {}, options, progress)
+        assert tried[0].solution is not None
+        x = tried[0].solution.x
+        begin, bounds = x[None], tried[0].bounds
     if risk.on:
-        x, robustness, more = _robust(problem, found, ensemble, risk, options, about, progress)
-        reports += more
+        x, robustness, more = _robust(problem, begin, bounds, ensemble, risk, options, about, progress)
+        reports += [replace(r, start=len(found) + r.start) for r in more]
     optimum = outcome(problem, "optimum", x, ensemble, about.feed, about.screened)
     baseline = outcome(problem, "platform", problem.design.platform, ensemble, about.feed, about.screened)
     notes = list(about.notes)
@@ -84,6 +105,8 @@ def optimise(
             f"all limits are met in {robustness.rows[-1].met_held_out:.0%} of the scenarios held out, asked were "
             f"{risk.chance:.0%}: so few scenarios say too little; raise objective.risk.members (and fit.ensemble)"
         )
+    if tried:
+        notes.append(f"chosen: {tried[0].name}" + (f" at {calendar.start_hour:g} h" if calendar else ""))
     if outside:
         notes.append(f"outside the screened range, where the model extrapolates: {', '.join(outside)}")
     if optimum.failed_members:
@@ -108,12 +131,20 @@ def optimise(
         history=history,
         notes=tuple(notes),
         robustness=robustness,
+        variants=tuple(_variant(problem, v) for v in tried),
     )
+
+
+def _variant(problem: ProcessProblem, v: Variant) -> VariantReport:
+    if v.solution is None:
+        return VariantReport(v.name, float("nan"), "no process meets all limits")
+    return VariantReport(v.name, float(problem.objective.natural(np.array(v.solution.objective))), "")
 
 
 def _robust(
     problem: ProcessProblem,
-    found: list[Solution],
+    starts: np.ndarray,
+    bounds: np.ndarray | None,
     ensemble: np.ndarray,
     risk: Risk,
     options: OptimiseOptions,
@@ -126,10 +157,10 @@ def _robust(
     pool, held = np.resize(ensemble[:split], (used, ensemble.shape[1])), ensemble[split:]
     if risk.errs and len(held):
         held = np.resize(held, (max(HELD_OUT, used), ensemble.shape[1]))
-    starts = distinct(problem, found, ROBUST_STARTS)
     drift = executed(risk.execution, used + len(held), about.seed)
     seen_drift, held_drift = Drift(*(v[:used] for v in drift)), Drift(*(v[used:] for v in drift))
-    ends = solve_robust(problem, starts, pool, risk, options, progress, seen_drift)
+    own = None if bounds is None else Bounds(*(np.tile(b, (len(starts), 1)) for b in bounds))
+    ends = solve_robust(problem, starts, pool, risk, options, progress, seen_drift, own)
     safe = [end for end in ends if end.met >= risk.chance - 1e-9 and np.isfinite(end.solution.objective)]
     if not safe:
         top = max(end.met for end in ends)
@@ -153,7 +184,7 @@ def _robust(
         s = end.solution
         value = float(problem.evaluate(s.x[None], ensemble[:1]).metrics[0, list(problem.metrics).index(problem.metric)])
         text = f"robust: {s.message}"
-        reports.append(SolveReport(len(found) + k, value, s.max_violation, s.kkt, s.iterations, s.success, text))
+        reports.append(SolveReport(k, value, s.max_violation, s.kkt, s.iterations, s.success, text))
     robustness = Robustness(risk.measure, risk.tail, risk.chance, used, len(held), tuple(judged), nominal)
     return chosen.x, robustness, reports
 

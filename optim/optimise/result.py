@@ -150,6 +150,15 @@ class Robustness:
 
 
 @dataclass(frozen=True)
+class VariantReport:
+    """One discrete choice at its best, at the estimate."""
+
+    name: str
+    objective: float  # nan where there is none
+    message: str  # '' or why there is none
+
+
+@dataclass(frozen=True)
 class Optimum:
     """The best process found for one clone, beside the process it is compared with."""
 
@@ -171,6 +180,7 @@ class Optimum:
     history: tuple[float, ...] = ()  # best feasible metric over all starts after each evaluation
     notes: tuple[str, ...] = field(default=())
     robustness: Robustness | None = None  # where uncertainty was part of the question
+    variants: tuple[VariantReport, ...] = ()  # discrete choices that were compared, the best first
 
 
 @dataclass(frozen=True)

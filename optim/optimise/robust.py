@@ -16,7 +16,7 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from optim.errors import ConfigError, nearest
-from optim.optimise.solve import FEASIBLE, Answers, OptimiseOptions, Progress, Solution, search
+from optim.optimise.solve import FEASIBLE, Answers, Bounds, OptimiseOptions, Progress, Solution, search
 from optim.process.drift import AS_PLANNED, Drift
 from optim.process.drift import lanes as lanes_of
 from optim.process.objective import LESS_IS_BETTER
@@ -159,6 +159,7 @@ def solve_robust(
     options: OptimiseOptions,
     progress: Progress = lambda text: None,
     drift: Drift = AS_PLANNED,
+    bounds: Bounds | None = None,
 ) -> list[Robust]:
     """Maximise the measure of risk over an ensemble [E, P] from every start [L, D], member 0 being the estimate.
 
@@ -181,7 +182,7 @@ def solve_robust(
         def evaluate(x: np.ndarray, at: np.ndarray) -> Answers:
             return members.answers(x, risk, width, [lanes[i].watched for i in at])
 
-        found = search(evaluate, np.array([lane.x for lane in lanes]), problem.design, options, progress)
+        found = search(evaluate, np.array([lane.x for lane in lanes]), problem.design, options, progress, bounds)
         margins = members.margins(np.array([s.x for s in found]))
         settled = True
         for lane, s, m in zip(lanes, found, margins, strict=True):

@@ -270,7 +270,7 @@ def _slsqp(
         objective=float(-f) if good else float("nan"),
         max_violation=violation if good else float("nan"),
         kkt=kkt_residual(z, gradient, c, jacobian, floor, roof) if good else float("nan"),
-        iterations=int(result.nit),
+        iterations=int(result.get("nit", 0)),  # 0 where everything is held
         success=bool(good and feasible and result.status == 0),
         message=message,
         history=tuple(history),

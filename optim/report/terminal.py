@@ -11,7 +11,7 @@ from optim.fit.placement import Placement
 from optim.fit.result import FitResult
 from optim.fit.score import r_squared
 from optim.optimise.result import Optimum, Ranking, Series
-from optim.report.terminal_process import robustness_lines
+from optim.report.terminal_process import robustness_lines, variant_lines
 
 NAN = float("nan")
 
@@ -129,6 +129,7 @@ def optimum_lines(o: Optimum) -> list[str]:
     lines += [f"    {text}" for text in grouped.values()]
     active = [c.name for c in o.optimum.constraints if c.active]
     lines.append(f"    binding: {', '.join(active) or 'no limit'}")
+    lines += variant_lines(o.variants, unit) if o.variants else []
     return lines + (robustness_lines(o.robustness, unit) if o.robustness else [])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from optim.optimise.pareto import Front
-from optim.optimise.result import Robustness
+from optim.optimise.result import Robustness, VariantReport
 from optim.optimise.stress import Stress
 
 MEASURED = {
@@ -34,6 +34,13 @@ def robustness_lines(r: Robustness, unit: str) -> list[str]:
             f"{row.met_held_out:>10.0%}"
         )
     return lines
+
+
+def variant_lines(rows: tuple[VariantReport, ...], unit: str, most: int = 8) -> list[str]:
+    """Discrete choices, the best first."""
+    lines = [f"    choices, each at its best at the estimate ({unit}):"]
+    lines += [f"      {v.name:<40} {v.message or format(v.objective, '.4g')}" for v in rows[:most]]
+    return lines + ([f"      and {len(rows) - most} more"] if len(rows) > most else [])
 
 
 def stress_lines(s: Stress, most: int = 8) -> list[str]:
