@@ -24,6 +24,7 @@ COMMANDS = {
     "rank": "rank clones by the objective, each at its own optimised process",
     "optimise": "optimise the process of the chosen clone",
     "export": "turn the optimum into a recipe (JSON, CSV, HTML)",
+    "replan": "plan the rest of a running batch anew, from what was done and read so far",
     "doctor": "versions, devices, precision, cache, tracking address; says what is wrong",
 }
 EXAMPLES = """examples:

@@ -36,11 +36,13 @@ from optim.optimise.optimise import optimise as optimise_process
 from optim.optimise.optimise import rank as rank_clones
 from optim.optimise.outcome import Ranges, outcome
 from optim.optimise.result import Optimum, ProcessOutcome, Ranking
+from optim.optimise.rounding import broken_limits, rounded_decisions
 from optim.optimise.solve import OptimiseOptions
 from optim.process.problem import ProcessProblem
+from optim.replanning import replan
 from optim.report import plots, terminal
 from optim.report.export import export_recipe, ranking_csv, trajectory_csv
-from optim.report.recipe import Provenance, Recipe, broken_limits, make_recipe, rounded_decisions
+from optim.report.recipe import Provenance, Recipe, make_recipe
 from optim.session import Session, session
 
 # --- rank and optimise ------------------------------------------------------------------------------------------------
@@ -310,6 +312,7 @@ COMMANDS: dict[str, Callable[[Session], Any]] = {
     "rank": rank,
     "optimise": optimise,
     "export": export,
+    "replan": replan,
 }
 
-__all__ = ["COMMANDS", "Session", "export", "fit", "optimise", "place", "rank", "run", "session", "simulate"]
+__all__ = ["COMMANDS", "Session", "export", "fit", "optimise", "place", "rank", "replan", "run", "session", "simulate"]

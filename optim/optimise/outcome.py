@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from optim.errors import SimulationError, Status
@@ -25,7 +27,12 @@ HELD = 1e-6  # a decision with a smaller span was not free
 
 
 def outcome(
-    problem: ProcessProblem, name: str, x: np.ndarray, ensemble: np.ndarray, feed: str, screened: Ranges
+    problem: ProcessProblem,
+    name: str,
+    x: np.ndarray,
+    ensemble: np.ndarray,
+    feed: str | Sequence[str],
+    screened: Ranges,
 ) -> ProcessOutcome:
     """The process with decisions x [D] over the ensemble [E, P], member 0 being the estimate.
 
@@ -80,14 +87,14 @@ def decision_values(problem: ProcessProblem, x: np.ndarray, screened: Ranges) ->
     return tuple(rows)
 
 
-def actions(problem: ProcessProblem, x: np.ndarray, feed: str) -> tuple[Action, ...]:
-    """What is done to the vessel, from the very schedule that is simulated."""
+def actions(problem: ProcessProblem, x: np.ndarray, feed: str | Sequence[str]) -> tuple[Action, ...]:
+    """What is done to the vessel, from the very schedule that is simulated. `feed` names the first feed, or all."""
     import jax.numpy as jnp
 
     s = problem.design.schedule(jnp.asarray(x))
     end = float(s.end)
     rows = []
-    names = [feed, "base"]
+    names = [feed, "base"] if isinstance(feed, str) else list(feed)
     for t, taken, given in zip(np.asarray(s.times), np.asarray(s.withdraw), np.asarray(s.bolus), strict=True):
         if t >= end:
             continue

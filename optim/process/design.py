@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -75,6 +76,7 @@ class Design:
     sample_volume_l: float
     n_feeds: int = 1
     second_feed_ratio: float = 0.0
+    checked_from_h: float = -math.inf  # limits along the path count after this time; what was before cannot be changed
 
     def __post_init__(self) -> None:
         names = [d.name for d in self.decisions]

@@ -139,7 +139,11 @@ class ProcessProblem:
         return OBJECTIVES[self.objective]
 
     def evaluate(self, x: np.ndarray, p: np.ndarray) -> Evaluation:
-        """x [L, D] decisions in their units, p [L, P] parameters in model order."""
+        """x [L, D] decisions in their units, p [L, P] parameters in model order.
+
+        Lanes of vessels that are known bring more columns: N concentrations and the volume at their start, and then the
+        numbers that a `Remaining` design takes after the decisions.
+        """
         return self._run(_evaluate, x, p)
 
     def derivatives(self, x: np.ndarray, p: np.ndarray) -> tuple[Evaluation, np.ndarray, np.ndarray]:
@@ -232,9 +236,12 @@ def _metrics(s: Any, h: Harvest, seen: dict[str, Array], last: Array) -> Array:
 def _margins(s: Any, trajectory: Trajectory, seen: dict[str, Array], grid: IntervalGrid, last: Array) -> Array:
     added = jnp.sum(grid.actions.bolus, axis=1) - grid.actions.withdraw
     volume = (trajectory.volume + jnp.append(added, 0.0)) * 1000.0  # mL, just after what is added at the node
+    since = s.design.checked_from_h
     rows = []
     for c in s.constraints:
-        value = volume if c.variable == "volume" else seen[c.variable]
+        # at the moment itself the volume can still be chosen; what an assay reads has come about before
+        own, past = (volume, grid.t < since) if c.variable == "volume" else (seen[c.variable], grid.t <= since)
+        value = jnp.where(past, own[last], own)
         room = (c.limit - value) if c.kind == "max" else (value - c.limit)
         rows.append(room / abs(c.limit) if c.where == "path" else room[last][None] / abs(c.limit))
     return jnp.concatenate(rows) if rows else jnp.zeros(0)
@@ -251,12 +258,15 @@ def _trace(s: Any, x: Array, p: Array, initial: Array, feeds: Array, integrator:
         schedule = s.design.schedule(x)
         return to_grid(schedule, bucket(schedule.times.shape[0]))[0]
 
-    lanes = x.shape[0]
-    grid = jax.vmap(gridded)(x)
+    lanes, species = x.shape[0], len(s.model.species)
+    own = p[:, len(s.model.Parameters._fields) :]  # of vessels that are known: start, volume, and what was done
+    grid = jax.vmap(gridded)(jnp.concatenate([x, own[:, species + 1 :]], axis=1))
     params = s.model.Parameters(*(p[:, i] for i in range(len(s.model.Parameters._fields))))
-    start = s.model.State(*(jnp.full(lanes, initial[i]) for i in range(len(s.model.species))))
+    usual = jnp.append(initial, s.design.start_volume_l)
+    first = own[:, : species + 1] if own.shape[1] else jnp.broadcast_to(usual, (lanes, species + 1))
+    start = s.model.State(*(first[:, i] for i in range(species)))
     vessel = Vessel(jnp.broadcast_to(feeds, (lanes, *feeds.shape)))
-    volume = jnp.full(lanes, s.design.start_volume_l)
+    volume = first[:, species]
     trajectory = simulate(s.model, params, start, volume, grid, vessel, integrator)
     return jax.vmap(lambda p, g, t: _lane(s, p, g, t))(params, grid, trajectory)
 
