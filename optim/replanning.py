@@ -55,7 +55,9 @@ def replan(s: Session) -> Replan:
     )
     if cfg.draws < 2:
         raise ConfigError("replan.draws: at least 2 parameter sets are needed to judge a plan")
-    notes = ("SIMULATED data: nothing here was measured",) if dataset.simulated or old.simulated else ()
+    notes: tuple[str, ...] = (
+        ("SIMULATED data: nothing here was measured",) if dataset.simulated or old.simulated else ()
+    )
     started, meant = 1000.0 * batch.run.start_volume_l, float(s.cfg.vessel.start_volume_ml)
     if abs(started - meant) > 1e-3 * meant:
         notes += (f"the run started with {started:g} mL, the design is for {meant:g} mL: doses are not scaled",)

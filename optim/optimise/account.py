@@ -112,14 +112,8 @@ def _objective(problem: ProcessProblem, trace: Trace) -> np.ndarray:
 
 def _ahead(actions: tuple[Action, ...], batch: Batch) -> tuple[Action, ...]:
     """What is still to be done; at this very moment, what was not done yet."""
-    kinds = {
-        "bolus": "bolus",
-        "sample": "sample",
-        "temperature": "setpoint",
-        "ph": "setpoint",
-        "feed_rate": "feed_rate",
-    }
-    just = {(kinds[e.kind], e.feed_id) for e in batch.run.events if abs(e.time_h - batch.now_h) <= SAME_H}
+    now = [e for e in batch.run.events if abs(e.time_h - batch.now_h) <= SAME_H]
+    just = {("setpoint" if e.kind in ("temperature", "ph") else e.kind, e.feed_id) for e in now}
 
     def is_open(a: Action) -> bool:
         feed = a.what if a.kind in ("bolus", "feed_rate") else ""
@@ -203,9 +197,8 @@ def _past(problem: ProcessProblem, i: int, trace: Trace, now: float) -> tuple[fl
     """When a path limit was broken worst until now, at the estimate, and its value then; NaN where it was not."""
     c = problem.constraints[i]
     t = trace.t[0]
-    value = (
-        1000.0 * trace.volume[0] if c.variable == "volume" else trace.observed[0, problem.observed.index(c.variable)]
-    )
+    assay = c.variable != "volume"
+    value = trace.observed[0, problem.observed.index(c.variable)] if assay else 1000.0 * trace.volume[0]
     use = (t <= now + SAME_H) & np.isfinite(value)
     room = ((c.limit - value) if c.kind == "max" else (value - c.limit)) / abs(c.limit)
     k = int(np.argmin(np.where(use, room, np.inf)))
@@ -308,7 +301,7 @@ def _moved(o: Outlook, fitting: FitProblem) -> tuple[MovedParameter, ...]:
 
 
 def _decisions(o: Outlook, plan: Plan, x: np.ndarray, kept: bool) -> tuple[DecisionChange, ...]:
-    """Every decision of the design in its order: passed ones as they were done, open ones with what the change is for."""
+    """Every decision of the design in its order: passed ones as done, open ones with what a change is for."""
     rows = {passed.decision.name: _passed(passed, plan) for passed in o.passed}
     here, p = o.problem, o.lanes[:1]
     d = len(x)
@@ -346,7 +339,8 @@ def _reason(problem: ProcessProblem, courses: list[_Course], lane: int, planned:
         if broken.any():
             when = float(course.t[lane][int(broken.argmax())])
             way = "over" if c.kind == "max" else "under"
-            return f"the planned {planned} would bring {c.name.replace('_', ' ')} {way} {c.limit:g} {c.unit} on {day(when)}"
+            limit = f"{c.name.replace('_', ' ')} {way} {c.limit:g} {c.unit}"
+            return f"the planned {planned} would bring {limit} on {day(when)}"
     if loss < -MATTERS:
         return f"the planned {planned} would lose {-loss:.2%} of {problem.metric}"
     if loss > MATTERS:
@@ -370,9 +364,9 @@ def _seen(
         last = own[-1]
         sd = fitting.noise.reading_sd(name, np.array(last.planned), fitting.noise.sd(name, np.array(last.planned)))
         if abs(last.value - last.planned) > CLEARLY * float(sd) and last.planned > 0.0:
-            share = last.value / last.planned - 1.0
+            share, unit = last.value / last.planned - 1.0, display(VARIABLES[name].unit)
             text.append(
-                f"{name} on {day(last.time_h)} reads {last.value:.3g} {display(VARIABLES[name].unit)}, {abs(share):.0%} "
+                f"{name} on {day(last.time_h)} reads {last.value:.3g} {unit}, {abs(share):.0%} "
                 f"{'above' if share > 0.0 else 'below'} the plan ({last.planned:.3g})"
             )
     text += [
@@ -396,7 +390,7 @@ def _seen(
             )
         if np.isfinite(c.planned_broken_h):
             text.append(
-                f"{words}: the limit of {c.limit:g} {c.unit} would be broken on {day(c.planned_broken_h)} under the old "
-                f"plan (probability {1.0 - c.planned_chance:.2f}; planned anew {1.0 - c.chance:.2f})"
+                f"{words}: the limit of {c.limit:g} {c.unit} would be broken on {day(c.planned_broken_h)} under the "
+                f"old plan (probability {1.0 - c.planned_chance:.2f}; planned anew {1.0 - c.chance:.2f})"
             )
     return tuple(text)
