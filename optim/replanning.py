@@ -26,6 +26,7 @@ from optim.optimise.solve import OptimiseOptions
 from optim.process.problem import ProcessProblem
 from optim.report import plots_replan, terminal_replan
 from optim.report.export import replan_csv, trajectory_csv
+from optim.schedule.grid import bucket
 from optim.session import Session
 
 AFTER_H = 0.01  # what is done at this very moment lies within the run
@@ -144,8 +145,19 @@ def until_now(cfg: Any, dataset: Dataset, index: int, now_h: float) -> FitProble
     whole = replace(dataset, runs=runs)
     alone = whole.only(np.array([index]))
     if len(alone.measurements.value):
-        return build_fit(cfg, alone)
+        return _roomy(build_fit(cfg, alone))
     return build_fit(cfg, whole).only(np.array([index]))
+
+
+def _roomy(problem: FitProblem) -> FitProblem:
+    """The same with room for more readings, so that a compiled program serves for some days of a batch."""
+    v = problem.vessels
+    more = bucket(v.value.shape[1]) - v.value.shape[1]
+    rows: dict[str, Any] = {"node": 0, "variable": 0, "value": 0.0, "sd": 1.0, "censored": 0, "weight": 0.0}
+    padded: dict[str, Any] = {
+        k: np.pad(getattr(v, k), ((0, 0), (0, more)), constant_values=fill) for k, fill in rows.items()
+    }
+    return replace(problem, vessels=v._replace(**padded))
 
 
 def read_plan(folder: Path, problem: ProcessProblem) -> Plan:

@@ -19,7 +19,7 @@ from optim.optimise.outlook import Batch, Outlook, Plan, outlook
 from optim.optimise.replanned import Replan
 from optim.optimise.rounding import rounded_decisions
 from optim.optimise.solve import OptimiseOptions, Progress, best, solve, start_points
-from optim.process.problem import Constraint, ProcessProblem
+from optim.process.problem import METRICS, Constraint, ProcessProblem
 
 # of a limit: what rounding to pump steps may cost
 ROUNDED = 1e-3
@@ -78,9 +78,11 @@ def _decided(o: Outlook, options: ReplanOptions, seed: int, progress: Progress) 
         if chosen is None:
             return _rounded(here, nearest, p), eased
     x = _rounded(here, chosen.x, p)
-    e = here.evaluate(np.stack([o.planned, x]), np.tile(p, (2, 1)))
+    # by trajectories, which are wanted of both anyway: one program less to compile
+    e = here.trace(np.stack([o.planned, x]), np.tile(p, (2, 1)))
+    value = e.metrics[:, list(METRICS).index(here.metric)]
     usable_plan = e.status[0] == 0 and np.min(e.margins[0], initial=0.0) >= -ROUNDED
-    if usable_plan and e.objective[1] - e.objective[0] < options.least_gain:
+    if usable_plan and value[1] < (1.0 + options.least_gain) * value[0]:
         return o.planned, eased
     return x, eased
 
@@ -89,8 +91,7 @@ def _rounded(problem: ProcessProblem, x: np.ndarray, p: np.ndarray) -> np.ndarra
     """Decisions at pump steps; feeds rounded down where the nearest steps break a limit that was met."""
     rows = decision_values(problem, x, {})
     tries = np.array([rounded_decisions(rows, down) for down in (False, True)])
-    e = problem.evaluate(np.stack([x, *tries]), np.tile(p, (3, 1)))
-    worst = e.margins.min(axis=1, initial=0.0)
+    worst = problem.trace(np.stack([x, *tries]), np.tile(p, (3, 1))).margins.min(axis=1, initial=0.0)
     best_try = tries[0] if worst[1] >= min(worst[0], -1e-6) or worst[1] >= worst[2] else tries[1]
     return np.asarray(best_try)
 

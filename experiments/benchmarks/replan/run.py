@@ -29,8 +29,8 @@ from optim.process.problem import ProcessProblem
 from optim.replanning import running, until_now
 from optim.runtime import prepare
 
-EVERY = {"every 2 days": (3, 5, 7, 9, 11, 13), "every 3 days": (3, 6, 9, 12)}
-OPTIONS = ReplanOptions(OptimiseOptions(starts=5, max_iterations=60, tolerance=1e-6), draws=31)
+EVERY = {"planned anew every 2 days": (3, 5, 7, 9, 11, 13)}
+OPTIONS = ReplanOptions(OptimiseOptions(starts=3, max_iterations=50, tolerance=1e-6), draws=31)
 EMPTY = Series(np.zeros(0), (), (), np.zeros((0, 0)), np.zeros((0, 0)), np.zeros((0, 0)))
 BROKEN = -0.01  # relative margin below which a limit counts as broken
 
@@ -64,7 +64,7 @@ class Bench:
 
     def clairvoyant(self, truth: Truth) -> dict[str, float]:
         """The optimum for one who knows everything; what the pump withholds is asked for in addition."""
-        starts = start_points(self.problem, 9, 0)
+        starts = start_points(self.problem, 6, 0)
         lanes = np.tile(truth.lane(), (len(starts), 1))
         found = best(solve(self.problem, starts, lanes, OptimiseOptions(tolerance=1e-7)))
         assert found is not None
