@@ -12,7 +12,7 @@ import numpy as np
 
 from optim.artefact import load
 from optim.config import build_fit, build_process
-from optim.data.dataset import Dataset
+from optim.data.dataset import Dataset, Run
 from optim.data.registry import open_dataset
 from optim.errors import ConfigError, DisagreementWarning, IncompatibleError, nearest
 from optim.fit.problem import FitProblem
@@ -140,13 +140,24 @@ def until_now(cfg: Any, dataset: Dataset, index: int, now_h: float) -> FitProble
     """
     run = dataset.runs[index]
     # actions at the very end would not count
-    stopped = replace(run, end_time_h=now_h + AFTER_H)
-    runs = tuple(stopped if i == index else r for i, r in enumerate(dataset.runs))
+    own = stopped(run, now_h + AFTER_H)
+    runs = tuple(own if i == index else r for i, r in enumerate(dataset.runs))
     whole = replace(dataset, runs=runs)
     alone = whole.only(np.array([index]))
     if len(alone.measurements.value):
         return _roomy(build_fit(cfg, alone))
     return build_fit(cfg, whole).only(np.array([index]))
+
+
+def stopped(run: Run, end_h: float) -> Run:
+    """The run as if it ended at a time; a feed that changes linearly until a later end has come as far as it would."""
+    ramps = {e.feed_id: e for e in run.events if e.kind == "feed_rate"}  # the last of each feed
+    cut = {}
+    for e in ramps.values():
+        if e.value_end != e.value and run.end_time_h > end_h > e.time_h:
+            share = (end_h - e.time_h) / (run.end_time_h - e.time_h)
+            cut[id(e)] = replace(e, value_end=e.value + (e.value_end - e.value) * share)
+    return replace(run, end_time_h=end_h, events=tuple(cut.get(id(e), e) for e in run.events))
 
 
 def _roomy(problem: FitProblem) -> FitProblem:
@@ -161,7 +172,10 @@ def _roomy(problem: FitProblem) -> FitProblem:
 
 
 def read_plan(folder: Path, problem: ProcessProblem) -> Plan:
-    """The plan of an optimum's folder, or of a recipe's. Raises `IncompatibleError` when it is of another design."""
+    """The plan of the folder of an optimum, of a recipe, or of a batch planned anew before.
+
+    Raises `IncompatibleError` when it is none of them, or of another design.
+    """
     recipe = folder / "recipe.json"
     if recipe.exists():
         try:
@@ -172,6 +186,10 @@ def read_plan(folder: Path, problem: ProcessProblem) -> Plan:
             series = Series(np.array(s["time_h"], float), tuple(s["names"]), tuple(s["units"]), *bands)
         except (KeyError, TypeError, ValueError) as err:
             raise IncompatibleError(f"{recipe} is no recipe that can be followed: {err!r}") from err
+    elif _is_replan(folder):
+        earlier = load(Replan, folder)
+        decisions = {d.name: d.planned if np.isnan(d.now) else d.now for d in earlier.decisions}
+        series = earlier.replanned.trajectory
     else:
         optimum = load(Optimum, folder).optimum
         decisions, series = {d.name: d.value for d in optimum.decisions}, optimum.trajectory
@@ -180,3 +198,10 @@ def read_plan(folder: Path, problem: ProcessProblem) -> Plan:
         differ = ", ".join(sorted(set(decisions) ^ set(wanted))) or "their order"
         raise IncompatibleError(f"{folder} has other decisions than the configured design ({differ})")
     return Plan(decisions, series)
+
+
+def _is_replan(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / "artefact.json").read_text())["schema"] == Replan.schema)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # what it is instead, and whether it can be read, is said by who reads it

@@ -91,7 +91,7 @@ class ReplanConfig:
     run: Optional[str] = None  # which run of the dataset is under way
     now_h: Optional[float] = None  # default: the time of its last reading or event
     fit: Optional[str] = None  # output folder of the run whose fit is used; default: that of this run
-    plan: Optional[str] = None  # folder of the optimum or recipe that the batch follows; default: that beside the fit
+    plan: Optional[str] = None  # the optimum, recipe or earlier replan that it follows; default: the fit's optimum
     draws: int = 63  # of the plausible parameter sets that a plan is judged by
     least_gain: float = 0.001  # of the objective, below which the plan is left as it is
 

@@ -26,7 +26,7 @@ from optim.optimise.replanned import Replan
 from optim.optimise.solve import OptimiseOptions, best, solve
 from optim.process.design import Decision, Design
 from optim.process.remaining import remaining
-from optim.replanning import chosen_run, now_of, read_plan, running, until_now
+from optim.replanning import chosen_run, now_of, read_plan, running, stopped, until_now
 from optim.report import plots_replan
 from optim.report.terminal_replan import replan_lines
 from optim.schedule.from_run import schedule_of
@@ -130,8 +130,8 @@ def a_dataset(screen, run, readings):
 
 def readings_of(model, p, run, days, inoculum=1.0, assays=("vcd", "viability", "glucose", "lactate", "titre")):
     """What exact assays read."""
-    stopped = replace(run, end_time_h=max(days) * DAY + 0.01)
-    seen = independent(model, p, stopped, np.array(days) * DAY, inoculum)
+    until = replace(run, end_time_h=max(days) * DAY + 0.01)
+    seen = independent(model, p, until, np.array(days) * DAY, inoculum)
     return [(d * DAY, a, float(seen[a][i])) for a in assays for i, d in enumerate(days) if a != "titre" or d > 1]
 
 
@@ -213,13 +213,16 @@ def test_readings_of_a_known_truth_bring_the_prediction_towards_it(planned_anew,
         cold = plan.decisions["shift_temperature"]
         rest = replace(rest, events=(*rest.events, Event(shift, "temperature", "", cold, cold)))
     truth = independent(process.model, member, rest, later, inoculum)
+    ratio = []
     for name in ("vcd", "glucose", "lactate", "titre"):
         errors = []
         for r in (blind, found):
             s = r.plan.trajectory
             predicted = np.interp(later, s.time_h, s.p50[s.names.index(name)])
             errors.append(float(np.abs(predicted - truth[name]).mean()))
-        assert errors[1] < 0.5 * errors[0], name
+        ratio.append(errors[1] / errors[0])
+    assert max(ratio) < 1.0
+    assert np.exp(np.mean(np.log(ratio))) < 0.6
     assert not any(a.off for a in found.agreement)
 
 
@@ -254,8 +257,8 @@ def test_what_is_simulated_until_now_is_what_was_done(planned_anew, process, pla
     trace = o.problem.trace(o.planned[None], o.lanes[:1])
     at = [int(np.argmin(np.abs(trace.t[0] - t))) for t in times]
     n = len(process.model.Parameters._fields)
-    stopped = replace(run, end_time_h=now + 0.01)
-    truth = independent(process.model, o.lanes[0, :n], stopped, times)
+    until = replace(run, end_time_h=now + 0.01)
+    truth = independent(process.model, o.lanes[0, :n], until, times)
     for i, name in enumerate(process.observed):
         assert trace.observed[0, i, at] == pytest.approx(truth[name], rel=2e-4, abs=1e-4), name
     assert 1000.0 * trace.volume[0, at] == pytest.approx(truth["volume"], rel=1e-6)
@@ -409,6 +412,14 @@ def test_a_feed_rate_goes_on_until_it_is_decided_anew():
     assert s.rate_end[:, 0] == pytest.approx([0.002, 0.003, 0.003, 0.005])
 
 
+def test_a_ramp_that_is_cut_off_has_come_as_far_as_it_would():
+    run = a_run([Event(0.0, "feed_rate", "f", 0.001, 0.003), Event(4.0, "feed_rate", "f", 0.002, 0.006)], end_h=20.0)
+    early = schedule_of(stopped(run, 8.0), np.zeros(0), ("f",))
+    assert early.rate_start[:, 0] == pytest.approx([0.001, 0.002])
+    assert early.rate_end[:, 0] == pytest.approx([0.003, 0.003])
+    assert stopped(run, 20.0).events == run.events
+
+
 def test_an_exponential_feed_goes_on_by_its_decisions():
     rows = (Decision("start", "feed_start", 0.0, 9.0, 1.0, 0.0), Decision("grow", "feed_exponent", 0.0, 1.0, 0.1, 0.0))
     design = Design(rows, 1.0, 30.0, 7.0, 30.0, 5.0, (), 0.0, n_feeds=2, second_feed_ratio=0.5)
@@ -517,5 +528,8 @@ def test_the_command_reads_folders_and_leaves_an_artefact(tmp_path, old, optimum
     table = (tmp_path / "out" / "tables" / "replan_actions.csv").read_text()
     assert table.startswith("time_h,kind,what,value,unit")
     assert replan_lines(again) == replan_lines(found)
+    # the next time, this is the plan
+    following = read_plan(tmp_path / "out" / "replan", process)
+    assert following.decisions == {d.name: d.now for d in found.decisions}
     assert plots_replan.replan(again).axes
     assert {x.variable for x in again.readings} == {"vcd", "viability", "glucose", "lactate", "titre"}
