@@ -1,7 +1,7 @@
 """What is left to decide of a process that runs: the past as it was really done, the future by decisions.
 
-The structure (times of what was done, and which decisions are still open) is part of the compiled program; the numbers
-(volumes given, setpoints held) are not, so that batches handled alike share one program.
+The structure (what is still open, and how many things were done) is part of the compiled program; the numbers (when,
+and how much) are not, so that batches at the same time share one program.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Remaining(Design):
     """A design from `checked_from_h` on; `decisions` are those still open.
 
     `x` of `schedule` are the open decisions, and after them the numbers of what was done (`done`, where they are left
-    out): withdrawn [n], bolus [n, J], rates at the start and end of each stretch [r, J] each, rate now [J],
-    temperature and pH [s] each.
+    out): times [n], withdrawn [n], bolus [n, J]; times [r] of rates, at the start and end of each stretch [r, J] each,
+    rates now [J]; times [s] of setpoints, temperature and pH [s] each.
     """
 
-    done_h: tuple[float, ...] = ()  # [n] when samples were drawn and boluses given
-    rate_h: tuple[float, ...] = ()  # [r] breakpoints of continuous feeds
-    setpoint_h: tuple[float, ...] = ()  # [s]
+    done_n: int = 0  # samples and boluses, those at one time together
+    rate_n: int = 0  # breakpoints of continuous feeds
+    setpoint_n: int = 0
     shift_h: float = math.nan  # when a shift comes whose time is no decision any more
     done: tuple[float, ...] = field(default=(), compare=False)
 
@@ -53,25 +53,23 @@ class Remaining(Design):
             if isinstance(x, jax.core.Tracer):
                 raise ValueError("a traced schedule needs the numbers of what was done after the decisions")
             x = jnp.concatenate([x, jnp.asarray(self.done)])
-        taken, given, rates, level, climate = self._split(x[count:])
+        past_h, taken, given, rates, level, climate_h, temperature, ph = self._split(x[count:])
         end = self._value(x, "harvest", self.end_h)
         regular = np.arange(0.0, self.longest_h() - SAME_H, self.node_step_h)
         ahead = [self.decisions[i].time_h for i in (*self._places("bolus"), *self._places("feed_rate"))]
-        fixed = np.unique(np.round([*regular, *ahead, *self.sample_times_h, *self.done_h, now], 9))
-        # a decision for the very moment of an action done: both happen
+        fixed = np.unique(np.round([*regular, *ahead, *self.sample_times_h, now], 9))
         shift = self._value(x, "shift_time", now if math.isnan(self.shift_h) else self.shift_h)
-        times = jnp.concatenate([jnp.asarray(fixed), shift[None]])
-        place = np.searchsorted(fixed, np.round(self.done_h, 9))
-        withdraw = jnp.zeros(len(times), x.dtype).at[place].add(taken)
+        # what was done stands first: at equal times it goes before what is decided
+        times = jnp.concatenate([past_h, jnp.asarray(fixed), shift[None]])
+        rest = len(times) - self.done_n
+        withdraw, bolus = jnp.append(taken, jnp.zeros(rest)), jnp.concatenate([given, jnp.zeros((rest, self.n_feeds))])
         for t in self.sample_times_h:
-            withdraw = withdraw.at[int(np.searchsorted(fixed, round(t, 9)))].add(self.sample_volume_l)
-        bolus = jnp.zeros((len(times), self.n_feeds), x.dtype).at[place].add(given)
+            withdraw = withdraw.at[self.done_n + int(np.searchsorted(fixed, round(t, 9)))].add(self.sample_volume_l)
         for i in self._places("bolus"):
             t = self.decisions[i].time_h
             part = jnp.clip((end - t) / BOLUS_COVERS_H, 0.0, 1.0)
-            bolus = bolus.at[int(np.searchsorted(fixed, round(t, 9))), 0].add(x[i] * part / 1000.0)
+            bolus = bolus.at[self.done_n + int(np.searchsorted(fixed, round(t, 9))), 0].add(x[i] * part / 1000.0)
         rate_t, start, stop = self._all_rates(x, rates, level, regular)
-        temperature, ph = climate
         second = self._value(x, "shift_temperature", 0.0) if self._places("shift_temperature") else temperature[-1]
         return Schedule(
             times=times,
@@ -81,24 +79,19 @@ class Remaining(Design):
             rate_t=rate_t,
             rate_start=start,
             rate_end=stop,
-            setpoint_t=jnp.append(jnp.asarray(self.setpoint_h), shift),
+            setpoint_t=jnp.append(climate_h, shift),
             setpoints=Environment(jnp.append(temperature, second), jnp.append(ph, ph[-1])),
         )
 
-    def _split(self, done: Array) -> tuple[Array, Array, tuple[Array, Array], Array, tuple[Array, Array]]:
-        n, r, s, j = len(self.done_h), len(self.rate_h), len(self.setpoint_h), self.n_feeds
-        parts = jnp.split(done, np.cumsum([n, n * j, r * j, r * j, j, s]))
-        taken, given, first, last, level, temperature, ph = parts
-        return (
-            taken,
-            given.reshape(n, j),
-            (first.reshape(r, j), last.reshape(r, j)),
-            level,
-            (temperature, ph),
-        )
+    def _split(self, done: Array) -> tuple[Array, Array, Array, tuple[Array, ...], Array, Array, Array, Array]:
+        n, r, s, j = self.done_n, self.rate_n, self.setpoint_n, self.n_feeds
+        parts = jnp.split(done, np.cumsum([n, n, n * j, r, r * j, r * j, j, s, s]))
+        past_h, taken, given, rate_h, first, last, level, climate_h, temperature, ph = parts
+        rates = (rate_h, first.reshape(r, j), last.reshape(r, j))
+        return past_h, taken, given.reshape(n, j), rates, level, climate_h, temperature, ph
 
     def _all_rates(
-        self, x: Array, rates: tuple[Array, Array], level: Array, regular: np.ndarray
+        self, x: Array, rates: tuple[Array, ...], level: Array, regular: np.ndarray
     ) -> tuple[Array, Array, Array]:
         """Rates as they were; from now on those of the decisions, or what flows now goes on."""
         now = self.checked_from_h
@@ -117,9 +110,9 @@ class Remaining(Design):
             initial = self._value(x, "feed_start", 0.0)
             start, stop = (self._with_others(initial * jnp.exp(grow * jnp.asarray(at)), level) for at in (t, until))
         return (
-            jnp.asarray(np.append(self.rate_h, t)),
-            jnp.concatenate([rates[0], start]),
-            jnp.concatenate([rates[1], stop]),
+            jnp.append(rates[0], t),
+            jnp.concatenate([rates[1], start]),
+            jnp.concatenate([rates[2], stop]),
         )
 
     def _with_others(self, rate: Array, level: Array) -> Array:
@@ -203,11 +196,14 @@ def remaining(design: Design, run: Run, now_h: float, feeds: Sequence[str]) -> t
     sampled = [e.time_h for e in past if e.kind == "sample"]
     drawn = _matched([t for t in design.sample_times_h if t >= now_h - SAME_H], sampled)
     numbers = [
+        np.asarray(s.times)[use],
         np.asarray(s.withdraw)[use],
         np.asarray(s.bolus)[use],
+        r,
         s.rate_start,
         last,
         level,
+        s.setpoint_t,
         temperature,
         np.asarray(s.setpoints.ph),
     ]
@@ -223,9 +219,9 @@ def remaining(design: Design, run: Run, now_h: float, feeds: Sequence[str]) -> t
         n_feeds=len(feeds),
         second_feed_ratio=design.second_feed_ratio,
         checked_from_h=now_h,
-        done_h=tuple(float(t) for t in np.asarray(s.times)[use]),
-        rate_h=tuple(float(t) for t in r),
-        setpoint_h=tuple(float(t) for t in s.setpoint_t),
+        done_n=int(use.sum()),
+        rate_n=len(r),
+        setpoint_n=len(temperature),
         shift_h=shift_h,
         done=tuple(float(v) for v in np.concatenate([np.ravel(n) for n in numbers])),
     )
