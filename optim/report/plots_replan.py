@@ -24,6 +24,7 @@ def replan(r: Replan) -> Figure:
     for name, a in zip(names, axes, strict=False):
         _course(r, name, a, scale)
     _feed(r, axes[-2], scale)
+    axes[-2].set_xlim(axes[0].get_xlim())
     _legend(axes[-1])
     for a in axes[:-1]:
         a.axvline(r.now_h / scale, color=INK, linewidth=0.8, linestyle=":")
