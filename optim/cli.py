@@ -26,6 +26,7 @@ COMMANDS = {
     "stress": "what parameters, prices and drifts do to the optimum",
     "pareto": "the trade-off between the objective and another one",
     "export": "turn the optimum into a recipe (JSON, CSV, HTML)",
+    "replan": "plan the rest of a running batch anew, from what was done and read so far",
     "doctor": "versions, devices, precision, cache, tracking address; says what is wrong",
 }
 EXAMPLES = """examples:

@@ -84,6 +84,10 @@ class UnverifiedWarning(OptimWarning):
     """A result rests on numbers that no source supports."""
 
 
+class DisagreementWarning(OptimWarning):
+    """Readings of a running batch that no plausible parameter set explains."""
+
+
 class IntegratorWarning(OptimWarning):
     """Another stepper would take less time."""
 

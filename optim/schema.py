@@ -87,6 +87,16 @@ class PlaceConfig:
 
 
 @dataclass
+class ReplanConfig:
+    run: Optional[str] = None  # which run of the dataset is under way
+    now_h: Optional[float] = None  # default: the time of its last reading or event
+    fit: Optional[str] = None  # output folder of the run whose fit is used; default: that of this run
+    plan: Optional[str] = None  # the optimum, recipe or earlier replan that it follows; default: the fit's optimum
+    draws: int = 63  # of the plausible parameter sets that a plan is judged by
+    least_gain: float = 0.001  # of the objective, below which the plan is left as it is
+
+
+@dataclass
 class DecisionConfig:
     kind: str = MISSING
     lower: float = MISSING
@@ -290,6 +300,7 @@ class Config:
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     place: PlaceConfig = field(default_factory=PlaceConfig)
+    replan: ReplanConfig = field(default_factory=ReplanConfig)
     design: DesignConfig = field(default_factory=DesignConfig)
     cost: CostConfig = field(default_factory=CostConfig)
     constraints: ConstraintsConfig = field(default_factory=ConstraintsConfig)

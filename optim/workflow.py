@@ -39,12 +39,14 @@ from optim.optimise.pareto import Front
 from optim.optimise.pareto import pareto as find_front
 from optim.optimise.result import Optimum, ProcessOutcome, Ranking
 from optim.optimise.robust import Risk
+from optim.optimise.rounding import broken_limits, rounded_decisions
 from optim.optimise.solve import OptimiseOptions
 from optim.optimise.stress import Happening, Stress
 from optim.optimise.stress import stress as put_under_stress
 from optim.process.calendar import Calendar
 from optim.process.drift import Drift
 from optim.process.problem import ProcessProblem
+from optim.replanning import replan
 from optim.report import plots, terminal
 from optim.report.export import (
     drifts_csv,
@@ -55,7 +57,7 @@ from optim.report.export import (
     trajectory_csv,
 )
 from optim.report.plots_decision import drifts, front, robustness, tornado
-from optim.report.recipe import Provenance, Recipe, broken_limits, make_recipe, rounded_decisions
+from optim.report.recipe import Provenance, Recipe, make_recipe
 from optim.report.terminal_process import front_lines, stress_lines
 from optim.session import Session, session
 
@@ -409,6 +411,7 @@ COMMANDS: dict[str, Callable[[Session], Any]] = {
     "stress": stress,
     "pareto": pareto,
     "export": export,
+    "replan": replan,
 }
 
 __all__ = [
@@ -420,6 +423,7 @@ __all__ = [
     "pareto",
     "place",
     "rank",
+    "replan",
     "run",
     "session",
     "simulate",

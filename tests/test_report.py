@@ -17,12 +17,13 @@ from optim.fit.result import StartReport
 from optim.optimise.optimise import About, optimise
 from optim.optimise.outcome import outcome
 from optim.optimise.result import Action, DecisionValue
+from optim.optimise.rounding import broken_limits, rounded_decisions
 from optim.optimise.solve import OptimiseOptions
 from optim.report import plots, terminal
 from optim.report.export import export_recipe
 from optim.report.fit_page import fit_page, search_text
 from optim.report.page import number
-from optim.report.recipe import Provenance, Recipe, broken_limits, feed_schedule, make_recipe, rounded_decisions
+from optim.report.recipe import Provenance, Recipe, feed_schedule, make_recipe
 
 WHERE = Provenance("2026-01-01 00:00", "0.1.0", "", "3.13", "0.12", "abc", "seed: 1", "small", "hash", 1, "run")
 

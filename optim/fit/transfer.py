@@ -1,7 +1,8 @@
-"""What one fit teaches the next: a fit continued with new runs, and new clones placed among those known.
+"""What one fit teaches the next: a fit continued with new runs, new clones placed among those known, a run followed.
 
 `update` estimates everything anew and only starts where the old fit ended. `place` leaves what clones have in common to
 the old fit: every member of its ensemble says what a clone is expected to be, and how likely the new readings are.
+`follow` does the same for one vessel while it runs, of a new clone or of one that the fit knows.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from optim.params import ParameterSpec, to_fitted, to_natural
 
 # at least this share of the ensemble has a say, however much better a few members fit the new readings
 LEAST_SHARE = 1.0 / 3.0
+# of the spread of a known clone's ensemble: how far each of its members may follow the readings of one more vessel
+KERNEL = 0.5
 # of the cost; a thirtieth of a standard deviation
 PLACING = Search(max_iterations=40, tolerance=1e-5)
 # first damping of a search, and where one has just ended nearby
@@ -151,6 +154,14 @@ def place(
 
 
 def _check(known: _Known, problem: FitProblem) -> None:
+    _check_parameters(known, problem)
+    if not problem.clone:
+        raise IncompatibleError("no parameter differs between clones, so there is nothing to place a clone by")
+    if again := sorted(set(problem.groups) & set(known.old.clones)):
+        raise IncompatibleError(f"{', '.join(again)}: not new to the fit; continue the fit with the new runs instead")
+
+
+def _check_parameters(known: _Known, problem: FitProblem) -> None:
     old = known.old
     for what, ours, theirs in (
         ("shared", problem.shared, old.shared_names),
@@ -164,10 +175,6 @@ def _check(known: _Known, problem: FitProblem) -> None:
     for row in problem.table.of_level("fixed"):
         if not np.isclose(known.rows.get(("fixed", row.name, ""), np.nan), row.value, rtol=1e-9, atol=0.0):
             raise IncompatibleError(f"parameter '{row.name}' is not fixed at {row.value:g} in the fit")
-    if not problem.clone:
-        raise IncompatibleError("no parameter differs between clones, so there is nothing to place a clone by")
-    if again := sorted(set(problem.groups) & set(old.clones)):
-        raise IncompatibleError(f"{', '.join(again)}: not new to the fit; continue the fit with the new runs instead")
     if len(old.shared) < 3:
         raise IncompatibleError("the fit's ensemble is too small to place a clone with; fit again with fit.ensemble=32")
 
@@ -177,12 +184,28 @@ class _Members:
     """What each member of an old ensemble says of what clones have in common; member 0 is the estimate."""
 
     known: _Known
-    problem: FitProblem  # of the new clone
+    problem: FitProblem  # of one clone
     rng: np.random.Generator
 
     @cached_property
+    def _clones(self) -> np.ndarray:
+        """Parameters of the old clones [E, C, nc] on the fitted scale."""
+        old, rows = self.known.old, self.problem.clone
+        found: np.ndarray = to_fitted(rows, old.clone[:, :, [old.clone_names.index(row.name) for row in rows]])
+        return found
+
+    @cached_property
+    def _own(self) -> np.ndarray | None:
+        """The same of this clone [E, nc], where the old fit knows it."""
+        old, name = self.known.old, self.problem.groups[0]
+        return self._clones[:, old.clones.index(name)] if name in old.clones else None
+
+    @cached_property
     def spread(self) -> np.ndarray:
-        return self.known.spread(self.problem)
+        """How far the clone may be from where a member expects it [nc]."""
+        if self._own is None:
+            return self.known.spread(self.problem)
+        return np.maximum(KERNEL * self._own[1:].std(axis=0), 1e-6)
 
     @cached_property
     def kept(self) -> np.ndarray:
@@ -220,9 +243,16 @@ class _Members:
         return found
 
     def _population(self) -> np.ndarray:
-        """Population means [E, nc] given each member's clones: readings say no more of them than the clones do."""
-        old, rows = self.known.old, self.problem.clone
-        clones = to_fitted(rows, old.clone[:, :, [old.clone_names.index(row.name) for row in rows]])
+        """Where each member expects the clone [E, nc].
+
+        A new one: at the population's mean given the member's clones (readings say no more of it than the clones do).
+        A known one: where the member has it, drawn in towards the mean, so that with the spread about it the ensemble
+        is as wide as before (Liu & West 2001, in Sequential Monte Carlo Methods in Practice, 197-223).
+        """
+        rows, clones = self.problem.clone, self._clones
+        if (own := self._own) is not None:
+            middle = own[1:].mean(axis=0)
+            return np.concatenate([own[:1], middle + np.sqrt(1.0 - KERNEL**2) * (own[1:] - middle)])
         sd = np.array([row.prior_sd_fitted() or np.inf for row in rows])
         stated = np.array([row.forward(row.value) for row in rows])
         precision = clones.shape[1] / self.spread**2 + 1.0 / sd**2
@@ -241,6 +271,65 @@ class _Members:
             point.fixed = self.kept, np.zeros(point.block.shape, bool)
             found.append(point)
         return found
+
+
+# --- a vessel followed ---
+
+
+@dataclass(frozen=True)
+class Followed:
+    """One running vessel given its readings so far.
+
+    Lanes hold its parameters on the fitted scale in the order of `FitProblem.layout`: `lanes` [1 + D, Q], the first is
+    the estimate, the others are draws; `before` [1 + D, Q] the same without its readings. `sd` [M]: noise of readings.
+    """
+
+    lanes: np.ndarray
+    before: np.ndarray
+    members: float  # of the old ensemble, how many have a say
+    readings: int
+    sd: np.ndarray
+
+
+def follow(
+    old: FitResult,
+    problem: FitProblem,
+    draws: int = 63,
+    seed: int = 0,
+    search: Search = PLACING,
+    progress: Progress = lambda text: None,
+) -> Followed:
+    """Parameters of one vessel from its readings, under the population of a fit or the posterior of its own clone.
+
+    Every member of the old ensemble is followed as in `place`, and members count by how likely they make the readings.
+    Raises `IncompatibleError` when fit and problem are not of one model, `FitError` when no member can be simulated.
+    """
+    known = _Known(old)
+    _check_parameters(known, problem)
+    if len(problem.vessel_clone) != 1:
+        raise IncompatibleError(f"one vessel is followed at a time, not {len(problem.vessel_clone)}")
+    members = _Members(known, problem, np.random.default_rng(seed))
+    found = []
+    for seen in (problem.until(-1.0), problem):
+        posterior, points = _conditioned(members, seen, members.points(), search, progress)
+        chance, free = _chances(members, points), ~members.kept
+        lanes = np.stack([posterior.lanes(p)[0] for p in points])
+        # the estimate of the fit, and by how much the readings move the mean of the members from one to another
+        even = np.where(np.isfinite([p.cost for p in points]), 1.0, 0.0)
+        even[0] = 0.0
+        estimate = lanes[0] + (chance - even / even.sum()) @ lanes
+        drawn = _drawn(posterior, points, chance, free, draws, np.random.default_rng(seed + 1))
+        rows = np.concatenate([estimate[None], *(posterior.lanes(p) for p in drawn)])
+        ends = ((posterior.lower_s, posterior.lower_c), (posterior.upper_s, posterior.upper_c))
+        low, high = (posterior.lanes(replace(points[0], shared=a, block=b[None]))[0] for a, b in ends)
+        found.append(np.clip(rows, low, high))
+    return Followed(
+        lanes=found[1],
+        before=found[0],
+        members=float(1.0 / np.sum(chance**2)),
+        readings=int(problem.vessels.weight.sum()),
+        sd=posterior.noise.sd[0],
+    )
 
 
 def _conditioned(

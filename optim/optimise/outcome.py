@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from optim.errors import SimulationError, Status
@@ -16,16 +18,29 @@ from optim.optimise.result import (
 )
 from optim.process.cost import DRIVERS, Harvest
 from optim.process.problem import ProcessProblem, Trace
+from optim.schedule.schedule import Schedule
 from optim.units import VARIABLES, display
 
 Ranges = dict[str, tuple[float, float]]
 AT_BOUND = 1e-4  # of a decision's span
 ACTIVE = 1e-3  # of a constraint's limit
+SETPOINTS = {
+    "temperature": ("temperature", "degC"),
+    "ph": ("pH", "-"),
+    "do": ("dissolved oxygen", "%"),
+    "kla": ("kLa", "1/h"),
+}
+BLEEDS = {"bleed": ("bleed", "mL/h", 1000.0), "bleed_above": ("bleed above VCD", "1e6/mL", 1.0)}
 HELD = 1e-6  # a decision with a smaller span was not free
 
 
 def outcome(
-    problem: ProcessProblem, name: str, x: np.ndarray, ensemble: np.ndarray, feed: str, screened: Ranges
+    problem: ProcessProblem,
+    name: str,
+    x: np.ndarray,
+    ensemble: np.ndarray,
+    feed: str | Sequence[str],
+    screened: Ranges,
 ) -> ProcessOutcome:
     """The process with decisions x [D] over the ensemble [E, P], member 0 being the estimate.
 
@@ -80,34 +95,59 @@ def decision_values(problem: ProcessProblem, x: np.ndarray, screened: Ranges) ->
     return tuple(rows)
 
 
-def actions(problem: ProcessProblem, x: np.ndarray, feed: str) -> tuple[Action, ...]:
-    """What is done to the vessel, from the very schedule that is simulated."""
+def actions(problem: ProcessProblem, x: np.ndarray, feed: str | Sequence[str]) -> tuple[Action, ...]:
+    """What is done to the vessel, from the very schedule that is simulated. `feed` names the first feed, or all."""
     import jax.numpy as jnp
 
     s = problem.design.schedule(jnp.asarray(x))
     end = float(s.end)
     rows = []
-    names = [feed, "base"]
+    names = list(problem.design.feeds if isinstance(feed, str) else feed)
     for t, taken, given in zip(np.asarray(s.times), np.asarray(s.withdraw), np.asarray(s.bolus), strict=True):
         if t >= end:
             continue
         if taken > 0.0:
             rows.append(Action(float(t), "sample", "broth", 1000.0 * float(taken), "mL"))
         rows += [Action(float(t), "bolus", names[j], 1000.0 * float(v), "mL") for j, v in enumerate(given) if v > 0.0]
-    for t, start, stop in zip(np.asarray(s.rate_t), np.asarray(s.rate_start), np.asarray(s.rate_end), strict=True):
-        rows += [
-            Action(float(t), "feed_rate", names[j], 1000.0 * float(a), "mL/h", 1000.0 * float(b))
-            for j, (a, b) in enumerate(zip(start, stop, strict=True))
-            if t < end and (a > 0.0 or b > 0.0)
-        ]
-    previous = None
-    for t, temperature in zip(np.asarray(s.setpoint_t), np.asarray(s.setpoints.temperature), strict=True):
-        if t < end and (previous is None or abs(temperature - previous) > 1e-9):
-            rows.append(Action(float(t), "setpoint", "temperature", float(temperature), "degC"))
-            previous = temperature
-    rows.append(Action(0.0, "setpoint", "pH", problem.design.ph, "-"))
+    perfused = problem.design.perfusion_feeds
+    for j, name in enumerate(names):
+        flowing = False
+        for t, a, b in zip(
+            np.asarray(s.rate_t), np.asarray(s.rate_start)[:, j], np.asarray(s.rate_end)[:, j], strict=True
+        ):
+            on = bool(a > 0.0 or b > 0.0)
+            if t < end and (on or flowing):  # a feed that stops says so
+                kind = "perfusion" if j in perfused else "feed_rate"
+                rows.append(Action(float(t), kind, name, 1000.0 * float(a), "mL/h", 1000.0 * float(b)))
+            flowing = on
+    rows += _setpoints(s, end)
     rows.append(Action(end, "harvest", "vessel", 0.0, ""))
     return tuple(sorted(rows, key=lambda a: (a.time_h, a.kind != "setpoint", a.kind == "harvest")))
+
+
+def _setpoints(s: Schedule, end: float) -> list[Action]:
+    """Every setpoint that is held, when it changes; a ramp has the value it ends with as well."""
+    rows = []
+    for name, (what, unit) in SETPOINTS.items():
+        values = getattr(s.setpoints, name)
+        if values is None:
+            continue
+        ends = values if s.setpoints_end is None else getattr(s.setpoints_end, name)
+        previous = np.nan
+        for t, a, b in zip(np.asarray(s.setpoint_t), np.asarray(values), np.asarray(ends), strict=True):
+            ramp = float(b) if abs(b - a) > 1e-9 else None
+            if t < end and (ramp is not None or not abs(a - previous) < 1e-9):
+                rows.append(Action(float(t), "setpoint", what, float(a), unit, ramp))
+            previous = b
+    for name, (what, unit, scale) in BLEEDS.items():
+        values = getattr(s, name)
+        if values is not None:
+            rows += [
+                Action(float(t), "setpoint", what, scale * float(v), unit)
+                for t, v in zip(np.asarray(s.flow_t), np.asarray(values), strict=True)
+                if t < end and np.isfinite(v)
+            ]
+    return rows
 
 
 def _series(problem: ProcessProblem, trace: Trace, good: np.ndarray) -> Series:

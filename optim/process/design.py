@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -58,6 +59,7 @@ class Design:
     inoculum_vcd: float | None = None  # 1e6/mL of the platform, where cells are a decision
     inoculum_species: tuple[int, ...] = ()  # those that scale with it
     components: tuple[Component, ...] = ()
+    checked_from_h: float = -math.inf  # limits along the path count after this time; what was before cannot be changed
 
     def __post_init__(self) -> None:
         names = [d.name for d in self.decisions]
@@ -72,6 +74,8 @@ class Design:
                 raise ConfigError(
                     f"design.decisions.{d.name}.feed: no feed '{d.feed}'.{nearest(d.feed, self.feeds)} Known: {known}"
                 )
+        if math.isfinite(self.checked_from_h):
+            return  # of a process that runs, some decisions have passed
         kinds = {d.kind for d in self.decisions}
         for kind in (k for k in kinds if k.startswith("shift_") and k != "shift_time"):
             if "shift_time" not in kinds:

@@ -149,7 +149,9 @@ class ProcessProblem:
     ) -> Evaluation:
         """x [L, D] decisions in their units, p [L, P] parameters in model order, prices [L, I] (default: the book's).
 
-        `drift` says what goes otherwise than planned; its numbers are scalars or one per lane.
+        `drift` says what goes otherwise than planned; its numbers are scalars or one per lane. Lanes of vessels that
+        are known bring more columns of p: N concentrations and the volume at their start, and then the numbers that a
+        `Remaining` design takes after the decisions.
         """
         return self._evaluation(self._run(_evaluate, x, p, prices, drift))
 
@@ -273,13 +275,15 @@ def _margins(
 ) -> Array:
     added = jnp.sum(grid.actions.bolus, axis=1) - grid.actions.withdraw
     volume = (trajectory.volume + jnp.append(added, 0.0)) * 1000.0  # mL, just after what is added at the node
+    since = s.design.checked_from_h
     rows = []
     for c in s.constraints:
         if c.variable in METRICS:
             value = metrics[c.variable][None]
         else:
-            value = volume if c.variable == "volume" else seen[c.variable]
-            value = value if c.where == "path" else value[last][None]
+            # at the moment itself the volume can still be chosen; what an assay reads has come about before
+            own, past = (volume, grid.t < since) if c.variable == "volume" else (seen[c.variable], grid.t <= since)
+            value = jnp.where(past, own[last], own) if c.where == "path" else own[last][None]
         rows.append(((c.limit - value) if c.kind == "max" else (value - c.limit)) / abs(c.limit))
     return jnp.concatenate(rows) if rows else jnp.zeros(0)
 
@@ -292,20 +296,22 @@ def _trace(
         schedule = drift.applied(s.design.schedule(x))
         return to_grid(schedule, bucket(schedule.times.shape[0]))[0]
 
-    n = x.shape[0]
+    n, species = x.shape[0], len(s.model.species)
     cells = jnp.asarray([name in s.model.inoculum_species for name in s.model.names()])
+    own = p[:, len(s.model.Parameters._fields) :]  # of vessels that are known: start, volume, and what was done
+    usual = jnp.append(jnp.asarray(initial), s.design.start_volume_l)
+    first = own[:, : species + 1] if own.shape[1] else jnp.broadcast_to(usual, (n, species + 1))
 
-    def begun(x: Array, drift: Drift) -> Array:
-        first = s.design.initial(x, jnp.asarray(initial))
-        return jnp.where(cells, first * drift.inoculum, first)
+    def begun(x: Array, first: Array, drift: Drift) -> Array:
+        state = s.design.initial(x, first[:species])
+        return jnp.where(cells, state * drift.inoculum, state)
 
-    grid = jax.vmap(gridded)(x, drift)
-    start = s.model.State(*jnp.moveaxis(jax.vmap(begun)(x, drift), -1, 0))
+    grid = jax.vmap(gridded)(jnp.concatenate([x, own[:, species + 1 :]], axis=1), drift)
+    start = s.model.State(*jnp.moveaxis(jax.vmap(begun)(x, first, drift), -1, 0))
     stocks = jax.vmap(lambda x, d: s.design.stocks(x, jnp.asarray(feeds)) * d.strength)(x, drift)
     params = s.model.Parameters(*(p[:, i] for i in range(len(s.model.Parameters._fields))))
     kept = None if s.retention is None else jnp.broadcast_to(jnp.asarray(s.retention), (n, len(s.retention)))
-    volume = jnp.full(n, s.design.start_volume_l)
-    trajectory = simulate(s.model, params, start, volume, grid, Vessel(stocks, kept), integrator)
+    trajectory = simulate(s.model, params, start, first[:, species], grid, Vessel(stocks, kept), integrator)
     return jax.vmap(lambda p, c, g, t: _lane(s, p, c, g, t))(params, prices, grid, trajectory)
 
 

@@ -14,7 +14,8 @@ from optim.artefact import whole_folder
 from optim.fit.placement import Placement
 from optim.fit.result import FitResult
 from optim.optimise.pareto import Front
-from optim.optimise.result import Optimum, Ranking, Series
+from optim.optimise.replanned import DecisionChange
+from optim.optimise.result import Action, Optimum, Ranking, Series
 from optim.optimise.stress import Stress
 from optim.report.page import page
 from optim.report.recipe import Recipe
@@ -58,6 +59,11 @@ def placement_csv(placement: Placement) -> str:
                 | asdict(p)
             )
     return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+
+
+def replan_csv(rows: tuple[Action, ...] | tuple[DecisionChange, ...]) -> str:
+    """Actions still to be done, or decisions planned and now."""
+    return _csv(rows)
 
 
 def ranking_csv(ranking: Ranking) -> str:

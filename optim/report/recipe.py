@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from optim.errors import IncompatibleError
 from optim.optimise.result import Action, DecisionValue, Optimum, ProcessOutcome
+from optim.optimise.rounding import broken_limits
+from optim.process.objective import LESS_IS_BETTER
 
 HOURS = 24.0
-MET = -1e-6  # of a limit: a margin above this meets it
 VOLUME_BASIS = "starting working volume"  # stating the basis avoids the commonest hand-over error
 
 
@@ -94,30 +94,6 @@ class Recipe:
     provenance: Provenance
 
 
-def rounded_decisions(decisions: tuple[DecisionValue, ...], feeds_down: bool = False) -> tuple[float, ...]:
-    """Every decision at the multiple of its resolution nearest to it (for feeds on request: below it), within bounds.
-
-    A decision without resolution, or with no multiple between its bounds, is kept as it is.
-    """
-    return tuple(_rounded(d, feeds_down and d.unit.startswith("mL")) for d in decisions)
-
-
-def _rounded(d: DecisionValue, down: bool) -> float:
-    lowest = math.ceil(d.lower / d.resolution - 1e-9) if d.resolution > 0.0 else 0
-    highest = math.floor(d.upper / d.resolution + 1e-9) if d.resolution > 0.0 else -1
-    if lowest > highest:
-        return d.value
-    steps = d.value / d.resolution
-    k = math.floor(steps + 1e-9) if down else math.floor(steps + 0.5)
-    # twelve digits keep 3 * 0.1 from reading 0.30000000000000004
-    return float(f"{min(max(k, lowest), highest) * d.resolution:.12g}")
-
-
-def broken_limits(process: ProcessOutcome) -> tuple[str, ...]:
-    """Names of the limits that the process does not meet at the estimate."""
-    return tuple(c.name for c in process.constraints if c.margin < MET * abs(c.limit))
-
-
 def make_recipe(title: str, optimum: Optimum, rounded: ProcessOutcome, provenance: Provenance) -> Recipe:
     """The recipe of `rounded`: the optimum's decisions, rounded and simulated again.
 
@@ -146,7 +122,8 @@ def make_recipe(title: str, optimum: Optimum, rounded: ProcessOutcome, provenanc
         decisions=rounded.decisions,
         process=rounded,
         baseline=optimum.baseline,
-        rounding_loss_percent=100.0 * (1.0 - after / before),
+        rounding_loss_percent=100.0
+        * (1.0 - (before / after if optimum.objective in LESS_IS_BETTER else after / before)),
         notes=optimum.notes + _warnings(rounded),
         provenance=provenance,
     )
@@ -167,11 +144,13 @@ def _setpoints(process: ProcessOutcome) -> tuple[Setpoint, ...]:
     decided = {d.name: d for d in process.decisions}
     end = _harvest_h(process.actions)
     rows = []
-    for parameter in ("temperature", "pH"):
+    named = dict.fromkeys(a.what for a in process.actions if a.kind == "setpoint")
+    for parameter in sorted(named, key=lambda n: (n not in ("temperature", "pH"), n)):
         own = [a for a in process.actions if a.kind == "setpoint" and a.what == parameter]
         for i, a in enumerate(own):
-            d = decided.get("shift_temperature" if i else parameter)
-            fixed = "fixed by the platform" if parameter != "pH" else "fixed; the model does not describe pH"
+            word = parameter.lower()
+            d = decided.get(f"shift_{word}" if i else word)
+            fixed = "fixed by the platform"
             until = own[i + 1].time_h if i + 1 < len(own) else end
             rows.append(
                 Setpoint(
@@ -207,13 +186,13 @@ def feed_schedule(actions: tuple[Action, ...], start_volume_ml: float, productio
     for a in actions:
         if a.kind == "sample":
             changes.append((a.time_h, 1, -a.value, None))
-        if a.kind not in ("bolus", "feed_rate"):
+        if a.kind not in ("bolus", "feed_rate", "perfusion"):
             continue
         length = 0.0
         volume = a.value
         stop = None
-        if a.kind == "feed_rate":
-            own = [b.time_h for b in actions if b.kind == "feed_rate" and b.what == a.what]
+        if a.kind != "bolus":
+            own = [b.time_h for b in actions if b.kind == a.kind and b.what == a.what]
             length = min((t for t in own if t > a.time_h), default=end) - a.time_h
             stop = a.value if a.value_end is None else a.value_end
             volume = 0.5 * (a.value + stop) * length
@@ -221,7 +200,7 @@ def feed_schedule(actions: tuple[Action, ...], start_volume_ml: float, productio
             day=int((a.time_h + 1e-6) // HOURS),
             clock_h=round(a.time_h - HOURS * int((a.time_h + 1e-6) // HOURS), 4),
             feed_id=a.what,
-            mode="bolus" if stop is None else "continuous",
+            mode="bolus" if stop is None else "perfusion" if a.kind == "perfusion" else "continuous",
             rate_start_ml_per_h=None if stop is None else a.value,
             rate_end_ml_per_h=stop,
             duration_h=length,
@@ -235,7 +214,7 @@ def feed_schedule(actions: tuple[Action, ...], start_volume_ml: float, productio
         changes.append((a.time_h + length, 2 if stop is None else 0, volume, row))
     level, given, rows = start_volume_ml, dict[str, float](), list[Feed]()
     for _, _, change, draft in sorted(changes, key=lambda c: (*c[:2], c[3].feed_id if c[3] else "")):
-        level += change
+        level += change if draft is None or draft.mode != "perfusion" else 0.0  # as much leaves as is perfused
         if draft is not None:
             given[draft.feed_id] = given.get(draft.feed_id, 0.0) + change
             rows.append(replace(draft, cumulative_ml=given[draft.feed_id], vessel_volume_after_ml=level))

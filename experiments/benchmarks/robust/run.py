@@ -85,7 +85,7 @@ def table(rows: list[dict]) -> str:
     n, names = len(rows), ("platform", "nominal", "robust")
     lines = [f"{n} screens of {CLONES} clones; each process carried out {DRAWS} times on the hidden truth", ""]
     lines.append(
-        "| process | limits kept, median (range) | CVaR, g/EUR | the same, lost if out of limits | mean, lost likewise |"
+        "| process | limits kept, median (range) | CVaR, g/EUR | so, lost if out of limits | mean, lost likewise |"
     )
     lines.append("|---|---|---|---|---|")
     values = {k: np.array([r[k]["value"] for r in rows]) for k in names}

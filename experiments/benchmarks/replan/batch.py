@@ -1,0 +1,181 @@
+"""A simulated batch with a hidden truth: what is asked for, what the pump gives, what is drawn and read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optim.data.dataset import Dataset, Event, Measurements, Run
+from optim.fit.synthetic import ASSAYS, BASE, DAY, FEED, INOCULUM, MEDIUM, QP_RANGE, SAMPLE_ML, SPREAD, START_ML
+from optim.kinetics.cho_moller import ChoMoller, Parameters
+from optim.process.objective import METRICS
+from optim.process.problem import ProcessProblem
+from optim.process.remaining import remaining
+from optim.schedule.from_run import feeds_of, schedule_of
+from optim.schedule.schedule import to_grid
+from optim.simulate.balance import Vessel
+from optim.simulate.march import Integrator
+from optim.simulate.simulate import check, observe, simulate
+
+MODEL = ChoMoller()
+INTERVALS = 64
+EXACT = Integrator(rtol=1e-8, atol=1e-9)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What nobody knows: the clone, the cells at the start, and what the pump gives of what is asked of it, by day."""
+
+    clone: str
+    parameters: Parameters
+    inoculum: float
+    pump: dict[int, float]
+    seed: int
+
+    def start(self) -> np.ndarray:
+        """Concentrations [N] and volume (L) at time 0."""
+        first = np.array(list(MODEL.initial(MEDIUM, INOCULUM, {}).values()))
+        first[:2] *= self.inoculum
+        return np.append(first, START_ML / 1000.0)
+
+    def lane(self) -> np.ndarray:
+        """As a row of a process problem."""
+        return np.concatenate([np.array(self.parameters), self.start()])
+
+
+def hidden(seed: int, screened: Dataset | None) -> Truth:
+    """Inoculum 25 % up or down at most, a pump that gives 20 % less on two days; a clone of the population, or of a
+    screen where one is given."""
+    rng = np.random.default_rng([seed, 7])
+    inoculum, first = float(rng.uniform(0.75, 1.25)), int(rng.integers(3, 9))
+    if screened is None:
+        own = {n: float(getattr(BASE, n)) * float(np.exp(s * rng.standard_normal())) for n, s in SPREAD.items()}
+        own["qP"] = float(np.clip(own["qP"], *QP_RANGE))
+        name, parameters = "NEW", BASE._replace(**own)
+    else:
+        assert screened.truth is not None
+        name = screened.clones[int(rng.integers(len(screened.clones)))]
+        known = screened.truth[""] | screened.truth[name]
+        parameters = Parameters(*(known[n] for n in Parameters._fields))
+    return Truth(name, parameters, inoculum, {first: 0.8, first + 1: 0.8}, seed)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch under way under its truth."""
+
+    truth: Truth
+    events: tuple[Event, ...] = ()
+    now_h: float = 0.0
+    begun: bool = False
+    readings: tuple[tuple[float, str, float, str], ...] = field(default=())
+
+    def run(self, end_h: float) -> Run:
+        return Run(
+            run_id="R1",
+            experiment_id="LATER",
+            vessel_id="V1",
+            clone_id=self.truth.clone,
+            start_volume_l=START_ML / 1000.0,
+            medium_id="basal_a",
+            temperature_c=36.8,
+            ph=7.0,
+            inoculum_vcd=INOCULUM,
+            end_time_h=end_h,
+            events=self.events,
+        )
+
+    def until(self, now_h: float, plan: dict[str, float], times: dict[str, float]) -> Batch:
+        """The batch at a later time, the plan carried out in between: boluses from now on, up to but without then."""
+        events = list(self.events)
+        for name, t in times.items():
+            if self.now_h <= t < now_h and plan[name] > 0.0:
+                dose = plan[name] / 1000.0 * self.truth.pump.get(round(t / DAY), 1.0)
+                # the last dose is cut short where harvest comes within its day
+                dose *= float(np.clip((plan["harvest"] - t) / DAY, 0.0, 1.0))
+                events.append(Event(t, "bolus", "feed_a", dose, dose))
+        drawn = [d * DAY for d in range(14) if (self.now_h < d * DAY or not self.begun) and d * DAY <= now_h]
+        events += [Event(t, "sample", "", SAMPLE_ML / 1000.0, SAMPLE_ML / 1000.0) for t in drawn]
+        shift = plan["shift_time"]
+        if self.now_h < shift <= now_h:
+            events.append(Event(shift, "temperature", "", plan["shift_temperature"], plan["shift_temperature"]))
+        ordered = tuple(sorted(events, key=lambda e: (e.time_h, e.kind)))
+        later = replace(self, events=ordered, now_h=now_h, begun=True)
+        return replace(later, readings=(*self.readings, *later._read(drawn)))
+
+    def _read(self, times: list[float]) -> list[tuple[float, str, float, str]]:
+        rows = []
+        true = truth_at(self.truth, self.run(self.now_h + 0.01), np.array(times)) if times else {}
+        for i, t in enumerate(times):
+            day = round(t / DAY)
+            for k, (variable, (relative, absolute, limit, days)) in enumerate(ASSAYS.items()):
+                if day not in days:
+                    continue
+                # the same noise whatever was done before
+                noise = np.random.default_rng([self.truth.seed, 11, day, k]).standard_normal()
+                value = float(true[variable][i])
+                seen = value + float(np.hypot(relative * value, absolute)) * noise
+                seen = min(max(seen, 0.0), 1.0) if variable == "viability" else max(seen, 0.0)
+                below = seen < limit
+                rows.append((t, variable, limit if below else seen, "<" if below else ""))
+        return rows
+
+    def dataset(self) -> Dataset:
+        """What the laboratory has of it."""
+        time, variable, value, censored = zip(*self.readings, strict=True)
+        n = len(time)
+        return Dataset(
+            name="running",
+            description="a simulated batch under way",
+            organism="CHO (simulated)",
+            citation="",
+            licence="Apache-2.0",
+            simulated=True,
+            content_hash="simulated",
+            runs=(self.run(self.now_h),),
+            measurements=Measurements(
+                np.zeros(n, int), np.array(time), variable, np.array(value), censored, ("1",) * n
+            ),
+            media={"basal_a": MEDIUM, "feed_a": FEED},
+        )
+
+
+@jax.jit
+def _simulated(p: Parameters, start: jax.Array, volume: jax.Array, grid: object, feeds: jax.Array) -> object:
+    one = jax.tree.map(lambda x: jnp.asarray(x)[None], (p, MODEL.State(*start), volume, grid, Vessel(feeds)))
+    trajectory = simulate(MODEL, *one, EXACT)
+    return trajectory, jax.vmap(lambda p, t, g: observe(MODEL, p, t, g))(one[0], trajectory, one[3])
+
+
+def truth_at(truth: Truth, run: Run, times: np.ndarray) -> dict[str, np.ndarray]:
+    """True values of every assay at some times of a run, by the plain simulator."""
+    schedule = schedule_of(run, times, feeds_of(run))
+    grid, _ = to_grid(jax.tree.map(jnp.asarray, schedule), INTERVALS)
+    start, feeds = truth.start(), np.array([MODEL.feed(FEED)])
+    trajectory, seen = _simulated(truth.parameters, start[:-1], start[-1], grid, feeds)
+    check(trajectory, (run.run_id,))
+    place = [int(np.argmin(np.abs(np.asarray(grid.t) - t))) for t in times]
+    return {name: np.asarray(v)[0, place] for name, v in seen.items()}
+
+
+def judged(problem: ProcessProblem, batch: Batch, plan: dict[str, float]) -> dict[str, float]:
+    """The objective and the worst relative margin of every limit, from inoculation to harvest, under the truth."""
+    # all is done but the harvest; doses still open lie after it, or are none
+    now = min(batch.now_h, plan["harvest"] - 0.02)
+    left, _ = remaining(problem.design, batch.run(plan["harvest"]), now, ("feed_a",))
+    x = np.array([plan["harvest"] if d.kind == "harvest" else 0.0 for d in left.decisions])
+    x = np.array([plan[d.name] if "shift" in d.kind else v for d, v in zip(left.decisions, x, strict=True)])
+    row = np.concatenate([batch.truth.lane(), left.done])
+    trace = replace(problem, design=left, integrator=EXACT).trace(x[None], row[None])
+    if trace.status[0] != 0:
+        raise RuntimeError(f"the truth of seed {batch.truth.seed} cannot be simulated: status {trace.status[0]}")
+    found = {"objective": float(trace.metrics[0, list(METRICS).index(problem.metric)])}
+    volume = 1000.0 * (trace.volume[0])
+    for c in problem.constraints:
+        value = volume if c.variable == "volume" else trace.observed[0, problem.observed.index(c.variable)]
+        room = ((c.limit - value) if c.kind == "max" else (value - c.limit)) / abs(c.limit)
+        found[c.name] = float(room.min() if c.where == "path" else room[-1])
+    return found
