@@ -27,7 +27,7 @@ ROUNDED = 1e-3
 
 @dataclass(frozen=True)
 class ReplanOptions:
-    """`draws` plausible parameter sets judge the plans; a plan is left as it is where less than `least_gain` is to be had.
+    """`draws` plausible parameter sets judge the plans; a plan stays where less than `least_gain` is to be had.
 
     The gain is of the objective's logarithm."""
 
