@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from optim import __version__
 from optim.artefact import load
@@ -34,14 +34,17 @@ from optim.fitting import fit, place
 from optim.optimise.optimise import NEWCOMER, About, parameter_sets
 from optim.optimise.optimise import optimise as optimise_process
 from optim.optimise.optimise import rank as rank_clones
-from optim.optimise.outcome import Ranges, outcome
+from optim.optimise.outcome import outcome
 from optim.optimise.result import Optimum, ProcessOutcome, Ranking
-from optim.optimise.solve import OptimiseOptions
 from optim.process.problem import ProcessProblem
 from optim.report import plots, terminal
 from optim.report.export import export_recipe, ranking_csv, trajectory_csv
 from optim.report.recipe import Provenance, Recipe, broken_limits, make_recipe, rounded_decisions
 from optim.session import Session, session
+from optim.suggesting import suggest
+from optim.terms import about as _about
+from optim.terms import screened_ranges
+from optim.terms import solve_options as _options
 
 # --- rank and optimise ------------------------------------------------------------------------------------------------
 
@@ -67,50 +70,6 @@ def _ensembles(
 ) -> dict[str, np.ndarray]:
     fixed = {n: float(p.value) for n, p in s.cfg.model.parameters.items() if p.level == "fixed"}
     return {c: parameter_sets(result, fixed, problem.model, c) for c in clones}
-
-
-def _about(s: Session, problem: ProcessProblem, result: FitResult, dataset: Dataset) -> About:
-    notes = ["SIMULATED data: nothing here was measured"] if dataset.simulated else []
-    notes.append(f"price book '{problem.book.title}': {problem.book.unverified_text()}")
-    loose = [c.name for c in problem.constraints if not c.verified]
-    if loose:
-        notes.append(f"limits without a source: {', '.join(loose)}")
-    unverified = sorted({p.name for p in result.parameters if not p.verified})
-    if unverified:
-        notes.append(f"parameters whose prior has no source: {', '.join(unverified)}")
-    return About(result, s.cfg.seed, s.cfg.design.feed_id, screened_ranges(dataset), tuple(notes))
-
-
-def screened_ranges(dataset: Dataset) -> Ranges:
-    """Range of each kind of decision in the data: what the screen can speak for."""
-    ranges: Ranges = {"harvest": (0.0, max(run.end_time_h for run in dataset.runs))}
-    levels, steps, shifts, doses, starts, rates = [], [], [], [0.0], [], []
-    for run in dataset.runs:
-        changes = [e for e in run.events if e.kind == "temperature"]
-        held = [(0.0, run.temperature_c)] + [(e.time_h, e.value) for e in changes]
-        until = [t for t, _ in held[1:]] + [run.end_time_h]
-        levels.append(sum(v * (b - a) for (a, v), b in zip(held, until, strict=True)) / run.end_time_h)
-        if len(changes) == 1:
-            steps.append(changes[0].value)
-            shifts.append(changes[0].time_h)
-        doses += [1000.0 * e.value for e in run.events if e.kind == "bolus"]
-        flows = [e for e in run.events if e.kind == "feed_rate" and e.feed_id != "base"]
-        rates += [1000.0 * e.value for e in flows]
-        starts += [1000.0 * e.value for e in flows if e.time_h == 0.0]
-    named = {"shift_temperature": steps, "shift_time": shifts, "feed_rate": rates, "feed_start": starts}
-    ranges |= {kind: (min(v), max(v)) for kind, v in named.items() if v}
-    if len(doses) > 1:
-        ranges["bolus"] = (min(doses), max(doses))
-    if not steps:
-        ranges["temperature"] = (min(levels), max(levels))
-    return ranges
-
-
-def _options(cfg: DictConfig) -> OptimiseOptions:
-    o = cfg.optimise
-    if o.starts < 1 or o.rank_starts < 1:
-        raise ConfigError("optimise: starts and rank_starts must be at least 1")
-    return OptimiseOptions(o.starts, o.rank_starts, o.max_iterations, o.tolerance)
 
 
 def rank(s: Session, result: FitResult | None = None) -> Ranking:
@@ -308,8 +267,22 @@ COMMANDS: dict[str, Callable[[Session], Any]] = {
     "fit": fit,
     "place": place,
     "rank": rank,
+    "suggest": suggest,
     "optimise": optimise,
     "export": export,
 }
 
-__all__ = ["COMMANDS", "Session", "export", "fit", "optimise", "place", "rank", "run", "session", "simulate"]
+__all__ = [
+    "COMMANDS",
+    "Session",
+    "export",
+    "fit",
+    "optimise",
+    "place",
+    "rank",
+    "run",
+    "screened_ranges",
+    "session",
+    "simulate",
+    "suggest",
+]
