@@ -192,11 +192,11 @@ def _greedy(by: str, s: State, c: Candidates, runs: int, budget: int, per_sample
 
 
 def _farthest(c: Candidates, able: np.ndarray, taken: list[int], rng: np.random.Generator) -> int:
-    """The candidate whose nearest neighbour among those taken is farthest: another clone counts as a whole span."""
+    """The candidate whose nearest neighbour among those taken is farthest, of another clone before all."""
     if not taken:
         return int(rng.integers(len(able)))
     square = np.mean((c.where[able][:, None] - c.where[taken][None]) ** 2, axis=2)
-    nearest_one = np.min(square + (c.group[able][:, None] != c.group[taken][None]), axis=1)
+    nearest_one = np.min(square + 2.0 * (c.group[able][:, None] != c.group[taken][None]), axis=1)
     best = np.flatnonzero(nearest_one >= nearest_one.max() - 1e-12)
     return int(rng.choice(best))
 
@@ -210,7 +210,21 @@ def _worthiest(s: State, c: Candidates, able: np.ndarray, cost: np.ndarray) -> i
     tied = np.flatnonzero(away.mean(axis=1) <= away.std(axis=1) / np.sqrt(gains.shape[1]) + 1e-12)
     if len(tied) == 1:
         return best
-    a, chance = s.alternatives, s.best()
-    contrast = a.slope - a.slope[np.argmax(a.mean)]
-    sharper = np.sum(chance[:, None] * (contrast @ s.seen(c, able[tied])[0]) ** 2, axis=(1, 2)) / cost[tied]
+    contrast, weight = _in_question(s)
+    sharper = np.sum(weight[:, None] * (contrast @ s.seen(c, able[tied])[0]) ** 2, axis=(1, 2)) / cost[tied]
     return int(tied[np.argmax(sharper)])
+
+
+def _in_question(s: State) -> tuple[np.ndarray, np.ndarray]:
+    """Contrasts of all alternatives with the leading one [A, D], and how much each matters, by how near it comes."""
+    a = s.alternatives
+    lead = int(np.argmax(a.mean))
+    contrast = a.slope - a.slope[lead]
+    variance = np.maximum(np.einsum("ad,de,ae->a", contrast, s.covariance, contrast), 1e-30)
+    near = -0.5 * (a.mean[lead] - a.mean) ** 2 / variance
+    near[contrast.any(axis=1) == 0] = -np.inf
+    if not np.isfinite(near).any():
+        return contrast, np.zeros(len(near))
+    # relative to its own variance: a wide contrast that nothing narrows is not what matters
+    weight: np.ndarray = np.exp(near - near.max()) / variance
+    return contrast, weight
