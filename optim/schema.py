@@ -101,6 +101,7 @@ class SuggestConfig:
     members: int = 16  # draws that safety is judged by
     top: int = 4  # clones that processes are optimised for, for several draws
     optima: int = 4  # such draws
+    scenarios: int = 64  # draws that values are simulated for
     draws: int = 1024  # that worth is averaged over
 
 

@@ -84,6 +84,7 @@ def _options(cfg: DictConfig) -> SuggestOptions:
         members=o.members,
         top=o.top,
         optima=o.optima,
+        scenarios=o.scenarios,
         draws=o.draws,
     )
 

@@ -42,12 +42,13 @@ class SuggestOptions:
     members: int = 16  # draws that safety is judged by
     top: int = 4  # clones that are optimised for
     optima: int = 4  # draws each
-    draws: int = 1024
+    scenarios: int = 64  # draws that values are simulated for
+    draws: int = 1024  # that worth is averaged over
 
     def __post_init__(self) -> None:
         if self.by not in WAYS:
             raise ConfigError(f"suggest.by: unknown '{self.by}'.{nearest(self.by, WAYS)} Known: {', '.join(WAYS)}")
-        least = {"runs": 1, "processes": 1, "per_clone": 1, "members": 2, "draws": 2}
+        least = {"runs": 1, "processes": 1, "per_clone": 1, "members": 2, "scenarios": 16, "draws": 2}
         for key, low in least.items():
             if getattr(self, key) < low:
                 raise ConfigError(f"suggest.{key}: {getattr(self, key)} is not at least {low}")
@@ -91,7 +92,9 @@ def weighed(
     belief = belief_of(posterior, point, fresh[: options.new_clones])
     progress("suggest: the best process of every clone")
     own = best_processes(process, fit, belief, solving, seed, known, progress)
-    decided = decision(process, fit, belief, own, solving, options.optima, options.top, seed, progress)
+    decided = decision(
+        process, fit, belief, own, solving, options.optima, options.top, options.scenarios, seed, progress
+    )
     progress("suggest: runs that meet the limits")
     pool = _pool(process, decided.x, options.processes, seed)
     safety = Safety(options.per_clone, options.safe, options.members)
@@ -227,8 +230,8 @@ def _chances(belief: Belief, decided: Decision, before: State) -> tuple[CloneCha
     for c in np.unique(a.group):
         own = np.flatnonzero(a.group == c)
         lead = own[np.argmax(a.mean[own])]
-        sd = float(np.sqrt(a.slope[lead] @ belief.covariance @ a.slope[lead]))
-        value, likely = float(np.exp(a.mean[lead])), float(chance[own].sum())
+        sd = float(np.sqrt(a.slope[lead] @ belief.covariance @ a.slope[lead]) / max(a.mean[lead], 1e-12))
+        value, likely = decided.scale * float(a.mean[lead]), float(chance[own].sum())
         rows.append(CloneChance(belief.clones[c], value, sd, likely))
     return tuple(sorted(rows, key=lambda row: (-row.chance, -row.value)))
 

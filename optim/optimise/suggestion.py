@@ -34,7 +34,7 @@ class CloneChance:
     """What is known of a clone now: value at its best process, and the probability that it is the best."""
 
     clone: str
-    value: float  # of the maximised metric, at the estimate
+    value: float  # expected of the maximised metric, in the process that is best on the whole
     relative_sd: float
     chance: float
 

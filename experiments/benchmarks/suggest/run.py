@@ -40,10 +40,11 @@ from optim.fit.synthetic import (
 )
 from optim.fit.transfer import revived, update
 from optim.kinetics.cho_moller import Parameters
-from optim.optimise.belief import Belief, belief_of
+from optim.optimise.belief import belief_of
+from optim.optimise.choose import State
 from optim.optimise.decision import best_processes
 from optim.optimise.solve import OptimiseOptions, best, solve
-from optim.optimise.suggest import SuggestOptions, chosen, runs_to_do, weighed
+from optim.optimise.suggest import SuggestOptions, Weighed, chosen, runs_to_do, weighed
 from optim.optimise.trials import Setting, sampled_h
 from optim.process.problem import ProcessProblem
 from optim.runtime import prepare
@@ -54,7 +55,7 @@ FIRST_SEED, ROUNDS = 4001, 2
 # the first screen: one vessel of each clone, six days, read every second day with noise a few times the generator's
 CLONES, UNTIL_H, READ_H, NOISE = 16, 144.0, (48.0, 96.0, 144.0), 2.5
 FIT = FitOptions(starts=1, tolerance=1e-5, ensemble=8, quality=False, identify=False)
-SOLVING = OptimiseOptions(starts=6, rank_starts=2, max_iterations=40, tolerance=1e-5)
+SOLVING = OptimiseOptions(starts=6, rank_starts=2, max_iterations=60, tolerance=1e-6)
 SUGGEST = SuggestOptions(runs=8, every_d=(2,), safe=0.7, per_clone=8, members=12, processes=48, top=4, optima=3)
 TRUTH_STARTS = 3
 
@@ -114,7 +115,7 @@ class Campaign:
         clones = list(self.truth)
         lanes = np.tile(starts, (len(clones), 1))
         owner = np.repeat(np.arange(len(clones)), len(starts))
-        found = solve(self.process, lanes, self.true_parameters(clones)[owner], replace(SOLVING, max_iterations=80))
+        found = solve(self.process, lanes, self.true_parameters(clones)[owner], SOLVING)
         tops = [best([s for s, o in zip(found, owner, strict=True) if o == c]) for c in range(len(clones))]
         values = [-np.inf if s is None else s.objective for s in tops]
         self.best = float(np.exp(max(values)))
@@ -123,13 +124,21 @@ class Campaign:
 
 def decide(
     c: Campaign, posterior: Posterior, point: Point, known: Mapping[str, np.ndarray] | None
-) -> tuple[Belief, str, dict[str, np.ndarray]]:
-    """The belief, the clone with the best value at the estimate, and the best process of each."""
+) -> tuple[str, dict[str, np.ndarray]]:
+    """The clone with the best value at the estimate, and the best process of each."""
     belief = belief_of(posterior, point)
     own = best_processes(c.process, posterior.problem, belief, SOLVING, c.seed, known)
-    processes = {belief.clones[i]: s.x for i, s in own.items()}
     lead = max(own, key=lambda i: own[i].objective)
-    return belief, belief.clones[lead], processes
+    return belief.clones[lead], {belief.clones[i]: s.x for i, s in own.items()}
+
+
+def decided(w: Weighed) -> tuple[str, dict[str, np.ndarray]]:
+    """The same from what runs are chosen for: the first alternative of each clone is its best at the estimate."""
+    a, own = w.decided.alternatives, dict[str, int]()
+    for i, c in enumerate(a.group):
+        own.setdefault(w.belief.clones[c], i)
+    lead = max(own, key=lambda name: w.decided.at_estimate[own[name]])
+    return lead, {name: w.decided.x[i] for name, i in own.items()}
 
 
 def _row(c: Campaign, true_best: str, round_: int, clone: str, x: np.ndarray) -> Row:
@@ -151,12 +160,12 @@ def campaign(seed: int, strategies: tuple[str, ...]) -> Row:
         problem = build_fit(c.cfg, c.data("round0"))
         first = fit(problem, FIT, seed, c.cfg.model.name)
         posterior, point = revived(first, problem)
-        _, clone, processes = decide(c, posterior, point, None)
-        lead = processes[clone]
-        starts = np.unique(np.array([lead, *list(processes.values())[: TRUTH_STARTS - 1]]), axis=0)
+        w = weighed(posterior, point, c.process, c.setting, SUGGEST, SOLVING, seed)
+        clone, processes = decided(w)
+        starts = np.unique(np.array([processes[clone], *list(processes.values())[: TRUTH_STARTS - 1]]), axis=0)
         true_best = c.find_best(starts)
         start = _row(c, true_best, 0, clone, processes[clone])
-        w = weighed(posterior, point, c.process, c.setting, SUGGEST, SOLVING, seed, processes)
+        start["expected_loss"] = State(w.belief.covariance, w.decided.alternatives, SUGGEST.draws, seed).outlook()[0]
         found: Row = {"seed": seed, "best": c.best, "best_clone": true_best, "first": start, "strategies": {}}
         for by in strategies:
             rows, chosen_runs, now, at = [start], [], first, "round0"
@@ -172,10 +181,12 @@ def campaign(seed: int, strategies: tuple[str, ...]) -> Row:
                 problem = build_fit(c.cfg, c.data(after))
                 now, at = update(now, problem, FIT, seed, c.cfg.model.name), after
                 posterior, point = revived(now, problem)
-                _, clone, own = decide(c, posterior, point, own)
-                rows.append(_row(c, true_best, k, clone, own[clone]) | {"expected_loss": batch[-1].loss})
                 if k < ROUNDS:
                     here = weighed(posterior, point, c.process, c.setting, SUGGEST, SOLVING, seed, own)
+                    clone, own = decided(here)
+                else:
+                    clone, own = decide(c, posterior, point, own)
+                rows.append(_row(c, true_best, k, clone, own[clone]) | {"expected_loss": batch[-1].loss})
             found["strategies"][by] = {"rounds": rows, "runs": chosen_runs}
         found["seconds"] = time.perf_counter() - began
         return found
