@@ -18,7 +18,7 @@ from optim.config import build_fit, compose
 from optim.data.dataset import Event, Measurements, Run
 from optim.data.registry import open_dataset
 from optim.data.writer import append_runs
-from optim.errors import ConfigError, DatasetError, IncompatibleError, InfeasibleError
+from optim.errors import ConfigError, DatasetError, IncompatibleError, InfeasibleError, SimulationError
 from optim.fit.posterior import Point, Posterior
 from optim.fit.problem import build_problem
 from optim.fit.solve import Search, minimise
@@ -26,9 +26,9 @@ from optim.fit.synthetic import simulate_screen
 from optim.kinetics.cho_moller import Parameters
 from optim.optimise.belief import Belief, belief_of, lanes, parameters
 from optim.optimise.choose import WAYS, Alternatives, Candidates, State, choose
-from optim.optimise.decision import _prices, _values
+from optim.optimise.decision import _filling, _line
 from optim.optimise.outcome import actions
-from optim.optimise.solve import OptimiseOptions, best, solve
+from optim.optimise.solve import OptimiseOptions
 from optim.optimise.suggest import SuggestOptions, chosen, runs_to_do, weighed
 from optim.optimise.suggestion import Suggestion
 from optim.optimise.trials import Safety, Setting, information, processes, runs_of, safe, sampled_h
@@ -364,25 +364,43 @@ def test_every_way_chooses_runs_by_name_and_within_samples(plan, process_problem
     assert batch[-1].loss < State(plan.belief.covariance, plan.decided.alternatives, 256, 0).outlook()[0] + 1e-3
 
 
-def test_the_slope_of_a_clones_value_is_that_of_its_best_process(short, plan, process_problem):
-    """Envelope theorem: against optima found anew at parameters a little away."""
+def test_the_line_through_values_is_their_mean_and_slope(plan):
+    """A value that is linear in a clone's parameters comes back, and curvature does not pass for slope."""
+    belief, clone = plan.belief, np.array([1])
+    theta = _filling(belief, 64, 0)
+    at, sd = belief.places(1), np.sqrt(np.diag(belief.covariance))
+    z = (theta[:, at] - belief.mean[at]) / sd[at]
+    weight = np.linspace(-0.2, 0.3, len(at))
+    line, curve = (1.0 + z @ weight)[None], (z[:, 0] ** 2)[None]
+    mean, slope = _line(belief, clone, theta, line)
+    assert mean[0] == pytest.approx(1.0, abs=1e-9)
+    spread, off = ((theta - belief.mean) @ v for v in (slope[0], slope[0] - _on(weight / sd[at], at, len(sd))))
+    assert off.std() < 0.1 * spread.std()
+    mean, slope = _line(belief, clone, theta, curve)
+    assert mean[0] == pytest.approx(1.0, rel=0.25)
+    assert np.abs(slope[0] * sd).max() < 1e-6
+    with pytest.raises(SimulationError, match="only 0 of 64 draws"):
+        _line(belief, clone, theta, np.full((1, 64), np.nan))
+
+
+def _on(values: np.ndarray, at: np.ndarray, size: int) -> np.ndarray:
+    found = np.zeros(size)
+    found[at] = values
+    return found
+
+
+def test_expected_values_are_means_of_the_simulated_process(short, plan, process_problem):
+    """Against other draws of the belief, simulated by themselves."""
     posterior, _ = short
-    lead = plan.decided.chosen
-    clone = plan.decided.alternatives.group[lead]
-    tight = OptimiseOptions(2, 1, 60, 1e-9)
-    here = plan.belief.mean[None]
-    p = parameters(posterior.problem, plan.belief, here, np.array([clone]))
-    x = best(solve(process_problem, plan.decided.x[lead][None], p, tight)).x[None]
-    price = _prices(process_problem, x, p)
-    _, envelope = _values(process_problem, posterior.problem, plan.belief, np.array([clone]), x, price)
-    found = []
-    for sign in (-1.0, 1.0):
-        move = np.zeros(len(plan.belief.mean))
-        move[plan.belief.places(int(clone))] = 0.02 * sign
-        p = parameters(posterior.problem, plan.belief, (plan.belief.mean + move)[None], np.array([clone]))
-        found.append(best(solve(process_problem, x, p, tight)).objective)
-    slope = (found[1] - found[0]) / 0.04
-    assert slope == pytest.approx(envelope[0].sum(), abs=0.1 * np.abs(envelope[0]).sum())
+    d, lead = plan.decided, plan.decided.chosen
+    theta = plan.belief.draws(200, np.random.default_rng(11))
+    clone = np.full(200, d.alternatives.group[lead])
+    e = process_problem.evaluate(np.tile(d.x[lead], (200, 1)), parameters(posterior.problem, plan.belief, theta, clone))
+    value = np.exp(e.objective + np.minimum(e.margins.min(axis=1), 0.0)) / d.scale
+    assert (e.status == 0).all()
+    assert d.alternatives.mean[lead] == pytest.approx(value.mean(), abs=4.0 * value.std() / np.sqrt(64))
+    assert d.at_estimate.max() == pytest.approx(1.0, rel=1e-6)
+    assert (d.alternatives.mean <= d.alternatives.mean[lead]).all()
 
 
 @pytest.mark.slow
