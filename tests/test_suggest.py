@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from models import Exponential
 from scipy.stats import norm
 from toys import optimum, spec, toy
@@ -520,3 +523,27 @@ def test_what_cannot_be_asked_is_refused(tmp_path, small_screen):
         go("suggest", tmp_path, f"dataset.name={small_screen}")
     with pytest.raises(ConfigError, match=r"unknown key 'suggest\.run'\. Did you mean 'runs'"):
         compose(["suggest.run=3"])
+
+
+# --- the benchmark ---
+
+
+def test_the_benchmark_reports_what_its_campaigns_found(tmp_path):
+    """Means, medians and paired differences of made-up campaigns."""
+    spec_ = importlib.util.spec_from_file_location("suggest_run", ROOT / "experiments/benchmarks/suggest/run.py")
+    bench = importlib.util.module_from_spec(spec_)
+    spec_.loader.exec_module(bench)
+    assert bench.report(tmp_path) == "no seed is done"
+    for seed, last in ((1, 0.01), (2, 0.03)):
+
+        def rounds(*regret: float) -> dict:
+            rows = [{"regret": r, "right": r < 0.02, "broken": 0.0} for r in regret]
+            return {"rounds": rows, "runs": []}
+
+        one = {"seconds": 10.0, "strategies": {"decision": rounds(0.1, 0.05, last), "random": rounds(0.1, 0.08, 0.06)}}
+        (tmp_path / f"seed{seed}.json").write_text(json.dumps(one))
+    text = bench.report(tmp_path)
+    assert "| decision | 2 | 2.00 | 2.00 | 1.00 | 3.00 | 50 | 0 |" in text
+    assert "| random | 1 | -3.00 | 0.00 | 2 / 0 / 0 | nan |" in text
+    assert "| random | 2 | -4.00 | 1.00 | 2 / 0 / 0 | nan |" in text
+    assert (tmp_path / "regret.png").exists()

@@ -84,7 +84,7 @@ def rounded(design: Design, x: np.ndarray) -> np.ndarray:
     step = np.array([d.resolution for d in design.decisions])
     unit = np.where(step > 0.0, step, 1.0)
     low, high = np.ceil(design.lower / unit - 1e-9) * unit, np.floor(design.upper / unit + 1e-9) * unit
-    return np.where(step > 0.0, np.clip(np.round(x / unit) * unit, low, high), x)
+    return np.where(step > 0.0, np.round(np.clip(np.round(x / unit) * unit, low, high), 10), x)
 
 
 def coordinates(design: Design, x: np.ndarray) -> np.ndarray:

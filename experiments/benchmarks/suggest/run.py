@@ -182,7 +182,9 @@ def campaign(seed: int, strategies: tuple[str, ...]) -> Row:
                 now, at = update(now, problem, FIT, seed, c.cfg.model.name), after
                 posterior, point = revived(now, problem)
                 if k < ROUNDS:
-                    here = weighed(posterior, point, c.process, c.setting, SUGGEST, SOLVING, seed, own)
+                    # what the others choose by does not need the alternatives between which the first one decides
+                    options = SUGGEST if by == "decision" else replace(SUGGEST, optima=0)
+                    here = weighed(posterior, point, c.process, c.setting, options, SOLVING, seed, own)
                     clone, own = decided(here)
                 else:
                     clone, own = decide(c, posterior, point, own)
