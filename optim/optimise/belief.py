@@ -91,11 +91,19 @@ def belief_of(posterior: Posterior, point: Point, newcomers: Sequence[str] = ())
         rows=(*e.problem.shared, *e.problem.clone, *(e.problem.clone * len(clones)), *e.problem.batch),
         owners=("",) * kept + tuple(c for c in clones for _ in range(nc)) + ("",) * e.nb,
         mean=np.concatenate([mean, [row.forward(row.value) for row in e.problem.batch]]),
-        covariance=0.5 * (full + full.T),
+        covariance=_without_noise(full),
         clones=clones,
         common=np.concatenate([np.arange(e.ns), len(mean) + np.arange(e.nb)]).astype(int),
         own=kept + np.arange(len(clones) * nc).reshape(len(clones), nc),
     )
+
+
+def _without_noise(covariance: np.ndarray) -> np.ndarray:
+    """The covariance to ten digits: sums in another order differ in the last ones, and searches would magnify that."""
+    sd = np.array([float(f"{v:.10g}") for v in np.sqrt(np.diag(covariance))])
+    both = np.maximum(np.outer(sd, sd), 1e-300)
+    found: np.ndarray = np.round(0.5 * (covariance + covariance.T) / both, 10) * both
+    return found
 
 
 def parameters(problem: FitProblem, belief: Belief, theta: np.ndarray, clone: np.ndarray) -> np.ndarray:
