@@ -22,6 +22,7 @@ COMMANDS = {
     "fit": "fit the model to the dataset",
     "place": "place new clones under the population of a fit, from their first days",
     "rank": "rank clones by the objective, each at its own optimised process",
+    "suggest": "choose the next runs: those that tell most about which clone to take, in which process",
     "optimise": "optimise the process of the chosen clone",
     "stress": "what parameters, prices and drifts do to the optimum",
     "pareto": "the trade-off between the objective and another one",
@@ -33,6 +34,7 @@ EXAMPLES = """examples:
   optim run                                     the embedded default, a simulated CHO clone screen
   optim run experiment=ecoli_protein_l          real data (read from OPTIM_DATA, or fetched)
   optim fit fit.starts=8 seed=3 out=results     overrides are key=value
+  optim suggest suggest.runs=8 suggest.samples=60    the next experiments, as files a lab can execute
   optim run -m seed=1,2,3 fit=quick             a sweep; each job in a folder of its own
   optim run --cfg                               print the composed configuration and stop
 

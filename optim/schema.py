@@ -97,6 +97,25 @@ class ReplanConfig:
 
 
 @dataclass
+class SuggestConfig:
+    runs: int = 8  # vessels
+    samples: Optional[int] = None  # of all runs together, harvest included; default: as many as it takes
+    by: str = "decision"  # decision | d_optimal | space_filling | random
+    every_d: list[int] = field(default_factory=list)  # plans of sampling to choose among; default: the design's
+    days: list[float] = field(default_factory=list)  # one more plan, of given days
+    safe: float = 0.8  # least probability to meet all limits
+    new_clones: int = 0  # so many clones of the population may be taken in
+    experiment: str = ""  # of the new runs; default: NEXT1, NEXT2, ...
+    processes: int = 64  # tried, besides the best ones
+    per_clone: int = 12  # processes weighed
+    members: int = 16  # draws that safety is judged by
+    top: int = 4  # clones that processes are optimised for, for several draws
+    optima: int = 4  # such draws
+    scenarios: int = 64  # draws that values are simulated for
+    draws: int = 1024  # that worth is averaged over
+
+
+@dataclass
 class DecisionConfig:
     kind: str = MISSING
     lower: float = MISSING
@@ -311,4 +330,5 @@ class Config:
     calendar: Optional[CalendarConfig] = None  # when people are there; none: always
     pareto: ParetoConfig = field(default_factory=ParetoConfig)
     stress: StressConfig = field(default_factory=StressConfig)
+    suggest: SuggestConfig = field(default_factory=SuggestConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

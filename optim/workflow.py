@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from optim import __version__
 from optim.artefact import load
@@ -34,16 +34,13 @@ from optim.fitting import fit, place
 from optim.optimise.optimise import NEWCOMER, About, parameter_sets
 from optim.optimise.optimise import optimise as optimise_process
 from optim.optimise.optimise import rank as rank_clones
-from optim.optimise.outcome import Ranges, outcome
+from optim.optimise.outcome import outcome
 from optim.optimise.pareto import Front
 from optim.optimise.pareto import pareto as find_front
 from optim.optimise.result import Optimum, ProcessOutcome, Ranking
-from optim.optimise.robust import Risk
 from optim.optimise.rounding import broken_limits, rounded_decisions
-from optim.optimise.solve import OptimiseOptions
 from optim.optimise.stress import Happening, Stress
 from optim.optimise.stress import stress as put_under_stress
-from optim.process.calendar import Calendar
 from optim.process.drift import Drift
 from optim.process.problem import ProcessProblem
 from optim.replanning import replan
@@ -60,6 +57,10 @@ from optim.report.plots_decision import drifts, front, robustness, tornado
 from optim.report.recipe import Provenance, Recipe, make_recipe
 from optim.report.terminal_process import front_lines, stress_lines
 from optim.session import Session, session
+from optim.suggesting import suggest
+from optim.terms import about as _about
+from optim.terms import calendar, risk, screened_ranges
+from optim.terms import solve_options as _options
 
 # --- rank and optimise ------------------------------------------------------------------------------------------------
 
@@ -85,65 +86,6 @@ def _ensembles(
 ) -> dict[str, np.ndarray]:
     fixed = {n: float(p.value) for n, p in s.cfg.model.parameters.items() if p.level == "fixed"}
     return {c: parameter_sets(result, fixed, problem.model, c) for c in clones}
-
-
-def _about(s: Session, problem: ProcessProblem, result: FitResult, dataset: Dataset) -> About:
-    notes = ["SIMULATED data: nothing here was measured"] if dataset.simulated else []
-    notes.append(f"price book '{problem.book.title}': {problem.book.unverified_text()}")
-    loose = [c.name for c in problem.constraints if not c.verified]
-    if loose:
-        notes.append(f"limits without a source: {', '.join(loose)}")
-    unverified = sorted({p.name for p in result.parameters if not p.verified})
-    if unverified:
-        notes.append(f"parameters whose prior has no source: {', '.join(unverified)}")
-    return About(result, s.cfg.seed, s.cfg.design.feed_id, screened_ranges(dataset), tuple(notes))
-
-
-def screened_ranges(dataset: Dataset) -> Ranges:
-    """Range of each kind of decision in the data: what the screen can speak for."""
-    ranges: Ranges = {"harvest": (0.0, max(run.end_time_h for run in dataset.runs))}
-    levels, steps, shifts, doses, starts, rates = [], [], [], [0.0], [], []
-    for run in dataset.runs:
-        changes = [e for e in run.events if e.kind == "temperature"]
-        held = [(0.0, run.temperature_c)] + [(e.time_h, e.value) for e in changes]
-        until = [t for t, _ in held[1:]] + [run.end_time_h]
-        levels.append(sum(v * (b - a) for (a, v), b in zip(held, until, strict=True)) / run.end_time_h)
-        if len(changes) == 1:
-            steps.append(changes[0].value)
-            shifts.append(changes[0].time_h)
-        doses += [1000.0 * e.value for e in run.events if e.kind == "bolus"]
-        flows = [e for e in run.events if e.kind == "feed_rate" and e.feed_id != "base"]
-        rates += [1000.0 * e.value for e in flows]
-        starts += [1000.0 * e.value for e in flows if e.time_h == 0.0]
-    named = {"shift_temperature": steps, "shift_time": shifts, "feed_rate": rates, "feed_start": starts}
-    ranges |= {kind: (min(v), max(v)) for kind, v in named.items() if v}
-    if len(doses) > 1:
-        ranges["bolus"] = (min(doses), max(doses))
-    if not steps:
-        ranges["temperature"] = (min(levels), max(levels))
-    return ranges
-
-
-def _risk(cfg: DictConfig) -> Risk:
-    r = cfg.objective.risk
-    e = r.execution
-    execution = Drift(e.feed, e.strength, e.inoculum, e.temperature_c, e.ph, e.delay_h)
-    return Risk(r.measure, r.tail, r.chance, r.members, execution)
-
-
-def _calendar(cfg: DictConfig) -> Calendar | None:
-    if cfg.calendar is None:
-        return None
-    c = cfg.calendar
-    days = tuple(c.start_days), tuple(c.working_days)
-    return Calendar(days[0], c.start_hour, days[1], c.first_hour, c.last_hour, tuple(c.by_hand))
-
-
-def _options(cfg: DictConfig) -> OptimiseOptions:
-    o = cfg.optimise
-    if o.starts < 1 or o.rank_starts < 1:
-        raise ConfigError("optimise: starts and rank_starts must be at least 1")
-    return OptimiseOptions(o.starts, o.rank_starts, o.max_iterations, o.tolerance)
 
 
 def rank(s: Session, result: FitResult | None = None) -> Ranking:
@@ -186,7 +128,7 @@ def optimise(s: Session, result: FitResult | None = None, ranking: Ranking | Non
         first = _ranked_process(problem, ranking, clone) if not case else None
         choices = {str(name): dict(values) for name, values in s.cfg.optimise.choices.items()}
         optimum = optimise_process(
-            problem, clone, ensemble, _options(s.cfg), about, first, s.progress, _risk(s.cfg), _calendar(s.cfg), choices
+            problem, clone, ensemble, _options(s.cfg), about, first, s.progress, risk(s.cfg), calendar(s.cfg), choices
         )
         s.keep(optimum, _folder("optimum", case))
         found[case] = optimum
@@ -407,6 +349,7 @@ COMMANDS: dict[str, Callable[[Session], Any]] = {
     "fit": fit,
     "place": place,
     "rank": rank,
+    "suggest": suggest,
     "optimise": optimise,
     "stress": stress,
     "pareto": pareto,
@@ -428,4 +371,5 @@ __all__ = [
     "session",
     "simulate",
     "stress",
+    "suggest",
 ]

@@ -7,6 +7,7 @@ an unmeasured growth inhibitor that the fitted model lacks. Nothing here was mea
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optim.data.dataset import Event, Run
-from optim.data.writer import write_dataset
+from optim.data.writer import event_rows, run_rows, write_dataset
 from optim.kinetics.cho_moller import ChoMoller, Parameters
 from optim.schedule.from_run import feeds_of, schedule_of
 from optim.schedule.grid import bucket
@@ -26,6 +27,7 @@ from optim.simulate.simulate import check, observe, simulate
 
 DAY = 24.0
 START_ML, SAMPLE_ML, DAYS = 13.0, 0.35, 14
+EVERY_DAY = np.arange(DAYS + 1) * DAY
 INOCULUM = 0.5  # 1e9 cells/L
 MEDIUM = {"glucose": 35.0, "glutamine": 6.0, "ammonia": 0.5, "lactate": 0.5, "background_osmolality": 235.0}
 FEED = {"glucose": 420.0, "glutamine": 28.0, "background_osmolality": 520.0}
@@ -128,10 +130,15 @@ def screen_runs(options: ScreenOptions) -> tuple[Run, ...]:
     return tuple(runs)
 
 
-def simulate_screen(runs: tuple[Run, ...], truth: dict[str, Parameters], factors: np.ndarray) -> dict[str, np.ndarray]:
-    """True values of every assay at every day, [B, DAYS + 1]."""
-    model, days = ChoMoller(), np.arange(DAYS + 1) * DAY
-    schedules = [schedule_of(run, days[:-1], feeds_of(run)) for run in runs]
+def simulate_screen(
+    runs: tuple[Run, ...],
+    truth: dict[str, Parameters],
+    factors: np.ndarray,
+    times_h: np.ndarray = EVERY_DAY,
+) -> dict[str, np.ndarray]:
+    """True values of every assay at every day, [B, DAYS + 1], or at other times; past a run's end, those at its end."""
+    model, days = ChoMoller(), times_h
+    schedules = [schedule_of(run, days[days < run.end_time_h], feeds_of(run)) for run in runs]
     size = bucket(max(len(s.times) for s in schedules))
     grids = [to_grid(jax.tree.map(jnp.asarray, s), size)[0] for s in schedules]
     grid = jax.tree.map(lambda *x: jnp.stack(x), *grids)
@@ -156,12 +163,27 @@ def make_screen(folder: Path, name: str, options: ScreenOptions) -> Path:
     rng = np.random.default_rng(options.seed + 2)
     factors = np.exp(INOCULUM_SD * rng.standard_normal(len(runs)))
     values = simulate_screen(runs, truth, factors)
-    measurements = []
+    days = {variable: tuple(d * DAY for d in assay[3]) for variable, assay in ASSAYS.items()}
+    measurements = assayed(runs, values, EVERY_DAY, [days] * len(runs), rng)
+    write_dataset(folder, _header(name, options), screen_tables(runs, measurements, truth))
+    return folder
+
+
+def assayed(
+    runs: tuple[Run, ...],
+    values: dict[str, np.ndarray],
+    times_h: np.ndarray,
+    when: Sequence[Mapping[str, Sequence[float]]],
+    rng: np.random.Generator,
+    noise: float = 1.0,
+) -> list[dict[str, object]]:
+    """Rows of measurements: true values at `times_h`, read with noise `when` (by run and assay, h) they are."""
+    measurements: list[dict[str, object]] = []
     for b, run in enumerate(runs):
-        for variable, (relative, absolute, limit, days) in ASSAYS.items():
-            for d in days:
-                true = values[variable][b, d]
-                seen = true + np.hypot(relative * true, absolute) * rng.standard_normal()
+        for variable, (relative, absolute, limit, _) in ASSAYS.items():
+            for t in when[b].get(variable, ()):
+                true = values[variable][b, int(np.argmin(np.abs(times_h - t)))]
+                seen = true + noise * np.hypot(relative * true, absolute) * rng.standard_normal()
                 lost = rng.random() < MISSING
                 seen = min(max(seen, 0.0), 1.0) if variable == "viability" else max(seen, 0.0)
                 if lost:
@@ -173,7 +195,7 @@ def make_screen(folder: Path, name: str, options: ScreenOptions) -> Path:
                         "run_id": run.run_id,
                         "vessel_id": run.vessel_id,
                         "clone_id": run.clone_id,
-                        "time_h": d * DAY,
+                        "time_h": t,
                         "variable": variable,
                         "value": limit if below else float(f"{seen:.4g}"),
                         "unit": _unit(variable),
@@ -183,8 +205,7 @@ def make_screen(folder: Path, name: str, options: ScreenOptions) -> Path:
                         "qc_flag": "",
                     }
                 )
-    write_dataset(folder, _header(name, options), _tables(runs, measurements, truth))
-    return folder
+    return measurements
 
 
 def _unit(variable: str) -> str:
@@ -205,39 +226,10 @@ def _header(name: str, options: ScreenOptions) -> dict[str, object]:
     }
 
 
-def _tables(
+def screen_tables(
     runs: tuple[Run, ...], measurements: list[dict[str, object]], truth: dict[str, Parameters]
 ) -> dict[str, list[dict[str, object]]]:
-    events, rows = [], []
-    for run in runs:
-        rows.append(
-            {
-                "run_id": run.run_id,
-                "experiment_id": run.experiment_id,
-                "vessel_id": run.vessel_id,
-                "clone_id": run.clone_id,
-                "start_volume_ml": run.start_volume_l * 1000.0,
-                "medium_id": run.medium_id,
-                "temperature_c": run.temperature_c,
-                "ph": run.ph,
-                "inoculum_vcd_1e6_per_ml": run.inoculum_vcd,
-                "end_time_h": run.end_time_h,
-            }
-        )
-        for e in run.events:
-            liquid = e.kind in ("bolus", "sample")
-            value = e.value * 1000.0 if liquid else e.value
-            unit = "mL" if liquid else "degC"
-            events.append(
-                {
-                    "run_id": run.run_id,
-                    "time_h": e.time_h,
-                    "kind": e.kind,
-                    "feed_id": e.feed_id,
-                    "value": value,
-                    "unit": unit,
-                }
-            )
+    """All tables of a simulated dataset."""
     media = [
         {"medium_id": medium, "component": name, "value": value, "unit": UNITS.get(name, "mmol/L")}
         for medium, composition in (("basal_a", MEDIUM), ("feed_a", FEED))
@@ -248,8 +240,8 @@ def _tables(
     known: list[dict[str, object]] = [{"owner": "", "parameter": n, "value": getattr(first, n)} for n in shared]
     known += [{"owner": c, "parameter": n, "value": getattr(p, n)} for c, p in truth.items() for n in SPREAD]
     return {
-        "runs.csv": rows,
-        "events.csv": events,
+        "runs.csv": run_rows(runs),
+        "events.csv": event_rows(runs),
         "media.csv": media,
         "measurements.csv": measurements,
         "truth.csv": known,

@@ -36,6 +36,28 @@ COLD, WARM = 1e-2, 1e-4
 # --- a fit continued ---
 
 
+def revived(old: FitResult, problem: FitProblem) -> tuple[Posterior, Point]:
+    """The posterior that a fit has left, and its mode with the normal equations there, from what an artefact keeps.
+
+    Raises `IncompatibleError` when `problem` holds other data or other parameters than were fitted, `FitError` when the
+    estimate cannot be simulated.
+    """
+    if old.dataset_hash != problem.dataset.content_hash:
+        raise IncompatibleError(f"the fit was made from other data than '{problem.dataset.name}' now holds; fit again")
+    known = _Known(old)
+    for row in (*problem.shared, *problem.clone):
+        if row.name not in (*old.shared_names, *old.clone_names):
+            raise IncompatibleError(f"the fit has no parameter '{row.name}'; fit again with this model")
+    posterior = Posterior(problem, spread=known.spread(problem))
+    point = _start(known, posterior)
+    noise = found_noise(posterior, point, known.noise_scale(problem))
+    posterior = Posterior(problem, noise, posterior.spread)
+    posterior.evaluate([point])
+    if not np.isfinite(point.cost):
+        raise FitError("the fit's estimates cannot be simulated any more; fit again")
+    return posterior, point
+
+
 def update(
     old: FitResult,
     problem: FitProblem,

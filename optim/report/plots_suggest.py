@@ -1,0 +1,108 @@
+"""Plot of a suggestion: what is chosen, and how sure the decision is expected to be after each run."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from optim.optimise.suggestion import Suggestion
+from optim.report.plots import BLUE, GREEN, GREY, INK, ORANGE, STYLE, _figure, _tidy
+
+PROFILE = ("bolus", "feed_rate")
+
+
+def suggestion(s: Suggestion) -> Figure:
+    """Runs by clone and decision; chances of clones now; chance of the right clone and expected loss after each run."""
+    height = max(3.4, 0.9 + 0.3 * len(s.runs))
+    figure = _figure(12.0, height, f"Next {len(s.runs)} runs, chosen by {s.by.replace('_', ' ')}", s.simulated)
+    runs, clones, after = figure.subplots(1, 3, width_ratios=(1.5, 1.0, 1.0))
+    _runs(runs, s)
+    _clones(clones, s)
+    _after(after, s)
+    return figure
+
+
+def _runs(a: Axes, s: Suggestion) -> None:
+    """A cell for each decision of each run: where it lies between its bounds."""
+    names, cells, texts = _table(s)
+    a.imshow(cells, cmap="Blues", vmin=-0.15, vmax=1.4, aspect="auto")
+    for i, row in enumerate(texts):
+        for j, text in enumerate(row):
+            a.text(j, i, text, ha="center", va="center", fontsize=STYLE["small"], color=INK)
+    a.set_xticks(np.arange(len(names)), names, fontsize=STYLE["small"])
+    labels = [f"{run.run.run_id}   {run.run.clone_id}" for run in s.runs]
+    a.set_yticks(np.arange(len(labels)), labels, fontsize=STYLE["small"])
+    a.xaxis.tick_top()
+    a.tick_params(length=0, colors=INK)
+    a.spines[:].set_visible(False)
+    a.set_xlabel("darker: nearer to the upper bound", fontsize=STYLE["small"], color=GREY)
+
+
+def _table(s: Suggestion) -> tuple[list[str], np.ndarray, list[list[str]]]:
+    """Names of columns, place between bounds, and text of every cell; a profile is one column, by its mean."""
+    first = s.runs[0].decisions
+    groups: dict[str, list[int]] = {}
+    for i, d in enumerate(first):
+        stem = d.name.split("_day_")[0] if "_day_" in d.name else d.name
+        groups.setdefault(stem, []).append(i)
+    names = [
+        f"{stem.replace('_', ' ')}\n{'mean, ' if len(own) > 1 else ''}{first[own[0]].unit}"
+        for stem, own in groups.items()
+    ]
+    values = np.array([[np.mean([run.decisions[i].value for i in own]) for own in groups.values()] for run in s.runs])
+    low = np.array([np.mean([first[i].lower for i in own]) for own in groups.values()])
+    high = np.array([np.mean([first[i].upper for i in own]) for own in groups.values()])
+    cells = (values - low) / np.maximum(high - low, 1e-12)
+    texts = [[f"{v:.3g}" for v in row] for row in values]
+    samples = np.array([len(run.sample_days) for run in s.runs], float)
+    cells = np.column_stack([cells, np.full(len(samples), 0.0)])
+    return [*names, "samples\n"], cells, [[*row, f"{n:.0f}"] for row, n in zip(texts, samples, strict=True)]
+
+
+def _clones(a: Axes, s: Suggestion, most: int = 8) -> None:
+    """Value and uncertainty of the likeliest clones, and whether they get a run."""
+    _tidy(a)
+    shown = s.clones[:most]
+    place = np.arange(len(shown))
+    tried = [sum(run.run.clone_id == c.clone for run in s.runs) for c in shown]
+    for i, c in enumerate(shown):
+        wide = 1.645 * c.relative_sd * c.value
+        colour = BLUE if tried[i] else GREY
+        a.errorbar(c.value, i, xerr=wide, fmt="o", color=colour, markersize=4, capsize=2)
+        a.annotate(
+            f"{c.chance:.0%}, {tried[i]} run{'' if tried[i] == 1 else 's'}",
+            (c.value, i),
+            (0, 5),
+            textcoords="offset points",
+            ha="center",
+            fontsize=STYLE["small"],
+            color=INK,
+        )
+    a.set_yticks(place, [c.clone for c in shown], fontsize=STYLE["small"])
+    a.set_ylim(len(shown) - 0.5, -0.8)
+    a.margins(x=0.18)
+    a.xaxis.set_major_locator(MaxNLocator(4))
+    a.set_title("clones now: P(best), runs they get", fontsize=STYLE["font"], loc="left")
+    a.set_xlabel(f"{s.objective.split('_g_')[0].replace('_', ' ')} [{s.unit}], 90 %", fontsize=STYLE["font"])
+
+
+def _after(a: Axes, s: Suggestion) -> None:
+    """What is expected of the decision after each run."""
+    _tidy(a)
+    x = np.arange(len(s.runs) + 1)
+    a.plot(x, [s.chance_before, *(run.chance for run in s.runs)], "o-", color=GREEN, markersize=4)
+    a.set_ylim(0.0, 1.06)
+    a.yaxis.set_major_formatter(PercentFormatter(1.0))
+    a.set_xlabel("runs done", fontsize=STYLE["font"])
+    a.set_ylabel("right clone chosen", fontsize=STYLE["font"], color=GREEN)
+    a.xaxis.set_major_locator(MaxNLocator(integer=True))
+    b = a.twinx()
+    b.plot(x, [s.loss_before, *(run.loss for run in s.runs)], "s--", color=ORANGE, markersize=4)
+    b.set_ylim(0.0, 1.15 * max(s.loss_before, 1e-6))
+    b.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+    b.set_ylabel("shortfall for not knowing the best", fontsize=STYLE["font"], color=ORANGE)
+    b.tick_params(labelsize=STYLE["small"], colors=INK)
+    b.spines[["top"]].set_visible(False)
+    a.set_title("expected of the decision", fontsize=STYLE["font"], loc="left")

@@ -1,0 +1,80 @@
+"""What commands on a process state alike: notes, the ranges that were screened, settings of the solver."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from optim.data.dataset import Dataset
+from optim.errors import ConfigError
+from optim.fit.result import FitResult
+from optim.optimise.optimise import About
+from optim.optimise.outcome import Ranges
+from optim.optimise.robust import Risk
+from optim.optimise.solve import OptimiseOptions
+from optim.process.calendar import Calendar
+from optim.process.drift import Drift
+from optim.process.problem import ProcessProblem
+from optim.session import Session
+
+
+def about(s: Session, problem: ProcessProblem, result: FitResult, dataset: Dataset) -> About:
+    """What an artefact says of itself."""
+    notes = ["SIMULATED data: nothing here was measured"] if dataset.simulated else []
+    notes.append(f"price book '{problem.book.title}': {problem.book.unverified_text()}")
+    loose = [c.name for c in problem.constraints if not c.verified]
+    if loose:
+        notes.append(f"limits without a source: {', '.join(loose)}")
+    unverified = sorted({p.name for p in result.parameters if not p.verified})
+    if unverified:
+        notes.append(f"parameters whose prior has no source: {', '.join(unverified)}")
+    return About(result, s.cfg.seed, s.cfg.design.feed_id, screened_ranges(dataset), tuple(notes))
+
+
+def screened_ranges(dataset: Dataset) -> Ranges:
+    """Range of each kind of decision in the data: what the screen can speak for."""
+    ranges: Ranges = {"harvest": (0.0, max(run.end_time_h for run in dataset.runs))}
+    levels, steps, shifts, doses, starts, rates = [], [], [], [0.0], [], []
+    for run in dataset.runs:
+        changes = [e for e in run.events if e.kind == "temperature"]
+        held = [(0.0, run.temperature_c)] + [(e.time_h, e.value) for e in changes]
+        until = [t for t, _ in held[1:]] + [run.end_time_h]
+        levels.append(sum(v * (b - a) for (a, v), b in zip(held, until, strict=True)) / run.end_time_h)
+        if len(changes) == 1:
+            steps.append(changes[0].value)
+            shifts.append(changes[0].time_h)
+        doses += [1000.0 * e.value for e in run.events if e.kind == "bolus"]
+        flows = [e for e in run.events if e.kind == "feed_rate" and e.feed_id != "base"]
+        rates += [1000.0 * e.value for e in flows]
+        starts += [1000.0 * e.value for e in flows if e.time_h == 0.0]
+    named = {"shift_temperature": steps, "shift_time": shifts, "feed_rate": rates, "feed_start": starts}
+    ranges |= {kind: (min(v), max(v)) for kind, v in named.items() if v}
+    if len(doses) > 1:
+        ranges["bolus"] = (min(doses), max(doses))
+    if not steps:
+        ranges["temperature"] = (min(levels), max(levels))
+    return ranges
+
+
+def solve_options(cfg: DictConfig) -> OptimiseOptions:
+    """Settings of the solver. Raises `ConfigError`."""
+    o = cfg.optimise
+    if o.starts < 1 or o.rank_starts < 1:
+        raise ConfigError("optimise: starts and rank_starts must be at least 1")
+    return OptimiseOptions(o.starts, o.rank_starts, o.max_iterations, o.tolerance)
+
+
+def risk(cfg: DictConfig) -> Risk:
+    """How an uncertain process is judged."""
+    r = cfg.objective.risk
+    e = r.execution
+    execution = Drift(e.feed, e.strength, e.inoculum, e.temperature_c, e.ph, e.delay_h)
+    return Risk(r.measure, r.tail, r.chance, r.members, execution)
+
+
+def calendar(cfg: DictConfig) -> Calendar | None:
+    """When people are there; None: always."""
+    if cfg.calendar is None:
+        return None
+    c = cfg.calendar
+    days = tuple(c.start_days), tuple(c.working_days)
+    return Calendar(days[0], c.start_hour, days[1], c.first_hour, c.last_hour, tuple(c.by_hand))
