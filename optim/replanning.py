@@ -22,12 +22,12 @@ from optim.optimise.replan import ReplanOptions
 from optim.optimise.replan import replan as replan_batch
 from optim.optimise.replanned import Replan
 from optim.optimise.result import Optimum, Series
-from optim.optimise.solve import OptimiseOptions
 from optim.process.problem import ProcessProblem
 from optim.report import plots_replan, terminal_replan
 from optim.report.export import replan_csv, trajectory_csv
 from optim.schedule.grid import bucket
 from optim.session import Session
+from optim.terms import risk, solve_options
 
 AFTER_H = 0.01  # what is done at this very moment lies within the run
 
@@ -50,10 +50,7 @@ def replan(s: Session) -> Replan:
     problem, batch = running(build_process(s.cfg, dataset), dataset, index, now, s.cfg.design.feed_id)
     plan = read_plan(Path(cfg.plan) if cfg.plan else folder / "optimum", problem)
     fitting = until_now(s.cfg, dataset, index, now)
-    o = s.cfg.optimise
-    options = ReplanOptions(
-        OptimiseOptions(o.starts, o.rank_starts, o.max_iterations, o.tolerance), cfg.draws, cfg.least_gain
-    )
+    options = ReplanOptions(solve_options(s.cfg), cfg.draws, cfg.least_gain, risk(s.cfg))
     if cfg.draws < 2:
         raise ConfigError("replan.draws: at least 2 parameter sets are needed to judge a plan")
     notes: tuple[str, ...] = (

@@ -17,8 +17,10 @@ from optim.optimise.account import account
 from optim.optimise.outcome import Ranges, decision_values, outcome
 from optim.optimise.outlook import Batch, Outlook, Plan, outlook
 from optim.optimise.replanned import Replan
+from optim.optimise.robust import ESTIMATE, EXACT, Risk, judge, solve_robust
 from optim.optimise.rounding import rounded_decisions
 from optim.optimise.solve import OptimiseOptions, Progress, best, solve, start_points
+from optim.process.objective import LESS_IS_BETTER
 from optim.process.problem import Constraint, ProcessProblem
 
 # of a limit: what rounding to pump steps may cost
@@ -34,6 +36,7 @@ class ReplanOptions:
     optimise: OptimiseOptions
     draws: int = 63
     least_gain: float = 1e-3
+    risk: Risk = ESTIMATE
 
 
 def replan(
@@ -78,6 +81,8 @@ def _decided(o: Outlook, options: ReplanOptions, seed: int, progress: Progress) 
         chosen = best(solve(here, starts, np.tile(p, (len(starts), 1)), options.optimise, progress))
         if chosen is None:
             return _rounded(here, nearest, p), eased
+    if options.risk.on and not eased:
+        return _safer(o, x=chosen.x, options=options, progress=progress), eased
     x = _rounded(here, chosen.x, p)
     # by trajectories, which are wanted of both anyway: one program less to compile
     e = here.trace(np.stack([o.planned, x]), np.tile(p, (2, 1)))
@@ -86,6 +91,18 @@ def _decided(o: Outlook, options: ReplanOptions, seed: int, progress: Progress) 
     if usable_plan and value[1] < value[0] + options.least_gain:
         return o.planned, eased
     return x, eased
+
+
+def _safer(o: Outlook, x: np.ndarray, options: ReplanOptions, progress: Progress) -> np.ndarray:
+    """The open decisions under the parameter sets that are plausible now: as safe as can be had, where the chance asked
+    for cannot. What was done was done, so errors of execution are not drawn."""
+    here, lanes, risk = o.problem, o.lanes[: options.risk.members], replace(options.risk, execution=EXACT)
+    (end,) = solve_robust(here, x[None], lanes, risk, options.optimise, progress)
+    new = _rounded(here, end.solution.x, lanes[0])
+    (old_value, old_met), (value, met) = (judge(here, at, lanes, risk) for at in (o.planned, new))
+    gain = (value - old_value) / abs(old_value) * (-1.0 if here.metric in LESS_IS_BETTER else 1.0)
+    kept = old_met >= min(risk.chance, met) and gain < options.least_gain
+    return o.planned if kept else new
 
 
 def _rounded(problem: ProcessProblem, x: np.ndarray, p: np.ndarray) -> np.ndarray:
