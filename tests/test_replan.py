@@ -253,6 +253,7 @@ def odd_events(plan):
     return tuple(sorted(rows, key=lambda e: e.time_h))
 
 
+@pytest.mark.slow
 def test_what_is_simulated_until_now_is_what_was_done(planned_anew, process, plan):
     now = 6 * DAY
     run = a_run(odd_events(plan))
@@ -486,6 +487,7 @@ def test_a_plan_of_another_design_is_refused(process, optimum, tmp_path):
 # --- the command ---
 
 
+@pytest.mark.slow
 def test_the_command_reads_folders_and_leaves_an_artefact(tmp_path, old, optimum, plan, process, member):
     save(old, tmp_path / "before" / "fit")
     save(optimum, tmp_path / "before" / "optimum")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from optim.errors import ConfigError
+from optim.optimise.between import broken, kept_between
 from optim.optimise.pareto import hypervolume, nondominated, pareto
 from optim.optimise.robust import Risk, judge, solve_robust
 from optim.optimise.solve import Bounds, Floor, OptimiseOptions, solve
@@ -222,6 +223,29 @@ def test_lanes_keep_bounds_and_floors_of_their_own():
     e = Toy().evaluate(np.array([s.x for s in floored]), p)
     assert e.metrics[:, 1] == pytest.approx([12.0, 8.0, 4.0], rel=1e-5)
     assert e.metrics[0, 0] > e.metrics[1, 0] > e.metrics[2, 0]
+
+
+def test_a_limit_drawn_in_is_kept_clear_of():
+    p = members([6.0], 3.0)
+    (at,) = solve(Toy(), np.zeros((1, 2)), p, OPTIONS)
+    (clear,) = solve(Toy(), np.zeros((1, 2)), p, OPTIONS, reserve={"room": 0.5})
+    assert at.x.sum() == pytest.approx(3.0, abs=1e-6)
+    assert clear.x.sum() == pytest.approx(2.5, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_limits_hold_between_nodes_as_well(process_problem, published):
+    """Nodes four days apart see little of lactate, and nothing of osmolality just after a bolus."""
+    few = replace(process_problem, design=replace(process_problem.design, node_step_h=96.0, sample_times_h=()))
+    tight = tuple(replace(c, limit=430.0) if c.variable == "osmolality" else c for c in few.constraints)
+    few = replace(few, constraints=tight)
+    options = OptimiseOptions(starts=1, max_iterations=60, tolerance=1e-7)
+    (first,) = solve(few, few.design.platform[None], published, options)
+    assert max(broken(few, first.x, published[0]).values()) > 1e-4
+    kept, left = kept_between(few, first, published[0], options, lambda text: None)
+    assert left == {}
+    assert max(broken(few, kept.x, published[0]).values()) <= 1e-6
+    assert kept.objective <= first.objective + 1e-9
 
 
 # --- the front ---

@@ -10,6 +10,7 @@ import numpy as np
 from optim.errors import InfeasibleError
 from optim.fit.result import FitResult
 from optim.kinetics.base import AbstractKineticModel
+from optim.optimise.between import finely, kept_between
 from optim.optimise.outcome import Ranges, constraint_values, outcome
 from optim.optimise.result import (
     Interval,
@@ -85,9 +86,10 @@ def optimise(
     if chosen is None:
         raise InfeasibleError(_conflict(problem, found, ensemble[0]))
     history, reports = _history(problem, found[: options.starts]), [_report(problem, s) for s in found]
+    chosen, between = kept_between(problem, chosen, ensemble[0], options, progress)
     x, robustness = chosen.x, None
     tried: tuple[Variant, ...] = ()
-    begin, bounds = distinct(problem, found, DISTINCT_STARTS), None
+    begin, bounds = distinct(problem, [chosen, *found], DISTINCT_STARTS), None
     if calendar or choices:
         tried = variants(problem, begin, ensemble[0], calendar, choices or {}, options, progress)
         assert tried[0].solution is not None
@@ -105,6 +107,9 @@ def optimise(
             f"all limits are met in {robustness.rows[-1].met_held_out:.0%} of the scenarios held out, asked were "
             f"{risk.chance:.0%}: so few scenarios say too little; raise objective.risk.members (and fit.ensemble)"
         )
+    if between and not tried and not risk.on:
+        told = ", ".join(f"{name} by {v:.1e} of its limit" for name, v in between.items())
+        notes.append(f"between the nodes of the design the optimum breaks {told}; lower design.node_step_h")
     if tried:
         notes.append(f"chosen: {tried[0].name}" + (f" at {calendar.start_hour:g} h" if calendar else ""))
     if outside:
@@ -169,14 +174,15 @@ def _robust(
             f"{top:.0%}. Ask for less (objective.risk.chance), widen the limits, or learn more of the clone first"
         )
     chosen = max(safe, key=lambda end: end.solution.objective).solution
+    close = finely(problem)  # what is promised is looked at more closely than it was searched
     judged = []
     for name, x in (
         ("platform", problem.design.platform),
         ("nominal optimum", starts[0]),
         ("robust optimum", chosen.x),
     ):
-        seen, met = judge(problem, x, pool, risk, seen_drift)
-        later, met_later = judge(problem, x, held, risk, held_drift) if len(held) else (np.nan, np.nan)
+        seen, met = judge(close, x, pool, risk, seen_drift)
+        later, met_later = judge(close, x, held, risk, held_drift) if len(held) else (np.nan, np.nan)
         judged.append(Judged(name, seen, later, met, met_later))
     nominal = outcome(problem, "nominal optimum", starts[0], ensemble, about.feed, about.screened)
     reports = []

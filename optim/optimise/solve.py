@@ -129,17 +129,22 @@ def solve(
     bounds: Bounds | None = None,
     floors: tuple[Floor, ...] = (),
     prices: np.ndarray | None = None,
+    reserve: dict[str, float] | None = None,
 ) -> list[Solution]:
     """Maximise from every start. starts [L, D] in the decisions' units, parameters [L, P], prices [L, I], row per lane.
 
-    Returns one solution per lane, in order; none is dropped. `success` is False for one that did not converge, is not
-    feasible, or could not be simulated.
+    `reserve` draws limits in, by constraint, as a share of the limit. Returns one solution per lane, in order; none is
+    dropped. `success` is False for one that did not converge, is not feasible, or could not be simulated.
     """
+    clear: np.ndarray | float = 0.0
+    if reserve:
+        width = problem.evaluate(starts[:1], parameters[:1]).margins.shape[1]
+        clear = np.array([reserve[name] for name in limit_rows(problem, width)])
 
     def evaluate(x: np.ndarray, lanes: np.ndarray) -> Answers:
         e, slopes = problem.derivatives(x, parameters[lanes], None if prices is None else prices[lanes])
         good = (e.status == 0) & np.isfinite(e.objective)
-        margins, jacobian = [e.margins], [slopes.margins]
+        margins, jacobian = [e.margins - clear], [slopes.margins]
         for floor in floors:
             i = list(problem.metrics).index(floor.metric)
             sign = -1.0 if floor.metric in LESS_IS_BETTER else 1.0
@@ -275,6 +280,14 @@ def _slsqp(
         message=message,
         history=tuple(history),
     )
+
+
+def limit_rows(problem: ProcessProblem, rows: int) -> list[str]:
+    """Name of the limit that each of the margins belongs to."""
+    ends = sum(c.where == "end" for c in problem.constraints)
+    paths = len(problem.constraints) - ends
+    nodes = (rows - ends) // paths if paths else 0
+    return [c.name for c in problem.constraints for _ in range(1 if c.where == "end" else nodes)]
 
 
 def kkt_residual(

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from optim.errors import ConfigError, nearest
-from optim.optimise.solve import FEASIBLE, OptimiseOptions, Progress, Solution, solve
+from optim.optimise.solve import FEASIBLE, OptimiseOptions, Progress, Solution, limit_rows, solve
 from optim.process.drift import Drift
 from optim.process.problem import Evaluation, ProcessProblem
 
@@ -181,14 +181,6 @@ def _side(
         gain=float(s.objective - base.objective[lane]) if kept and np.isfinite(anew) else float("nan"),
         moved=moved,
     )
-
-
-def limit_rows(problem: ProcessProblem, rows: int) -> list[str]:
-    """Name of the limit that each of the margins belongs to."""
-    ends = sum(c.where == "end" for c in problem.constraints)
-    paths = len(problem.constraints) - ends
-    nodes = (rows - ends) // paths if paths else 0
-    return [c.name for c in problem.constraints for _ in range(1 if c.where == "end" else nodes)]
 
 
 def _worst(problem: ProcessProblem, margins: np.ndarray) -> str:

@@ -59,6 +59,7 @@ class Design:
     inoculum_vcd: float | None = None  # 1e6/mL of the platform, where cells are a decision
     inoculum_species: tuple[int, ...] = ()  # those that scale with it
     components: tuple[Component, ...] = ()
+    look_after_h: float = 0.0  # a node so long after every bolus; 0: none
     checked_from_h: float = -math.inf  # limits along the path count after this time; what was before cannot be changed
 
     def __post_init__(self) -> None:
@@ -156,6 +157,8 @@ class Design:
         end = self._value(x, "harvest", self.end_h)
         regular = np.arange(0.0, self.longest_h() - 1e-9, self.node_step_h)
         given = self._times("bolus", "feed_rate", "feed_node", "perfusion", "bleed", "bleed_above", *LEVELS)
+        if self.look_after_h:
+            given += [t + self.look_after_h for t in self._times("bolus")]
         fixed = np.unique(np.round([*regular, *given, *self.sample_times_h], 9))
         lines = self._levels(x)
         moving = [x[i] for i in self._places("addition_time")]
