@@ -226,7 +226,7 @@ def test_lanes_keep_bounds_and_floors_of_their_own():
 
 
 def test_a_limit_drawn_in_is_kept_clear_of():
-    p = members([6.0], 3.0)
+    p = members([4.0], 3.0)
     (at,) = solve(Toy(), np.zeros((1, 2)), p, OPTIONS)
     (clear,) = solve(Toy(), np.zeros((1, 2)), p, OPTIONS, reserve={"room": 0.5})
     assert at.x.sum() == pytest.approx(3.0, abs=1e-6)
