@@ -1,0 +1,115 @@
+"""optim's own way: its vessels go into the screen; fit, rank all clones, optimise the best; and the truth's optimum."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from laboratory import VALUE, Laboratory, Recommendation
+from omegaconf import DictConfig
+
+from optim.config import build_fit, build_process, compose
+from optim.data.registry import open_dataset
+from optim.fit.estimate import FitOptions
+from optim.fit.fit import fit
+from optim.fit.synthetic import ScreenOptions, make_screen
+from optim.optimise.optimise import About, optimise, parameter_sets, rank
+from optim.optimise.result import Optimum
+from optim.optimise.solve import OptimiseOptions, solve, start_points
+from optim.workflow import screened_ranges
+
+
+class Learnt(NamedTuple):
+    """What optim would make after its screen, and what it says of it."""
+
+    recommended: Recommendation
+    predicted: tuple[float, float, float]  # 5 %, 50 % and 95 % of the yield per cost, g/EUR
+    met: dict[str, float]  # by limit, the probability that it is met
+    ranked: tuple[str, ...]  # clones, the best first
+    converged: int
+    starts: int
+    seconds: float
+
+
+def learn(seed: int, vessels_per_clone: int, folder: Path) -> Learnt:
+    """Fit the screen of a generator's seed, rank, optimise, with the configuration of `optim run`.
+
+    What a fit tells of faults in the data and of identifiability is left out: nothing after it depends on that.
+    """
+    start = time.perf_counter()
+    made = make_screen(
+        folder / f"screen_{vessels_per_clone}", f"screen {seed}", ScreenOptions(24, vessels_per_clone, seed)
+    )
+    cfg = compose(["tracking=off", f"dataset.name={made}"])
+    dataset = open_dataset(cfg.dataset.name)
+    found = fit(build_fit(cfg, dataset), _fit_options(cfg), cfg.seed, cfg.model.name)
+    problem = build_process(cfg, dataset)
+    fixed = {n: float(p.value) for n, p in cfg.model.parameters.items() if p.level == "fixed"}
+    sets = {c: parameter_sets(found, fixed, problem.model, c) for c in found.clones}
+    about = About(found, cfg.seed, cfg.design.feed_id, screened_ranges(dataset), ())
+    options = _options(cfg)
+    ranking = rank(problem, sets, options, about)
+    first = ranking.rows[0]
+    known = np.array([first.decisions[d.name] for d in problem.design.decisions])
+    best: Optimum = optimise(problem, first.clone, sets[first.clone], options, about, known)
+    value = best.optimum.metrics[VALUE]
+    return Learnt(
+        Recommendation(len(dataset.runs), first.clone, np.array([d.value for d in best.optimum.decisions])),
+        (value.p05, value.p50, value.p95),
+        {c.name: c.probability_met for c in best.optimum.constraints},
+        tuple(r.clone for r in ranking.rows),
+        sum(s.success for s in best.starts),
+        len(best.starts),
+        time.perf_counter() - start,
+    )
+
+
+def _fit_options(cfg: DictConfig) -> FitOptions:
+    f: Any = cfg.fit
+    return FitOptions(
+        starts=f.starts,
+        max_iterations=f.max_iterations,
+        tolerance=f.tolerance,
+        ensemble=f.ensemble,
+        start_spread=f.start_spread,
+        noise_rounds=f.noise_rounds,
+        estimate_spread=f.estimate_spread,
+        startup=f.startup,
+        quality=False,
+        identify=False,
+        ensemble_by=f.ensemble_by,
+        draws=f.draws,
+    )
+
+
+def _options(cfg: DictConfig) -> OptimiseOptions:
+    o = cfg.optimise
+    return OptimiseOptions(o.starts, o.rank_starts, o.max_iterations, o.tolerance)
+
+
+def attainable(lab: Laboratory) -> dict[str, tuple[float, np.ndarray]]:
+    """Value and decisions of every clone's true optimum, by clone: what nobody can beat."""
+    truth, problem = lab.truth(), lab.problem
+    clones = list(truth)
+    at_platform = {c: lab.judge(c, problem.design.platform).value for c in clones}
+    scout = max(clones, key=lambda c: at_platform[c])
+    starts = start_points(problem, 12, 0)
+    options = OptimiseOptions()
+    found = solve(problem, starts, np.tile(truth[scout], (len(starts), 1)), options)
+    order = np.argsort([-s.objective if s.max_violation <= 1e-6 else np.inf for s in found])
+    base = np.array([found[i].x for i in order[:3]])
+    many = solve(
+        problem,
+        np.concatenate([base for _ in clones]),
+        np.concatenate([np.tile(truth[c], (len(base), 1)) for c in clones]),
+        options,
+    )
+    best: dict[str, tuple[float, np.ndarray]] = {}
+    for i, c in enumerate(clones):
+        own = [s for s in many[3 * i : 3 * i + 3] if s.max_violation <= 1e-6 and np.isfinite(s.objective)]
+        if own:
+            top = max(own, key=lambda s: s.objective)
+            best[c] = (float(np.exp(top.objective)), top.x)
+    return best
