@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 
 Row = dict[str, Any]
 
@@ -144,7 +145,8 @@ def calibration(seeds: list[Row]) -> list[str]:
         lines.append(
             f"| {parts['seed']} | {made['clone']} ({order.index(made['clone']) + 1}) | "
             f"{middle:.5f} [{low:.5f}, {high:.5f}] | {made['value']:.5f} | {errors[-1]:+.1f} % | "
-            f"{'yes' if inside[-1] else 'no'} | {worst} | {made['met'][worst]:.2f} | {100 * made['room'][worst]:+.1f} % |"
+            f"{'yes' if inside[-1] else 'no'} | {worst} | {made['met'][worst]:.2f} | "
+            f"{100 * made['room'][worst]:+.1f} % |"
         )
     lines += [
         "",
@@ -171,79 +173,77 @@ def path(parts: Row, name: str, runs: np.ndarray) -> np.ndarray:
 
 def figure(table: list[Row], seeds: list[Row], file: Path) -> None:
     """Left: gain by number of vessels, median and quartiles. Right: all seeds at the end, joined by seed."""
-    drawn, (left, right) = plt.subplots(1, 2, figsize=(12.0, 5.0), width_ratios=(1.0, 1.15), layout="constrained")
-    rsm, bo, bo_full = best_of(table, "RSM"), best_of(table, "BO"), best_of(table, "BO, 14")
-    runs = np.arange(0, 49)
+    drawn, (left, right) = plt.subplots(1, 2, figsize=(12.0, 4.9), width_ratios=(1.0, 1.1), layout="constrained")
+    _paths(left, table, seeds)
+    _ends(right, table, len(seeds))
+    for ax in (left, right):
+        ax.grid(color="#e6e8eb", linewidth=0.6)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=8)
+    title = "SIMULATED CHO clone screen: the process that each recommends, judged by the hidden truth"
+    drawn.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
+    drawn.savefig(file, dpi=150)
+    plt.close(drawn)
+
+
+def _paths(ax: Axes, table: list[Row], seeds: list[Row]) -> None:
     shown = [
-        (bo.removesuffix(TRIED), ORANGE, "-"),
-        (bo_full.removesuffix(TRIED), ORANGE, "--"),
-        (rsm.removesuffix(TRIED), GREEN, "-"),
+        (best_of(table, "BO"), ORANGE, "o-"),
+        (best_of(table, "BO, 14"), ORANGE, "o:"),
+        (best_of(table, "RSM"), GREEN, "s-"),
     ]
     for name, colour, style in shown:
-        low, middle, high = np.quantile([path(p, name, runs) for p in seeds], (0.25, 0.5, 0.75), axis=0)
-        left.step(runs, middle, where="post", color=colour, linestyle=style, label=f"{name} (best clone told)")
-        if style == "-":
-            left.fill_between(runs, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
-    early = [n for n in seeds[0] if n.startswith("optim") and all(n in p for p in seeds)]
-    points = sorted((int(n.split()[1]), n) for n in early)
-    spread = np.array(
-        [np.quantile([path(p, n, np.array([k]))[0] for p in seeds], (0.25, 0.5, 0.75)) for k, n in points]
-    )
-    left.errorbar(
-        [k for k, _ in points],
-        spread[:, 1],
-        yerr=[spread[:, 1] - spread[:, 0], spread[:, 2] - spread[:, 1]],
-        fmt="o-",
-        color=BLUE,
-        capsize=4,
-        label="optim (chooses among 24 clones)",
-        zorder=5,
-    )
+        plain = name.removesuffix(TRIED)
+        runs = np.array([0, *(m["runs"] for m in seeds[0][plain])])
+        low, middle, high = np.quantile([path(p, plain, runs) for p in seeds], (0.25, 0.5, 0.75), axis=0)
+        ax.plot(runs, middle, style, color=colour, markersize=4, label=f"{plain}; best clone told")
+        if style.endswith("-"):
+            ax.fill_between(runs, low, high, color=colour, alpha=0.13, linewidth=0)
+    ours = np.array([path(p, OPTIM, np.array([48]))[0] for p in seeds])
+    low, middle, high = np.quantile(ours, (0.25, 0.5, 0.75))
+    bar = [[middle - low], [high - middle]]
+    label = "optim; chooses the clone as well"
+    ax.errorbar([48], [middle], yerr=bar, fmt="D", color=BLUE, capsize=4, zorder=5, label=label)
     top = np.median([100.0 * (attainable(p["truth"]) / ends(p)[PLATFORM]["value"] - 1.0) for p in seeds])
-    left.axhline(top, color=GREY, linewidth=1.0, linestyle=":")
-    left.text(0.5, top + 0.4, "true optimum of the best clone (median)", color=GREY, fontsize=8)
-    left.set_xlim(0, 50)
-    left.set_xticks([0, 8, 16, 24, 32, 40, 48])
-    left.set_xlabel("vessel runs of 14 days")
-    left.set_ylabel("true yield per cost over the platform process (%)")
-    left.set_title("What would be made after so many vessels", fontsize=10, loc="left")
-    left.legend(loc="upper left", bbox_to_anchor=(0.0, -0.14), frameon=False, fontsize=8)
+    ax.axhline(top, color=GREY, linewidth=1.0, linestyle="--")
+    ax.text(0.5, top + 0.4, "true optimum of the best clone (median)", color=GREY, fontsize=8)
+    ax.set_xlim(-1, 50)
+    ax.set_ylim(top=top + 4.0)
+    ax.set_xticks([0, 8, 16, 24, 32, 40, 48])
+    ax.set_xlabel("vessel runs of 14 days", fontsize=9)
+    ax.set_ylabel("true yield per cost above the platform (%)", fontsize=9)
+    ax.set_title("After so many vessels: median, quartiles", fontsize=10, loc="left")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False, fontsize=8)
 
+
+def _ends(ax: Axes, table: list[Row], n: int) -> None:
     names = [
         (CHOSEN, "platform,\nclone chosen", GREY),
-        (rsm, "RSM,\nclone told", GREEN),
         (best_of(table, "RSM", told=False), "RSM,\nclone chosen", GREEN),
-        (bo, "BO,\nclone told", ORANGE),
+        (best_of(table, "RSM"), "RSM,\nclone told", GREEN),
         (best_of(table, "BO", told=False), "BO,\nclone chosen", ORANGE),
+        (best_of(table, "BO"), "BO,\nclone told", ORANGE),
         (OPTIM, "optim,\nclone chosen", BLUE),
     ]
     by_name = {r["method"]: r for r in table}
-    values = np.array([by_name[n]["share"] for n, _, _ in names])
-    away = np.random.default_rng(0).uniform(-0.13, 0.13, len(seeds))
+    values = np.array([by_name[name]["share"] for name, _, _ in names])
+    ax.plot(range(len(names)), values, color="#d5d8dc", linewidth=0.7, zorder=1)
     for i, (_, _, colour) in enumerate(names):
-        right.boxplot(
+        line = {"color": colour}
+        ax.boxplot(
             values[i],
             positions=[i],
             widths=0.5,
             showfliers=False,
             patch_artist=True,
             boxprops={"facecolor": colour, "alpha": 0.18, "edgecolor": colour},
-            medianprops={"color": colour, "linewidth": 2},
-            whiskerprops={"color": colour},
-            capprops={"color": colour},
+            medianprops={**line, "linewidth": 2},
+            whiskerprops=line,
+            capprops=line,
         )
-        right.scatter(i + away, values[i], s=22, color=colour, zorder=4, edgecolor="white", linewidth=0.5)
-    right.axhline(100.0, color=GREY, linewidth=1.0, linestyle=":")
-    right.set_xticks(range(len(names)), [label for _, label, _ in names], fontsize=8)
-    right.set_ylabel("true yield per cost, % of the true optimum of the best clone")
-    right.set_title(f"After 48 vessels, {len(seeds)} seeds", fontsize=10, loc="left")
-    for ax in (left, right):
-        ax.grid(color="#e6e8eb", linewidth=0.6)
-        ax.set_axisbelow(True)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(labelsize=8)
-    drawn.suptitle(
-        "SIMULATED CHO clone screen: process recommended, judged by the hidden truth", fontsize=11, x=0.01, ha="left"
-    )
-    drawn.savefig(file, dpi=150)
-    plt.close(drawn)
+        ax.scatter(np.full(n, i), values[i], s=20, color=colour, zorder=4, edgecolor="white", linewidth=0.5)
+    ax.axhline(100.0, color=GREY, linewidth=1.0, linestyle="--")
+    ax.set_xticks(range(len(names)), [label for _, label, _ in names])
+    ax.set_ylabel("% of the best clone's true optimum", fontsize=9)
+    ax.set_title(f"After 48 vessels: {n} seeds, joined by seed; best variant of each", fontsize=10, loc="left")

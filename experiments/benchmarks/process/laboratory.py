@@ -49,10 +49,10 @@ class Judgement:
 class Laboratory:
     """Runs vessels of the clones of one simulated screen; `used` counts them."""
 
-    def __init__(self, problem: ProcessProblem, seed: int):
-        self.problem = problem
-        self.clones = tuple(clone_truth(ScreenOptions(seed=seed)))
-        self._truth = {c: np.array([p]) for c, p in clone_truth(ScreenOptions(seed=seed)).items()}
+    def __init__(self, problem: ProcessProblem, seed: int, mismatch: bool = False):
+        truth = clone_truth(ScreenOptions(seed=seed, mismatch=mismatch))
+        self.problem, self.clones, self.mismatch = problem, tuple(truth), mismatch
+        self._truth = {c: np.array([p]) for c, p in truth.items()}
         self._rng = np.random.default_rng((seed, 48))
         self.used = 0
 
@@ -64,7 +64,12 @@ class Laboratory:
     def again(self, seed: int) -> Laboratory:
         """The same clones, other errors, no vessel used: one for each method."""
         other = object.__new__(Laboratory)
-        other.problem, other.clones, other._truth = self.problem, self.clones, self._truth
+        other.problem, other.clones, other.mismatch, other._truth = (
+            self.problem,
+            self.clones,
+            self.mismatch,
+            self._truth,
+        )
         other._rng, other.used = np.random.default_rng((seed, 49)), 0
         return other
 
@@ -117,10 +122,13 @@ class Laboratory:
         return dict(self._truth)
 
 
-def laboratory(seed: int) -> Laboratory:
-    """The laboratory of the screen of a generator's seed, with the configured vessel, limits and price book."""
+def laboratory(seed: int, mismatch: bool = False) -> Laboratory:
+    """The laboratory of the screen of a generator's seed, with the configured vessel, limits and price book.
+
+    With `mismatch` its cells form a growth inhibitor that nobody measures and that optim's model lacks.
+    """
     cfg = compose(["tracking=off"])
-    return Laboratory(build_process(cfg, open_dataset(cfg.dataset.name)), seed)
+    return Laboratory(build_process(cfg, open_dataset(cfg.dataset.name)), seed, mismatch)
 
 
 def volume_room(design: Design, limit_ml: float, x: np.ndarray) -> np.ndarray:

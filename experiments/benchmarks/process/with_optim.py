@@ -33,15 +33,14 @@ class Learnt(NamedTuple):
     seconds: float
 
 
-def learn(seed: int, vessels_per_clone: int, folder: Path) -> Learnt:
+def learn(seed: int, vessels_per_clone: int, folder: Path, mismatch: bool = False) -> Learnt:
     """Fit the screen of a generator's seed, rank, optimise, with the configuration of `optim run`.
 
     What a fit tells of faults in the data and of identifiability is left out: nothing after it depends on that.
     """
     start = time.perf_counter()
-    made = make_screen(
-        folder / f"screen_{vessels_per_clone}", f"screen {seed}", ScreenOptions(24, vessels_per_clone, seed)
-    )
+    options = ScreenOptions(24, vessels_per_clone, seed, mismatch)
+    made = make_screen(folder / f"screen_{vessels_per_clone}", f"screen {seed}", options)
     cfg = compose(["tracking=off", f"dataset.name={made}"])
     dataset = open_dataset(cfg.dataset.name)
     found = fit(build_fit(cfg, dataset), _fit_options(cfg), cfg.seed, cfg.model.name)
@@ -49,11 +48,11 @@ def learn(seed: int, vessels_per_clone: int, folder: Path) -> Learnt:
     fixed = {n: float(p.value) for n, p in cfg.model.parameters.items() if p.level == "fixed"}
     sets = {c: parameter_sets(found, fixed, problem.model, c) for c in found.clones}
     about = About(found, cfg.seed, cfg.design.feed_id, screened_ranges(dataset), ())
-    options = _options(cfg)
-    ranking = rank(problem, sets, options, about)
+    search = _options(cfg)
+    ranking = rank(problem, sets, search, about)
     first = ranking.rows[0]
     known = np.array([first.decisions[d.name] for d in problem.design.decisions])
-    best: Optimum = optimise(problem, first.clone, sets[first.clone], options, about, known)
+    best: Optimum = optimise(problem, first.clone, sets[first.clone], search, about, known)
     value = best.optimum.metrics[VALUE]
     return Learnt(
         Recommendation(len(dataset.runs), first.clone, np.array([d.value for d in best.optimum.decisions])),
