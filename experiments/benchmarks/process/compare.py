@@ -54,7 +54,7 @@ def attainable(truth: Row) -> float:
 
 
 def rows(seeds: list[Row]) -> list[Row]:
-    """One row per method: values of all seeds, and what they say; sorted by the median of what is usable.
+    """One row per method: values of all seeds, and what they say, sorted by the median of `share`.
 
     `share` is of the true optimum; `gain` over the platform process of the best clone; `behind` is what optim's usable
     value is above it, paired by seed. Numbers in percent.
@@ -87,7 +87,7 @@ def rows(seeds: list[Row]) -> list[Row]:
                 "wins_of_optim": int(np.sum(ours > final)),
             }
         )
-    return sorted(table, key=lambda r: -float(np.median(r["usable"])))
+    return sorted(table, key=lambda r: -float(np.median(r["share"])))
 
 
 def best_of(table: list[Row], kind: str, told: bool = True) -> str:
@@ -121,6 +121,9 @@ def text(table: list[Row], seeds: list[Row]) -> str:
             + ("" if r["method"] == OPTIM else f"{_spread(r['behind'], '+.1f')} ({r['wins_of_optim']} of {n})")
             + " |"
         )
+    for name in sorted(k for k in seeds[0] if k.startswith("true optimum")):
+        shares = [100.0 * p[name]["value"] / attainable(p["truth"]) for p in seeds if name in p]
+        lines += ["", f"The {name} is {_spread(shares, '.1f')} % of that in all decisions."]
     if all(OPTIM in parts for parts in seeds):
         lines += ["", *calibration(seeds)]
     return "\n".join(lines)

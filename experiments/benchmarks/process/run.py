@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -28,6 +29,7 @@ sys.path.insert(0, str(HERE))
 import bayesian  # noqa: E402
 import compare  # noqa: E402
 import ecoli  # noqa: E402
+import numpy as np  # noqa: E402
 import response_surface  # noqa: E402
 from laboratory import (  # noqa: E402
     Laboratory,
@@ -117,6 +119,23 @@ def truth_of(lab: Laboratory) -> Row:
     }
 
 
+def best_in(lab: Laboratory, clone: str, space: Space) -> Row:
+    """The true optimum of a clone within a space of few factors, by search: what its parametrisation costs."""
+    truth = lab.truth()[clone]
+
+    def score(u: np.ndarray) -> np.ndarray:
+        if not len(u):
+            return np.empty(0)
+        e = lab.problem.evaluate(space.decisions(u), np.tile(truth, (len(u), 1)))
+        room = np.min(e.margins, axis=1)
+        return np.where(e.status != 0, -np.inf, np.where(room >= -1e-6, e.objective, -10.0 + np.minimum(room, 0.0)))
+
+    rng, u = np.random.default_rng(0), space.platform
+    for _ in range(2):
+        u = bayesian.search(score, space, u[None], rng)
+    return {"value": float(np.exp(score(u[None])[0])), "x": space.decisions(u[None])[0].tolist()}
+
+
 def learnt(lab: Laboratory, seed: int, vessels_per_clone: int) -> Row:
     """optim's recommendation, judged, and what it said of it."""
     from with_optim import learn
@@ -152,15 +171,17 @@ class Kept:
         return self.parts[name]
 
 
-def study(seed: int, work: Path, parts: tuple[str, ...], quick: bool, mismatch: bool) -> None:
-    """Every part of a seed that is asked for and not there; `quick` leaves out what takes long."""
+def study(seed: int, work: Path, parts: tuple[str, ...], names: str, mismatch: bool) -> None:
+    """Every part of a seed that is asked for and not there; of opponents, those that the expression `names` finds."""
     lab = laboratory(seed, mismatch)
     kept = Kept(work / f"seed_{seed:02d}.json")
     truth = kept.get("truth", lambda: truth_of(lab))
+    for n in ("4", "6"):
+        kept.get(f"true optimum in {n} factors", partial(best_in, lab, truth["best_clone"], spaces(lab)[n]))
     if "optim" in parts:
         kept.get(compare.OPTIM, lambda: learnt(lab, seed, VESSELS // CLONES))
     for name, method in methods().items():
-        if name[: name.index(" ")].strip(",") in parts and not (quick and "BO" in name and "24" not in name):
+        if name[: name.index(" ")].strip(",") in parts and re.search(names, name):
             own = lab.again(seed)
             kept.get(name, partial(_all, own, method, truth["best_clone"], seed))
 
@@ -171,6 +192,15 @@ def study(seed: int, work: Path, parts: tuple[str, ...], quick: bool, mismatch: 
 def results(seeds: tuple[int, ...], work: Path) -> list[Row]:
     """What is kept of all seeds."""
     return [{"seed": s, **json.loads((work / f"seed_{s:02d}.json").read_text())} for s in seeds]
+
+
+def _rounded(value: Any) -> Any:
+    """Every number to six figures, which is more than any of them is good for."""
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(v) for v in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _seeds(said: str) -> tuple[int, ...]:
@@ -186,11 +216,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
     parser.add_argument("--seeds", default=f"{SEEDS[0]}-{SEEDS[-1]}", help="first-last, of the generator")
+    parser.add_argument("--methods", default="", help="of RSM and BO, those that this regular expression finds")
     parser.add_argument("--quick", action="store_true", help="two seeds, few methods: does it run?")
     parser.add_argument("--mismatch", action="store_true", help="the truth has a mechanism that optim's model lacks")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of finished parts")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of results and figure")
     options = parser.parse_args()
+    if options.quick:
+        options.work /= "quick"
     chosen = tuple(options.only.split(","))
     if unknown := set(chosen) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
@@ -201,7 +234,7 @@ def main() -> None:
     seeds = SEEDS[:2] if options.quick else _seeds(options.seeds)
     work = options.work / "mismatch" if options.mismatch else options.work
     for seed in seeds:
-        study(seed, work, chosen, options.quick, options.mismatch)
+        study(seed, work, chosen, "24|RSM" if options.quick else options.methods, options.mismatch)
     found = results(seeds, work)
     table = compare.rows(found)
     print(compare.text(table, found))
@@ -209,10 +242,10 @@ def main() -> None:
     real: Row = {}
     if "ecoli" in chosen and not options.mismatch and "OPTIM_DATA" in os.environ:
         overrides = ("fit=quick", "optimise.starts=2") if options.quick else ()
-        kept = Kept(options.work / ("ecoli_quick.json" if options.quick else "ecoli.json"))
+        kept = Kept(options.work / "ecoli.json")
         real = kept.get("optima", lambda: ecoli.optima(options.work / "ecoli", overrides))
         print("\n" + ecoli.text(real))
-    answer = {"seeds": found, "table": table, "ecoli": real}
+    answer = _rounded({"seeds": found, "table": table, "ecoli": real})
     name = "mismatch" if options.mismatch else "results"
     (options.out / f"{name}.json").write_text(json.dumps(answer) + "\n")
     if {"RSM", "BO", "optim"} <= set(chosen) and not options.quick:
