@@ -12,7 +12,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -136,12 +135,11 @@ def best_in(lab: Laboratory, clone: str, space: Space) -> Row:
     return {"value": float(np.exp(score(u[None])[0])), "x": space.decisions(u[None])[0].tolist()}
 
 
-def learnt(lab: Laboratory, seed: int, vessels_per_clone: int) -> Row:
+def learnt(lab: Laboratory, seed: int, careful: bool) -> Row:
     """optim's recommendation, judged, and what it said of it."""
     from with_optim import learn
 
-    with tempfile.TemporaryDirectory() as folder:
-        found = learn(seed, vessels_per_clone, Path(folder), lab.mismatch)
+    found = learn(seed, lab.mismatch)[1 if careful else 0]
     return {
         **_made(lab, found.recommended),
         "predicted": found.predicted,
@@ -179,7 +177,8 @@ def study(seed: int, work: Path, parts: tuple[str, ...], names: str, mismatch: b
     for n in ("4", "6"):
         kept.get(f"true optimum in {n} factors", partial(best_in, lab, truth["best_clone"], spaces(lab)[n]))
     if "optim" in parts:
-        kept.get(compare.OPTIM, lambda: learnt(lab, seed, VESSELS // CLONES))
+        kept.get(compare.OPTIM, partial(learnt, lab, seed, False))
+        kept.get(compare.CAREFUL, partial(learnt, lab, seed, True))
     for name, method in methods().items():
         if name[: name.index(" ")].strip(",") in parts and re.search(names, name):
             own = lab.again(seed)

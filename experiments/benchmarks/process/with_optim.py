@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +21,10 @@ from optim.fit.synthetic import ScreenOptions, make_screen
 from optim.optimise.optimise import About, optimise, parameter_sets, rank
 from optim.optimise.result import Optimum
 from optim.optimise.solve import OptimiseOptions, solve, start_points
+from optim.process.problem import ProcessProblem
 from optim.workflow import screened_ranges
+
+SURE = 0.95  # share of the ensemble that keeps every limit, where optim is asked to be careful
 
 
 class Learnt(NamedTuple):
@@ -33,16 +39,18 @@ class Learnt(NamedTuple):
     seconds: float
 
 
-def learn(seed: int, vessels_per_clone: int, folder: Path, mismatch: bool = False) -> Learnt:
-    """Fit the screen of a generator's seed, rank, optimise, with the configuration of `optim run`.
+@lru_cache(maxsize=1)
+def learn(seed: int, mismatch: bool = False) -> tuple[Learnt, Learnt]:
+    """Fit the screen of a generator's seed, rank, optimise, with the configuration of `optim run`; and the same with
+    limits that most of the ensemble keeps (`with_margin`).
 
     What a fit tells of faults in the data and of identifiability is left out: nothing after it depends on that.
     """
     start = time.perf_counter()
-    options = ScreenOptions(24, vessels_per_clone, seed, mismatch)
-    made = make_screen(folder / f"screen_{vessels_per_clone}", f"screen {seed}", options)
-    cfg = compose(["tracking=off", f"dataset.name={made}"])
-    dataset = open_dataset(cfg.dataset.name)
+    with tempfile.TemporaryDirectory() as folder:
+        made = make_screen(Path(folder) / "screen", f"screen {seed}", ScreenOptions(seed=seed, mismatch=mismatch))
+        cfg = compose(["tracking=off", f"dataset.name={made}"])
+        dataset = open_dataset(cfg.dataset.name)
     found = fit(build_fit(cfg, dataset), _fit_options(cfg), cfg.seed, cfg.model.name)
     problem = build_process(cfg, dataset)
     fixed = {n: float(p.value) for n, p in cfg.model.parameters.items() if p.level == "fixed"}
@@ -50,19 +58,61 @@ def learn(seed: int, vessels_per_clone: int, folder: Path, mismatch: bool = Fals
     about = About(found, cfg.seed, cfg.design.feed_id, screened_ranges(dataset), ())
     search = _options(cfg)
     ranking = rank(problem, sets, search, about)
-    first = ranking.rows[0]
-    known = np.array([first.decisions[d.name] for d in problem.design.decisions])
-    best: Optimum = optimise(problem, first.clone, sets[first.clone], search, about, known)
+    clone = ranking.rows[0].clone
+    x = np.array([ranking.rows[0].decisions[d.name] for d in problem.design.decisions])
+    best = optimise(problem, clone, sets[clone], search, about, x)
+    seconds = time.perf_counter() - start
+    order, runs = tuple(r.clone for r in ranking.rows), len(dataset.runs)
+    careful = with_margin(problem, best, sets[clone], search, about)
+    return _learnt(best, order, runs, seconds), _learnt(careful, order, runs, time.perf_counter() - start)
+
+
+def _learnt(best: Optimum, order: tuple[str, ...], runs: int, seconds: float) -> Learnt:
     value = best.optimum.metrics[VALUE]
     return Learnt(
-        Recommendation(len(dataset.runs), first.clone, np.array([d.value for d in best.optimum.decisions])),
+        Recommendation(runs, best.clone, np.array([d.value for d in best.optimum.decisions])),
         (value.p05, value.p50, value.p95),
         {c.name: c.probability_met for c in best.optimum.constraints},
-        tuple(r.clone for r in ranking.rows),
+        order,
         sum(s.success for s in best.starts),
         len(best.starts),
-        time.perf_counter() - start,
+        seconds,
     )
+
+
+def with_margin(
+    problem: ProcessProblem, best: Optimum, ensemble: np.ndarray, options: OptimiseOptions, about: About
+) -> Optimum:
+    """An optimum that `SURE` of the ensemble allows: limits are tightened by what that share of the members may lie
+    beyond the estimate, and the process is optimised again, twice. The limits it reports on are the stated ones."""
+    now = best
+    for _ in range(2):
+        x = np.array([d.value for d in now.optimum.decisions])
+        margins = _margins(problem, x, ensemble)
+        need = margins[0] - np.quantile(margins, 1.0 - SURE, axis=0)
+        tight = tuple(
+            replace(c, limit=c.limit + (1.0 if c.kind == "min" else -1.0) * abs(c.limit) * max(0.0, float(n)))
+            for c, n in zip(problem.constraints, need, strict=True)
+        )
+        now = optimise(replace(problem, constraints=tight), best.clone, ensemble, options, about, x)
+    x = np.array([d.value for d in now.optimum.decisions])
+    met = (_margins(problem, x, ensemble) >= -1e-6).mean(axis=0)
+    stated = tuple(
+        replace(c, limit=s.limit, probability_met=float(p))
+        for c, s, p in zip(now.optimum.constraints, problem.constraints, met, strict=True)
+    )
+    return replace(now, optimum=replace(now.optimum, constraints=stated))
+
+
+def _margins(problem: ProcessProblem, x: np.ndarray, ensemble: np.ndarray) -> np.ndarray:
+    """Least relative room by member and limit, [E, R]; a member that cannot be simulated has none."""
+    trace = problem.trace(np.tile(x, (len(ensemble), 1)), ensemble)
+    rows, at = [], 0
+    for c in problem.constraints:
+        width = trace.t.shape[1] if c.where == "path" else 1
+        rows.append(np.asarray(trace.margins[:, at : at + width]).min(axis=1))
+        at += width
+    return np.where((np.asarray(trace.status) == 0)[:, None], np.array(rows).T, -np.inf)
 
 
 def _fit_options(cfg: DictConfig) -> FitOptions:
