@@ -27,9 +27,9 @@ def violation(made: Row) -> float:
     return max(0.0, -min(made["room"].values()))
 
 
-def usable(made: Row, seed: Row) -> float:
+def usable(made: Row, seed: Row, allowed: float = ALLOWED) -> float:
     """Value of what is made in the end: of the process, or of the platform where it breaks a limit by too much."""
-    return float(made["value"] if violation(made) <= ALLOWED else seed["platform"][made["clone"]]["value"])
+    return float(made["value"] if violation(made) <= allowed else seed["platform"][made["clone"]]["value"])
 
 
 def ends(parts: Row) -> dict[str, Row]:
@@ -54,7 +54,7 @@ def attainable(truth: Row) -> float:
     return float(truth["optimum"][truth["best_clone"]]["value"])
 
 
-def rows(seeds: list[Row]) -> list[Row]:
+def rows(seeds: list[Row], allowed: float = ALLOWED) -> list[Row]:
     """One row per method: values of all seeds, and what they say, sorted by the median of `share`.
 
     `share` is of the true optimum; `gain` over the platform process of the best clone; `behind` is what optim's usable
@@ -66,7 +66,9 @@ def rows(seeds: list[Row]) -> list[Row]:
     base = np.array([found[PLATFORM]["value"] for found in by_seed])
 
     def used(name: str) -> np.ndarray:
-        return np.array([usable(found[name], parts["truth"]) for found, parts in zip(by_seed, seeds, strict=True)])
+        return np.array(
+            [usable(found[name], parts["truth"], allowed) for found, parts in zip(by_seed, seeds, strict=True)]
+        )
 
     ours = used(OPTIM) if OPTIM in names else np.full(len(seeds), np.nan)
     table = []
@@ -122,6 +124,7 @@ def text(table: list[Row], seeds: list[Row]) -> str:
             + ("" if r["method"] == OPTIM else f"{_spread(r['behind'], '+.1f')} ({r['wins_of_optim']} of {n})")
             + " |"
         )
+    lines += ["", *tolerances(seeds)]
     for name in sorted(k for k in seeds[0] if k.startswith("true optimum")):
         shares = [100.0 * p[name]["value"] / attainable(p["truth"]) for p in seeds if name in p]
         lines += ["", f"The {name} is {_spread(shares, '.1f')} % of that in all decisions."]
@@ -129,6 +132,19 @@ def text(table: list[Row], seeds: list[Row]) -> str:
         if all(name in parts for parts in seeds):
             lines += ["", f"{name}: what it said, and the truth", "", *calibration(seeds, name)]
     return "\n".join(lines)
+
+
+def tolerances(seeds: list[Row]) -> list[str]:
+    """How the comparison depends on what breach of a limit is let pass."""
+    chosen = [n for n in (OPTIM, CAREFUL) if all(n in p for p in seeds)]
+    table = rows(seeds)
+    chosen += [best_of(table, kind, told) for kind in ("RSM", "BO") for told in (True, False)]
+    lines = ["| breach let pass | " + " | ".join(chosen) + " |", "|---|" + "---|" * len(chosen)]
+    for allowed in (0.001, 0.01, 0.02, 0.05):
+        by_name = {r["method"]: r for r in rows(seeds, allowed)}
+        shares = [f"{np.median(by_name[n]['share']):.1f}" for n in chosen]
+        lines.append(f"| {100 * allowed:g} % | " + " | ".join(shares) + " |")
+    return ["Median % of the true optimum, where a greater breach of a limit means the platform:", "", *lines]
 
 
 def calibration(seeds: list[Row], name: str) -> list[str]:

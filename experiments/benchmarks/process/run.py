@@ -178,6 +178,7 @@ def study(seed: int, work: Path, parts: tuple[str, ...], names: str, mismatch: b
         kept.get(f"true optimum in {n} factors", partial(best_in, lab, truth["best_clone"], spaces(lab)[n]))
     if "optim" in parts:
         kept.get(compare.OPTIM, partial(learnt, lab, seed, False))
+    if "careful" in parts:
         kept.get(compare.CAREFUL, partial(learnt, lab, seed, True))
     for name, method in methods().items():
         if name[: name.index(" ")].strip(",") in parts and re.search(names, name):
@@ -207,13 +208,13 @@ def _seeds(said: str) -> tuple[int, ...]:
     return tuple(range(int(first), int(last or first) + 1))
 
 
-PARTS = ("optim", "RSM", "BO", "ecoli")
+PARTS, MORE = ("optim", "RSM", "BO", "ecoli"), ("careful",)
 
 
 def main() -> None:
     """Every seed in turn, then the tables, the results and the figure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS + MORE)}")
     parser.add_argument("--seeds", default=f"{SEEDS[0]}-{SEEDS[-1]}", help="first-last, of the generator")
     parser.add_argument("--methods", default="", help="of RSM and BO, those that this regular expression finds")
     parser.add_argument("--quick", action="store_true", help="two seeds, few methods: does it run?")
@@ -224,7 +225,7 @@ def main() -> None:
     if options.quick:
         options.work /= "quick"
     chosen = tuple(options.only.split(","))
-    if unknown := set(chosen) - set(PARTS):
+    if unknown := set(chosen) - set(PARTS + MORE):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
 
     from optim.runtime import prepare

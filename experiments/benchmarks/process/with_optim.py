@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +15,16 @@ from omegaconf import DictConfig
 
 from optim.config import build_fit, build_process, compose
 from optim.data.registry import open_dataset
+from optim.errors import InfeasibleError
 from optim.fit.estimate import FitOptions
 from optim.fit.fit import fit
 from optim.fit.synthetic import ScreenOptions, make_screen
 from optim.optimise.optimise import About, optimise, parameter_sets, rank
+from optim.optimise.outcome import outcome
 from optim.optimise.result import Optimum
 from optim.optimise.solve import OptimiseOptions, solve, start_points
-from optim.process.problem import ProcessProblem
+from optim.optimise.solve import best as best_of
+from optim.process.problem import Evaluation, ProcessProblem
 from optim.workflow import screened_ranges
 
 SURE = 0.95  # share of the ensemble that keeps every limit, where optim is asked to be careful
@@ -80,39 +83,47 @@ def _learnt(best: Optimum, order: tuple[str, ...], runs: int, seconds: float) ->
     )
 
 
+@dataclass(frozen=True)
+class Tightened(ProcessProblem):
+    """A problem whose limits are kept by a distance: `need` [R], in the order of the margins."""
+
+    need: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def derivatives(self, x: np.ndarray, p: np.ndarray) -> tuple[Evaluation, np.ndarray, np.ndarray]:
+        e, slope, jacobian = super().derivatives(x, p)
+        return e._replace(margins=e.margins - self.need), slope, jacobian
+
+
 def with_margin(
     problem: ProcessProblem, best: Optimum, ensemble: np.ndarray, options: OptimiseOptions, about: About
 ) -> Optimum:
-    """An optimum that `SURE` of the ensemble allows: limits are tightened by what that share of the members may lie
-    beyond the estimate, and the process is optimised again, twice. The limits it reports on are the stated ones."""
-    now = best
+    """An optimum that keeps every limit in `SURE` of the ensemble: limits are tightened by what that share of the
+    members may lie beyond the estimate, and the process is optimised again, twice.
+
+    Raises `InfeasibleError` where no process keeps such limits.
+    """
+    x = np.array([d.value for d in best.optimum.decisions])
+    own = {f.name: getattr(problem, f.name) for f in fields(problem)}
     for _ in range(2):
-        x = np.array([d.value for d in now.optimum.decisions])
-        margins = _margins(problem, x, ensemble)
-        need = margins[0] - np.quantile(margins, 1.0 - SURE, axis=0)
-        tight = tuple(
-            replace(c, limit=c.limit + (1.0 if c.kind == "min" else -1.0) * abs(c.limit) * max(0.0, float(n)))
-            for c, n in zip(problem.constraints, need, strict=True)
-        )
-        now = optimise(replace(problem, constraints=tight), best.clone, ensemble, options, about, x)
-    x = np.array([d.value for d in now.optimum.decisions])
-    met = (_margins(problem, x, ensemble) >= -1e-6).mean(axis=0)
-    stated = tuple(
-        replace(c, limit=s.limit, probability_met=float(p))
-        for c, s, p in zip(now.optimum.constraints, problem.constraints, met, strict=True)
-    )
-    return replace(now, optimum=replace(now.optimum, constraints=stated))
+        margins, width = _margins(problem, x, ensemble)
+        need = np.maximum(margins[0] - np.quantile(margins, 1.0 - SURE, axis=0), 0.0)
+        starts = np.vstack([x, start_points(problem, options.rank_starts, about.seed)])
+        tight = Tightened(**own, need=np.repeat(need, width))
+        found = best_of(solve(tight, starts, np.tile(ensemble[0], (len(starts), 1)), options))
+        if found is None:
+            raise InfeasibleError(f"{best.clone}: no process keeps the limits in {100 * SURE:g} % of the ensemble")
+        x = found.x
+    return replace(best, optimum=outcome(problem, "optimum", x, ensemble, about.feed, about.screened))
 
 
-def _margins(problem: ProcessProblem, x: np.ndarray, ensemble: np.ndarray) -> np.ndarray:
-    """Least relative room by member and limit, [E, R]; a member that cannot be simulated has none."""
+def _margins(problem: ProcessProblem, x: np.ndarray, ensemble: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Least relative room by member and limit, [E, R], and how many margins of a process belong to each limit. A member
+    that cannot be simulated has no room."""
     trace = problem.trace(np.tile(x, (len(ensemble), 1)), ensemble)
-    rows, at = [], 0
-    for c in problem.constraints:
-        width = trace.t.shape[1] if c.where == "path" else 1
-        rows.append(np.asarray(trace.margins[:, at : at + width]).min(axis=1))
-        at += width
-    return np.where((np.asarray(trace.status) == 0)[:, None], np.array(rows).T, -np.inf)
+    widths = [trace.t.shape[1] if c.where == "path" else 1 for c in problem.constraints]
+    parts = np.split(np.asarray(trace.margins), np.cumsum(widths)[:-1], axis=1)
+    least = np.stack([m.min(axis=1) for m in parts], axis=1)
+    return np.where((np.asarray(trace.status) == 0)[:, None], least, -np.inf), widths
 
 
 def _fit_options(cfg: DictConfig) -> FitOptions:
