@@ -94,10 +94,10 @@ def rows(seeds: list[Row], allowed: float = ALLOWED) -> list[Row]:
 
 
 def best_of(table: list[Row], kind: str, told: bool = True) -> str:
-    """The variant of a kind ('RSM', 'BO') with the highest median; told the best clone, or having chosen it."""
-    return next(
-        r["method"] for r in table if r["method"].startswith(kind) and ("clone chosen" not in r["method"]) == told
-    )
+    """The variant of a kind ('RSM', 'BO') with the highest median; told the best clone, or having chosen it. '' where
+    no such variant was run."""
+    found = (r["method"] for r in table if r["method"].startswith(kind) and ("clone chosen" not in r["method"]) == told)
+    return next(found, "")
 
 
 def _spread(values: list[float], form: str) -> str:
@@ -139,6 +139,7 @@ def tolerances(seeds: list[Row]) -> list[str]:
     chosen = [n for n in (OPTIM, CAREFUL) if all(n in p for p in seeds)]
     table = rows(seeds)
     chosen += [best_of(table, kind, told) for kind in ("RSM", "BO") for told in (True, False)]
+    chosen = [name for name in chosen if name]
     lines = ["| breach let pass | " + " | ".join(chosen) + " |", "|---|" + "---|" * len(chosen)]
     for allowed in (0.001, 0.01, 0.02, 0.05):
         by_name = {r["method"]: r for r in rows(seeds, allowed)}
@@ -215,6 +216,8 @@ def _paths(ax: Axes, table: list[Row], seeds: list[Row]) -> None:
         (best_of(table, "RSM"), GREEN, "s-"),
     ]
     for name, colour, style in shown:
+        if not name:
+            continue
         plain = name.removesuffix(TRIED)
         runs = np.array([0, *(m["runs"] for m in seeds[0][plain])])
         low, middle, high = np.quantile([path(p, plain, runs) for p in seeds], (0.25, 0.5, 0.75), axis=0)
@@ -240,12 +243,12 @@ def _paths(ax: Axes, table: list[Row], seeds: list[Row]) -> None:
 
 def _ends(ax: Axes, table: list[Row], n: int) -> None:
     names = [
-        (CHOSEN, "platform,\nclone chosen", GREY),
-        (best_of(table, "RSM", told=False), "RSM,\nclone chosen", GREEN),
-        (best_of(table, "RSM"), "RSM,\nclone told", GREEN),
-        (best_of(table, "BO", told=False), "BO,\nclone chosen", ORANGE),
-        (best_of(table, "BO"), "BO,\nclone told", ORANGE),
-        (OPTIM, "optim,\nclone chosen", BLUE),
+        (CHOSEN, "platform,\nclone\nchosen", GREY),
+        (best_of(table, "RSM", told=False), "RSM,\nclone\nchosen", GREEN),
+        (best_of(table, "RSM"), "RSM,\nclone\ntold", GREEN),
+        (best_of(table, "BO", told=False), "BO,\nclone\nchosen", ORANGE),
+        (best_of(table, "BO"), "BO,\nclone\ntold", ORANGE),
+        (OPTIM, "optim,\nclone\nchosen", BLUE),
         (CAREFUL, "optim,\nlimits kept\nby 95 %", BLUE),
     ]
     by_name = {r["method"]: r for r in table}
