@@ -1,0 +1,175 @@
+"""optim's own way: its vessels go into the screen; fit, rank all clones, optimise the best; and the truth's optimum."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from laboratory import VALUE, Laboratory, Recommendation
+from omegaconf import DictConfig
+
+from optim.config import build_fit, build_process, compose
+from optim.data.registry import open_dataset
+from optim.errors import InfeasibleError
+from optim.fit.estimate import FitOptions
+from optim.fit.fit import fit
+from optim.fit.synthetic import ScreenOptions, make_screen
+from optim.optimise.optimise import About, optimise, parameter_sets, rank
+from optim.optimise.outcome import outcome
+from optim.optimise.result import Optimum
+from optim.optimise.solve import OptimiseOptions, solve, start_points
+from optim.optimise.solve import best as best_of
+from optim.process.problem import Evaluation, ProcessProblem
+from optim.workflow import screened_ranges
+
+SURE = 0.95  # share of the ensemble that keeps every limit, where optim is asked to be careful
+
+
+class Learnt(NamedTuple):
+    """What optim would make after its screen, and what it says of it."""
+
+    recommended: Recommendation
+    predicted: tuple[float, float, float]  # 5 %, 50 % and 95 % of the yield per cost, g/EUR
+    met: dict[str, float]  # by limit, the probability that it is met
+    ranked: tuple[str, ...]  # clones, the best first
+    converged: int
+    starts: int
+    seconds: float
+
+
+@lru_cache(maxsize=1)
+def learn(seed: int, mismatch: bool = False) -> tuple[Learnt, Learnt]:
+    """Fit the screen of a generator's seed, rank, optimise, with the configuration of `optim run`; and the same with
+    limits that most of the ensemble keeps (`with_margin`).
+
+    What a fit tells of faults in the data and of identifiability is left out: nothing after it depends on that.
+    """
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        made = make_screen(Path(folder) / "screen", f"screen {seed}", ScreenOptions(seed=seed, mismatch=mismatch))
+        cfg = compose(["tracking=off", f"dataset.name={made}"])
+        dataset = open_dataset(cfg.dataset.name)
+    found = fit(build_fit(cfg, dataset), _fit_options(cfg), cfg.seed, cfg.model.name)
+    problem = build_process(cfg, dataset)
+    fixed = {n: float(p.value) for n, p in cfg.model.parameters.items() if p.level == "fixed"}
+    sets = {c: parameter_sets(found, fixed, problem.model, c) for c in found.clones}
+    about = About(found, cfg.seed, cfg.design.feed_id, screened_ranges(dataset), ())
+    search = _options(cfg)
+    ranking = rank(problem, sets, search, about)
+    clone = ranking.rows[0].clone
+    x = np.array([ranking.rows[0].decisions[d.name] for d in problem.design.decisions])
+    best = optimise(problem, clone, sets[clone], search, about, x)
+    seconds = time.perf_counter() - start
+    order, runs = tuple(r.clone for r in ranking.rows), len(dataset.runs)
+    careful = with_margin(problem, best, sets[clone], search, about)
+    return _learnt(best, order, runs, seconds), _learnt(careful, order, runs, time.perf_counter() - start)
+
+
+def _learnt(best: Optimum, order: tuple[str, ...], runs: int, seconds: float) -> Learnt:
+    value = best.optimum.metrics[VALUE]
+    return Learnt(
+        Recommendation(runs, best.clone, np.array([d.value for d in best.optimum.decisions])),
+        (value.p05, value.p50, value.p95),
+        {c.name: c.probability_met for c in best.optimum.constraints},
+        order,
+        sum(s.success for s in best.starts),
+        len(best.starts),
+        seconds,
+    )
+
+
+@dataclass(frozen=True)
+class Tightened(ProcessProblem):
+    """A problem whose limits are kept by a distance: `need` [R], in the order of the margins."""
+
+    need: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def derivatives(self, x: np.ndarray, p: np.ndarray) -> tuple[Evaluation, np.ndarray, np.ndarray]:
+        e, slope, jacobian = super().derivatives(x, p)
+        return e._replace(margins=e.margins - self.need), slope, jacobian
+
+
+def with_margin(
+    problem: ProcessProblem, best: Optimum, ensemble: np.ndarray, options: OptimiseOptions, about: About
+) -> Optimum:
+    """An optimum that keeps every limit in `SURE` of the ensemble: limits are tightened by what that share of the
+    members may lie beyond the estimate, and the process is optimised again, twice.
+
+    Raises `InfeasibleError` where no process keeps such limits.
+    """
+    x = np.array([d.value for d in best.optimum.decisions])
+    own = {f.name: getattr(problem, f.name) for f in fields(problem)}
+    for _ in range(2):
+        margins, width = _margins(problem, x, ensemble)
+        need = np.maximum(margins[0] - np.quantile(margins, 1.0 - SURE, axis=0), 0.0)
+        starts = np.vstack([x, start_points(problem, options.rank_starts, about.seed)])
+        tight = Tightened(**own, need=np.repeat(need, width))
+        found = best_of(solve(tight, starts, np.tile(ensemble[0], (len(starts), 1)), options))
+        if found is None:
+            raise InfeasibleError(f"{best.clone}: no process keeps the limits in {100 * SURE:g} % of the ensemble")
+        x = found.x
+    return replace(best, optimum=outcome(problem, "optimum", x, ensemble, about.feed, about.screened))
+
+
+def _margins(problem: ProcessProblem, x: np.ndarray, ensemble: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Least relative room by member and limit, [E, R], and how many margins of a process belong to each limit. A member
+    that cannot be simulated has no room."""
+    trace = problem.trace(np.tile(x, (len(ensemble), 1)), ensemble)
+    widths = [trace.t.shape[1] if c.where == "path" else 1 for c in problem.constraints]
+    parts = np.split(np.asarray(trace.margins), np.cumsum(widths)[:-1], axis=1)
+    least = np.stack([m.min(axis=1) for m in parts], axis=1)
+    return np.where((np.asarray(trace.status) == 0)[:, None], least, -np.inf), widths
+
+
+def _fit_options(cfg: DictConfig) -> FitOptions:
+    f: Any = cfg.fit
+    return FitOptions(
+        starts=f.starts,
+        max_iterations=f.max_iterations,
+        tolerance=f.tolerance,
+        ensemble=f.ensemble,
+        start_spread=f.start_spread,
+        noise_rounds=f.noise_rounds,
+        estimate_spread=f.estimate_spread,
+        startup=f.startup,
+        quality=False,
+        identify=False,
+        ensemble_by=f.ensemble_by,
+        draws=f.draws,
+    )
+
+
+def _options(cfg: DictConfig) -> OptimiseOptions:
+    o = cfg.optimise
+    return OptimiseOptions(o.starts, o.rank_starts, o.max_iterations, o.tolerance)
+
+
+def attainable(lab: Laboratory) -> dict[str, tuple[float, np.ndarray]]:
+    """Value and decisions of every clone's true optimum, by clone: what nobody can beat."""
+    truth, problem = lab.truth(), lab.problem
+    clones = list(truth)
+    at_platform = {c: lab.judge(c, problem.design.platform).value for c in clones}
+    scout = max(clones, key=lambda c: at_platform[c])
+    starts = start_points(problem, 12, 0)
+    options = OptimiseOptions()
+    found = solve(problem, starts, np.tile(truth[scout], (len(starts), 1)), options)
+    order = np.argsort([-s.objective if s.max_violation <= 1e-6 else np.inf for s in found])
+    base = np.array([found[i].x for i in order[:3]])
+    many = solve(
+        problem,
+        np.concatenate([base for _ in clones]),
+        np.concatenate([np.tile(truth[c], (len(base), 1)) for c in clones]),
+        options,
+    )
+    best: dict[str, tuple[float, np.ndarray]] = {}
+    for i, c in enumerate(clones):
+        own = [s for s in many[3 * i : 3 * i + 3] if s.max_violation <= 1e-6 and np.isfinite(s.objective)]
+        if own:
+            top = max(own, key=lambda s: s.objective)
+            best[c] = (float(np.exp(top.objective)), top.x)
+    return best
