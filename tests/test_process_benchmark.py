@@ -15,12 +15,8 @@ import bayesian  # noqa: E402
 import compare  # noqa: E402
 import laboratory as lab_of  # noqa: E402
 import response_surface as rsm  # noqa: E402
-import with_optim  # noqa: E402
 
-from optim.fit.result import FitResult  # noqa: E402
-from optim.optimise.optimise import About, optimise  # noqa: E402
-from optim.optimise.solve import OptimiseOptions  # noqa: E402
-from optim.process.problem import METRICS  # noqa: E402
+from optim.process.objective import METRICS  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -167,31 +163,6 @@ def test_a_process_that_breaks_a_limit_is_not_made():
     assert np.allclose(by_name[compare.OPTIM]["share"], [96.0, 88.0])
     gains = compare.path(seeds[1], "BO, 4 factors", np.array([0, 24, 47, 48]))
     assert np.allclose(gains, [0.0, 0.0, 0.0, 20.0])
-
-
-def test_the_room_of_a_process_is_the_same_for_the_judge_and_for_optim(lab):
-    x = lab.problem.design.platform
-    least, widths = with_optim._margins(lab.problem, x, lab.truth()["C07"])
-    assert np.allclose(least[0], list(lab.judge("C07", x).room.values()))
-    assert sum(widths) == lab.problem.evaluate(x[None], lab.truth()["C07"]).margins.shape[1]
-
-
-@pytest.mark.slow
-def test_limits_are_kept_by_most_of_the_ensemble(lab):
-    truth = lab.truth()["C07"]
-    spread = np.exp(0.03 * np.random.default_rng(4).standard_normal((24, truth.shape[1])))
-    ensemble = np.vstack([truth, truth * spread])
-    found = FitResult.__new__(FitResult)
-    for name, value in (("model", "m"), ("dataset", "d"), ("dataset_hash", ""), ("simulated", True)):
-        object.__setattr__(found, name, value)
-    about = About(found, 1, "feed_a", {}, ())
-    options = OptimiseOptions(starts=3)
-    best = optimise(lab.problem, "C07", ensemble, options, about)
-    careful = with_optim.with_margin(lab.problem, best, ensemble, options, about)
-    at_limit, kept = (min(c.probability_met for c in o.optimum.constraints) for o in (best, careful))
-    assert at_limit < 0.8
-    assert kept >= 0.88  # the ensemble at the new process is not quite that at the old one
-    assert careful.optimum.metrics[lab_of.VALUE].p50 < best.optimum.metrics[lab_of.VALUE].p50
 
 
 def test_metrics_have_the_value_that_is_judged():

@@ -17,7 +17,8 @@ from optim.data.registry import open_dataset
 from optim.fit.synthetic import ASSAYS, DAY, INOCULUM_SD, ScreenOptions, clone_truth
 from optim.process.cost import Harvest
 from optim.process.design import BOLUS_COVERS_H, Design
-from optim.process.problem import METRICS, ProcessProblem
+from optim.process.objective import METRICS
+from optim.process.problem import ProcessProblem
 
 # relative and absolute error of an osmometer, mOsm/kg: the generator has no such assay, this one is constructed
 OSMOMETER = (0.01, 2.0)

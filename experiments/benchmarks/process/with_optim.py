@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,19 +14,17 @@ from omegaconf import DictConfig
 
 from optim.config import build_fit, build_process, compose
 from optim.data.registry import open_dataset
-from optim.errors import InfeasibleError
 from optim.fit.estimate import FitOptions
 from optim.fit.fit import fit
 from optim.fit.synthetic import ScreenOptions, make_screen
 from optim.optimise.optimise import About, optimise, parameter_sets, rank
-from optim.optimise.outcome import outcome
 from optim.optimise.result import Optimum
+from optim.optimise.robust import Risk
 from optim.optimise.solve import OptimiseOptions, solve, start_points
-from optim.optimise.solve import best as best_of
-from optim.process.problem import Evaluation, ProcessProblem
 from optim.workflow import screened_ranges
 
-SURE = 0.95  # share of the ensemble that keeps every limit, where optim is asked to be careful
+# where optim is asked to be careful: the best process at the estimate that keeps all limits in 95 % of the ensemble
+CAREFUL = Risk("nominal", chance=0.95, members=32)
 
 
 class Learnt(NamedTuple):
@@ -45,7 +42,7 @@ class Learnt(NamedTuple):
 @lru_cache(maxsize=1)
 def learn(seed: int, mismatch: bool = False) -> tuple[Learnt, Learnt]:
     """Fit the screen of a generator's seed, rank, optimise, with the configuration of `optim run`; and the same with
-    limits that most of the ensemble keeps (`with_margin`).
+    limits that most of the ensemble keeps.
 
     What a fit tells of faults in the data and of identifiability is left out: nothing after it depends on that.
     """
@@ -66,7 +63,7 @@ def learn(seed: int, mismatch: bool = False) -> tuple[Learnt, Learnt]:
     best = optimise(problem, clone, sets[clone], search, about, x)
     seconds = time.perf_counter() - start
     order, runs = tuple(r.clone for r in ranking.rows), len(dataset.runs)
-    careful = with_margin(problem, best, sets[clone], search, about)
+    careful = optimise(problem, clone, sets[clone], search, about, x, risk=CAREFUL)
     return _learnt(best, order, runs, seconds), _learnt(careful, order, runs, time.perf_counter() - start)
 
 
@@ -81,49 +78,6 @@ def _learnt(best: Optimum, order: tuple[str, ...], runs: int, seconds: float) ->
         len(best.starts),
         seconds,
     )
-
-
-@dataclass(frozen=True)
-class Tightened(ProcessProblem):
-    """A problem whose limits are kept by a distance: `need` [R], in the order of the margins."""
-
-    need: np.ndarray = field(default_factory=lambda: np.zeros(0))
-
-    def derivatives(self, x: np.ndarray, p: np.ndarray) -> tuple[Evaluation, np.ndarray, np.ndarray]:
-        e, slope, jacobian = super().derivatives(x, p)
-        return e._replace(margins=e.margins - self.need), slope, jacobian
-
-
-def with_margin(
-    problem: ProcessProblem, best: Optimum, ensemble: np.ndarray, options: OptimiseOptions, about: About
-) -> Optimum:
-    """An optimum that keeps every limit in `SURE` of the ensemble: limits are tightened by what that share of the
-    members may lie beyond the estimate, and the process is optimised again, twice.
-
-    Raises `InfeasibleError` where no process keeps such limits.
-    """
-    x = np.array([d.value for d in best.optimum.decisions])
-    own = {f.name: getattr(problem, f.name) for f in fields(problem)}
-    for _ in range(2):
-        margins, width = _margins(problem, x, ensemble)
-        need = np.maximum(margins[0] - np.quantile(margins, 1.0 - SURE, axis=0), 0.0)
-        starts = np.vstack([x, start_points(problem, options.rank_starts, about.seed)])
-        tight = Tightened(**own, need=np.repeat(need, width))
-        found = best_of(solve(tight, starts, np.tile(ensemble[0], (len(starts), 1)), options))
-        if found is None:
-            raise InfeasibleError(f"{best.clone}: no process keeps the limits in {100 * SURE:g} % of the ensemble")
-        x = found.x
-    return replace(best, optimum=outcome(problem, "optimum", x, ensemble, about.feed, about.screened))
-
-
-def _margins(problem: ProcessProblem, x: np.ndarray, ensemble: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """Least relative room by member and limit, [E, R], and how many margins of a process belong to each limit. A member
-    that cannot be simulated has no room."""
-    trace = problem.trace(np.tile(x, (len(ensemble), 1)), ensemble)
-    widths = [trace.t.shape[1] if c.where == "path" else 1 for c in problem.constraints]
-    parts = np.split(np.asarray(trace.margins), np.cumsum(widths)[:-1], axis=1)
-    least = np.stack([m.min(axis=1) for m in parts], axis=1)
-    return np.where((np.asarray(trace.status) == 0)[:, None], least, -np.inf), widths
 
 
 def _fit_options(cfg: DictConfig) -> FitOptions:
