@@ -9,7 +9,7 @@ import pytest
 
 from optim.config import build_process, compose
 from optim.errors import InfeasibleError, SimulationError
-from optim.optimise.optimise import About, optimise, rank
+from optim.optimise.optimise import About, _price_flips, optimise, rank
 from optim.optimise.outcome import outcome
 from optim.optimise.solve import OptimiseOptions, best, kkt_residual, solve, start_points
 from optim.process.design import Decision
@@ -155,6 +155,20 @@ def test_clones_are_ranked_by_what_they_can_do(small_design, published, about):
     assert r.rows[0].expected_loss == 0.0
     assert r.rows[2].expected_loss > r.rows[1].expected_loss > 0.0
     assert sum(row.probability_best for row in r.rows) == pytest.approx(1.0)
+    assert r.price_flips == ()  # they differ in titre alone, so that every price falls on all alike
+
+
+def test_a_price_that_changes_who_leads_is_named(process_problem, published):
+    """More product for more feed: what feed costs decides between the two."""
+    at = [i.name for i in process_problem.book.items].index("feed_medium")
+    items = list(process_problem.book.items)
+    items[at] = replace(items[at], high=1e6)
+    problem = replace(process_problem, book=replace(process_problem.book, items=tuple(items)))
+    fed, hungry = problem.design.platform, problem.design.platform.copy()
+    hungry[[i for i, d in enumerate(problem.design.decisions) if d.kind == "bolus"]] = 0.0
+    both = {"fed": (fed, published[0]), "hungry": (hungry, published[0])}
+    assert _price_flips(problem, both, "fed") == ("hungry leads where feed_medium is 1e+06 EUR/L",)
+    assert _price_flips(problem, {"fed": (fed, published[0])}, "fed") == ()
 
 
 def test_members_that_fail_are_counted_and_left_out(small_design, published):

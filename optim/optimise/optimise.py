@@ -102,10 +102,15 @@ def optimise(
     baseline = outcome(problem, "platform", problem.design.platform, ensemble, about.feed, about.screened)
     notes = list(about.notes)
     outside = [d.name for d in optimum.decisions if d.outside_screened]
+    if robustness:
+        last = robustness.rows[-1]
+        shares = f"{last.met_seen:.0%} of the {robustness.members} scenarios searched"
+        shares += f" and {last.met_held_out:.0%} of {robustness.held_out} held out" if robustness.held_out else ""
+        notes.append(f"all limits are met in {shares}")
     if robustness and robustness.rows[-1].met_held_out < risk.chance - 0.05:
         notes.append(
-            f"all limits are met in {robustness.rows[-1].met_held_out:.0%} of the scenarios held out, asked were "
-            f"{risk.chance:.0%}: so few scenarios say too little; raise objective.risk.members (and fit.ensemble)"
+            f"asked were {risk.chance:.0%}: so few scenarios say too little; raise objective.risk.members (and "
+            "fit.ensemble)"
         )
     if between and not tried and not risk.on:
         told = ", ".join(f"{name} by {v:.1e} of its limit" for name, v in between.items())
@@ -276,6 +281,7 @@ def rank(
         if c not in able
     ]
     r = about.result
+    best_at = {name: (processes[name], ensembles[name][0]) for name in able}
     return Ranking(
         objective=problem.metric,
         unit=problem.metrics[problem.metric],
@@ -286,7 +292,28 @@ def rank(
         simulated=r.simulated,
         seed=about.seed,
         notes=about.notes,
+        price_flips=_price_flips(problem, best_at, able[order[0]]),
     )
+
+
+def _price_flips(problem: ProcessProblem, at: dict[str, tuple[np.ndarray, np.ndarray]], leader: str) -> tuple[str, ...]:
+    """Prices within whose range another clone is the best, each at its own process and estimate."""
+    prices = problem.book.prices()
+    ends = [(i, v) for i, item in enumerate(problem.book.items) for v in (item.low, item.high) if v != prices[i]]
+    lanes = [(name, i, v) for i, v in ends for name in at]
+    paid = np.tile(prices, (len(lanes), 1))
+    for lane, (_, i, v) in enumerate(lanes):
+        paid[lane, i] = v
+    x, p = (np.array([at[name][k] for name, _, _ in lanes]) for k in (0, 1))
+    values = problem.evaluate(x, p, paid).objective.reshape(len(ends), len(at))
+    names = list(at)
+    found = []
+    for (i, v), row in zip(ends, values, strict=True):
+        top = names[int(np.nanargmax(row))]
+        if top != leader:
+            item = problem.book.items[i]
+            found.append(f"{top} leads where {item.name} is {v:g} {item.unit}")
+    return tuple(found)
 
 
 def _scout(

@@ -215,3 +215,4 @@ class Ranking:
     simulated: bool
     seed: int
     notes: tuple[str, ...] = field(default=())
+    price_flips: tuple[str, ...] = ()  # prices within whose range another clone leads

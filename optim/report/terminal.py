@@ -85,6 +85,9 @@ def ranking_lines(r: Ranking, top: int = 5) -> list[str]:
             f"  {c.rank:>2} {c.clone:<8} {c.objective.p50:.4g} [{c.objective.p05:.4g}, {c.objective.p95:.4g}]   "
             f"platform {c.at_platform.p50:.4g}   P(best) {c.probability_best:.2f}{true}"
         )
+    lines.append(
+        f"  prices: {'; '.join(r.price_flips[:4]) or 'the first stays the first over the range of every price'}"
+    )
     m = ranking_metrics(r)
     if "ranking/regret" in m:
         lines.append(
