@@ -54,6 +54,11 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> DictConfig:
             return cfg
     except (HydraException, OmegaConfBaseException) as err:
         raise ConfigError(explain(err, overrides)) from err
+    except (AttributeError, AssertionError) as err:  # Hydra's own, where an override reaches into what is not there
+        raise ConfigError(
+            f"an override reaches into a section that is not configured ({' '.join(overrides)}); choose an option "
+            "of its group first (e.g. objective=profit, calendar=weekdays), then change its keys"
+        ) from err
 
 
 def explain(err: Exception, overrides: list[str]) -> str:

@@ -27,6 +27,9 @@ def about(s: Session, problem: ProcessProblem, result: FitResult, dataset: Datas
     unverified = sorted({p.name for p in result.parameters if not p.verified})
     if unverified:
         notes.append(f"parameters whose prior has no source: {', '.join(unverified)}")
+    market = s.cfg.objective.market
+    if market is not None and not market.verified:
+        notes.append(f"price and demand of the market are unverified ({market.source})")
     return About(result, s.cfg.seed, s.cfg.design.feed_id, screened_ranges(dataset), tuple(notes))
 
 
@@ -52,6 +55,10 @@ def screened_ranges(dataset: Dataset) -> Ranges:
         ranges["bolus"] = (min(doses), max(doses))
     if not steps:
         ranges["temperature"] = (min(levels), max(levels))
+    inocula = [run.inoculum_vcd for run in dataset.runs if run.inoculum_vcd is not None]
+    if inocula:
+        ranges["inoculum"] = (min(inocula), max(inocula))
+    ranges["ph"] = (min(run.ph for run in dataset.runs), max(run.ph for run in dataset.runs))
     return ranges
 
 

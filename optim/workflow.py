@@ -144,6 +144,12 @@ def _chosen_clone(s: Session, result: FitResult, ranking: Ranking | None) -> str
     wanted = str(s.cfg.optimise.clone)
     if wanted == "best":
         ranking = ranking or load(Ranking, s.out / "ranking")
+        metric = build_process(s.cfg, open_dataset(s.cfg.dataset.name)).metric
+        if (ranking.objective, ranking.dataset_hash, ranking.model) != (metric, result.dataset_hash, result.model):
+            raise IncompatibleError(
+                f"{s.out / 'ranking'} ranks by {ranking.objective}, of model '{ranking.model}'; this asks for {metric} "
+                f"of '{result.model}' on these data: run `optim rank` again, or name a clone (optimise.clone)"
+            )
         return ranking.rows[0].clone
     allowed = (*result.clones, NEWCOMER, "best")
     if wanted not in allowed:
@@ -196,7 +202,16 @@ def stress(s: Session) -> Stress:
     about = _about(s, problem, result, dataset)
     options = _options(s.cfg)
     found = put_under_stress(
-        problem, optimum.clone, x, ensemble, happenings, options, result.simulated, about.notes, s.progress
+        problem,
+        optimum.clone,
+        x,
+        ensemble,
+        happenings,
+        options,
+        result.simulated,
+        about.notes,
+        s.progress,
+        optimum.bounds,
     )
     s.keep(found, "stress")
     s.lines(stress_lines(found))
@@ -215,7 +230,7 @@ def pareto(s: Session) -> Front:
     c = s.cfg.pareto
     found = find_front(
         problem, optimum.clone, c.against, parameters, c.points, _options(s.cfg), s.cfg.seed, result.simulated,
-        about.notes, s.progress,
+        about.notes, s.progress, optimum.bounds,
     )  # fmt: skip
     s.keep(found, "front")
     s.lines(front_lines(found))
@@ -281,6 +296,8 @@ def _rounded(problem: ProcessProblem, optimum: Optimum, ensemble: np.ndarray, ab
     already = set(broken_limits(optimum.optimum))
     for feeds_down in (False, True):
         x = np.array(rounded_decisions(optimum.optimum.decisions, feeds_down))
+        if optimum.bounds is not None:  # working hours may end between two steps
+            x = np.clip(x, *optimum.bounds)
         found = outcome(problem, "optimum", x, ensemble, about.feed, about.screened)
         if set(broken_limits(found)) <= already:
             break

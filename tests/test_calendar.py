@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from test_robust import OPTIONS, Toy, members
@@ -94,6 +96,17 @@ def test_a_choice_without_any_process_is_told_from_the_others():
     assert [v.solution is None for v in found] == [False, True]
     with pytest.raises(InfeasibleError, match="no choice"):
         variants(Toy(), np.zeros((1, 2)), p, None, {"cannot": {"x": 8.0, "y": 8.0}}, OPTIONS)
+
+
+def test_a_choice_out_of_working_hours_is_told_from_those_within():
+    c = Calendar(("monday", "tuesday"))
+    d = daily()
+    assert c.allows(d, "monday", {7: 7.0 * DAY})
+    assert not c.allows(d, "monday", {7: 6.0 * DAY})  # a sunday
+    assert not c.allows(d, "monday", {7: 7.0 * DAY + 11.0})  # at 20 h
+    fixed = replace(d, decisions=d.decisions[:-1], end_h=5.0 * DAY)
+    assert not c.allows(fixed, "monday", {})
+    assert Calendar(("monday",), by_hand=("bolus",)).allows(fixed, "monday", {})
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ EXPERIMENTS = [name for group, name in OPTIONS if group == "experiment"]
 def test_the_groups_are_those_promised():
     assert set(GROUPS) == {
         "model", "dataset", "noise", "fit", "design", "cost", "constraints", "objective", "vessel", "integrator",
-        "tracking", "experiment",
+        "tracking", "experiment", "calendar", "stress",
     }  # fmt: skip
 
 

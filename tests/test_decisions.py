@@ -11,11 +11,13 @@ import pytest
 from optim.config import build_process, compose
 from optim.errors import ConfigError
 from optim.kinetics import kinetics
+from optim.optimise.outcome import actions
 from optim.process.decision import KINDS, Decision
 from optim.process.design import Component, Design
 from optim.process.drift import AS_PLANNED, Drift
 from optim.process.objective import METRICS, Market, Objective
 from optim.process.problem import Constraint
+from optim.report.recipe import feed_schedule
 from optim.schedule.actions import Bleed, Feed, Harvest, Perfusion, Setpoint
 from optim.schedule.plan import plan_of
 from optim.schedule.schedule import to_grid
@@ -104,6 +106,21 @@ def test_an_addition_happens_when_and_as_much_as_decided():
     assert float(grid.actions.bolus[node, 1]) == pytest.approx(0.02)
 
 
+def test_additions_belong_to_their_stock_in_any_order():
+    d = design(
+        one("a_when", "addition_time", 10.0, 80.0, 30.0, feed="other"),
+        one("b_when", "addition_time", 10.0, 80.0, 30.0, feed="feed"),
+        one("b_much", "addition_volume", 0.0, 50.0, 5.0, feed="feed"),
+        one("a_much", "addition_volume", 0.0, 50.0, 5.0, feed="other"),
+    )
+    grid = grid_of(d, 20.0, 40.0, 3.0, 7.0)
+    t, bolus = np.asarray(grid.t), np.asarray(grid.actions.bolus)
+    assert [(t[i], bolus[i, j]) for i, j in zip(*np.nonzero(bolus), strict=True)] == [
+        (20.0, pytest.approx(0.007)),
+        (40.0, pytest.approx(0.003)),
+    ]
+
+
 def test_media_cells_and_feeds_start_as_decided():
     d = design(
         one("cells", "inoculum", 0.2, 5.0, 0.5),
@@ -151,6 +168,52 @@ def test_every_kind_of_decision_has_a_unit_and_a_meaning():
     for kind, (unit, meaning) in KINDS.items():
         assert meaning
         assert unit or kind.endswith("_component")
+
+
+def told(d: Design, *x: float):
+    """The actions of a recipe, of a design alone."""
+
+    class Problem:
+        design = d
+
+    return actions(Problem, np.array(x), "feed")  # type: ignore[arg-type]
+
+
+def test_a_recipe_tells_a_ramp_and_what_is_held_after_it():
+    d = design(
+        one("t", "shift_time", 10.0, 90.0, 30.0), one("to", "shift_temperature", 30.0, 37.0, 33.0),
+        one("ramp", "shift_ramp", 0.0, 24.0, 10.0),
+    )  # fmt: skip
+    rows = [(a.time_h, a.value, a.value_end) for a in told(d, 31.0, 33.0, 10.0) if a.what == "temperature"]
+    assert rows == [(0.0, 36.5, None), (31.0, 36.5, 33.0), (41.0, 33.0, None)]
+
+
+def test_a_recipe_feeds_what_the_simulation_does():
+    d = design(
+        one("a", "feed_node", 0.0, 0.1, 0.0, time_h=0.0), one("b", "feed_node", 0.0, 9.0, 1.0, time_h=48.0),
+        one("c", "feed_rate", 0.0, 9.0, 1.0, time_h=0.0, feed="other"),
+        one("d", "feed_rate", 0.0, 9.0, 0.0, time_h=24.0, feed="other"),
+        one("harvest", "harvest", 20.0, 96.0, 40.0),
+    )  # fmt: skip
+    x = (0.0, 4.8, 2.0, 0.0, 30.0)
+    rows = feed_schedule(told(d, *x), 1000.0, 2000.0)
+    for j, name in enumerate(d.feeds):
+        assert sum(r.volume_ml for r in rows if r.feed_id == name) == pytest.approx(1000.0 * given(d, *x)[j])
+    assert given(d, *x)[1] == pytest.approx(0.048)  # it stops on day 1
+
+
+def test_what_is_perfused_does_not_fill_the_vessel():
+    d = design(one("flow", "perfusion", 0.0, 3.0, 1.0, feed="other"), one("cells", "bleed_above", 5.0, 50.0, 20.0))
+    rows = feed_schedule(told(d, 2.0, 30.0), 1000.0, 2000.0)
+    assert [(r.mode, r.vessel_volume_after_ml) for r in rows] == [("perfusion", 1000.0)]
+    assert rows[0].volume_ml == pytest.approx(2.0 * 4.0 * 1000.0)
+    assert any(a.what == "bleed above VCD" and a.value == 30.0 for a in told(d, 2.0, 30.0))
+
+
+def test_a_delay_delays_flows_as_well():
+    d = design(one("a", "bleed", 0.0, 3.0, 1.0, time_h=24.0), one("b", "bleed", 0.0, 3.0, 1.0, time_h=48.0))
+    late = AS_PLANNED._replace(delay=6.0).applied(d.schedule(jnp.array([1.0, 2.0])))
+    assert np.asarray(late.flow_t).tolist() == [0.0, 30.0, 54.0]
 
 
 # --- through the whole problem ---

@@ -13,7 +13,9 @@ from optim.optimise.optimise import About, _price_flips, optimise, rank
 from optim.optimise.outcome import outcome
 from optim.optimise.solve import OptimiseOptions, best, kkt_residual, solve, start_points
 from optim.process.design import Decision
+from optim.process.objective import Objective, change
 from optim.process.problem import Constraint, Evaluation, Slopes
+from optim.report.terminal import ranking_metrics
 from optim.simulate.march import Integrator
 
 FEW = OptimiseOptions(starts=3, rank_starts=1, max_iterations=40, tolerance=1e-7)
@@ -158,6 +160,20 @@ def test_clones_are_ranked_by_what_they_can_do(small_design, published, about):
     assert r.price_flips == ()  # they differ in titre alone, so that every price falls on all alike
 
 
+def test_clones_are_ranked_by_cost_of_goods_the_cheapest_first(small_design, published, about):
+    names = list(small_design.model.Parameters._fields)
+    good = published.repeat(4, 0)
+    good[:, names.index("qP")] *= 2.0
+    problem = replace(small_design, objective=Objective("cogs"))
+    truth = {"good": 40.0, "poor": 70.0}
+    r = rank(problem, {"poor": published.repeat(4, 0), "good": good}, FEW, about, truth=lambda clone, x: truth[clone])
+    assert [row.clone for row in r.rows] == ["good", "poor"]
+    assert r.rows[0].objective.p50 < r.rows[1].objective.p50
+    assert [row.probability_best for row in r.rows] == [1.0, 0.0]
+    assert [row.truth_rank for row in r.rows] == [1, 2]
+    assert ranking_metrics(r).get("ranking/regret", 0.0) == 0.0
+
+
 def test_a_price_that_changes_who_leads_is_named(process_problem, published):
     """More product for more feed: what feed costs decides between the two."""
     at = [i.name for i in process_problem.book.items].index("feed_medium")
@@ -169,6 +185,14 @@ def test_a_price_that_changes_who_leads_is_named(process_problem, published):
     both = {"fed": (fed, published[0]), "hungry": (hungry, published[0])}
     assert _price_flips(problem, both, "fed") == ("hungry leads where feed_medium is 1e+06 EUR/L",)
     assert _price_flips(problem, {"fed": (fed, published[0])}, "fed") == ()
+    known = tuple(replace(i, low=i.price, high=i.price) for i in problem.book.items)
+    sure = replace(problem, book=replace(problem.book, items=known))
+    assert _price_flips(sure, both, "fed") == ()
+
+
+def test_changes_of_what_may_be_negative_have_the_right_sign():
+    assert change(-50.0, -100.0) == pytest.approx(0.5)
+    assert change(2.0, 1.0) == pytest.approx(1.0)
 
 
 def test_members_that_fail_are_counted_and_left_out(small_design, published):

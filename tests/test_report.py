@@ -54,7 +54,7 @@ def recipe(process_problem, optimum) -> Recipe:
 
 
 def decision(value: float, resolution: float = 0.1, unit: str = "mL", lower: float = 0.0, upper: float = 1.0):
-    return DecisionValue("d", unit, value, lower, upper, False, None, None, False, resolution)
+    return DecisionValue("d", "bolus", unit, value, lower, upper, False, None, None, False, resolution)
 
 
 def test_rounding_goes_to_the_nearest_step_within_bounds():

@@ -305,6 +305,13 @@ def test_stress_says_what_moves_the_optimum_and_what_flips_it():
     assert missed.change < -0.3
 
 
+def test_what_cannot_happen_is_not_asked():
+    late = Happening("late", AS_PLANNED, harvest_h=5.0)
+    found = stress(Toy(), "C", np.array([1.0, 1.0]), members([1.0, 2.0]), (late,), OPTIONS, True)
+    assert found.drifts == ()
+    assert "late" in found.notes[-1]
+
+
 def test_a_drift_of_a_decision_that_is_not_there_is_refused():
-    with pytest.raises(ConfigError, match="no decision 'xx'"):
+    with pytest.raises(ConfigError, match=r"stress\.drifts\.n\.missed: no decision 'xx'"):
         stress(Toy(), "C", np.zeros(2), members([1.0, 2.0]), (Happening("n", AS_PLANNED, missed="xx"),), OPTIONS, True)

@@ -151,7 +151,7 @@ def test_an_artefact_of_other_data_or_another_model_is_refused(done, small_scree
 
 def test_an_optimum_of_another_design_is_refused(done, small_screen):
     with pytest.raises(IncompatibleError, match="other decisions than the configured design"):
-        go(done, f"dataset.name={small_screen}", "~design.decisions.shift_time", command="export")
+        go(done, f"dataset.name={small_screen}", "~design.decisions.feed_volume", command="export")
 
 
 def test_a_clone_can_be_named(done, small_screen):

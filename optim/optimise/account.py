@@ -20,6 +20,7 @@ from optim.optimise.replanned import (
     SeenReading,
 )
 from optim.optimise.result import Action, ProcessOutcome
+from optim.process.objective import LESS_IS_BETTER, change
 from optim.process.problem import ProcessProblem, Trace
 from optim.process.remaining import SAME_H, Passed
 from optim.units import VARIABLES, display
@@ -56,7 +57,7 @@ def account(
     readings = _readings(o, fitting, plan)
     agreement = _agreement(readings)
     moved = _moved(o, fitting)
-    gain = float(values[1][0] / values[0][0] - 1.0)
+    gain = _gained(here, values[1][0], values[0][0])
     ahead = _ahead(after.actions, batch)
     samples = [a.time_h for a in ahead if a.kind == "sample" and a.time_h > batch.now_h + SAME_H]
     next_sample = min(samples, default=float(after.actions[-1].time_h))
@@ -297,6 +298,11 @@ def _moved(o: Outlook, fitting: FitProblem) -> tuple[MovedParameter, ...]:
     return tuple(sorted(found, key=lambda p: -abs(p.moved)))
 
 
+def _gained(problem: ProcessProblem, new: float, old: float) -> float:
+    """Relative change of the metric for the better."""
+    return change(new, old) * (-1.0 if problem.metric in LESS_IS_BETTER else 1.0)
+
+
 # --- words ---
 
 
@@ -317,7 +323,7 @@ def _decisions(o: Outlook, plan: Plan, x: np.ndarray, kept: bool) -> tuple[Decis
                 "as planned" if abs(now - planned) <= max(row.resolution, 1e-6) else "as near to the plan as possible"
             )
         else:
-            reason = _reason(here, courses, i + 1, f"{planned:.4g} {row.unit}", float(value[i + 1] / value[0] - 1.0))
+            reason = _reason(here, courses, i + 1, f"{planned:.4g} {row.unit}", _gained(here, value[i + 1], value[0]))
         rows[row.name] = DecisionChange(row.name, row.unit, True, planned, now, reason)
     return tuple(rows[name] for name in plan.decisions if name in rows)
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from optim.optimise.solve import FEASIBLE, OptimiseOptions, Progress, Solution, best, limit_rows, solve
+from optim.optimise.solve import FEASIBLE, OptimiseOptions, Progress, Solution, best, limit_rows, solve, tiled
 from optim.process.problem import ProcessProblem
 
-FINER = 4  # times as many nodes
+FINER = 2  # times as many nodes
 AFTER_H = 0.05  # a look just after each bolus, before cells have taken anything up
 ROUNDS = 4
 
@@ -34,19 +34,25 @@ def broken(problem: ProcessProblem, x: np.ndarray, p: np.ndarray) -> dict[str, f
 
 
 def kept_between(
-    problem: ProcessProblem, found: Solution, p: np.ndarray, options: OptimiseOptions, progress: Progress
+    problem: ProcessProblem,
+    found: Solution,
+    p: np.ndarray,
+    options: OptimiseOptions,
+    progress: Progress,
+    bounds: np.ndarray | None = None,
 ) -> tuple[Solution, dict[str, float]]:
-    """A solution that keeps its limits between the nodes too, and what it still breaks; {} for nothing.
+    """A solution that keeps its limits between the nodes too (within `bounds` [2, D]), and what it still breaks.
 
     Where limits drawn in leave no process, the last one stands, with what it breaks.
     """
+    own = tiled(bounds, 1)
     reserve = {c.name: 0.0 for c in problem.constraints}
     for _ in range(ROUNDS):
         more = {name: v for name, v in broken(problem, found.x, p).items() if v > FEASIBLE}
         if not more:
             return found, {}
         reserve |= {name: reserve[name] + 1.02 * v for name, v in more.items()}
-        anew = best(solve(problem, found.x[None], p[None], options, progress, reserve=reserve))
+        anew = best(solve(problem, found.x[None], p[None], options, progress, own, reserve=reserve))
         if anew is None:
             return found, more
         found = replace(anew, start=found.start)

@@ -23,10 +23,11 @@ from optim.optimise.result import (
     VariantReport,
 )
 from optim.optimise.robust import ESTIMATE, Risk, judge, solve_robust
-from optim.optimise.solve import FEASIBLE, Bounds, OptimiseOptions, Progress, Solution, best, solve, start_points
+from optim.optimise.solve import FEASIBLE, OptimiseOptions, Progress, Solution, best, solve, start_points, tiled
 from optim.optimise.variants import Variant, variants
 from optim.process.calendar import Calendar
 from optim.process.drift import Drift, executed
+from optim.process.objective import better
 from optim.process.problem import ProcessProblem
 
 DISTINCT = 0.1  # of a decision's span: processes that differ by less count as one
@@ -89,12 +90,14 @@ def optimise(
     chosen, between = kept_between(problem, chosen, ensemble[0], options, progress)
     x, robustness = chosen.x, None
     tried: tuple[Variant, ...] = ()
-    begin, bounds = distinct(problem, [chosen, *found], DISTINCT_STARTS), None
+    begin, bounds = distinct(problem, found, DISTINCT_STARTS, first=x), None
     if calendar or choices:
         tried = variants(problem, begin, ensemble[0], calendar, choices or {}, options, progress)
         assert tried[0].solution is not None
-        x = tried[0].solution.x
-        begin, bounds = x[None], tried[0].bounds
+        bounds = tried[0].bounds
+        chosen, between = kept_between(problem, tried[0].solution, ensemble[0], options, progress, bounds)
+        x = chosen.x
+        begin = x[None]
     if risk.on:
         x, robustness, more = _robust(problem, begin, bounds, ensemble, risk, options, about, progress)
         reports += [replace(r, start=len(found) + r.start) for r in more]
@@ -112,7 +115,7 @@ def optimise(
             f"asked were {risk.chance:.0%}: so few scenarios say too little; raise objective.risk.members (and "
             "fit.ensemble)"
         )
-    if between and not tried and not risk.on:
+    if between and not risk.on:
         told = ", ".join(f"{name} by {v:.1e} of its limit" for name, v in between.items())
         notes.append(f"between the nodes of the design the optimum breaks {told}; lower design.node_step_h")
     if tried:
@@ -142,6 +145,7 @@ def optimise(
         notes=tuple(notes),
         robustness=robustness,
         variants=tuple(_variant(problem, v) for v in tried),
+        bounds=bounds,
     )
 
 
@@ -169,8 +173,9 @@ def _robust(
         held = np.resize(held, (max(HELD_OUT, used), ensemble.shape[1]))
     drift = executed(risk.execution, used + len(held), about.seed)
     seen_drift, held_drift = Drift(*(v[:used] for v in drift)), Drift(*(v[used:] for v in drift))
-    own = None if bounds is None else Bounds(*(np.tile(b, (len(starts), 1)) for b in bounds))
-    ends = solve_robust(problem, starts, pool, risk, options, progress, seen_drift, own)
+    own = tiled(bounds, len(starts))
+    close = finely(problem)  # limits are promised just after boluses, too
+    ends = solve_robust(close, starts, pool, risk, options, progress, seen_drift, own)
     safe = [end for end in ends if end.met >= risk.chance - 1e-9 and np.isfinite(end.solution.objective)]
     if not safe:
         top = max(end.met for end in ends)
@@ -179,7 +184,6 @@ def _robust(
             f"{top:.0%}. Ask for less (objective.risk.chance), widen the limits, or learn more of the clone first"
         )
     chosen = max(safe, key=lambda end: end.solution.objective).solution
-    close = finely(problem)  # what is promised is looked at more closely than it was searched
     judged = []
     for name, x in (
         ("platform", problem.design.platform),
@@ -254,11 +258,12 @@ def rank(
     # members are joint draws of all clones: compare within a member, and only where every clone could be simulated
     whole = np.isfinite(at_own).all(axis=0)
     draws = at_own[:, whole]
-    wins = np.bincount(draws.argmax(axis=0), minlength=len(able)) / max(1, draws.shape[1])
-    loss = (draws.max(axis=0) - draws).mean(axis=1)
-    order = np.argsort(-np.median(draws, axis=1))
+    good = better(draws, problem.metric)
+    wins = np.bincount(good.argmax(axis=0), minlength=len(able)) / max(1, draws.shape[1])
+    loss = (good.max(axis=0) - good).mean(axis=1)
+    order = np.argsort(-np.median(good, axis=1))
     true_values = {c: truth(c, processes[c]) for c in able} if truth else {}
-    by_truth = sorted(true_values, key=lambda c: -true_values[c])
+    by_truth = sorted(true_values, key=lambda c: -better(np.array(true_values[c]), problem.metric))
     rows = [
         RankedClone(
             clone=able[i],
@@ -300,6 +305,8 @@ def _price_flips(problem: ProcessProblem, at: dict[str, tuple[np.ndarray, np.nda
     """Prices within whose range another clone is the best, each at its own process and estimate."""
     prices = problem.book.prices()
     ends = [(i, v) for i, item in enumerate(problem.book.items) for v in (item.low, item.high) if v != prices[i]]
+    if not ends:
+        return ()
     lanes = [(name, i, v) for i, v in ends for name in at]
     paid = np.tile(prices, (len(lanes), 1))
     for lane, (_, i, v) in enumerate(lanes):
@@ -309,7 +316,7 @@ def _price_flips(problem: ProcessProblem, at: dict[str, tuple[np.ndarray, np.nda
     names = list(at)
     found = []
     for (i, v), row in zip(ends, values, strict=True):
-        top = names[int(np.nanargmax(row))]
+        top = names[int(np.argmax(np.nan_to_num(row, nan=-np.inf)))]
         if top != leader:
             item = problem.book.items[i]
             found.append(f"{top} leads where {item.name} is {v:g} {item.unit}")
@@ -328,18 +335,19 @@ def _scout(
 
     Processes have several local optima, much the same ones for all clones of a screen.
     """
-    clone = max(at_platform, key=lambda c: np.nan_to_num(at_platform[c][0], nan=-np.inf))
+    clone = max(at_platform, key=lambda c: np.nan_to_num(better(at_platform[c][0], problem.metric), nan=-np.inf))
     starts = start_points(problem, options.starts, seed)
     found = solve(problem, starts, np.tile(ensembles[clone][0], (len(starts), 1)), options, progress)
     chosen = distinct(problem, found, options.rank_starts)
     return chosen if len(chosen) else starts[: options.rank_starts]
 
 
-def distinct(problem: ProcessProblem, found: list[Solution], most: int) -> np.ndarray:
-    """The best processes that differ, best first, [at most `most`, D]; empty where no start is feasible."""
+def distinct(problem: ProcessProblem, found: list[Solution], most: int, first: np.ndarray | None = None) -> np.ndarray:
+    """The best processes that differ, best first (or after `first`), [at most `most`, D]; empty where no start is
+    feasible."""
     span = problem.design.upper - problem.design.lower
     usable = [s for s in found if np.isfinite(s.objective) and s.max_violation <= FEASIBLE]
-    chosen: list[np.ndarray] = []
+    chosen: list[np.ndarray] = [] if first is None else [first]
     for s in sorted(usable, key=lambda s: -s.objective):
         if all(np.abs((s.x - x) / span).max() > DISTINCT for x in chosen):
             chosen.append(s.x)

@@ -74,13 +74,14 @@ def decision_values(problem: ProcessProblem, x: np.ndarray, screened: Ranges) ->
     """Decisions with bounds; `screened` gives the range of a kind of decision in the screening data, by kind."""
     rows = []
     for d, value in zip(problem.design.decisions, x, strict=True):
-        low, high = screened.get(d.kind, (None, None))
+        low, high = (None, None) if d.feed else screened.get(d.kind, (None, None))
         span = d.upper - d.lower
         slack = max(1e-6, 0.5 * d.resolution)
         outside = low is not None and high is not None and not low - slack <= value <= high + slack
         rows.append(
             DecisionValue(
                 name=d.name,
+                kind=d.kind,
                 unit=d.unit,
                 value=float(value),
                 lower=d.lower,
@@ -110,15 +111,17 @@ def actions(problem: ProcessProblem, x: np.ndarray, feed: str | Sequence[str]) -
             rows.append(Action(float(t), "sample", "broth", 1000.0 * float(taken), "mL"))
         rows += [Action(float(t), "bolus", names[j], 1000.0 * float(v), "mL") for j, v in enumerate(given) if v > 0.0]
     perfused = problem.design.perfusion_feeds
+    begin = np.asarray(s.rate_t)
+    stop = np.append(begin[1:], max(problem.design.longest_h(), begin[-1]))
     for j, name in enumerate(names):
         flowing = False
-        for t, a, b in zip(
-            np.asarray(s.rate_t), np.asarray(s.rate_start)[:, j], np.asarray(s.rate_end)[:, j], strict=True
-        ):
+        stretches = zip(begin, stop, np.asarray(s.rate_start)[:, j], np.asarray(s.rate_end)[:, j], strict=True)
+        for t, until, a, b in stretches:
             on = bool(a > 0.0 or b > 0.0)
             if t < end and (on or flowing):  # a feed that stops says so
                 kind = "perfusion" if j in perfused else "feed_rate"
-                rows.append(Action(float(t), kind, name, 1000.0 * float(a), "mL/h", 1000.0 * float(b)))
+                cut = min(1.0, (end - t) / (until - t)) if until > t else 1.0  # harvest may come within the stretch
+                rows.append(Action(float(t), kind, name, 1000.0 * float(a), "mL/h", 1000.0 * float(a + cut * (b - a))))
             flowing = on
     rows += _setpoints(s, end)
     rows.append(Action(end, "harvest", "vessel", 0.0, ""))
@@ -138,7 +141,7 @@ def _setpoints(s: Schedule, end: float) -> list[Action]:
             ramp = float(b) if abs(b - a) > 1e-9 else None
             if t < end and (ramp is not None or not abs(a - previous) < 1e-9):
                 rows.append(Action(float(t), "setpoint", what, float(a), unit, ramp))
-            previous = b
+            previous = np.nan if ramp is not None else b  # what a ramp ends with is told once more, to be held
     for name, (what, unit, scale) in BLEEDS.items():
         values = getattr(s, name)
         if values is not None:

@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 
 from optim.errors import ConfigError, InfeasibleError, nearest
-from optim.optimise.solve import Floor, OptimiseOptions, Progress, Solution, best, solve, start_points
-from optim.process.objective import LESS_IS_BETTER, OBJECTIVES, Objective
+from optim.optimise.solve import Floor, OptimiseOptions, Progress, Solution, best, solve, start_points, tiled
+from optim.process.objective import OBJECTIVES, Objective, better
 from optim.process.problem import ProcessProblem
 
 ROUNDS = 2  # of starting again from the neighbours
@@ -66,16 +66,21 @@ def pareto(
     simulated: bool,
     notes: tuple[str, ...] = (),
     progress: Progress = lambda text: None,
+    bounds: np.ndarray | None = None,
 ) -> Front:
     """The front between the problem's objective and another one, at parameters [P].
 
-    Raises `ConfigError` for an objective that is unknown or the same, `InfeasibleError` where no start is feasible.
+    `bounds` [2, D] are those of choices that were made. Raises `ConfigError` for an objective that is unknown or the
+    same, `InfeasibleError` where no start is feasible.
     """
     if against not in OBJECTIVES:
         raise ConfigError(
             f"pareto.against: unknown '{against}'.{nearest(against, OBJECTIVES)} Known: {', '.join(OBJECTIVES)}"
         )
-    other = replace(problem, objective=Objective(against, (), problem.objective.market))
+    try:
+        other = replace(problem, objective=Objective(against, (), problem.objective.market))
+    except ConfigError as err:
+        raise ConfigError(f"pareto.against: {err}") from err
     if other.metric == problem.metric:
         raise ConfigError(f"pareto.against: {against} is what is maximised already")
     if points < 3:
@@ -83,10 +88,10 @@ def pareto(
     if other.metric not in problem.metrics:  # profit has to be known to both
         raise ConfigError("objective.market: missing; profit needs a price, a demand and the days of a suite")
     starts = start_points(problem, options.starts, seed)
-    tiled = np.tile(parameters, (len(starts), 1))
+    many = np.tile(parameters, (len(starts), 1))
     ends = []
     for p in (problem, other):
-        top = best(solve(p, starts, tiled, options, progress))
+        top = best(solve(p, starts, many, options, progress, tiled(bounds, len(starts))))
         if top is None:
             raise InfeasibleError("no process meets all limits; `optim optimise` says which are in conflict")
         ends.append(top.x)
@@ -96,7 +101,7 @@ def pareto(
     n = len(levels)
 
     def again(found: list[Solution | None], from_: np.ndarray) -> list[Solution | None]:
-        more = solve_levels(problem, other.metric, levels, from_, parameters, options, progress)
+        more = solve_levels(problem, other.metric, levels, from_, parameters, options, bounds, progress)
         return [best([s for s in pair if s is not None]) for pair in zip(found, more, strict=True)]
 
     share = np.linspace(0.0, 1.0, points)[1:-1, None]
@@ -116,9 +121,7 @@ def pareto(
         FrontPoint(float(a), float(b), dict(zip(names, map(float, row), strict=True)), kkt, ok)
         for (a, b), row, (kkt, ok) in zip(values, x, reports, strict=True)
     ]
-    scores = np.stack(
-        [np.asarray(_score(values[:, i], m)) for i, m in enumerate((problem.metric, other.metric))], axis=1
-    )
+    scores = np.stack([better(values[:, i], m) for i, m in enumerate((problem.metric, other.metric))], axis=1)
     front = nondominated(scores)
     return Front(
         clone=clone,
@@ -142,16 +145,13 @@ def solve_levels(
     starts: np.ndarray,
     parameters: np.ndarray,
     options: OptimiseOptions,
+    bounds: np.ndarray | None,
     progress: Progress,
 ) -> list[Solution | None]:
     """The best process that reaches each level [n] of a metric, from one start each [n, D]; None where none does."""
-    tiled = np.tile(parameters, (len(levels), 1))
-    found = solve(problem, starts, tiled, options, progress, floors=(Floor(metric, levels),))
+    many, own = np.tile(parameters, (len(levels), 1)), tiled(bounds, len(levels))
+    found = solve(problem, starts, many, options, progress, own, floors=(Floor(metric, levels),))
     return [best([s]) for s in found]
-
-
-def _score(values: np.ndarray, metric: str) -> np.ndarray:
-    return -values if metric in LESS_IS_BETTER else values
 
 
 def nondominated(scores: np.ndarray) -> list[int]:

@@ -28,6 +28,7 @@ class DecisionValue:
     """One decision of a process, in the unit a process team reads."""
 
     name: str
+    kind: str
     unit: str
     value: float
     lower: float
@@ -181,6 +182,7 @@ class Optimum:
     notes: tuple[str, ...] = field(default=())
     robustness: Robustness | None = None  # where uncertainty was part of the question
     variants: tuple[VariantReport, ...] = ()  # discrete choices that were compared, the best first
+    bounds: np.ndarray | None = None  # [2, D] of the choice that was taken
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ class RankedClone:
 class Ranking:
     """Clones by yield per cost."""
 
-    schema: ClassVar[str] = "optim.ranking/1"
+    schema: ClassVar[str] = "optim.ranking/2"
     made_by: ClassVar[str] = "optim rank"
 
     objective: str

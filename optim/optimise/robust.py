@@ -143,6 +143,7 @@ class _Lane:
     watched: np.ndarray  # [2, n] (member, row)
     best: Solution | None = None
     met: float = 0.0
+    rank: tuple[bool, float, float] = (False, 0.0, -np.inf)  # limits kept, in how many members, the objective
 
 
 def utility(problem: ProcessProblem, metrics: np.ndarray) -> np.ndarray:
@@ -170,7 +171,7 @@ def solve_robust(
     """
     members = _Members.able(problem, starts, ensemble, lanes_of(drift, len(ensemble)))
     lanes = [_Lane(x, np.array([0]), np.zeros((2, 0), int)) for x in starts]
-    wanted = int(np.ceil(risk.chance * members.count - 1e-9)) if risk.chance > 0.0 else 0
+    wanted = min(members.count, int(np.ceil(risk.chance * len(ensemble) - 1e-9))) if risk.chance > 0.0 else 0
     stages = sorted({int(np.ceil(share * wanted)) for share in STAGES}) if wanted else [0]
     margins = members.margins(np.array([lane.x for lane in lanes]))
     stage, width = 0, members.width(starts)
@@ -188,12 +189,13 @@ def solve_robust(
         for lane, s, m in zip(lanes, found, margins, strict=True):
             lane.x = s.x
             broken = float(max(0.0, -m[_required(m, stages[stage])].min(initial=0.0)))
-            met = float(np.mean(m.min(axis=1, initial=0.0) >= -FEASIBLE))
+            met = float(np.sum(m.min(axis=1, initial=0.0) >= -FEASIBLE)) / len(ensemble)  # who fails meets none
             ok = np.isfinite(s.objective) and broken <= FEASIBLE
             settled &= bool(ok and np.array_equal(_required(m, stages[stage]), lane.required))
             s = replace(s, max_violation=broken, success=s.success and ok)
-            if lane.best is None or (met, s.objective) >= (min(lane.met, risk.chance), lane.best.objective):
-                lane.best, lane.met = s, met
+            rank = (ok, min(met, risk.chance), s.objective if np.isfinite(s.objective) else -np.inf)
+            if lane.best is None or rank >= lane.rank:
+                lane.best, lane.met, lane.rank = s, met, rank
         if settled or stage < len(stages) - 1:
             stage += 1
         if stage == len(stages):

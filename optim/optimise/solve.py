@@ -112,6 +112,11 @@ class Bounds(NamedTuple):
     upper: np.ndarray
 
 
+def tiled(bounds: np.ndarray | None, lanes: int) -> Bounds | None:
+    """The same bounds [2, D] in every lane."""
+    return None if bounds is None else Bounds(*(np.tile(b, (lanes, 1)) for b in bounds))
+
+
 @dataclass(frozen=True)
 class Floor:
     """A metric of the whole batch that must be at least as good as `level` [L], one per lane."""
@@ -148,7 +153,7 @@ def solve(
         for floor in floors:
             i = list(problem.metrics).index(floor.metric)
             sign = -1.0 if floor.metric in LESS_IS_BETTER else 1.0
-            scale = np.abs(floor.level[lanes])
+            scale = np.maximum(np.abs(floor.level[lanes]), 1e-12 * np.abs(floor.level).max() + 1e-300)
             margins.append((sign * (e.metrics[:, i] - floor.level[lanes]) / scale)[:, None])
             jacobian.append(sign * slopes.metrics[:, i : i + 1] / scale[:, None, None])
         return Answers(

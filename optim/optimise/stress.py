@@ -8,10 +8,11 @@ from typing import ClassVar
 import numpy as np
 
 from optim.errors import ConfigError, nearest
-from optim.optimise.solve import FEASIBLE, OptimiseOptions, Progress, Solution, limit_rows, solve
+from optim.optimise.solve import FEASIBLE, OptimiseOptions, Progress, Solution, limit_rows, solve, tiled
 from optim.process.drift import Drift
 from optim.process.problem import Evaluation, ProcessProblem
 
+LARGEST = "largest bolus"
 MOVED = 0.02  # of a decision's span: less is no other process
 WORTH = 0.001  # relative gain of changing the process: less is not worth it
 
@@ -101,9 +102,17 @@ def stress(
     simulated: bool,
     notes: tuple[str, ...] = (),
     progress: Progress = lambda text: None,
+    bounds: np.ndarray | None = None,
 ) -> Stress:
-    """Put the process x [D] under stress; ensemble [E, P], member 0 the estimate. Raises `ConfigError` for a decision
-    that a happening names and the design has not."""
+    """Put the process x [D] under stress; ensemble [E, P], member 0 the estimate.
+
+    Happenings that this design cannot have are left out, and told. `bounds` [2, D] are those of the choices that were
+    made. Raises `ConfigError` for a decision that a happening names and the design has not.
+    """
+    asked = [h for h in happenings if _can_happen(problem, x, h)]
+    if len(asked) < len(happenings):
+        missing = ", ".join(h.name for h in happenings if h not in asked)
+        notes = (*notes, f"cannot happen to this design, so not asked: {missing}")
     base = problem.evaluate(np.tile(x, (len(ensemble), 1)), ensemble)
     place = list(problem.metrics).index(problem.metric)
     met = (base.status == 0) & (base.margins >= -FEASIBLE).all(axis=1)
@@ -113,8 +122,8 @@ def stress(
         unit=problem.metrics[problem.metric],
         value=float(base.metrics[0, place]),
         met=float(np.mean(met)),
-        influences=_influences(problem, x, ensemble, options, progress),
-        drifts=tuple(_drifted(problem, x, ensemble, base.metrics[:, place], h) for h in happenings),
+        influences=_influences(problem, x, ensemble, options, bounds, progress),
+        drifts=tuple(_drifted(problem, x, ensemble, base.metrics[:, place], h) for h in asked),
         simulated=simulated,
         notes=notes,
     )
@@ -124,7 +133,12 @@ def stress(
 
 
 def _influences(
-    problem: ProcessProblem, x: np.ndarray, ensemble: np.ndarray, options: OptimiseOptions, progress: Progress
+    problem: ProcessProblem,
+    x: np.ndarray,
+    ensemble: np.ndarray,
+    options: OptimiseOptions,
+    bounds: np.ndarray | None,
+    progress: Progress,
 ) -> tuple[Influence, ...]:
     names = problem.model.Parameters._fields
     free = [i for i in range(len(names)) if np.ptp(ensemble[:, i]) > 0.0]
@@ -139,10 +153,10 @@ def _influences(
     for lane, (k, value) in enumerate(paid, start=len(ends)):
         c[lane, k] = value
     # asked of the best process at the estimate: a robust one gives up some of the metric anyway
-    (known,) = solve(problem, x[None], ensemble[:1], options, progress)
+    (known,) = solve(problem, x[None], ensemble[:1], options, progress, tiled(bounds, 1))
     best = known.x if known.max_violation <= FEASIBLE else x
     stay, base = (problem.evaluate(np.tile(here, (len(p), 1)), p, c) for here in (x, best))
-    found = solve(problem, np.tile(best, (len(p), 1)), p, options, progress, prices=c)
+    found = solve(problem, np.tile(best, (len(p), 1)), p, options, progress, tiled(bounds, len(p)), prices=c)
     values = [v for _, v in (*ends, *paid)]
     sides = [
         _side(problem, v, best, lane, stay, base, s) for lane, (v, s) in enumerate(zip(values, found, strict=True))
@@ -200,9 +214,8 @@ def _drifted(
     if h.missed:
         there[_missed(problem, x, h)] = 0.0
     if h.harvest_h:
-        harvest = [i for i, d in enumerate(design.decisions) if d.kind == "harvest"]
-        if harvest:  # no later than the vessel is simulated for
-            there[harvest[0]] = min(there[harvest[0]] + h.harvest_h, design.longest_h())
+        i = _harvest(problem)
+        there[i] = min(there[i] + h.harvest_h, design.longest_h())  # no later than the vessel is simulated for
     e = problem.evaluate(np.tile(there, (len(ensemble), 1)), ensemble, drift=h.drift)
     good = e.status == 0
     place = list(problem.metrics).index(problem.metric)
@@ -227,15 +240,27 @@ def _drifted(
     )
 
 
+def _harvest(problem: ProcessProblem) -> int:
+    return [d.kind for d in problem.design.decisions].index("harvest")
+
+
+def _can_happen(problem: ProcessProblem, x: np.ndarray, h: Happening) -> bool:
+    kinds = [d.kind for d in problem.design.decisions]
+    if h.harvest_h and ("harvest" not in kinds or x[_harvest(problem)] + h.harvest_h <= 0.0):
+        return False
+    if h.missed == LARGEST:
+        return "bolus" in kinds
+    return not h.missed or _missed(problem, x, h) >= 0
+
+
 def _missed(problem: ProcessProblem, x: np.ndarray, h: Happening) -> int:
     decisions = problem.design.decisions
-    if h.missed == "largest bolus":
-        boluses = [i for i, d in enumerate(decisions) if d.kind == "bolus"]
-        if boluses:
-            return max(boluses, key=lambda i: x[i])
+    if h.missed == LARGEST:
+        return max((i for i, d in enumerate(decisions) if d.kind == "bolus"), key=lambda i: x[i])
     names = [d.name for d in decisions]
     if h.missed not in names:
         raise ConfigError(
-            f"drifts.{h.name}.missed: no decision '{h.missed}'.{nearest(h.missed, names)} Known: {', '.join(names)}"
+            f"stress.drifts.{h.name}.missed: no decision '{h.missed}'.{nearest(h.missed, names)} "
+            f"Known: {', '.join(names)}, or '{LARGEST}'"
         )
     return names.index(h.missed)

@@ -18,6 +18,7 @@ from optim.optimise.outcome import decision_values
 from optim.optimise.solve import OptimiseOptions, Progress
 from optim.optimise.suggestion import CloneChance, SuggestedRun, Suggestion
 from optim.optimise.trials import Safety, Setting, Trials, processes, rounded, runs_of, sampled_h, trials
+from optim.process.objective import LESS_IS_BETTER, PROFIT
 from optim.process.problem import ProcessProblem
 
 NEW = "NEW"  # clones that no run has seen: NEW1, NEW2, ...
@@ -87,6 +88,11 @@ def weighed(
 
     Raises `InfeasibleError` when no clone has a process within the limits, or no run is safe.
     """
+    if process.metric in (PROFIT, *LESS_IS_BETTER):
+        raise ConfigError(
+            f"objective.maximise: runs are weighed by metrics of which more is better, not by {process.metric}; "
+            "yield_per_cost asks the same as cogs"
+        )
     fit, taken = posterior.problem, set(posterior.problem.groups)
     fresh = [name for i in range(len(taken) + options.new_clones) if (name := f"{NEW}{i + 1}") not in taken]
     belief = belief_of(posterior, point, fresh[: options.new_clones])

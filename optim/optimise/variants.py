@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from optim.errors import InfeasibleError
+from optim.errors import ConfigError, InfeasibleError
 from optim.optimise.solve import Bounds, OptimiseOptions, Progress, Solution, best, solve
 from optim.process.calendar import Calendar, bounds_with, held
 from optim.process.problem import ProcessProblem
@@ -25,7 +25,7 @@ class Variant:
 
     name: str
     bounds: np.ndarray
-    solution: Solution | None = None  # None: no process within the bounds meets all limits
+    solution: Solution | None = None  # None: no process within working hours meets all limits
 
 
 def variants(
@@ -47,10 +47,19 @@ def variants(
         "": {}
     }
     days = calendar.start_days if calendar else ("",)
-    relaxed, timed = [], []
+    relaxed, timed, names = [], [], []
     for day, (pattern, fixed) in itertools.product(days, patterns.items()):
         idle = dict.fromkeys(calendar.idle(design, day), 0.0) if calendar else {}
+        for i in idle:
+            if design.lower[i] > 0.0:
+                raise ConfigError(
+                    f"design.decisions.{design.decisions[i].name}: nobody is there on a start on {day}, and its lower "
+                    f"bound is {design.lower[i]:g}; let it begin at 0"
+                )
         name = ", ".join(part for part in (f"start on {day}" if day else "", pattern) if part)
+        names.append(name)
+        if calendar and not calendar.allows(design, day, fixed):
+            continue
         relaxed.append(Variant(name, bounds_with(design, fixed | idle, {})))
         timed.append((fixed | idle, calendar.timed(design, day) if calendar else {}))
     found = _solved(problem, relaxed, starts, parameters, options, progress)
@@ -67,13 +76,15 @@ def variants(
         found = _each(problem, narrow, np.array(begin).reshape(-1, len(design.lower)), parameters, options, progress)
     able = [v for v in found if v.solution is not None]
     if not able:
-        raise InfeasibleError("no choice of days and patterns has a process that meets all limits")
+        raise InfeasibleError(
+            "no choice of days and patterns has a process that meets all limits and falls into working hours"
+        )
     able.sort(key=lambda v: -v.solution.objective if v.solution else np.inf)
     first: dict[str, Variant] = {}
     for v in able:
         first.setdefault(v.name, v)
-    lost = [v for v in found if v.solution is None and v.name not in first]
-    return (*first.values(), *{v.name: v for v in lost}.values())
+    lost = [Variant(name, bounds_with(design, {}, {})) for name in names if name not in first]
+    return (*first.values(), *lost)
 
 
 def _around(parts: list[tuple[float, float]], wanted: float) -> list[tuple[float, float]]:

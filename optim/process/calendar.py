@@ -73,11 +73,22 @@ class Calendar:
         """Decisions about when something is done by hand, with the parts of their range in which it can be."""
         windows = self.windows(start_day, design.longest_h())
         found = {}
-        for i, d in enumerate(design.decisions):
-            if d.kind in self.by_hand and d.kind != "bolus":
-                parts = [(max(a, d.lower), min(b, d.upper)) for a, b in windows]
-                found[i] = [(a, b) for a, b in parts if b - a > -1e-9]
+        for i in self._timed(design):
+            d = design.decisions[i]
+            parts = [(max(a, d.lower), min(b, d.upper)) for a, b in windows]
+            found[i] = [(a, b) for a, b in parts if b - a > -1e-9]
         return found
+
+    def allows(self, design: Design, start_day: str, fixed: dict[int, float]) -> bool:
+        """Whether what is done by hand at a time that is no choice (any more) falls into working hours."""
+        windows = self.windows(start_day, design.longest_h())
+        times = [v for i, v in fixed.items() if i in self._timed(design)]
+        if "harvest" in self.by_hand and not any(d.kind == "harvest" for d in design.decisions):
+            times.append(design.end_h)
+        return all(any(a - 1e-9 <= t <= b + 1e-9 for a, b in windows) for t in times)
+
+    def _timed(self, design: Design) -> list[int]:
+        return [i for i, d in enumerate(design.decisions) if d.kind in self.by_hand and d.kind != "bolus"]
 
 
 def held(design: Design, values: dict[str, float], key: str) -> dict[int, float]:

@@ -84,8 +84,14 @@ class Design:
         for kind in LEVELS:
             if f"shift_{kind}" in kinds and len(self._places(kind)) > 1:
                 raise ConfigError(f"design.decisions: {kind} at several times and a shift of it; keep one of them")
-        if ("addition_time" in kinds) != ("addition_volume" in kinds):
-            raise ConfigError("design.decisions: addition_time and addition_volume belong together; hold one, if known")
+        when, much = (
+            sorted(d.feed for d in self.decisions if d.kind == k) for k in ("addition_time", "addition_volume")
+        )
+        if when != much or len(set(when)) < len(when):
+            raise ConfigError(
+                "design.decisions: addition_time and addition_volume belong together, one of each per stock; hold one, "
+                "if it is known"
+            )
         if "inoculum" in kinds and self.inoculum_vcd is None:
             raise ConfigError("design.inoculum_vcd_1e6_per_ml: missing; it is what an inoculum decision starts from")
 
@@ -176,8 +182,10 @@ class Design:
             t = self.decisions[i].time_h
             part = jnp.clip((end - t) / BOLUS_COVERS_H, 0.0, 1.0)
             bolus = bolus.at[int(np.searchsorted(fixed, round(t, 9))), self._feed(i)].add(x[i] * part / 1000.0)
-        for k, i in enumerate(self._places("addition_volume")):
-            bolus = bolus.at[len(fixed) + k, self._feed(i)].add(x[i] / 1000.0)
+        stocks = [self.decisions[i].feed for i in self._places("addition_time")]
+        for i in self._places("addition_volume"):
+            node = len(fixed) + stocks.index(self.decisions[i].feed)
+            bolus = bolus.at[node, self._feed(i)].add(x[i] / 1000.0)
         rate_t, start, stop = self._rates(x, regular)
         setpoint_t = jnp.sort(jnp.concatenate([line.t for line in lines.values()]))
         until = jnp.append(setpoint_t[1:], jnp.maximum(end, setpoint_t[-1]))

@@ -32,6 +32,7 @@ class Drift(NamedTuple):
             rate_start=s.rate_start * self.feed,
             rate_end=s.rate_end * self.feed,
             setpoint_t=s.setpoint_t + jnp.where(s.setpoint_t > 0.0, self.delay, 0.0),
+            flow_t=None if s.flow_t is None else s.flow_t + jnp.where(s.flow_t > 0.0, self.delay, 0.0),
             setpoints=self._shifted(s.setpoints),
             setpoints_end=None if s.setpoints_end is None else self._shifted(s.setpoints_end),
         )

@@ -157,6 +157,16 @@ class Objective:
         return self.market.revenue if self.market else 1.0
 
 
+def better(values: np.ndarray, metric: str) -> np.ndarray:
+    """A metric as something of which more is better: itself, or its negative."""
+    return -np.asarray(values) if metric in LESS_IS_BETTER else np.asarray(values)
+
+
+def change(new: float, old: float) -> float:
+    """Relative change of a metric, which may be negative."""
+    return float((new - old) / abs(old)) if old else float("nan")
+
+
 def seen(value: Array, metric: str, scale: float = 1.0) -> Array:
     """A metric as something to maximise: its logarithm, that of its inverse where less is better; profit per scale."""
     if metric == PROFIT:

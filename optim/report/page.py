@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from optim.optimise.result import Optimum
+from optim.process.objective import change
 from optim.report import plots
 from optim.report.recipe import Recipe
 
@@ -40,7 +41,7 @@ def page(recipe: Recipe, optimum: Optimum) -> str:
         headline=[k for k in keys if k in recipe.process.metrics and k in recipe.baseline.metrics][:4],
         words=words,
         num=number,
-        change=lambda new, old: f"{100.0 * (new / old - 1.0):+.0f} %" if old else "",
+        change=lambda new, old: f"{100.0 * change(new, old):+.0f} %" if old else "",
     )
 
 

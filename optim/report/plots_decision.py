@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from optim.optimise.pareto import Front
 from optim.optimise.result import Optimum
 from optim.optimise.stress import Stress
+from optim.process.objective import change
 from optim.report.plots import BLUE, GREEN, GREY, INK, ORANGE, STYLE, _figure, _tidy
 from optim.report.terminal_process import measured
 
@@ -24,8 +25,8 @@ def tornado(found: Stress) -> Figure:
     y = np.arange(len(rows))[::-1]
     for side, colour, label in (("low", BLUE, "at the low end"), ("high", ORANGE, "at the high end")):
         ends = [getattr(r, side) for r in rows]
-        stay = np.array([100.0 * (e.stay / found.value - 1.0) for e in ends])
-        anew = np.array([100.0 * (e.anew / found.value - 1.0) for e in ends])
+        stay = np.array([100.0 * change(e.stay, found.value) for e in ends])
+        anew = np.array([100.0 * change(e.anew, found.value) for e in ends])
         a.barh(y, np.nan_to_num(stay), 0.62, color=colour, alpha=0.75, label=f"{label}, process as it is")
         a.plot(
             anew,

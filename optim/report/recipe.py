@@ -8,7 +8,7 @@ from typing import ClassVar
 from optim.errors import IncompatibleError
 from optim.optimise.result import Action, DecisionValue, Optimum, ProcessOutcome
 from optim.optimise.rounding import broken_limits
-from optim.process.objective import LESS_IS_BETTER
+from optim.process.objective import LESS_IS_BETTER, change
 
 HOURS = 24.0
 VOLUME_BASIS = "starting working volume"  # stating the basis avoids the commonest hand-over error
@@ -40,6 +40,7 @@ class Setpoint:
     start_day: float
     end_day: float
     target: float
+    target_end: float | None  # of a ramp
     model_suggested_low: float | None
     model_suggested_high: float | None
     rationale: str
@@ -122,8 +123,7 @@ def make_recipe(title: str, optimum: Optimum, rounded: ProcessOutcome, provenanc
         decisions=rounded.decisions,
         process=rounded,
         baseline=optimum.baseline,
-        rounding_loss_percent=100.0
-        * (1.0 - (before / after if optimum.objective in LESS_IS_BETTER else after / before)),
+        rounding_loss_percent=100.0 * change(after, before) * (1.0 if optimum.objective in LESS_IS_BETTER else -1.0),
         notes=optimum.notes + _warnings(rounded),
         provenance=provenance,
     )
@@ -141,15 +141,15 @@ def _harvest_h(actions: tuple[Action, ...]) -> float:
 
 
 def _setpoints(process: ProcessOutcome) -> tuple[Setpoint, ...]:
-    decided = {d.name: d for d in process.decisions}
+    decided = {d.kind: d for d in process.decisions}  # of several times, any: the range is the same
     end = _harvest_h(process.actions)
     rows = []
     named = dict.fromkeys(a.what for a in process.actions if a.kind == "setpoint")
     for parameter in sorted(named, key=lambda n: (n not in ("temperature", "pH"), n)):
         own = [a for a in process.actions if a.kind == "setpoint" and a.what == parameter]
         for i, a in enumerate(own):
-            word = parameter.lower()
-            d = decided.get(f"shift_{word}" if i else word)
+            word = {"dissolved oxygen": "do", "bleed above VCD": "bleed_above"}.get(parameter, parameter.lower())
+            d = (decided.get(f"shift_{word}") if i else None) or decided.get(word)
             fixed = "fixed by the platform"
             until = own[i + 1].time_h if i + 1 < len(own) else end
             rows.append(
@@ -159,6 +159,7 @@ def _setpoints(process: ProcessOutcome) -> tuple[Setpoint, ...]:
                     start_day=a.time_h / HOURS,
                     end_day=until / HOURS,
                     target=a.value,
+                    target_end=a.value_end,
                     model_suggested_low=d.lower if d else None,
                     model_suggested_high=d.upper if d else None,
                     rationale="optimised" + (" (at the end of its range)" if d.at_bound else "") if d else fixed,

@@ -11,6 +11,7 @@ from optim.fit.placement import Placement
 from optim.fit.result import FitResult
 from optim.fit.score import r_squared
 from optim.optimise.result import Optimum, Ranking, Series
+from optim.process.objective import better, change
 from optim.report.terminal_process import robustness_lines, variant_lines
 
 NAN = float("nan")
@@ -104,7 +105,8 @@ def ranking_metrics(r: Ranking) -> dict[str, float]:
     if len(pairs) > 2:
         said, true = np.array(pairs).T
         metrics["ranking/spearman_with_truth"] = float(spearmanr(said, true).statistic)
-        metrics["ranking/regret"] = float(1.0 - true[0] / true.max())
+        good = better(true, r.objective)
+        metrics["ranking/regret"] = float((good.max() - good[0]) / abs(good.max()))
     return metrics
 
 
@@ -115,7 +117,7 @@ def optimum_lines(o: Optimum) -> list[str]:
     ok = sum(x.success for x in o.starts)
     lines = [
         f"optimum of {o.objective} for {o.clone}: {a.p50:.4g} {unit} [{a.p05:.4g}, {a.p95:.4g}], "
-        f"platform {b.p50:.4g} [{b.p05:.4g}, {b.p95:.4g}], {a.p50 / b.p50 - 1.0:+.0%}; "
+        f"platform {b.p50:.4g} [{b.p05:.4g}, {b.p95:.4g}], {change(a.p50, b.p50):+.0%}; "
         f"{ok} of {len(o.starts)} starts converged"
     ]
     grouped: dict[str, str] = {}

@@ -7,6 +7,7 @@ import numpy as np
 from optim.optimise.pareto import Front
 from optim.optimise.result import Robustness, VariantReport
 from optim.optimise.stress import Stress
+from optim.process.objective import change
 
 MEASURED = {
     "nominal": "at the estimate",
@@ -50,7 +51,7 @@ def stress_lines(s: Stress, most: int = 8) -> list[str]:
     for r in s.influences[:most]:
         span = f"{r.low.value:.3g} to {r.high.value:.3g} {r.unit}"
         stay, anew = (
-            " ".join(f"{100.0 * (getattr(side, which) / s.value - 1.0):>+7.1f}%" for side in (r.low, r.high))
+            " ".join(f"{100.0 * change(getattr(side, which), s.value):>+7.1f}%" for side in (r.low, r.high))
             for which in ("stay", "anew")
         )
         lines.append(f"  {r.name:<24} {span:<22} {stay:>18} {anew:>18}")
