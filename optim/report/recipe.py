@@ -214,9 +214,9 @@ def feed_schedule(actions: tuple[Action, ...], start_volume_ml: float, productio
         # a continuous feed is counted at the end of its stretch, before what happens there
         changes.append((a.time_h + length, 2 if stop is None else 0, volume, row))
     level, given, rows = start_volume_ml, dict[str, float](), list[Feed]()
-    for _, _, change, draft in sorted(changes, key=lambda c: (*c[:2], c[3].feed_id if c[3] else "")):
-        level += change if draft is None or draft.mode != "perfusion" else 0.0  # as much leaves as is perfused
+    for _, _, added, draft in sorted(changes, key=lambda c: (*c[:2], c[3].feed_id if c[3] else "")):
+        level += added if draft is None or draft.mode != "perfusion" else 0.0  # as much leaves as is perfused
         if draft is not None:
-            given[draft.feed_id] = given.get(draft.feed_id, 0.0) + change
+            given[draft.feed_id] = given.get(draft.feed_id, 0.0) + added
             rows.append(replace(draft, cumulative_ml=given[draft.feed_id], vessel_volume_after_ml=level))
     return tuple(sorted(rows, key=lambda r: (r.day, r.clock_h, r.feed_id)))
