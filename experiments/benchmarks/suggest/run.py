@@ -237,7 +237,8 @@ def report(out: Path) -> str:
             name = "(first screen)" if k == 0 else by
             lines.append(
                 f"| {name} | {k} | {np.median(with_limits):.1f} | "
-                f"{with_limits.mean():.1f} ({_error(with_limits):.1f}) | {np.median(r):.1f} | {r.mean():.1f} ({_error(r):.1f}) | {share(by, k, 'right'):.0f} | "
+                f"{with_limits.mean():.1f} ({_error(with_limits):.1f}) | "
+                f"{np.median(r):.1f} | {r.mean():.1f} ({_error(r):.1f}) | {share(by, k, 'right'):.0f} | "
                 f"{share(by, k, 'broken', BROKEN):.0f} |"
             )
     lines += ["", f"with limits: a limit broken by 1 % costs 1 %; limit broken: by more than {100 * BROKEN:.0f} %", ""]
