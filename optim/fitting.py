@@ -38,7 +38,7 @@ def fit(s: Session) -> FitResult:
         f"{len(dataset.measurements.value)} values"
     )
     problem = build_fit(cfg, dataset)
-    options = _fit_options(cfg)
+    options = fit_options(cfg)
     rest = (options, cfg.seed, cfg.model.name, cfg.fit.leave_one_out, s.progress)
     if cfg.fit.continue_from:
         result = update(load(FitResult, Path(cfg.fit.continue_from) / "fit"), problem, *rest)
@@ -58,7 +58,8 @@ def _groups(dataset: Dataset) -> str:
     return f"one strain in {len({run.experiment_id for run in dataset.runs})} campaigns"
 
 
-def _fit_options(cfg: DictConfig) -> FitOptions:
+def fit_options(cfg: DictConfig) -> FitOptions:
+    """Settings of a fit."""
     f = cfg.fit
     return FitOptions(
         starts=f.starts,

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from laboratory import VALUE, Laboratory, Recommendation
-from omegaconf import DictConfig
 
 from optim.config import build_fit, build_process, compose
 from optim.data.registry import open_dataset
-from optim.fit.estimate import FitOptions
 from optim.fit.fit import fit
 from optim.fit.synthetic import ScreenOptions, make_screen
+from optim.fitting import fit_options
 from optim.optimise.optimise import About, optimise, parameter_sets, rank
 from optim.optimise.result import Optimum
 from optim.optimise.robust import Risk
 from optim.optimise.solve import OptimiseOptions, solve, start_points
-from optim.workflow import screened_ranges
+from optim.terms import screened_ranges, solve_options
 
 # where optim is asked to be careful: the best process at the estimate that keeps all limits in 95 % of the ensemble
 CAREFUL = Risk("nominal", chance=0.95, members=32)
@@ -51,12 +51,13 @@ def learn(seed: int, mismatch: bool = False) -> tuple[Learnt, Learnt]:
         made = make_screen(Path(folder) / "screen", f"screen {seed}", ScreenOptions(seed=seed, mismatch=mismatch))
         cfg = compose(["tracking=off", f"dataset.name={made}"])
         dataset = open_dataset(cfg.dataset.name)
-    found = fit(build_fit(cfg, dataset), _fit_options(cfg), cfg.seed, cfg.model.name)
+    options = replace(fit_options(cfg), quality=False, identify=False)
+    found = fit(build_fit(cfg, dataset), options, cfg.seed, cfg.model.name)
     problem = build_process(cfg, dataset)
     fixed = {n: float(p.value) for n, p in cfg.model.parameters.items() if p.level == "fixed"}
     sets = {c: parameter_sets(found, fixed, problem.model, c) for c in found.clones}
     about = About(found, cfg.seed, cfg.design.feed_id, screened_ranges(dataset), ())
-    search = _options(cfg)
+    search = solve_options(cfg)
     ranking = rank(problem, sets, search, about)
     clone = ranking.rows[0].clone
     x = np.array([ranking.rows[0].decisions[d.name] for d in problem.design.decisions])
@@ -78,29 +79,6 @@ def _learnt(best: Optimum, order: tuple[str, ...], runs: int, seconds: float) ->
         len(best.starts),
         seconds,
     )
-
-
-def _fit_options(cfg: DictConfig) -> FitOptions:
-    f: Any = cfg.fit
-    return FitOptions(
-        starts=f.starts,
-        max_iterations=f.max_iterations,
-        tolerance=f.tolerance,
-        ensemble=f.ensemble,
-        start_spread=f.start_spread,
-        noise_rounds=f.noise_rounds,
-        estimate_spread=f.estimate_spread,
-        startup=f.startup,
-        quality=False,
-        identify=False,
-        ensemble_by=f.ensemble_by,
-        draws=f.draws,
-    )
-
-
-def _options(cfg: DictConfig) -> OptimiseOptions:
-    o = cfg.optimise
-    return OptimiseOptions(o.starts, o.rank_starts, o.max_iterations, o.tolerance)
 
 
 def attainable(lab: Laboratory) -> dict[str, tuple[float, np.ndarray]]:
