@@ -276,9 +276,11 @@ def test_derivatives_by_every_kind_of_decision_match_differences(screen, publish
     slope = (up.objective - down.objective) / (2.0 * h)
     assert np.allclose(s.objective[0] * h, slope * h, rtol=2e-3, atol=1e-5 * np.abs(slope * h).max())
     metrics = (up.metrics - down.metrics) / (2.0 * h)[:, None]
-    scale = np.nanmax(np.abs(metrics), axis=0)
-    known = np.isfinite(scale)
-    assert np.allclose((s.metrics[0].T / scale)[:, known], (metrics / scale)[:, known], rtol=5e-3, atol=2e-3)
+    known = np.isfinite(metrics).all(axis=0)
+    assert known.sum() > 5
+    metrics, exact = metrics[:, known], s.metrics[0].T[:, known]
+    scale = np.abs(metrics).max(axis=0)
+    assert np.allclose(exact / scale, metrics / scale, rtol=5e-3, atol=2e-3)
     assert np.all(np.abs(s.objective[0] * (d.upper - d.lower)) > 1e-6)  # every one of them does something
 
 

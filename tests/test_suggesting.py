@@ -126,7 +126,7 @@ def test_the_benchmark_reports_what_its_campaigns_found(tmp_path):
         one = {"seconds": 10.0, "strategies": {"decision": rounds(0.1, 0.05, last), "random": rounds(0.1, 0.08, 0.06)}}
         (tmp_path / f"seed{seed}.json").write_text(json.dumps(one))
     text = bench.report(tmp_path)
-    assert "| decision | 2 | 2.00 | 2.00 | 1.00 | 3.00 | 50 | 0 |" in text
-    assert "| random | 1 | -3.00 | 0.00 | 2 / 0 / 0 | nan |" in text
-    assert "| random | 2 | -4.00 | 1.00 | 2 / 0 / 0 | nan |" in text
+    assert "| decision | 2 | 2.0 | 2.0 (1.0) | 2.0 | 2.0 (1.0) | 50 | 0 |" in text
+    assert "| random | 1 | alone | -3.0 (0.0) | 2 / 0 / 0 | nan |" in text
+    assert "| random | 2 | alone | -4.0 (1.0) | 2 / 0 / 0 | nan |" in text
     assert (tmp_path / "regret.png").exists()
