@@ -202,5 +202,7 @@ def test_equal_seeds_give_equal_numbers_and_every_start_is_reported():
     a, b = (maximise(p, ControlOptions(5, seed=3)) for _ in range(2))
     assert np.array_equal(a.controls, b.controls)
     assert [s.start for s in a.starts] == list(range(5))
-    assert all(s.joined <= s.start for s in a.starts)
+    leads = [a.starts[s.joined] for s in a.starts]
+    assert all(lead.joined == lead.start for lead in leads)
+    assert [s.value for s in a.starts] == [lead.value for lead in leads]
     assert a.value >= max(s.value for s in a.starts if s.success) - 1e-12

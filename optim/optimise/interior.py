@@ -26,7 +26,7 @@ DUAL_RANGE = 1e8  # how far multipliers may be from mu / slack
 SUFFICIENT = 1e-4  # of the descent that the slope promises
 ROUND_OFF = 1e-8  # relative change of the merit that adaptive simulation cannot tell from none
 LOOSE = 1e-3  # KKT residual above which no small promise counts as an optimum
-SAME = 5e-3  # lanes whose decisions differ by less, at the same mu, go the same way from there on
+SAME = 5e-3  # lanes whose decisions differ by less go the same way from there on
 FALL = 0.2
 PATIENCE = 15  # iterations at one mu, after which what is left is the noise of simulation
 WORTH = 10.0  # mu falls when the barrier problem is solved to this multiple of it
@@ -120,14 +120,13 @@ def solve(
 
 
 def _join(lanes: Lanes) -> None:
-    """Lanes that have met go on as one."""
-    active = np.flatnonzero(lanes.message == "")
-    for place, i in enumerate(active):
-        if lanes.message[i]:
+    """Lanes that have met go on as one: as the one that is ahead."""
+    ahead = np.flatnonzero((lanes.message == "") | (lanes.message == "converged"))
+    for i in ahead[np.argsort(lanes.mu[ahead], kind="stable")]:
+        if lanes.message[i] == "joined":
             continue
-        others = active[place + 1 :]
-        near = np.abs(lanes.w[others] - lanes.w[i]).max(axis=1) < SAME
-        met = others[near & (lanes.mu[others] == lanes.mu[i]) & (lanes.message[others] == "")]
+        others = np.flatnonzero((lanes.message == "") & (lanes.mu >= lanes.mu[i]))
+        met = others[(np.abs(lanes.w[others] - lanes.w[i]).max(axis=1) < SAME) & (others != i)]
         lanes.joined[met] = i
         lanes.message[met] = "joined"
 

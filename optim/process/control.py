@@ -20,7 +20,7 @@ from optim.errors import ConfigError, Status
 from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.schedule.grid import Actions, IntervalGrid, bucket
 from optim.simulate.balance import Vessel, amounts, concentrations
-from optim.simulate.curvature import Held, Linear, Steps, cubic, curvature, joined, linear, steps_of
+from optim.simulate.curvature import Chain, Held, Linear, Steps, cubic, curvature, joined, linear, steps_of
 from optim.simulate.lanes import in_batches
 from optim.simulate.march import Integrator, to_task
 from optim.simulate.reverse import Recorded, record
@@ -102,11 +102,11 @@ class Slopes(NamedTuple):
     value: np.ndarray  # [L, D]
     margins: np.ndarray  # [L, R, D]
     states: np.ndarray  # [L, N+1, n, D]
+    across: np.ndarray  # [L, N, n, n+q] states at the end of every interval by what it begins with
     steps: Linear
-    place: np.ndarray  # [L, N, S] row of every step of an interval, the last row (nothing happens) where there is none
+    chain: Chain
+    before: np.ndarray  # [rows, n, n+q] states before every step by what its interval begins with
     controls: np.ndarray  # [rows, q]
-    share: np.ndarray  # [rows]
-    reach: np.ndarray  # [L, N, S+1, n, n+q] states before every step by what the interval begins with
 
 
 @dataclass(frozen=True, eq=False)
@@ -347,28 +347,8 @@ class ControlProblem:
         c[:, -1] *= share
         first = linear(self.rhs, self._parameters, self.composition, c, y, after)
 
-        # a row in which nothing happens, for intervals with fewer steps than others
-        still = np.zeros((1, 3 * species, species + q))
-        still[0, :, :species] = np.tile(np.eye(species), (3, 1))
-        by = np.concatenate([first.by, still])
-        share = np.append(share, 0.0)
-        start = np.zeros((lanes, n + 1), int)
-        np.add.at(start[:, 1:], (rows, k), 1)
-        count = start[:, 1:].copy()
-        begin = np.concatenate([[0], np.cumsum(count)])[:-1].reshape(lanes, n)
-        step = np.arange(count.max(initial=1))
-        place = np.where(step < count[..., None], begin[..., None] + step, len(k))
-
-        # within an interval: states by what it begins with, (y, controls of the interval)
-        reach = np.zeros((lanes, n, len(step) + 1, species, species + q))
-        reach[:, :, 0, :, :species] = np.eye(species)
-        for i in range(len(step)):
-            row = place[:, :, i]
-            a = by[row][:, :, 2 * species :]
-            reach[:, :, i + 1] = a[..., :species] @ reach[:, :, i]
-            reach[:, :, i + 1, :, species:] += a[..., species:] * self._local(share[row])[..., None, :]
-        across = reach[:, :, -1]
-
+        chain = Chain(rows, k, share, lanes, n, q)
+        before, across = chain.forward(first)
         spread = self._spread
         states = np.zeros((lanes, n + 1, species, d))
         for i in range(n):
@@ -379,13 +359,7 @@ class ControlProblem:
         if self.limits:
             slopes = self._call("margin_slopes", np.stack([p.nodes[1:] for p in paths]))
             margins = (slopes @ states[:, 1:])[:, self.checked]
-        return Slopes(value, margins, states, first, place, c, share, reach)
-
-    def _local(self, share: np.ndarray) -> np.ndarray:
-        """Controls of a step by those of its interval, [..., q]: all the same but the length."""
-        out = np.ones((*share.shape, self.rhs.controls))
-        out[..., -1] = share
-        return out
+        return Slopes(value, margins, states, across, first, chain, before, c)
 
     @cached_property
     def _spread(self) -> np.ndarray:
@@ -404,7 +378,6 @@ class ControlProblem:
     def hessian(self, w: np.ndarray, paths: list[Path], slopes: Slopes, weights: np.ndarray) -> np.ndarray:
         """Second derivatives [L, D, D] of value + weights [L, R] of the margins."""
         lanes, n, species = len(w), self.pieces, len(self.model.species) + 1
-        q = self.rhs.controls
         ends = np.stack([p.nodes[1:] for p in paths])
         by_state, _ = self._call("slope", ends[:, -1], w)
         pull = np.zeros((lanes, n, species))  # of the state at the end of every interval
@@ -415,29 +388,16 @@ class ControlProblem:
             pull = np.einsum("lkp,lkpa->lka", full, self._call("margin_slopes", ends))
             bends = self._call("margin_bends", ends, full)
         pull[:, -1] += by_state
-        across = slopes.reach[:, :, -1]
+        across = slopes.across
         for k in range(n - 2, -1, -1):
             pull[:, k] += np.einsum("lab,la->lb", across[:, k + 1, :, :species], pull[:, k + 1])
 
-        # multipliers after every step, back through the steps of each interval
-        weight = np.zeros((len(slopes.controls) + 1, species))
-        by = np.concatenate([slopes.steps.by[:, 2 * species :], np.eye(species, species + q)[None]])
-        carried = pull.copy()
-        for i in range(slopes.place.shape[2] - 1, -1, -1):
-            row = slopes.place[:, :, i]
-            weight[row] = carried
-            carried = np.einsum("lkab,lka->lkb", by[row][..., :species], carried)
-        second = curvature(self.rhs, self._parameters, self.composition, slopes.controls, slopes.steps, weight[:-1])
-        second = np.concatenate([second, np.zeros((1, species + q, species + q))])
-
-        # of an interval by what it begins with, then by the decisions
-        inner = np.zeros((lanes, n, species + q, species + q))
-        z = np.zeros((lanes, n, species + q, species + q))
-        for i in range(slopes.place.shape[2]):
-            row = slopes.place[:, :, i]
-            z[:, :, :species] = slopes.reach[:, :, i]
-            z[:, :, range(species, species + q), range(species, species + q)] = self._local(slopes.share[row])
-            inner += np.swapaxes(z, 2, 3) @ second[row] @ z
+        weight = slopes.chain.backward(slopes.steps, pull)
+        second = curvature(
+            self.rhs, self._parameters, self.composition, slopes.controls, slopes.steps, weight, slopes.before,
+            slopes.chain.share,
+        )  # fmt: skip
+        inner = slopes.chain.summed(second)
         outer = np.concatenate(
             [slopes.states[:, :-1], np.broadcast_to(self._spread, (lanes, *self._spread.shape))], axis=2
         )

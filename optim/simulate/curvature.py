@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -102,12 +102,13 @@ def joined(steps: Steps) -> Steps:
     begin = np.ones(len(steps.k), bool)
     begin[1:] = (steps.vessel[1:] != steps.vessel[:-1]) | (steps.k[1:] != steps.k[:-1])
     length, room = 0.0, 0.0
-    for i, share in enumerate(steps.share):
+    found: list[int] = []
+    for i, (share, first) in enumerate(zip(steps.share.tolist(), begin.tolist(), strict=True)):
         length += share
-        if begin[i] or length > room:
-            begin[i] = True
+        if first or length > room:
+            found.append(i)
             length, room = share, JOINED * (1.0 + 1e-9) * share
-    at = np.flatnonzero(begin)
+    at = np.array(found, int)
     until = np.append(at[1:], len(begin)) - 1
     share = np.add.reduceat(steps.share, at) if len(at) else steps.share
     return Steps(steps.vessel[at], steps.k[at], share, steps.y[at], steps.after[until])
@@ -118,23 +119,89 @@ class Linear(NamedTuple):
 
     stages: np.ndarray  # [R, 3, n]
     by: np.ndarray  # [R, 3n, n+q] of the stages, of which the last is the state after
-    inverse: np.ndarray  # [R, 3n, 3n] of the matrix of the stage equations
+    last: np.ndarray  # [R, n, 3n] rows of the inverse of the matrix of the stage equations: those of the state after
 
 
 def linear(rhs: Held, p: Any, composition: np.ndarray, c: np.ndarray, y: np.ndarray, after: np.ndarray) -> Linear:
     """Of steps with controls c [R, q] from y to `after` [R, n]."""
     if not len(c):
         n, q = y.shape[1], rhs.controls
-        return Linear(np.zeros((0, 3, n)), np.zeros((0, 3 * n, n + q)), np.zeros((0, 3 * n, 3 * n)))
+        return Linear(np.zeros((0, 3, n)), np.zeros((0, 3 * n, n + q)), np.zeros((0, n, 3 * n)))
     found: Linear = in_batches(lambda *rows: _linear(rhs, p, composition, *rows), (c, y, after), ROWS)
     return found
 
 
-def curvature(rhs: Held, p: Any, composition: np.ndarray, c: np.ndarray, first: Linear, weight: np.ndarray) -> Any:
-    """Second derivatives [R, n+q, n+q] of weight [R, n] times the state after each step, by z."""
+class Chain:
+    """The steps of every interval of every lane, one after another; z = (state an interval begins with, its controls).
+
+    `vessel` and `k` [R] say whose every step is, in order; controls within an interval are those of its steps, but for
+    the last, the length, of which each step has its `share`.
+    """
+
+    def __init__(self, vessel: np.ndarray, k: np.ndarray, share: np.ndarray, lanes: int, intervals: int, controls: int):
+        self.shape, self.controls, self.share = (lanes, intervals), controls, share
+        self.interval = vessel * intervals + k
+        count = np.bincount(self.interval, minlength=lanes * intervals)
+        begin = np.cumsum(count) - count
+        # the longest first: those that take a further step are the first few
+        self._order = np.argsort(-count, kind="stable")
+        begin, count = begin[self._order], count[self._order]
+        self._rows = [begin[: np.searchsorted(-count, -i)] + i for i in range(count.max(initial=0))]
+
+    def forward(self, first: Linear) -> tuple[np.ndarray, np.ndarray]:
+        """States before every step [R, n, n+q], and at the end of every interval [lanes, intervals, n, n+q], by z."""
+        n = first.stages.shape[2]
+        across = np.zeros((len(self._order), n, n + self.controls))
+        across[:, :, :n] = np.eye(n)
+        before = np.empty((len(self.interval), *across.shape[1:]))
+        step = first.by[:, 2 * n :].copy()
+        step[:, :, -1] *= self.share[:, None]
+        for rows in self._rows:
+            reached = across[: len(rows)]
+            before[rows] = reached
+            a = step[rows]
+            across[: len(rows)] = a[:, :, :n] @ reached
+            across[: len(rows), :, n:] += a[:, :, n:]
+        return before, self._back(across)
+
+    def backward(self, first: Linear, weight: np.ndarray) -> np.ndarray:
+        """The weights [lanes, intervals, n] of the states at the end of intervals, at the end of every step [R, n]."""
+        n = first.stages.shape[2]
+        carried = weight.reshape(-1, n)[self._order][:, None]
+        found = np.empty((len(self.interval), n))
+        by = first.by[:, 2 * n :, :n]
+        for rows in reversed(self._rows):
+            found[rows] = carried[: len(rows), 0]
+            carried[: len(rows)] = carried[: len(rows)] @ by[rows]
+        return found
+
+    def summed(self, values: np.ndarray) -> np.ndarray:
+        """Sums over the steps of every interval of values [R, ...]."""
+        found = np.zeros((np.prod(self.shape, dtype=int), *values.shape[1:]))
+        at = np.flatnonzero(np.diff(self.interval, prepend=-1))
+        if len(at):
+            found[self.interval[at]] = np.add.reduceat(values, at)
+        return found.reshape(*self.shape, *values.shape[1:])
+
+    def _back(self, values: np.ndarray) -> np.ndarray:
+        found = np.empty_like(values)
+        found[self._order] = values
+        return found.reshape(*self.shape, *values.shape[1:])
+
+
+def curvature(
+    rhs: Held, p: Any, composition: np.ndarray, c: np.ndarray, first: Linear, weight: np.ndarray, before: np.ndarray,
+    share: np.ndarray,
+) -> Any:  # fmt: skip
+    """Second derivatives [R, n+q, n+q] of weight [R, n] times the state after each step.
+
+    They are by (state, controls) that its interval begins with: `before` [R, n, n+q] is the state before the step by
+    those, and `share` [R] that of the interval's length.
+    """
     if not len(c):
         return np.zeros((0, first.by.shape[2], first.by.shape[2]))
-    return in_batches(lambda *rows: _curvature(rhs, p, composition, *rows), (c, first, weight), ROWS)
+    rows = (c, first, weight, before, share)
+    return in_batches(lambda *rows: _curvature(rhs, p, composition, *rows), rows, ROWS)
 
 
 def cubic(slope0: Array, slope1: Array, y: Array, after: Array, places: np.ndarray) -> Array:
@@ -143,53 +210,93 @@ def cubic(slope0: Array, slope1: Array, y: Array, after: Array, places: np.ndarr
     return y + s * change + s * (1 - s) * ((1 - s) * (slope0 - change) - s * (slope1 - change))
 
 
+# In the programs rows come last: what is done to all of them is one loop over numbers that lie side by side.
+_over_rows = partial(jax.vmap, in_axes=-1, out_axes=-1)
+_over_stages = partial(jax.vmap, in_axes=(0, None))
+
+
+def _rate(rhs: Held, p: Any, composition: Array) -> Any:
+    return lambda y, c: rhs(p, composition, y, c)
+
+
 @partial(jax.jit, static_argnums=0)
 def _linear(rhs: Held, p: Any, composition: Array, c: Array, y: Array, after: Array) -> Linear:
-    n = y.shape[1]
-    a = jnp.asarray(RADAU)
+    (count, n), q = y.shape, c.shape[1]
+    a, c, y, after = jnp.asarray(RADAU), c.T, y.T, after.T
+    rate = _rate(rhs, p, composition)
+    rates = _over_stages(_over_rows(rate))
+    derivatives = _over_stages(_over_rows(jax.jacfwd(rate, (0, 1))))
 
-    def rate(y: Array, c: Array) -> Array:
-        return rhs(p, composition, y, c)
+    def by_stages(x: Array) -> Array:
+        """Sum over the stages j of a[i, j] x[j]."""
+        return sum(a[:, j].reshape(3, *[1] * (x.ndim - 1)) * x[j] for j in range(3))
 
-    over_stages = jax.vmap(jax.vmap(rate, (0, None)))
-    derivatives = jax.vmap(jax.vmap(jax.jacfwd(rate, (0, 1)), (0, None)))
-    guess = jax.vmap(lambda y, after, c: cubic(rate(y, c), rate(after, c), y, after, NODES))(y, after, c)
-
-    def matrix(stages: Array) -> tuple[Array, Array]:
+    def inverse_at(stages: Array) -> tuple[Array, Array]:
         by_y, by_c = derivatives(stages, c)
-        m = jnp.eye(3 * n).reshape(3, n, 3, n) - jnp.einsum("ij,rjab->riajb", a, by_y)
-        return jnp.linalg.inv(m.reshape(-1, 3 * n, 3 * n)), by_c
+        m = jnp.eye(3 * n).reshape(3, n, 3, n, 1) - a[:, None, :, None, None] * jnp.moveaxis(by_y, 0, 1)[None]
+        return _inverse(m.reshape(3 * n, 3 * n, count)), by_c
 
-    def defect(stages: Array) -> Array:
-        g = stages - y[:, None] - jnp.einsum("ij,rjn->rin", a, over_stages(stages, c))
-        return g.reshape(-1, 3 * n)
-
-    inverse, _ = matrix(guess)
+    first, last = (_over_rows(rate)(state, c) for state in (y, after))
+    guess = _over_rows(lambda f0, f1, y0, y1: cubic(f0, f1, y0, y1, NODES))(first, last, y, after)
+    inverse, _ = inverse_at(guess)
     for _ in range(2):
-        guess = guess - jnp.einsum("rab,rb->ra", inverse, defect(guess)).reshape(guess.shape)
-    inverse, by_c = matrix(guess)
-    q = c.shape[1]
+        defect = guess - y - by_stages(rates(guess, c))
+        guess = guess - _product(inverse, defect.reshape(3 * n, 1, count)).reshape(guess.shape)
+    inverse, by_c = inverse_at(guess)
     right = jnp.concatenate(
         [
-            jnp.broadcast_to(jnp.tile(jnp.eye(n), (3, 1)), (len(c), 3 * n, n)),
-            jnp.einsum("ij,rjaq->riaq", a, by_c).reshape(-1, 3 * n, q),
+            jnp.broadcast_to(jnp.tile(jnp.eye(n), (3, 1))[..., None], (3 * n, n, count)),
+            by_stages(by_c).reshape(3 * n, q, count),
         ],
-        axis=-1,
+        axis=1,
     )
-    return Linear(guess, inverse @ right, inverse)
+    found = (guess, _product(inverse, right), inverse[2 * n :])
+    return Linear(*(cast(Any, jnp.moveaxis(x, -1, 0)) for x in found))
+
+
+def _inverse(m: Array) -> Array:
+    """Of matrices [m, m, R] by Gauss-Jordan elimination in place, with pivots on the diagonal.
+
+    1 - a h J is dominated by its diagonal for steps that accuracy allows, as in `sparse.elimination`.
+    """
+    place = jnp.arange(len(m))
+
+    def eliminate(k: Array, m: Array) -> Array:
+        at = (place == k)[:, None]
+        pivot = 1.0 / m[k, k]
+        row = jnp.where(at, pivot, m[k] * pivot)
+        column = jnp.where(at, 0.0, m[:, k])
+        rest = jnp.where(at[None], 0.0, m) - column[:, None] * row
+        return jnp.where(at[:, None], row, rest)
+
+    return jax.lax.fori_loop(0, len(m), eliminate, m)
+
+
+def _product(m: Array, x: Array) -> Array:
+    """Of matrices [a, b, R] and [b, c, R]."""
+    zero = jnp.zeros((m.shape[0], *x.shape[1:]), x.dtype)
+    return jax.lax.fori_loop(0, x.shape[0], lambda k, total: total + m[:, k, None] * x[k], zero)
 
 
 @partial(jax.jit, static_argnums=0)
-def _curvature(rhs: Held, p: Any, composition: Array, c: Array, first: Linear, weight: Array) -> Array:
+def _curvature(
+    rhs: Held, p: Any, composition: Array, c: Array, first: Linear, weight: Array, before: Array, share: Array
+) -> Array:
     n, q = weight.shape[1], c.shape[1]
+    stages, by, last, before = (jnp.moveaxis(x, 0, -1) for x in (*first, before))
+    c, weight = c.T, weight.T
+    rate = _rate(rhs, p, composition)
     # multipliers of the stage equations: the implicit function theorem, once more
-    mu = jnp.einsum("rab,ra->rb", first.inverse[:, 2 * n :], weight).reshape(-1, 3, n)
-    v = jnp.einsum("ij,ria->rja", jnp.asarray(RADAU), mu)
+    mu = sum(last[i] * weight[i] for i in range(n)).reshape(3, n, -1)
+    v = jnp.stack([sum(RADAU[i, j] * mu[i] for i in range(3)) for j in range(3)])
 
     def hessian(y: Array, c: Array, v: Array) -> Array:
-        return jax.hessian(lambda z: v @ rhs(p, composition, z[:n], z[n:]))(jnp.concatenate([y, c]))
+        return jax.hessian(lambda z: v @ rate(z[:n], z[n:]))(jnp.concatenate([y, c]))
 
-    inner = jax.vmap(jax.vmap(hessian, (0, None, 0)))(first.stages, c, v)
-    still = jnp.broadcast_to(jnp.eye(n + q)[n:], (len(c), 3, q, n + q))
-    t = jnp.concatenate([first.by.reshape(-1, 3, n, n + q), still], axis=2)
-    return jnp.einsum("rjax,rjab,rjby->rxy", t, inner, t, optimize="optimal")
+    inner = jax.vmap(_over_rows(hessian), (0, None, 0))(stages, c, v)
+    still = jnp.broadcast_to(jnp.eye(n + q)[n:, :, None], (q, n + q, c.shape[1]))
+    own = still.at[-1, -1].multiply(share)  # controls of the step by those of the interval
+    t = _product(by, jnp.concatenate([before, own])).reshape(3, n, n + q, -1)
+    t = jnp.concatenate([t, jnp.broadcast_to(own, (3, *own.shape))], axis=1)
+    total = sum(_product(jnp.swapaxes(t[j], 0, 1), _product(inner[j], t[j])) for j in range(3))
+    return jnp.moveaxis(total, -1, 0)

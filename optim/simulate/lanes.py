@@ -18,8 +18,14 @@ def in_batches(program: Callable[..., Any], lanes: tuple[Any, ...], size: int = 
     Batches are dispatched before the first is waited for, so that they run side by side where there are cores. A lane's
     numbers do not depend on the lanes beside it. Returns the program's pytree with NumPy leaves.
     """
+    lanes = jax.tree.map(np.asarray, lanes)
     n = len(jax.tree.leaves(lanes)[0])
-    return joined([program(*part) for _, part in batches_of(lanes, np.arange(n), size)], n)
+    whole = n - n % size
+    parts = [jax.tree.map(lambda a, at=first: a[at : at + size], lanes) for first in range(0, whole, size)]
+    if whole < n:
+        rest = np.minimum(np.arange(whole, whole + size), n - 1)
+        parts.append(jax.tree.map(lambda a: a[rest], lanes))
+    return joined([program(*part) for part in parts], n)
 
 
 def batches_of[T](tree: T, rows: np.ndarray, size: int) -> tuple[tuple[np.ndarray, T], ...]:
