@@ -22,7 +22,7 @@ from optim.fit.transfer import place as place_clones
 from optim.fit.transfer import update
 from optim.report import plots, terminal
 from optim.report.export import parameter_csv, placement_csv
-from optim.report.fit_page import fit_page
+from optim.report.fit_page import fit_images, fit_page
 from optim.session import Session
 
 VAGUE = 0.9  # of the prior's standard deviation: a posterior wider than this has learnt nothing
@@ -106,15 +106,10 @@ def _report_fit(s: Session, r: FitResult, dataset: Dataset) -> None:
     s.tracker.metrics(terminal.fit_metrics(r))
     s.tracker.history("fit/cost_per_iteration", r.history)
     s.table(parameter_csv(r), "parameters")
-    for variable in dict.fromkeys(r.observations.variable):
-        s.figure(plots.fit_assay(r, variable), f"fit_{variable}")
-        if r.left_out is not None:
-            s.figure(plots.fit_assay(r, variable, r.left_out), f"left_out_{variable}")
-    s.figure(plots.parity(r), "parity")
-    s.figure(plots.residuals(r), "residuals")
-    if r.recovery:
-        s.figure(plots.recovery(r), "recovery")
-    s.page(fit_page(r, s.cfg.title), "fit.html")
+    images = fit_images(r)
+    for name, content in images.items():
+        s.image(content, name)
+    s.page(fit_page(r, s.cfg.title, images), "fit.html")
     if s.cfg.tracking.child_runs:
         for clone in r.clones:
             own = {p.name: p.estimate for p in r.parameters if p.owner == clone and p.level == "clone"}

@@ -27,7 +27,7 @@ from optim.report import plots_replan, terminal_replan
 from optim.report.export import replan_csv, trajectory_csv
 from optim.schedule.grid import bucket
 from optim.session import Session
-from optim.terms import risk, solve_options
+from optim.terms import calendar, risk, solve_options
 
 AFTER_H = 0.01  # what is done at this very moment lies within the run
 
@@ -50,7 +50,7 @@ def replan(s: Session) -> Replan:
     problem, batch = running(build_process(s.cfg, dataset), dataset, index, now, s.cfg.design.feed_id)
     plan = read_plan(Path(cfg.plan) if cfg.plan else folder / "optimum", problem)
     fitting = until_now(s.cfg, dataset, index, now)
-    options = ReplanOptions(solve_options(s.cfg), cfg.draws, cfg.least_gain, risk(s.cfg))
+    options = ReplanOptions(solve_options(s.cfg), cfg.draws, cfg.least_gain, risk(s.cfg), calendar(s.cfg))
     if cfg.draws < 2:
         raise ConfigError("replan.draws: at least 2 parameter sets are needed to judge a plan")
     notes: tuple[str, ...] = (

@@ -62,10 +62,13 @@ class Session:
             self.say(f"  note: {text}")
 
     def figure(self, figure: Any, name: str) -> None:
+        self.image(png(figure), name)
+
+    def image(self, content: bytes, name: str) -> None:
         folder = self.out / "plots"
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"{name}.png"
-        file.write_bytes(png(figure))
+        file.write_bytes(content)
         self.tracker.file(file, "plots")
 
 

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -106,6 +107,8 @@ def rank(s: Session, result: FitResult | None = None) -> Ranking:
             return float(problem.objective.natural(problem.evaluate(x[None], p).objective[0]))
 
     about = _about(s, problem, result, dataset)
+    if s.cfg.calendar is not None:
+        about = replace(about, notes=(*about.notes, "clones are ranked without regard to working hours"))
     ranking = rank_clones(problem, ensembles, _options(s.cfg), about, truth, s.progress)
     s.keep(ranking, "ranking")
     s.lines(terminal.ranking_lines(ranking))

@@ -24,6 +24,7 @@ from optim.optimise.outlook import Plan, outlook
 from optim.optimise.replan import ReplanOptions, replan
 from optim.optimise.replanned import Replan
 from optim.optimise.solve import OptimiseOptions, best, solve
+from optim.process.calendar import WEEKDAYS, Calendar
 from optim.process.decision import Decision
 from optim.process.design import Design
 from optim.process.remaining import remaining
@@ -330,6 +331,32 @@ def test_new_decisions_are_at_pump_steps_and_after_now(planned_anew, process, pl
     assert found.next_sample_h == now + DAY
     assert found.gain > 0.0
     assert found.chance_better > 0.5
+
+
+@pytest.mark.slow
+def test_nothing_by_hand_is_planned_for_when_nobody_is_there(planned_anew, process, plan, member):
+    now = 4 * DAY
+    run = a_run(as_planned(plan, now))
+    readings = readings_of(process.model, member, run, (0, 1, 2, 3, 4))
+    # begun on a Monday at 9 h: nobody is there on days 4 to 6 and 11 to 13
+    week = Calendar(("monday",), working_days=WEEKDAYS[:4])
+    found = planned_anew(run, readings, now, options=replace(FEW, calendar=week))
+    rows = {d.name: d for d in found.decisions}
+    windows = week.windows("monday", 336.0)
+    for d in process.design.decisions:
+        if d.kind == "bolus" and d.time_h > now and not any(a <= d.time_h <= b for a, b in windows):
+            assert rows[d.name].now == 0.0, d.name
+            if rows[d.name].planned > 0.0:
+                assert "outside working hours" in rows[d.name].reason
+    assert any(a - 1e-6 <= rows["harvest"].now <= b + 1e-6 for a, b in windows)
+    hand = [a for a in found.actions if a.kind in ("bolus", "harvest") and a.value != 0.0]
+    assert all(any(a - 1e-6 <= x.time_h <= b + 1e-6 for a, b in windows) for x in hand)
+    assert any(d.open and d.now == 0.0 and d.planned > 0.0 for d in found.decisions)
+
+
+def test_a_calendar_of_a_batch_under_way_has_the_day_it_began_on():
+    with pytest.raises(ConfigError, match=r"day on which the batch began.*2 .monday, friday"):
+        replace(FEW, calendar=Calendar(("monday", "friday")))
 
 
 # --- limits ---

@@ -21,7 +21,7 @@ from optim.optimise.rounding import broken_limits, rounded_decisions
 from optim.optimise.solve import OptimiseOptions
 from optim.report import plots, terminal
 from optim.report.export import export_recipe
-from optim.report.fit_page import fit_page, search_text
+from optim.report.fit_page import fit_images, fit_page, search_text
 from optim.report.page import number
 from optim.report.recipe import Provenance, Recipe, feed_schedule, make_recipe
 
@@ -212,7 +212,9 @@ def test_every_plot_draws(fitted, optimum):
 def test_the_page_of_a_fit_says_what_it_must(fitted):
     rows = (Finding("wrong unit", "error", "C01-1", "glucose", None, "glucose in vessel C01-1 reads <1/5.6>"),)
     result = replace(fitted, findings=rows, identifiability=("k_lys and mu_d_min cannot be told apart",))
-    text = fit_page(result, "A screen")
+    images = fit_images(result)
+    text = fit_page(result, "A screen", images)
+    assert text.count("data:image/png") == len(images)
     plain = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", text)
     assert "http" not in plain
     assert "<script" not in plain
@@ -226,7 +228,7 @@ def test_the_page_of_a_fit_says_what_it_must(fitted):
     assert "1 of 1 starts reached the best optimum" in plain
     assert "nan" not in re.sub(r"<[^>]*>", " ", plain).split()
     # a page for a result without any of it says so
-    bare = fit_page(replace(fitted, findings=(), identifiability=(), recovery=()), "A screen")
+    bare = fit_page(replace(fitted, findings=(), identifiability=(), recovery=()), "A screen", images)
     assert "Nothing stands out" in bare
     assert "Every shared parameter is determined" in bare
 

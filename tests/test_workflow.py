@@ -10,17 +10,28 @@ import numpy as np
 import pytest
 from conftest import FIT_ONLY, ROOT, has_public_data, needs_counts
 
-from optim import workflow
+from optim import session, workflow
 from optim.artefact import load
 from optim.config import compose
 from optim.errors import ConfigError, IncompatibleError
 from optim.fit.placement import Placement
 from optim.fit.result import FitResult
 from optim.optimise.result import Optimum, Ranking
+from optim.report import fit_page, page
 
 BUDGET = ["fit.starts=1", "fit.max_iterations=4", "fit.ensemble=4", "fit.noise_rounds=1", "fit.quality=false",
           "fit.identify=false", "optimise.starts=1", "optimise.rank_starts=1", "optimise.max_iterations=3"]  # fmt: skip
+PAINT = page.png
 EXPERIMENTS = sorted(f.stem for f in (ROOT / "configs" / "experiment").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def unpainted():
+    """Figures are drawn but not painted, which is most of the time of a small run; one test paints them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (session, fit_page, page):
+            patch.setattr(module, "png", lambda figure, dpi=110: b"")
+        yield
 
 
 def go(out: Path, *overrides: str, command: str = "run", said: list[str] | None = None):
@@ -37,7 +48,9 @@ def experiments():
 
 
 @pytest.mark.parametrize("name", experiments())
-def test_every_experiment_runs_from_end_to_end(name, tmp_path, small_screen, request):
+def test_every_experiment_runs_from_end_to_end(name, tmp_path, small_screen, monkeypatch):
+    for module in (session, fit_page, page):
+        monkeypatch.setattr(module, "png", PAINT)
     overrides = [f"experiment={name}"]
     if name.startswith("ecoli"):
         if not has_public_data():
@@ -57,7 +70,9 @@ def test_every_experiment_runs_from_end_to_end(name, tmp_path, small_screen, req
     simulated = not name.startswith("ecoli")
     assert ("SIMULATED data" in text) == simulated
     assert (tmp_path / "out" / "config.yaml").exists()
-    assert len(list((tmp_path / "out" / "plots").glob("*.png"))) >= 9
+    pictures = list((tmp_path / "out" / "plots").glob("*.png"))
+    assert len(pictures) >= 9
+    assert all(f.read_bytes().startswith(b"\x89PNG") for f in pictures)
 
 
 @pytest.mark.slow

@@ -43,10 +43,12 @@ def account(
     after: ProcessOutcome,
     x: np.ndarray,
     eased: dict[str, float],
+    closed: frozenset[str],
     seed: int,
     notes: tuple[str, ...],
 ) -> Replan:
-    """The whole account of open decisions x [D] beside the plan's; `before` and `after` are the two processes."""
+    """The whole account of open decisions x [D] beside the plan's; `before` and `after` are the two processes, and
+    `closed` names decisions that nobody is there to carry out as planned."""
     here, p = o.problem, o.lanes
     traces = [here.trace(np.tile(at, (len(p), 1)), p) for at in (o.planned, x)]
     values = [_objective(here, t) for t in traces]
@@ -78,7 +80,7 @@ def account(
         next_actions=tuple(a for a in ahead if a.time_h < next_sample - SAME_H),
         actions=ahead,
         done=tuple(a for a in after.actions if a not in ahead),
-        decisions=_decisions(o, plan, x, kept),
+        decisions=_decisions(o, plan, x, kept, closed),
         plan=before,
         replanned=after,
         chance_better=float(np.mean(np.where(np.abs(better) < 1e-9, 0.5, better > 0.0))),
@@ -306,7 +308,7 @@ def _gained(problem: ProcessProblem, new: float, old: float) -> float:
 # --- words ---
 
 
-def _decisions(o: Outlook, plan: Plan, x: np.ndarray, kept: bool) -> tuple[DecisionChange, ...]:
+def _decisions(o: Outlook, plan: Plan, x: np.ndarray, kept: bool, closed: frozenset[str]) -> tuple[DecisionChange, ...]:
     """Every decision of the design in its order: passed ones as done, open ones with what a change is for."""
     rows = {passed.decision.name: _passed(passed, plan) for passed in o.passed}
     here, p = o.problem, o.lanes[:1]
@@ -318,7 +320,9 @@ def _decisions(o: Outlook, plan: Plan, x: np.ndarray, kept: bool) -> tuple[Decis
     courses = _courses(here, trace, o.design.checked_from_h)
     for i, row in enumerate(here.design.decisions):
         planned, now = plan.decisions[row.name], float(x[i])
-        if kept or abs(now - planned) < max(0.5 * row.resolution, 1e-6 * (row.upper - row.lower)):
+        if row.name in closed:
+            reason = f"the planned {planned:.4g} {row.unit} falls outside working hours"
+        elif kept or abs(now - planned) < max(0.5 * row.resolution, 1e-6 * (row.upper - row.lower)):
             reason = (
                 "as planned" if abs(now - planned) <= max(row.resolution, 1e-6) else "as near to the plan as possible"
             )

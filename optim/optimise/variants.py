@@ -14,6 +14,7 @@ import numpy as np
 from optim.errors import ConfigError, InfeasibleError
 from optim.optimise.solve import Bounds, OptimiseOptions, Progress, Solution, best, solve
 from optim.process.calendar import Calendar, bounds_with, held
+from optim.process.design import Design
 from optim.process.problem import ProcessProblem
 
 AROUND = 2  # windows tried on each side of where a time wants to be
@@ -68,10 +69,8 @@ def variants(
         for v, (fixed, times) in zip(found, timed, strict=True):
             if v.solution is None:
                 continue
-            free = {i: parts for i, parts in times.items() if i not in fixed}
-            tried = [[(i, part) for part in _around(parts, float(v.solution.x[i]))] for i, parts in free.items()]
-            for chosen in itertools.product(*tried):
-                narrow.append(replace(v, bounds=bounds_with(design, fixed, dict(chosen)), solution=None))
+            for bounds in in_hours(design, fixed, times, v.solution.x):
+                narrow.append(replace(v, bounds=bounds, solution=None))
                 begin.append(v.solution.x)
         found = _each(problem, narrow, np.array(begin).reshape(-1, len(design.lower)), parameters, options, progress)
     able = [v for v in found if v.solution is not None]
@@ -85,6 +84,15 @@ def variants(
         first.setdefault(v.name, v)
     lost = [Variant(name, bounds_with(design, {}, {})) for name in names if name not in first]
     return (*first.values(), *lost)
+
+
+def in_hours(
+    design: Design, fixed: dict[int, float], times: dict[int, list[tuple[float, float]]], wanted: np.ndarray
+) -> list[np.ndarray]:
+    """Bounds [2, D] for every choice of working windows around where times are wanted [D]; none where none is left."""
+    free = {i: parts for i, parts in times.items() if i not in fixed}
+    tried = [[(i, part) for part in _around(parts, float(wanted[i]))] for i, parts in free.items()]
+    return [bounds_with(design, fixed, dict(chosen)) for chosen in itertools.product(*tried)]
 
 
 def _around(parts: list[tuple[float, float]], wanted: float) -> list[tuple[float, float]]:

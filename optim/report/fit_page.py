@@ -6,7 +6,6 @@ import base64
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from optim.fit.result import FitResult, Observations
 from optim.fit.score import coverage, r_squared
@@ -28,25 +27,36 @@ class _Assay:
     noise: float
 
 
-def fit_page(result: FitResult, title: str) -> str:
-    """The page of a fit."""
+def fit_images(r: FitResult) -> dict[str, bytes]:
+    """Every plot of a fit as PNG, by name: `fit_vcd` and, where panels fill more than a figure, `fit_vcd_2`, ..."""
+    found = {}
+    for kind, o in (("fit", r.observations), ("left_out", r.left_out)):
+        if o is None:
+            continue
+        for variable in dict.fromkeys(o.variable):
+            for i, panels in enumerate(plots.panel_pages(r, variable, o), 1):
+                figure = plots.fit_assay(r, variable, None if kind == "fit" else o, panels)
+                found[f"{kind}_{variable}" + (f"_{i}" if i > 1 else "")] = png(figure)
+    found |= {"parity": png(plots.parity(r)), "residuals": png(plots.residuals(r)), "starts": png(plots.starts(r))}
+    if r.recovery:
+        found["recovery"] = png(plots.recovery(r))
+    if r.profiles:
+        found["profiles"] = png(plots.profiles(r))
+    return found
+
+
+def fit_page(result: FitResult, title: str, images: dict[str, bytes]) -> str:
+    """The page of a fit with its `fit_images`."""
     r = result
-    images = {
-        "residuals": _image(plots.residuals(r)),
-        "parity": _image(plots.parity(r)),
-        "starts": _image(plots.starts(r)),
-        "recovery": _image(plots.recovery(r)) if r.recovery else "",
-        "profiles": _image(plots.profiles(r)) if r.profiles else "",
-    }
-    left = {} if r.left_out is None else _fits(r, r.left_out)
+    shown = {name: "data:image/png;base64," + base64.b64encode(content).decode() for name, content in images.items()}
     covered = coverage(r.left_out) if r.left_out is not None else float("nan")
     return render(
         "fit.html.j2",
         r=r,
         title=title,
-        images=images,
-        fits=_fits(r, None),
-        left=left,
+        images={name: shown.get(name, "") for name in ("residuals", "parity", "starts", "recovery", "profiles")},
+        fits=_fits(r, r.observations, "fit", shown),
+        left=_fits(r, r.left_out, "left_out", shown),
         assays=_assays(r),
         covered=covered,
         headline=_headline(r, covered),
@@ -105,14 +115,11 @@ def _assays(r: FitResult) -> list[_Assay]:
     return rows
 
 
-def _fits(r: FitResult, o: Observations | None) -> dict[str, list[str]]:
-    shown = o or r.observations
-    found = {}
-    for variable in dict.fromkeys(shown.variable):
-        pages = plots.panel_pages(r, variable, shown)
-        found[variable] = [_image(plots.fit_assay(r, variable, o, panels)) for panels in pages]
-    return found
+def _fits(r: FitResult, o: Observations | None, kind: str, images: dict[str, str]) -> dict[str, list[str]]:
+    """Images of every assay, in order."""
+    variables = dict.fromkeys(o.variable) if o is not None else ()
 
+    def of(name: str, stem: str) -> bool:
+        return name == stem or (name.startswith(f"{stem}_") and name.removeprefix(f"{stem}_").isdigit())
 
-def _image(figure: Figure) -> str:
-    return "data:image/png;base64," + base64.b64encode(png(figure, 100)).decode()
+    return {v: [image for name, image in images.items() if of(name, f"{kind}_{v}")] for v in variables}

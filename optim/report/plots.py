@@ -299,27 +299,31 @@ def processes(optimum: Optimum) -> Figure:
 
 
 def feeds(optimum: Optimum) -> Figure:
-    """Feed of optimum and platform process: boluses per day, or rates over time."""
-    figure = _figure(7.0, 2.6, "Feed", optimum.simulated)
-    a = figure.add_subplot(1, 1, 1)
-    _tidy(a)
+    """Feeds of optimum and platform process: a panel for the boluses and one for the rates of every feed."""
     pairs = ((optimum.baseline, GREY, -0.2), (optimum.optimum, BLUE, 0.2))
-    boluses = any(x.kind == "bolus" for x in optimum.optimum.actions)
-    for process, colour, shift in pairs:
-        own = [x for x in process.actions if x.kind == ("bolus" if boluses else "feed_rate") and x.what != "base"]
-        if boluses:
-            days = [x.time_h / 24.0 + shift for x in own]
-            a.bar(days, [x.value for x in own], 0.38, color=colour, label=process.name)
-            continue
-        end = next(x.time_h for x in process.actions if x.kind == "harvest")
-        t, rate = [], []
-        for i, x in enumerate(own):
-            t += [x.time_h, own[i + 1].time_h if i + 1 < len(own) else end]
-            rate += [x.value, x.value if x.value_end is None else x.value_end]
-        a.plot(t, rate, color=colour, linewidth=1.6, label=process.name)
-    a.set_xlabel("day" if boluses else "h", fontsize=STYLE["font"])
-    a.set_ylabel("mL per vessel" if boluses else "mL/h", fontsize=STYLE["font"])
-    a.legend(fontsize=STYLE["small"], frameon=False)
+    wanted = [(x.what, x.kind) for p, *_ in pairs for x in p.actions if x.kind in ("bolus", "feed_rate")]
+    rows = [row for row in dict.fromkeys(wanted) if row[0] != "base"]
+    figure = _figure(7.0, 0.6 + 2.0 * max(1, len(rows)), "Feeds", optimum.simulated)
+    last = max(x.time_h for p, *_ in pairs for x in p.actions) / 24.0
+    panels = figure.subplots(max(1, len(rows)), 1, squeeze=False, sharex=True)[:, 0]
+    for a, (what, kind) in zip(panels, rows, strict=False):
+        for process, colour, shift in pairs:
+            own = [x for x in process.actions if (x.what, x.kind) == (what, kind)]
+            if kind == "bolus":
+                days = [x.time_h / 24.0 + shift for x in own]
+                a.bar(days, [x.value for x in own], 0.38, color=colour, label=process.name)
+                continue
+            end = next(x.time_h for x in process.actions if x.kind == "harvest")
+            until = [*(x.time_h for x in own[1:]), end]
+            t = [at / 24.0 for x, stop in zip(own, until, strict=False) for at in (x.time_h, stop)]
+            rate = [v for x in own for v in (x.value, x.value if x.value_end is None else x.value_end)]
+            a.plot(t, rate, color=colour, linewidth=1.6, label=process.name)
+        a.set_ylabel(f"{what}, {'mL per vessel' if kind == 'bolus' else 'mL/h'}", fontsize=STYLE["font"])
+        a.set_xlim(-0.6, last + 0.6)
+    for a in panels:
+        _tidy(a)
+    panels[0].legend(fontsize=STYLE["small"], frameon=False)
+    panels[-1].set_xlabel("day", fontsize=STYLE["font"])
     return figure
 
 
