@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -15,6 +16,7 @@ from optim.errors import ConfigError, InfeasibleError
 from optim.optimise.control import ControlOptions, coarser, maximise, random_starts, resampled
 from optim.optimise.interior import InteriorOptions, solve
 from optim.process.control import ControlProblem, Limit, Profile
+from optim.simulate.curvature import RADAU, _inverse
 from optim.simulate.march import Integrator
 
 FOLDER = ROOT / "experiments" / "benchmarks" / "optimal_control"
@@ -77,6 +79,19 @@ def test_derivatives_match_finite_differences(p):
     assert np.allclose((up[0] - down[0]) / (2 * step), here[1] @ direction, rtol=1e-4, atol=1e-5)
     bent = here[2] @ direction
     assert np.allclose((up[1] - down[1]) / (2 * step), bent, rtol=2e-3, atol=2e-3 * np.abs(bent).max())
+
+
+def test_small_matrices_are_inverted_as_lapack_does():
+    """Of stage equations: decays up to 1e8 times faster than the step, and growth by a factor of three."""
+    rng = np.random.default_rng(3)
+    n, rows = 5, 64
+    rates = -(10.0 ** rng.uniform(-3.0, 8.0, (rows, n)))
+    rates[:, 0] = 1.0
+    mixed = 0.3 * rng.normal(size=(rows, n, n)) * np.minimum(np.abs(rates), 1.0)[:, None]
+    jacobian = np.einsum("rn,nm->rnm", rates, np.eye(n)) + mixed
+    m = np.eye(3 * n) - np.einsum("ij,rab->riajb", RADAU, jacobian).reshape(rows, 3 * n, 3 * n)
+    found = np.moveaxis(np.asarray(_inverse(jnp.asarray(np.moveaxis(m, 0, -1)))), -1, 0)
+    assert np.allclose(found, np.linalg.inv(m), rtol=1e-7, atol=1e-10)
 
 
 def test_a_lane_does_not_depend_on_those_beside_it():
