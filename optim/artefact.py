@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import types
 import typing
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,13 +81,16 @@ def load[T](cls: type[T], folder: Path) -> T:
         )
     arrays: dict[str, np.ndarray] = {}
     npz = folder / "arrays.npz"
-    if npz.exists():
-        with np.load(npz, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in stored.files}
     try:
+        if npz.exists():
+            with np.load(npz, allow_pickle=False) as stored:
+                arrays = {key: stored[key] for key in stored.files}
         return _decode(cls, document["body"], arrays)
-    except (KeyError, TypeError, ValueError) as err:
-        raise IncompatibleError(f"{file} does not fit {schema}: {err!r}") from err
+    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as err:
+        said = f"lacks {err}" if isinstance(err, KeyError) else str(err)
+        raise IncompatibleError(
+            f"{folder} does not hold what {schema} is: {said}; run `{made_by}` again with this version"
+        ) from err
 
 
 def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
@@ -123,7 +127,7 @@ def _decode(kind: Any, value: Any, arrays: dict[str, np.ndarray]) -> Any:
         names = [f.name for f in dataclasses.fields(kind)]
         unknown = set(value) - set(names)
         if unknown:
-            raise ValueError(f"unknown fields {sorted(unknown)}")
+            raise ValueError(f"{getattr(kind, "__name__", kind)} has unknown fields {sorted(unknown)}")
         return kind(**{n: _decode(hints[n], value[n], arrays) for n in names})  # type: ignore[operator]
     if origin is tuple:
         inner = args[0] if len(args) == 2 and args[1] is Ellipsis else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -251,6 +252,23 @@ def test_another_schema_is_refused(tmp_path, fitted):
         load(FitResult, folder)
     with pytest.raises(IncompatibleError):
         load(FitResult, tmp_path / "nothing")
+
+
+def test_an_artefact_that_lacks_something_says_what_and_what_to_do(tmp_path, fitted):
+    folder = save(fitted, tmp_path / "fit")
+    file, arrays = folder / "artefact.json", folder / "arrays.npz"
+    whole = json.loads(file.read_text())
+    file.write_text(json.dumps(whole | {"body": {k: v for k, v in whole["body"].items() if k != "clones"}}))
+    with pytest.raises(IncompatibleError, match=r"lacks 'clones'; run `optim fit` again"):
+        load(FitResult, folder)
+    file.write_text(json.dumps(whole | {"body": whole["body"] | {"more": 1}}))
+    with pytest.raises(IncompatibleError, match=r"unknown fields \['more'\]; run `optim fit` again"):
+        load(FitResult, folder)
+    file.write_text(json.dumps(whole))
+    for content in (b"", arrays.read_bytes()[:100]):
+        arrays.write_bytes(content)
+        with pytest.raises(IncompatibleError, match="run `optim fit` again"):
+            load(FitResult, folder)
 
 
 def test_predictions_are_wider_for_a_run_left_out(small_problem):
