@@ -127,7 +127,7 @@ def _decode(kind: Any, value: Any, arrays: dict[str, np.ndarray]) -> Any:
         names = [f.name for f in dataclasses.fields(kind)]
         unknown = set(value) - set(names)
         if unknown:
-            raise ValueError(f"{getattr(kind, "__name__", kind)} has unknown fields {sorted(unknown)}")
+            raise ValueError(f"{getattr(kind, '__name__', kind)} has unknown fields {sorted(unknown)}")
         return kind(**{n: _decode(hints[n], value[n], arrays) for n in names})  # type: ignore[operator]
     if origin is tuple:
         inner = args[0] if len(args) == 2 and args[1] is Ellipsis else None

@@ -39,7 +39,7 @@ from optim.optimise.outcome import outcome
 from optim.optimise.pareto import Front
 from optim.optimise.pareto import pareto as find_front
 from optim.optimise.result import Optimum, ProcessOutcome, Ranking
-from optim.optimise.rounding import broken_limits, rounded_decisions
+from optim.optimise.rounding import kept_best, roundings
 from optim.optimise.stress import Happening, Stress
 from optim.optimise.stress import stress as put_under_stress
 from optim.process.drift import Drift
@@ -295,16 +295,16 @@ def export(
 
 
 def _rounded(problem: ProcessProblem, optimum: Optimum, ensemble: np.ndarray, about: About) -> ProcessOutcome:
-    """The optimum at what pumps can do, simulated again; feeds rounded down where the nearest step breaks a limit."""
-    already = set(broken_limits(optimum.optimum))
-    for feeds_down in (False, True):
-        x = np.array(rounded_decisions(optimum.optimum.decisions, feeds_down))
-        if optimum.bounds is not None:  # working hours may end between two steps
-            x = np.clip(x, *optimum.bounds)
-        found = outcome(problem, "optimum", x, ensemble, about.feed, about.screened)
-        if set(broken_limits(found)) <= already:
-            break
-    return found
+    """The optimum at what pumps can do, simulated again, rounded so that limits are kept where that can be."""
+    decisions = optimum.optimum.decisions
+    ways = roundings(decisions)
+    if optimum.bounds is not None:  # working hours may end between two steps
+        ways = np.clip(ways, *optimum.bounds)
+    x = np.concatenate([[[d.value for d in decisions]], ways])
+    e = problem.evaluate(x, np.tile(ensemble[0], (len(x), 1)))
+    worst = np.where(e.status == 0, e.margins.min(axis=1, initial=np.inf), -np.inf)
+    chosen = ways[kept_best(worst[1:], float(worst[0]))]
+    return outcome(problem, "optimum", chosen, ensemble, about.feed, about.screened)
 
 
 def _provenance(s: Session, dataset: Dataset, created_utc: str | None) -> Provenance:

@@ -143,10 +143,12 @@ def test_an_interrupted_run_says_what_it_kept_and_can_go_on(tmp_path, small_scre
         text=True,
     )
     ready = tmp_path / "out" / "fit" / "artefact.json"
-    for _ in range(1200):
+    for _ in range(6000):
         if ready.exists() or process.poll() is not None:
             break
         time.sleep(0.1)
+    if not ready.exists():
+        process.kill()
     assert ready.exists(), process.communicate()[1]
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)

@@ -63,7 +63,7 @@ def process(cfg, small_screen):
 def optimum(process, old):
     sets = parameter_sets(old, FIXED, process.model, CLONE)
     about = About(old, 1, "feed_a", {}, ())
-    return optimise(process, CLONE, sets, OptimiseOptions(starts=2, max_iterations=80, tolerance=1e-8), about)
+    return optimise(process, CLONE, sets, OptimiseOptions(starts=4, max_iterations=80, tolerance=1e-8), about)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from optim.fit.result import StartReport
 from optim.optimise.optimise import About, optimise
 from optim.optimise.outcome import outcome
 from optim.optimise.result import Action, DecisionValue
-from optim.optimise.rounding import broken_limits, rounded_decisions
+from optim.optimise.rounding import broken_limits, kept_best, rounded_decisions, roundings
 from optim.optimise.solve import OptimiseOptions
 from optim.report import plots, terminal
 from optim.report.export import export_recipe
@@ -60,8 +60,32 @@ def decision(value: float, resolution: float = 0.1, unit: str = "mL", lower: flo
 def test_rounding_goes_to_the_nearest_step_within_bounds():
     rounded = rounded_decisions((decision(0.26), decision(0.24), decision(0.97, 0.3), decision(0.123, 0.0)))
     assert rounded == (0.3, 0.2, 0.9, 0.123)
-    assert rounded_decisions((decision(0.26), decision(33.26, unit="degC", upper=40.0)), feeds_down=True) == (0.2, 33.3)
     assert rounded_decisions((decision(0.95, 0.1, lower=0.91, upper=0.99),)) == (0.95,)  # no step lies between
+
+
+def test_feeds_are_rounded_by_their_running_total_too():
+    rng = np.random.default_rng(4)
+    values = (0.0, *rng.uniform(0.21, 0.29, 9))
+    rows = tuple(replace(decision(v), name=f"feed_day_{i}") for i, v in enumerate(values))
+    other = replace(decision(33.26, unit="degC", upper=40.0), name="temperature")
+    ways = roundings((*rows, other))
+    assert tuple(ways[0]) == rounded_decisions((*rows, other))
+    assert len(ways) == len({tuple(w) for w in ways}) == 6
+    assert np.allclose(ways[:, -1], 33.3)
+    assert np.all(ways[:, 0] == 0.0)  # no dose where there was none
+    assert np.allclose(np.round(ways * 10.0), ways * 10.0)
+    off = np.cumsum(ways[:, :-1] - np.array(values), axis=1)
+    assert np.abs(off[1]).max() <= 0.05 + 1e-9
+    assert off[2].min() > -1e-9
+    assert off[2].max() < 0.1 + 1e-9
+    assert off[3].max() < 1e-9
+    assert off[3].min() > -0.1 - 1e-9
+    assert np.all(ways[4, :-1] >= np.array(values) - 1e-9)
+    assert np.all(ways[5, :-1] <= np.array(values) + 1e-9)
+    # the first that keeps limits as well as before; where none does, the least broken
+    assert kept_best(np.array([-0.02, 0.0, 0.1]), 0.0) == 1
+    assert kept_best(np.array([-0.02, -0.01, -np.inf]), 0.0) == 1
+    assert kept_best(np.array([-0.02, 0.0]), -0.03) == 0
 
 
 def test_the_feed_schedule_keeps_the_books():

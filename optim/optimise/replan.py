@@ -14,11 +14,12 @@ from optim.errors import ConfigError, InfeasibleError
 from optim.fit.problem import FitProblem
 from optim.fit.result import FitResult
 from optim.optimise.account import account
+from optim.optimise.between import finely, kept_between
 from optim.optimise.outcome import Ranges, decision_values, outcome
 from optim.optimise.outlook import Batch, Outlook, Plan, outlook
 from optim.optimise.replanned import Replan
 from optim.optimise.robust import ESTIMATE, EXACT, Risk, judge, solve_robust
-from optim.optimise.rounding import rounded_decisions
+from optim.optimise.rounding import kept_best, roundings
 from optim.optimise.solve import (
     Bounds,
     OptimiseOptions,
@@ -137,6 +138,8 @@ def _decided(
         chosen = best(solved(np.stack([nearest, o.planned]), tiled(within, 2)))
         if chosen is None:
             return _rounded(here, nearest, p, within), eased
+    if not eased:
+        chosen, _ = kept_between(here, chosen, p, options.optimise, progress, within)
     keep = not hours.closed(o.planned)
     if options.risk.on and not eased:
         return _safer(o, chosen.x, within, keep, options, progress), eased
@@ -165,9 +168,9 @@ def _safer(
 ) -> np.ndarray:
     """The open decisions under the parameter sets that are plausible now: as safe as can be had, where the chance asked
     for cannot. What was done was done, so errors of execution are not drawn."""
-    here, lanes, risk = o.problem, o.lanes[: options.risk.members], replace(options.risk, execution=EXACT)
+    here, lanes, risk = finely(o.problem), o.lanes[: options.risk.members], replace(options.risk, execution=EXACT)
     (end,) = solve_robust(here, x[None], lanes, risk, options.optimise, progress, bounds=tiled(within, 1))
-    new = _rounded(here, end.solution.x, lanes[0], within)
+    new = _rounded(o.problem, end.solution.x, lanes[0], within)
     (old_value, old_met), (value, met) = (judge(here, at, lanes, risk) for at in (o.planned, new))
     gain = (value - old_value) / abs(old_value) * (-1.0 if here.metric in LESS_IS_BETTER else 1.0)
     kept = keep and old_met >= min(risk.chance, met) and gain < options.least_gain
@@ -175,12 +178,11 @@ def _safer(
 
 
 def _rounded(problem: ProcessProblem, x: np.ndarray, p: np.ndarray, within: np.ndarray) -> np.ndarray:
-    """Decisions at pump steps; feeds rounded down where the nearest steps break a limit that was met."""
-    rows = decision_values(problem, x, {})
-    tries = np.clip([rounded_decisions(rows, down) for down in (False, True)], *within)
-    worst = problem.trace(np.stack([x, *tries]), np.tile(p, (3, 1))).margins.min(axis=1, initial=0.0)
-    best_try = tries[0] if worst[1] >= min(worst[0], -1e-6) or worst[1] >= worst[2] else tries[1]
-    return np.asarray(best_try)
+    """Decisions at pump steps, so that limits are kept where that can be."""
+    ways = np.clip(roundings(decision_values(problem, x, {})), *within)
+    trace = problem.trace(np.stack([x, *ways]), np.tile(p, (1 + len(ways), 1)))
+    worst = np.where(trace.status == 0, trace.margins.min(axis=1, initial=np.inf), -np.inf)
+    return np.asarray(ways[kept_best(worst[1:], float(worst[0]))])
 
 
 def _least_broken(problem: ProcessProblem, x: np.ndarray, p: np.ndarray, within: np.ndarray) -> np.ndarray:

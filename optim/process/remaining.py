@@ -61,6 +61,8 @@ class Remaining(Design):
         end = self._value(x, "harvest", self.end_h)
         regular = np.arange(0.0, self.longest_h() - SAME_H, self.node_step_h)
         ahead = [self.decisions[i].time_h for i in (*self._places("bolus"), *self._places("feed_rate"))]
+        if self.look_after_h:
+            ahead += [self.decisions[i].time_h + self.look_after_h for i in self._places("bolus")]
         fixed = np.unique(np.round([*regular, *ahead, *self.sample_times_h, now], 9))
         shift = self._value(x, "shift_time", now if math.isnan(self.shift_h) else self.shift_h)
         # what was done stands first: at equal times it goes before what is decided

@@ -11,7 +11,6 @@ import json
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 from batch import Batch, Truth, hidden, judged
 
@@ -182,8 +181,6 @@ def main() -> None:
                 draft.write_text(json.dumps(one(bench, seed, kind), indent=1) + "\n")
                 draft.replace(file)
                 print(f"{kind} {seed}: {time.perf_counter() - begin:.0f} s", flush=True)
-                # every day and number of doses is a program of its own: a process cannot hold those of many batches
-                jax.clear_caches()
     for kind in kinds:
         print("\n".join(table(args.out, kind)))
 
