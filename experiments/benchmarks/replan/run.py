@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +161,20 @@ def table(out: Path, kind: str) -> list[str]:
     return lines
 
 
+def _file(out: Path, kind: str, seed: int) -> Path:
+    return out / f"{kind}_{seed:02d}.json"
+
+
+def batch(out: Path, kind: str, seed: int) -> float:
+    """Run one batch in all ways, and write it down; returns the seconds it took."""
+    prepare()
+    begin, file = time.perf_counter(), _file(out, kind, seed)
+    draft = file.with_suffix(".part")
+    draft.write_text(json.dumps(one(Bench(out), seed, kind), indent=1) + "\n")
+    draft.replace(file)
+    return time.perf_counter() - begin
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--seeds", type=int, default=20)
@@ -168,19 +184,14 @@ def main() -> None:
     args = p.parse_args()
     kinds = args.clone or ["new", "known"]
     if not args.table:
-        prepare()
         args.out.mkdir(parents=True, exist_ok=True)
-        bench = Bench(args.out.resolve())
-        for kind in kinds:
-            for seed in range(args.seeds):
-                file = args.out / f"{kind}_{seed:02d}.json"
-                if file.exists():
-                    continue
-                begin = time.perf_counter()
-                draft = file.with_suffix(".part")
-                draft.write_text(json.dumps(one(bench, seed, kind), indent=1) + "\n")
-                draft.replace(file)
-                print(f"{kind} {seed}: {time.perf_counter() - begin:.0f} s", flush=True)
+        missing = [
+            (kind, seed) for kind in kinds for seed in range(args.seeds) if not _file(args.out, kind, seed).exists()
+        ]
+        # each day and number of doses is a program of its own: one process cannot hold those of many batches
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+            for kind, seed in missing:
+                print(f"{kind} {seed}: {pool.submit(batch, args.out.resolve(), kind, seed).result():.0f} s", flush=True)
     for kind in kinds:
         print("\n".join(table(args.out, kind)))
 
