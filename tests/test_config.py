@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 import pytest
 import yaml
 from conftest import FIT_ONLY, ROOT, skip_without_data
@@ -17,6 +19,8 @@ CONFIGS = ROOT / "configs"
 GROUPS = sorted(p.name for p in CONFIGS.iterdir() if p.is_dir())
 OPTIONS = [(g, f.stem) for g in GROUPS for f in sorted((CONFIGS / g).glob("*.yaml"))]
 EXPERIMENTS = [name for group, name in OPTIONS if group == "experiment"]
+ALIKE = [[f"{g}={name}" for group, name in OPTIONS if group == g] for g in GROUPS if g != "experiment"]
+ROUNDS = [tuple(o for o in row if o) for row in zip_longest(*ALIKE)]
 
 
 def test_the_groups_are_those_promised():
@@ -26,9 +30,10 @@ def test_the_groups_are_those_promised():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("group", "name"), OPTIONS)
-def test_every_option_composes(group, name):
-    cfg = compose([f"{group}={name}"])
+@pytest.mark.parametrize("options", ROUNDS, ids=" ".join)
+def test_every_option_composes(options):
+    """One of every group at a time; an experiment chooses for itself, and is built below."""
+    cfg = compose(list(options))
     assert OmegaConf.missing_keys(cfg) == set()
     assert len(config_hash(cfg)) == 64
 
