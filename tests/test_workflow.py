@@ -30,7 +30,7 @@ def unpainted():
     """Figures are drawn but not painted, which is most of the time of a small run; one test paints them."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (session, fit_page, page):
-            patch.setattr(module, "png", lambda figure, dpi=110: b"")
+            patch.setattr(module, "png", lambda figure: b"")
         yield
 
 

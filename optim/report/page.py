@@ -18,10 +18,10 @@ from optim.report.recipe import Recipe
 HEADLINE = ("yield_per_cost_g_per_eur", "product_per_biomass_g_per_g", "titre_g_per_l", "cost_eur")
 
 
-def png(figure: Figure, dpi: int = 110) -> bytes:
+def png(figure: Figure) -> bytes:
     """A figure as PNG without a time stamp, so that equal figures are equal files."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
 
 

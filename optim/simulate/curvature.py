@@ -215,15 +215,11 @@ _over_rows = partial(jax.vmap, in_axes=-1, out_axes=-1)
 _over_stages = partial(jax.vmap, in_axes=(0, None))
 
 
-def _rate(rhs: Held, p: Any, composition: Array) -> Any:
-    return lambda y, c: rhs(p, composition, y, c)
-
-
 @partial(jax.jit, static_argnums=0)
 def _linear(rhs: Held, p: Any, composition: Array, c: Array, y: Array, after: Array) -> Linear:
     (count, n), q = y.shape, c.shape[1]
     a, c, y, after = jnp.asarray(RADAU), c.T, y.T, after.T
-    rate = _rate(rhs, p, composition)
+    rate = partial(rhs, p, composition)
     rates = _over_stages(_over_rows(rate))
     derivatives = _over_stages(_over_rows(jax.jacfwd(rate, (0, 1))))
 
@@ -285,7 +281,7 @@ def _curvature(
     n, q = weight.shape[1], c.shape[1]
     stages, by, last, before = (jnp.moveaxis(x, 0, -1) for x in (*first, before))
     c, weight = c.T, weight.T
-    rate = _rate(rhs, p, composition)
+    rate = partial(rhs, p, composition)
     # multipliers of the stage equations: the implicit function theorem, once more
     mu = sum(last[i] * weight[i] for i in range(n)).reshape(3, n, -1)
     v = jnp.stack([sum(RADAU[i, j] * mu[i] for i in range(3)) for j in range(3)])
