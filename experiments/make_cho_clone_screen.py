@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from optim.fit.synthetic import ScreenOptions, make_screen
 from optim.runtime import prepare
+from optim.synthetic import ScreenOptions, make_screen
 
 if __name__ == "__main__":
     prepare()

@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from optim.config import build_fit, build_process, compose
-from optim.data.registry import open_dataset
+from optim.app.build import build_fit, build_process, compose
+from optim.data.open import open_dataset
 from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.runtime import prepare
 from optim.schedule.grid import IntervalGrid
 from optim.schedule.schedule import Schedule, to_grid
-from optim.simulate.balance import Vessel
-from optim.simulate.march import Integrator
-from optim.simulate.simulate import Trajectory, simulate_one
+from optim.simulation.balance import Vessel
+from optim.simulation.engine.march import Integrator
+from optim.simulation.simulate import Trajectory, simulate_one
 
 prepare()
 
@@ -112,7 +112,7 @@ def screen():
 @pytest.fixture(scope="session")
 def small_screen(tmp_path_factory):
     """Four simulated clones: enough structure, little to compute."""
-    from optim.fit.synthetic import ScreenOptions, make_screen
+    from optim.synthetic import ScreenOptions, make_screen
 
     folder = tmp_path_factory.mktemp("data") / "small"
     return make_screen(folder, "small", ScreenOptions(clones=4, seed=7))
@@ -121,7 +121,7 @@ def small_screen(tmp_path_factory):
 @pytest.fixture(scope="session")
 def screen_of_others(tmp_path_factory):
     """Two clones that the small screen has not."""
-    from optim.fit.synthetic import ScreenOptions, make_screen
+    from optim.synthetic import ScreenOptions, make_screen
 
     folder = make_screen(tmp_path_factory.mktemp("others") / "others", "others", ScreenOptions(clones=2, seed=9))
     for name in ("runs.csv", "events.csv", "measurements.csv", "truth.csv"):

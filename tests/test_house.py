@@ -67,9 +67,9 @@ def test_a_wheel_works_from_any_folder(tmp_path):
     zipfile.ZipFile(wheel).extractall(site)
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
-        "import optim, optim.cli\n"
+        "import optim, optim.app.cli\n"
         f"assert optim.__file__.startswith({str(site)!r}), optim.__file__\n"
-        "sys.exit(optim.cli.main(['simulate', 'tracking=off', '--quiet']))"
+        "sys.exit(optim.app.cli.main(['simulate', 'tracking=off', '--quiet']))"
     )
     away = tmp_path / "away"
     away.mkdir()

@@ -14,7 +14,7 @@ from pathlib import Path
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"OPTIM_CACHE": str(Path(folder) / "cache")}
-        command = [sys.executable, "-m", "optim.cli", "run", "--quiet", f"out={folder}/out", *sys.argv[1:]]
+        command = [sys.executable, "-m", "optim.app.cli", "run", "--quiet", f"out={folder}/out", *sys.argv[1:]]
         print(f"optim run {' '.join(sys.argv[1:])} on {os.cpu_count()} cores")
         seconds = []
         for label in ("cold", "warm", "warm"):

@@ -1,0 +1,1 @@
+"""Datasets: the contract, reading, writing, and where public sets come from."""

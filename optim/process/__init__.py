@@ -1,0 +1,1 @@
+"""The process: decisions, design, limits, costs and objective of a family of batches."""

@@ -14,14 +14,14 @@ from optim.errors import ConfigError, nearest
 from optim.kinetics.base import AbstractKineticModel
 from optim.process.cost import CostBook, Harvest
 from optim.process.design import Design
-from optim.process.drift import AS_PLANNED, Drift, lanes
+from optim.process.disturbance import AS_PLANNED, Drift, lanes
 from optim.process.objective import METRICS, Objective
 from optim.schedule.grid import IntervalGrid, bucket
 from optim.schedule.schedule import to_grid
-from optim.simulate.balance import Vessel
-from optim.simulate.lanes import in_batches
-from optim.simulate.march import Integrator
-from optim.simulate.simulate import Trajectory, observe, simulate
+from optim.simulation.balance import Vessel
+from optim.simulation.engine.batches import in_batches
+from optim.simulation.engine.march import Integrator
+from optim.simulation.simulate import Trajectory, observe, simulate
 from optim.types import Array
 
 

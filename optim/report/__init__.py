@@ -1,0 +1,1 @@
+"""Views of the artefacts for people: lines, tables, figures and pages."""

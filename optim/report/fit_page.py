@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optim.fit.result import FitResult, Observations
-from optim.fit.score import coverage, r_squared
+from optim.estimation.result import FitResult, Observations
+from optim.estimation.score import coverage, r_squared
 from optim.report import plots
 from optim.report.page import number, png, render, words
 from optim.units import VARIABLES, display

@@ -10,10 +10,10 @@ from dataclasses import asdict
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from optim.optimise.result import Optimum
+from optim.optimisation.result import Optimum
 from optim.process.objective import change
+from optim.recipe.recipe import Recipe
 from optim.report import plots
-from optim.report.recipe import Recipe
 
 HEADLINE = ("yield_per_cost_g_per_eur", "product_per_biomass_g_per_g", "titre_g_per_l", "cost_eur")
 

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from optim.data.dataset import Dataset
-from optim.fit.placement import Placement
-from optim.fit.result import FitResult, Observations
-from optim.optimise.result import Optimum, Ranking
+from optim.estimation.placement import Placement
+from optim.estimation.result import FitResult, Observations
+from optim.optimisation.result import Optimum, Ranking
 from optim.units import VARIABLES, display
 
 # Okabe-Ito colours: told apart by people with any common colour vision

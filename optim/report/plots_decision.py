@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from optim.optimise.pareto import Front
-from optim.optimise.result import Optimum
-from optim.optimise.stress import Stress
+from optim.optimisation.pareto import Front
+from optim.optimisation.result import Optimum
+from optim.optimisation.sensitivity import Stress
 from optim.process.objective import change
 from optim.report.plots import BLUE, GREEN, GREY, INK, ORANGE, STYLE, _figure, _tidy
 from optim.report.terminal_process import measured

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from optim.optimise.replanned import Replan
-from optim.optimise.result import Action
+from optim.optimisation.result import Action
+from optim.replanning.result import Replan
 from optim.report.plots import BLUE, GREY, INK, ORANGE, STYLE, _grid
 
 

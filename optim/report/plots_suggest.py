@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from optim.optimise.suggestion import Suggestion
+from optim.doe.result import Suggestion
 from optim.report.plots import BLUE, GREEN, GREY, INK, ORANGE, STYLE, _figure, _tidy
 
 PROFILE = ("bolus", "feed_rate")

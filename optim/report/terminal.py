@@ -7,10 +7,10 @@ import re
 import numpy as np
 from scipy.stats import spearmanr
 
-from optim.fit.placement import Placement
-from optim.fit.result import FitResult
-from optim.fit.score import r_squared
-from optim.optimise.result import Optimum, Ranking, Series
+from optim.estimation.placement import Placement
+from optim.estimation.result import FitResult
+from optim.estimation.score import r_squared
+from optim.optimisation.result import Optimum, Ranking, Series
 from optim.process.objective import better, change
 from optim.report.terminal_process import robustness_lines, variant_lines
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from optim.optimise.pareto import Front
-from optim.optimise.result import Robustness, VariantReport
-from optim.optimise.stress import Stress
+from optim.optimisation.pareto import Front
+from optim.optimisation.result import Robustness, VariantReport
+from optim.optimisation.sensitivity import Stress
 from optim.process.objective import change
 
 MEASURED = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from optim.optimise.replanned import Replan
-from optim.optimise.result import Action
+from optim.optimisation.result import Action
+from optim.replanning.result import Replan
 
 
 def replan_lines(r: Replan) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from optim.optimise.result import DecisionValue
-from optim.optimise.suggestion import Suggestion
+from optim.doe.result import Suggestion
+from optim.optimisation.result import DecisionValue
 
 WAYS = {
     "decision": "what they are worth to the decision",

@@ -18,7 +18,7 @@ from optim.schedule.schedule import FLOWS, Schedule
 
 
 class Plan(NamedTuple):
-    """What a simulation needs of a list of actions; `optim.simulate.vessel` makes the vessel that goes with it."""
+    """What a simulation needs of a list of actions; `optim.simulation.vessel` makes the vessel that goes with it."""
 
     schedule: Schedule
     feeds: tuple[str, ...]  # in the order of the schedule's columns; ('',) where nothing is fed

@@ -23,20 +23,20 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from optim.config import build_fit, compose
+from optim.app.build import build_fit, compose
 from optim.data.dataset import Dataset, Measurements
-from optim.data.registry import open_dataset
-from optim.fit.bands import Z90
-from optim.fit.ensemble import laplace
-from optim.fit.estimate import FitOptions, multi_start
-from optim.fit.fit import report
-from optim.fit.posterior import Point, Posterior
-from optim.fit.problem import FitProblem
-from optim.fit.result import FitResult
-from optim.fit.synthetic import ScreenOptions, make_screen
-from optim.fit.transfer import place
-from optim.params import ParameterSpec, ParameterTable
+from optim.data.open import open_dataset
+from optim.estimation.ensemble import laplace
+from optim.estimation.estimate import FitOptions, multi_start
+from optim.estimation.fit import report
+from optim.estimation.posterior import Point, Posterior
+from optim.estimation.predictive import Z90
+from optim.estimation.problem import FitProblem
+from optim.estimation.result import FitResult
+from optim.estimation.transfer import place
+from optim.parameters import ParameterSpec, ParameterTable
 from optim.runtime import prepare
+from optim.synthetic import ScreenOptions, make_screen
 
 Row = dict[str, Any]
 

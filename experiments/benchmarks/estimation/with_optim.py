@@ -8,16 +8,16 @@ from programs import Fit
 from screen import Screen
 
 from optim.data.dataset import Dataset, Measurements
-from optim.fit.likelihood import Vessels
-from optim.fit.noise import AssayNoise, NoiseModel
-from optim.fit.posterior import Point, Posterior
-from optim.fit.problem import FitProblem
-from optim.fit.solve import Search, minimise
+from optim.estimation.levenberg_marquardt import Search, minimise
+from optim.estimation.likelihood import Vessels
+from optim.estimation.noise import AssayNoise, NoiseModel
+from optim.estimation.posterior import Point, Posterior
+from optim.estimation.problem import FitProblem
 from optim.kinetics.base import AbstractKineticModel, Environment, Species
-from optim.params import ParameterSpec, ParameterTable
+from optim.parameters import ParameterSpec, ParameterTable
 from optim.schedule.grid import Actions, IntervalGrid
-from optim.simulate.integrators import Tsit5
-from optim.simulate.march import Integrator
+from optim.simulation.engine.march import Integrator
+from optim.simulation.engine.steppers import Tsit5
 
 # what the assays of the screen are called here
 ASSAYS = ("vcd", "tcd", "glucose", "glutamine", "lactate", "ammonia", "titre")

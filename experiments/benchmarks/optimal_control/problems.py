@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from optim.kinetics.base import AbstractKineticModel, Environment, Species
-from optim.process.control import ControlProblem, End, Limit, Profile
-from optim.simulate.march import Integrator
-from optim.simulate.stiffness import stepper_for
+from optim.optimal_control.problem import ControlProblem, End, Limit, Profile
+from optim.simulation.engine.march import Integrator
+from optim.simulation.engine.stiffness import stepper_for
 from optim.types import Scalar
 
 

@@ -31,7 +31,7 @@ def one(name: str, intervals: int, starts: int) -> dict:
     from problems import CASES
     from resimulate import resimulated
 
-    from optim.optimise.control import ControlOptions, maximise
+    from optim.optimal_control.maximise import ControlOptions, maximise
 
     case = CASES[name]
     problem = case.problem(intervals)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from optim import workflow
-from optim.config import compose
-from optim.optimise.result import Interval, Optimum, ProcessOutcome
+from optim.app.build import compose
+from optim.app.commands import load_command
+from optim.app.session import session
+from optim.optimisation.result import Interval, Optimum, ProcessOutcome
 
 Row = dict[str, Any]
 # the comparison of models and the runs left out take most of the time, and the optimum does not depend on them
@@ -20,9 +21,9 @@ SHORT = ("fit.compare=[]", "fit.leave_one_out=false")
 def optima(folder: Path, overrides: tuple[str, ...] = ()) -> dict[str, Row]:
     """Every configured optimum beside the reference process, by objective."""
     cfg = compose(["experiment=ecoli_protein_l", "tracking=off", f"out={folder}", *SHORT, *overrides])
-    with workflow.session(cfg, "run", say=lambda text: None) as s:
-        result = workflow.fit(s)
-        found = workflow.optimise(s, result)
+    with session(cfg, "run", say=lambda text: None) as s:
+        result = load_command("fit")(s)
+        found = load_command("optimise")(s, result)
     return {o.objective: _row(o) for o in found.values()}
 
 

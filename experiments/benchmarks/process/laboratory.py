@@ -1,6 +1,6 @@
 """The hidden truth as a noisy laboratory: it runs a process in one vessel of one clone and tells what assays would say.
 
-Vessel, samples, inoculum error and assay errors are those of the generator of the screen (`optim.fit.synthetic`). The
+Vessel, samples, inoculum error and assay errors are those of the generator of the screen (`optim.synthetic`). The
 same truth, without noise, judges what a method recommends. Nobody but the judge sees the parameters.
 """
 
@@ -12,13 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import qmc
 
-from optim.config import build_process, compose
-from optim.data.registry import open_dataset
-from optim.fit.synthetic import ASSAYS, DAY, INOCULUM_SD, ScreenOptions, clone_truth
+from optim.app.build import build_process, compose
+from optim.data.open import open_dataset
 from optim.process.cost import Harvest
 from optim.process.design import BOLUS_COVERS_H, Design
 from optim.process.objective import METRICS
 from optim.process.problem import ProcessProblem
+from optim.synthetic import ASSAYS, DAY, INOCULUM_SD, ScreenOptions, clone_truth
 
 # relative and absolute error of an osmometer, mOsm/kg: the generator has no such assay, this one is constructed
 OSMOMETER = (0.01, 2.0)

@@ -12,16 +12,16 @@ from typing import NamedTuple
 import numpy as np
 from laboratory import VALUE, Laboratory, Recommendation
 
-from optim.config import build_fit, build_process, compose
-from optim.data.registry import open_dataset
-from optim.fit.fit import fit
-from optim.fit.synthetic import ScreenOptions, make_screen
-from optim.fitting import fit_options
-from optim.optimise.optimise import About, optimise, parameter_sets, rank
-from optim.optimise.result import Optimum
-from optim.optimise.robust import Risk
-from optim.optimise.solve import OptimiseOptions, solve, start_points
-from optim.terms import screened_ranges, solve_options
+from optim.app.build import build_fit, build_process, compose
+from optim.app.commands.fit import fit_options
+from optim.app.shared import screened_ranges, solve_options
+from optim.data.open import open_dataset
+from optim.estimation.fit import fit
+from optim.optimisation.optimise import About, optimise, parameter_sets, rank
+from optim.optimisation.result import Optimum
+from optim.optimisation.robust import Risk
+from optim.optimisation.slsqp import OptimiseOptions, solve, start_points
+from optim.synthetic import ScreenOptions, make_screen
 
 # where optim is asked to be careful: the best process at the estimate that keeps all limits in 95 % of the ensemble
 CAREFUL = Risk("nominal", chance=0.95, members=32)

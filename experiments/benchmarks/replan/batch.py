@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from optim.data.dataset import Dataset, Event, Measurements, Run
-from optim.fit.synthetic import ASSAYS, BASE, DAY, FEED, INOCULUM, MEDIUM, QP_RANGE, SAMPLE_ML, SPREAD, START_ML
 from optim.kinetics.cho_moller import ChoMoller, Parameters
 from optim.process.objective import METRICS
 from optim.process.problem import ProcessProblem
-from optim.process.remaining import remaining
+from optim.replanning.remaining import remaining
 from optim.schedule.from_run import feeds_of, schedule_of
 from optim.schedule.schedule import to_grid
-from optim.simulate.balance import Vessel
-from optim.simulate.march import Integrator
-from optim.simulate.simulate import check, observe, simulate
+from optim.simulation.balance import Vessel
+from optim.simulation.engine.march import Integrator
+from optim.simulation.simulate import check, observe, simulate
+from optim.synthetic import ASSAYS, BASE, DAY, FEED, INOCULUM, MEDIUM, QP_RANGE, SAMPLE_ML, SPREAD, START_ML
 
 MODEL = ChoMoller()
 INTERVALS = 64

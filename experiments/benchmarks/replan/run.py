@@ -16,19 +16,20 @@ from pathlib import Path
 import numpy as np
 from batch import Batch, Truth, hidden, judged
 
-from optim import workflow
+from optim.app.build import build_process, compose
+from optim.app.commands import load_command
+from optim.app.commands.replan import running, until_now
+from optim.app.session import session
 from optim.artefact import load
-from optim.config import build_process, compose
-from optim.data.registry import open_dataset
-from optim.fit.result import FitResult
-from optim.optimise.optimise import NEWCOMER
-from optim.optimise.outlook import Plan
-from optim.optimise.replan import ReplanOptions, replan
-from optim.optimise.result import Optimum, Series
-from optim.optimise.rounding import rounded_decisions
-from optim.optimise.solve import OptimiseOptions, best, solve, start_points
+from optim.data.open import open_dataset
+from optim.estimation.result import FitResult
+from optim.optimisation.optimise import NEWCOMER
+from optim.optimisation.result import Optimum, Series
+from optim.optimisation.slsqp import OptimiseOptions, best, solve, start_points
 from optim.process.problem import ProcessProblem
-from optim.replanning import running, until_now
+from optim.recipe.rounding import rounded_decisions
+from optim.replanning.replan import ReplanOptions, replan
+from optim.replanning.running_batch import Plan
 from optim.runtime import prepare
 
 EVERY = {"planned anew every 2 days": (3, 5, 7, 9, 11, 13)}
@@ -45,8 +46,8 @@ class Bench:
         self.cfg = compose(["tracking=off", f"out={out / 'screen'}"])
         self.screen = open_dataset(self.cfg.dataset.name)
         if not (out / "screen" / "fit" / "artefact.json").exists():
-            with workflow.session(self.cfg, "fit") as s:
-                workflow.fit(s)
+            with session(self.cfg, "fit") as s:
+                load_command("fit")(s)
         self.fit = load(FitResult, out / "screen" / "fit")
         self.problem = build_process(self.cfg, self.screen)
         self.times = {d.name: d.time_h for d in self.problem.design.decisions if d.kind == "bolus"}
@@ -59,8 +60,8 @@ class Bench:
             if not (folder / "fit").exists():
                 (folder / "fit").symlink_to(self.out / "screen" / "fit")
             cfg = compose(["tracking=off", f"out={folder}", f"optimise.clone={clone}"])
-            with workflow.session(cfg, "optimise") as s:
-                workflow.optimise(s)
+            with session(cfg, "optimise") as s:
+                load_command("optimise")(s)
         rows = load(Optimum, folder / "optimum").optimum.decisions
         return dict(zip((d.name for d in rows), rounded_decisions(rows), strict=True))
 

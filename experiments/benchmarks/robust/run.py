@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import wilcoxon
 
-from optim.config import build_fit, build_process, compose
-from optim.data.registry import open_dataset
-from optim.fit.estimate import FitOptions
-from optim.fit.fit import fit
-from optim.fit.synthetic import ScreenOptions, make_screen
-from optim.optimise.optimise import About, optimise, parameter_sets, rank
-from optim.optimise.robust import FEASIBLE, Risk
-from optim.optimise.solve import OptimiseOptions
-from optim.process.drift import Drift, executed
+from optim.app.build import build_fit, build_process, compose
+from optim.data.open import open_dataset
+from optim.estimation.estimate import FitOptions
+from optim.estimation.fit import fit
+from optim.optimisation.optimise import About, optimise, parameter_sets, rank
+from optim.optimisation.robust import FEASIBLE, Risk
+from optim.optimisation.slsqp import OptimiseOptions
+from optim.process.disturbance import Drift, executed
 from optim.runtime import prepare
+from optim.synthetic import ScreenOptions, make_screen
 
 DRAWS = 200
 TAIL = 0.2

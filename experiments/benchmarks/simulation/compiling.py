@@ -35,7 +35,7 @@ def first_call(model: str, what: str) -> dict[str, float]:
     import raav
     from derivatives import jacobian_program
 
-    from optim.simulate.simulate import simulate
+    from optim.simulation.simulate import simulate
 
     process = raav.process() if model == "raav_nguyen" else problem.process("mild")
     integrator = peers.integrator_for(process, MODELS[model], problem.RTOL, guard=what != "simulate")

@@ -18,8 +18,8 @@ import problem
 from table import Row, add_ratio, text
 from timing import Answer, Peer, clocked, in_turn, say, warmed
 
-from optim.simulate.march import Integrator
-from optim.simulate.simulate import simulate
+from optim.simulation.engine.march import Integrator
+from optim.simulation.simulate import simulate
 
 COLUMNS = (
     "case",

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from process import Process, perturbed
 
-from optim.config import model_config
+from optim.app.build import model_config
 from optim.kinetics.base import Environment
 from optim.kinetics.ecoli_oxygen import SATURATION, SECONDS_PER_HOUR, EcoliOxygen, Parameters
 from optim.schedule.grid import Actions, IntervalGrid
-from optim.simulate.balance import Vessel
+from optim.simulation.balance import Vessel
 
 START = np.array([0.17, 4.94, 0.0129, 98.0, 98.0, 2.0])
 END_H = 34.0

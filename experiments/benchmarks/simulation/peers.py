@@ -17,10 +17,10 @@ from process import ATOL_PER_RTOL, Process, solve_scipy
 from timing import Answer, Peer, clocked, warmed
 
 from optim.kinetics.base import AbstractKineticModel
-from optim.simulate.integrators import AbstractStepper, Tsit5
-from optim.simulate.march import Integrator
-from optim.simulate.rosenbrock import Rodas5P
-from optim.simulate.simulate import Trajectory, simulate
+from optim.simulation.engine.march import Integrator
+from optim.simulation.engine.rosenbrock import Rodas5P
+from optim.simulation.engine.steppers import AbstractStepper, Tsit5
+from optim.simulation.simulate import Trajectory, simulate
 
 C_FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fno-associative-math")
 SCIPY = ("LSODA", "RK45", "BDF", "Radau")

@@ -17,7 +17,7 @@ from process import Floats, Process, perturbed
 from optim.kinetics.base import Environment
 from optim.kinetics.cho_xing import ChoXing
 from optim.schedule.grid import Actions, IntervalGrid
-from optim.simulate.balance import Vessel
+from optim.simulation.balance import Vessel
 
 SPECIES = ("X", "Xd", "Glc", "Gln", "Lac", "Amm", "mAb")
 CASES = ("mild", "depleted")

@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 
 from optim.kinetics.base import AbstractKineticModel
 from optim.schedule.grid import IntervalGrid
-from optim.simulate.balance import Vessel
+from optim.simulation.balance import Vessel
 
 Floats = NDArray[np.float64]
 # an absolute tolerance is this share of the relative one, times the size of the species

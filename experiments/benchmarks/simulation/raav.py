@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from process import Process, perturbed
 
-from optim.config import model_config
+from optim.app.build import model_config
 from optim.kinetics.base import Environment
 from optim.kinetics.raav_nguyen import PROTEINS_PER_CAPSID, TRANSFECTION_DENSITY, Parameters, RaavNguyen
 from optim.schedule.grid import Actions, IntervalGrid
-from optim.simulate.balance import Vessel
+from optim.simulation.balance import Vessel
 
 NODES_H = np.array([0.0, 6.0, 12.0, 24.0, 48.0, 60.0, 72.0])
 DOSE = 7.6e4  # copies/cell of each plasmid

@@ -15,8 +15,8 @@ from process import Process
 from table import Row, add_ratio, text
 from timing import Peer, in_turn, say
 
-from optim.simulate import march
-from optim.simulate.simulate import simulate
+from optim.simulation.engine import march
+from optim.simulation.simulate import simulate
 
 COLUMNS = ("case", "method", "nodes", "kept", "vessels", "ms/vessel", "least", "x not kept", "steps", "us/step")
 PLANS = ((1, False), (1, True), (8, True))  # nodes per day, and whether their states are kept

@@ -21,14 +21,24 @@ from typing import Any
 
 import numpy as np
 
-from optim.config import build_fit, build_process, compose
+from optim.app.build import build_fit, build_process, compose
 from optim.data.dataset import Dataset, Run
-from optim.data.registry import open_dataset
+from optim.data.open import open_dataset
 from optim.data.writer import append_runs, write_dataset
-from optim.fit.estimate import FitOptions
-from optim.fit.fit import fit
-from optim.fit.posterior import Point, Posterior
-from optim.fit.synthetic import (
+from optim.doe.alternatives import best_processes
+from optim.doe.candidates import Setting, sampled_h
+from optim.doe.posterior_normal import belief_of
+from optim.doe.selection import State
+from optim.doe.suggest import SuggestOptions, Weighed, chosen, runs_to_do, weighed
+from optim.estimation.estimate import FitOptions
+from optim.estimation.fit import fit
+from optim.estimation.posterior import Point, Posterior
+from optim.estimation.transfer import revived, update
+from optim.kinetics.cho_moller import Parameters
+from optim.optimisation.slsqp import OptimiseOptions, best, solve
+from optim.process.problem import ProcessProblem
+from optim.runtime import prepare
+from optim.synthetic import (
     ASSAYS,
     INOCULUM_SD,
     ScreenOptions,
@@ -38,16 +48,6 @@ from optim.fit.synthetic import (
     screen_tables,
     simulate_screen,
 )
-from optim.fit.transfer import revived, update
-from optim.kinetics.cho_moller import Parameters
-from optim.optimise.belief import belief_of
-from optim.optimise.choose import State
-from optim.optimise.decision import best_processes
-from optim.optimise.solve import OptimiseOptions, best, solve
-from optim.optimise.suggest import SuggestOptions, Weighed, chosen, runs_to_do, weighed
-from optim.optimise.trials import Setting, sampled_h
-from optim.process.problem import ProcessProblem
-from optim.runtime import prepare
 
 HERE = Path(__file__).parent
 STRATEGIES = ("decision", "d_optimal", "space_filling", "random")

@@ -1,0 +1,339 @@
+"""Structured configuration, and `build`: the only place where text becomes objects.
+
+Hydra composes `configs/` against `optim.settings`, so that a wrong key, type or group option is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from optim.errors import ConfigError, nearest
+from optim.paths import configs_dir
+from optim.settings import Config, ModelConfig
+
+if TYPE_CHECKING:
+    from optim.data.dataset import Dataset
+    from optim.estimation.problem import FitProblem
+    from optim.parameters import ParameterTable
+    from optim.process.problem import ProcessProblem
+
+
+def register() -> None:
+    """Tell Hydra the schema; `configs/config.yaml` names it first among its defaults."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def compose(overrides: list[str], config_dir: Path | None = None) -> DictConfig:
+    """Compose the configuration. `config_dir` is searched before the shipped one (a site's own experiments).
+
+    Raises `ConfigError` that names the key, what is allowed, and the nearest match.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+
+    register()
+    GlobalHydra.instance().clear()
+    extra = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
+    try:
+        with initialize_config_dir(str(configs_dir()), version_base="1.3"):
+            cfg = hydra_compose("config", [*extra, *overrides])
+            missing = sorted(OmegaConf.missing_keys(cfg))
+            if missing:
+                raise ConfigError(f"no value for {', '.join(missing)}; set it, e.g. {missing[0]}=...")
+            OmegaConf.resolve(cfg)
+            return cfg
+    except (HydraException, OmegaConfBaseException) as err:
+        raise ConfigError(explain(err, overrides)) from err
+    except (AttributeError, AssertionError) as err:  # Hydra's own, where an override reaches into what is not there
+        raise ConfigError(
+            f"an override reaches into a section that is not configured ({' '.join(overrides)}); choose an option "
+            "of its group first (e.g. objective=profit, calendar=weekdays), then change its keys"
+        ) from err
+
+
+def explain(err: Exception, overrides: list[str]) -> str:
+    """One clear message from what Hydra or OmegaConf say."""
+    chain: list[BaseException] = []
+    link: BaseException | None = err
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    texts = [str(e).strip() for e in chain]
+    for text in texts:
+        unknown = re.search(r"Key '([^']+)' (?:is )?not in '?(\w+)'?|Key '([^']+)' is not in struct", text)
+        if unknown:
+            key = unknown.group(1) or unknown.group(3)
+            full = re.search(r"full_key: (\S+)", text)
+            path = full.group(1) if full else key
+            allowed = _allowed(path)
+            hint = nearest(key, allowed) if allowed else ""
+            listed = f" Allowed here: {', '.join(allowed)}." if allowed else ""
+            return f"unknown key '{path}'.{hint}{listed}"
+    option = re.search(r"Could not find '([^']+)'", " ".join(texts))
+    if option:
+        group, _, name = option.group(1).rpartition("/")
+        folder = configs_dir() / group
+        known = sorted(p.stem for p in folder.glob("*.yaml")) if group else []
+        if known:
+            return f"unknown option '{name}' for {group}.{nearest(name, known)} Available: {', '.join(known)}"
+        groups = sorted(p.name for p in configs_dir().iterdir() if p.is_dir())
+        return f"unknown config group '{option.group(1)}'.{nearest(group or name, groups)} Groups: {', '.join(groups)}"
+    text = next((t for t in reversed(texts) if "full_key" in t), texts[0])
+    full = re.search(r"full_key: (\S+)", text)
+    lines = [
+        line for line in text.splitlines() if line.strip() and not line.strip().startswith(("full_key", "object_type"))
+    ]
+    first = " ".join(lines)
+    where = f"{full.group(1)}: " if full else ""
+    given = f" (overrides: {' '.join(overrides)})" if overrides and not full else ""
+    return f"{where}{first}{given}"
+
+
+def _allowed(path: str) -> list[str]:
+    """Keys that the schema has beside the last part of a dotted path."""
+    node: Any = OmegaConf.structured(Config)
+    for part in path.split(".")[:-1]:
+        element = node._metadata.element_type if isinstance(node, DictConfig) else None
+        try:
+            known = isinstance(node, DictConfig) and part in node
+            # the schema of a mapping knows the kind of its entries, not their names
+            node = node[part] if known else OmegaConf.structured(element)
+        except (OmegaConfBaseException, TypeError, KeyError, ValueError):
+            return []
+    return [str(k) for k in node] if isinstance(node, DictConfig) else []
+
+
+def config_hash(cfg: DictConfig) -> str:
+    """SHA-256 of the composed configuration without the output folder and tracking: what decides the numbers."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    kept = {k: v for k, v in plain.items() if k not in ("out", "tracking")}
+    return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(kept), sort_keys=True).encode()).hexdigest()
+
+
+def model_config(name: str) -> DictConfig:
+    """One model of `configs/model`, checked against the schema. Raises `ConfigError`."""
+    file = configs_dir() / "model" / f"{name}.yaml"
+    known = sorted(p.stem for p in file.parent.glob("*.yaml"))
+    if name not in known:
+        raise ConfigError(f"fit.compare: unknown model '{name}'.{nearest(name, known)} Available: {', '.join(known)}")
+    try:
+        return OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.load(file))  # type: ignore[return-value]
+    except OmegaConfBaseException as err:
+        raise ConfigError(f"{file.name}: {explain(err, [])}") from err
+
+
+def configured(name: str) -> tuple[Any, Any]:
+    """The kinetic model of `configs/model/<name>.yaml` and its Parameters at their configured values."""
+    from optim.kinetics import kinetics
+
+    chosen = model_config(name)
+    model = kinetics(chosen.kinetics)
+    values = build_table(chosen, model).values()
+    return model, model.Parameters(*(values[key] for key in model.Parameters._fields))
+
+
+def _plain(node: Any) -> dict[str, Any]:
+    plain = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}
+
+
+def build_table(model: DictConfig, equations: Any) -> ParameterTable:
+    """The parameter table of a configured model. Raises `ConfigError` that names the parameter."""
+    from optim.parameters import table_from_mapping
+
+    return table_from_mapping(_plain(model)["parameters"], equations.Parameters._fields)
+
+
+def build_fit(cfg: DictConfig, dataset: Dataset, model: DictConfig | None = None) -> FitProblem:
+    """The fit problem of a configuration; `model` replaces the configured one (to compare models)."""
+    from optim.estimation.noise import AssayNoise, NoiseModel
+    from optim.estimation.problem import build_problem
+    from optim.kinetics import kinetics
+
+    chosen = cfg.model if model is None else model
+    equations = kinetics(chosen.kinetics)
+    table = build_table(chosen, equations)
+    assays = {name: AssayNoise(**row) for name, row in _plain(cfg.noise)["assays"].items()}
+    noise = NoiseModel(assays, cfg.noise.estimate_scale)
+    if cfg.dataset.group_by not in ("clone", "experiment"):
+        raise ConfigError(f"dataset.group_by: '{cfg.dataset.group_by}' is not one of clone, experiment")
+    return build_problem(equations, table, dataset, noise, _integrator(cfg, equations), cfg.dataset.group_by)
+
+
+def _integrator(cfg: DictConfig, model: Any) -> Any:
+    from optim.simulation.engine.march import Integrator
+    from optim.simulation.engine.rosenbrock import Rodas5P
+    from optim.simulation.engine.steppers import Tsit5
+    from optim.simulation.engine.stiffness import stepper_for
+
+    i = cfg.integrator
+    steppers = {"auto": stepper_for(model), "explicit": Tsit5(), "stiff": Rodas5P()}
+    if i.stepper not in steppers:
+        raise ConfigError(
+            f"integrator.stepper: unknown '{i.stepper}'.{nearest(i.stepper, steppers)} Known: {', '.join(steppers)}"
+        )
+    if i.rtol <= 0.0 or i.atol <= 0.0:
+        raise ConfigError("integrator: rtol and atol must be positive")
+    return Integrator(steppers[i.stepper], rtol=i.rtol, atol=i.atol, max_steps=i.max_steps, first_step_h=i.first_step_h)
+
+
+def build_process(
+    cfg: DictConfig, dataset: Dataset, maximise: str | None = None, hold: dict[str, float] | None = None
+) -> ProcessProblem:
+    """The process problem of a configuration."""
+    import numpy as np
+
+    from optim.estimation.problem import observable_names
+    from optim.kinetics import kinetics
+    from optim.process.cost import book_from_mapping
+    from optim.process.design import Design
+    from optim.process.problem import Constraint, ProcessProblem
+
+    d = cfg.design
+    equations = kinetics(cfg.model.kinetics)
+    observed = observable_names(equations, build_table(cfg.model, equations))
+    feeds = {d.feed_id: equations.feed(_stock("feed_id", d.feed_id, dict(d.feed_composition), dataset))}
+    for name, holds in d.further_feeds.items():
+        feeds[name] = equations.feed(_stock("further_feeds", name, dict(holds), dataset))
+    if d.medium_id not in dataset.media:
+        raise ConfigError(
+            f"design.medium_id: dataset '{dataset.name}' has no medium '{d.medium_id}'."
+            f"{nearest(d.medium_id, dataset.media)} Known: {', '.join(dataset.media)}"
+        )
+    if d.second_feed_ratio > 0.0:
+        feeds["base"] = equations.feed({})
+    start = equations.initial(dataset.media[d.medium_id], d.inoculum_vcd_1e6_per_ml, dict(d.initial))
+    samples: list[float] = []
+    if d.sample_every_h:
+        samples = list(np.arange(0.0, d.sample_until_h + 1e-9, d.sample_every_h))
+    components = _components(d, equations)
+    design = Design(
+        decisions=_decisions(d, hold or {}),
+        start_volume_l=cfg.vessel.start_volume_ml / 1000.0,
+        temperature_c=d.temperature_c,
+        ph=d.ph,
+        end_h=d.end_h,
+        node_step_h=d.node_step_h,
+        sample_times_h=tuple(float(t) for t in samples),
+        sample_volume_l=cfg.vessel.sample_volume_ml / 1000.0,
+        feeds=tuple(feeds),
+        second_feed_ratio=d.second_feed_ratio,
+        do_percent=d.do_percent,
+        kla_per_h=d.kla_per_h,
+        inoculum_vcd=d.inoculum_vcd_1e6_per_ml,
+        inoculum_species=tuple(equations.names().index(name) for name in equations.inoculum_species),
+        components=components,
+    )
+    book = book_from_mapping(_plain(cfg.cost))
+    return ProcessProblem(
+        model=equations,
+        design=design,
+        book=book,
+        constraints=tuple(Constraint(name=n, **row) for n, row in _plain(cfg.constraints)["limits"].items()),
+        objective=_objective(cfg, book, maximise),
+        product="titre" if "titre" in observed else "product",
+        observed=observed,
+        initial=np.array([start[name] for name in equations.names()]),
+        feeds=np.array(list(feeds.values())),
+        integrator=_integrator(cfg, equations),
+    )
+
+
+def _objective(cfg: DictConfig, book: Any, maximise: str | None) -> Any:
+    from optim.process.objective import Market, Objective
+
+    o = cfg.objective
+    market = None
+    if o.market is not None:
+        m = o.market
+        market = Market(m.price_eur_per_g, m.demand_g_per_year, m.suite_days_per_year, book.turnaround_h)
+    mix = () if maximise else tuple((str(name), float(weight)) for name, weight in o.mix.items())
+    return Objective(maximise or o.maximise, mix, market)
+
+
+def _stock(key: str, name: str, holds: dict[str, float], dataset: Dataset) -> Any:
+    """What a feed holds: as configured, or as the dataset says."""
+    if holds or name in dataset.media:
+        return holds or dataset.media[name]
+    raise ConfigError(
+        f"design.{key}: dataset '{dataset.name}' has no medium '{name}'.{nearest(name, dataset.media)} "
+        f"Known: {', '.join(dataset.media)}"
+    )
+
+
+def _components(d: DictConfig, equations: Any) -> tuple[Any, ...]:
+    """The components of media that are decisions, as species of the model."""
+    from optim.process.design import Component
+
+    found = {}
+    known = dict.fromkeys(n for s in equations.species if s.dilutes for n in (s.component, s.name) if n)
+    for name, row in d.decisions.items():
+        if not row.component:
+            continue
+        places = [i for i, s in enumerate(equations.species) if row.component in (s.component, s.name)]
+        if len(places) != 1:
+            raise ConfigError(
+                f"design.decisions.{name}.component: the model has no '{row.component}'."
+                f"{nearest(row.component, known)} Known: {', '.join(known)}"
+            )
+        (i,) = places
+        base, per = 0.0, 1.0
+        if equations.species[i].component == row.component:  # media may count in another unit than the model
+            base = equations.feed({})[i]
+            per = equations.feed({row.component: 1.0})[i] - base
+        found[row.component] = Component(row.component, i, base, per)
+    return tuple(found.values())
+
+
+def _decisions(d: DictConfig, hold: dict[str, float]) -> tuple[Any, ...]:
+    from optim.process.design import Decision
+    from optim.units import VARIABLES
+
+    rows = []
+    for name, row in _plain(d)["decisions"].items():
+        times = row.pop("times_h")
+        if row["component"] in VARIABLES:
+            row["component_unit"] = VARIABLES[row["component"]].unit
+        if name in hold:
+            row["lower"], row["upper"] = hold[name] - 1e-9, hold[name] + 1e-9
+            row["platform"] = hold[name]
+        platform = _numbers(f"design.decisions.{name}.platform", row.pop("platform"), len(times) or 1)
+        if times:
+            rows += [
+                Decision(name=f"{name}_{_when(t)}", time_h=float(t), platform=v, **row)
+                for t, v in zip(times, platform, strict=True)
+            ]
+        else:
+            rows.append(Decision(name=name, platform=platform[0], **row))
+    unknown = set(hold) - set(_plain(d)["decisions"])
+    if unknown:
+        allowed = list(_plain(d)["decisions"])
+        key = sorted(unknown)[0]
+        raise ConfigError(
+            f"objective.also: hold: no decision '{key}'.{nearest(key, allowed)} Known: {', '.join(allowed)}"
+        )
+    return tuple(rows)
+
+
+def _numbers(key: str, value: Any, n: int) -> list[float]:
+    """One number for all of n, or a list of n."""
+    values = value if isinstance(value, list) else [value] * n
+    if len(values) != n or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
+        raise ConfigError(f"{key}: {value!r} is neither a number nor a list of {n} numbers")
+    return [float(v) for v in values]
+
+
+def _when(t: float) -> str:
+    return f"day_{t / 24.0:g}" if t >= 24.0 and t % 24.0 == 0.0 else f"{t:g}h"

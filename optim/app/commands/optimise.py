@@ -1,0 +1,104 @@
+"""Optimises the process of the chosen clone."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from optim.app.build import build_process
+from optim.app.session import Session
+from optim.app.shared import (
+    about,
+    calendar,
+    folder_of,
+    parameter_ensembles,
+    process_problem,
+    risk,
+    solve_options,
+)
+from optim.artefact import load
+from optim.data.open import open_dataset
+from optim.errors import ConfigError, ExtrapolationWarning, IncompatibleError, nearest
+from optim.estimation.result import FitResult
+from optim.optimisation.optimise import NEWCOMER
+from optim.optimisation.optimise import optimise as optimise_process
+from optim.optimisation.result import Optimum, Ranking
+from optim.process.problem import ProcessProblem
+from optim.report import plots, terminal
+from optim.report.plots_decision import robustness
+
+
+def optimise(s: Session, result: FitResult | None = None, ranking: Ranking | None = None) -> dict[str, Optimum]:
+    """Optimise the process of the chosen clone for every objective; reads `out/fit`, writes `out/optimum*`."""
+    result = result or load(FitResult, s.out / "fit")
+    dataset = open_dataset(s.cfg.dataset.name)
+    clone = _chosen_clone(s, result, ranking)
+    found: dict[str, Optimum] = {}
+    for case in ("", *s.cfg.objective.also):
+        problem = process_problem(s, result, dataset, case)
+        ensemble = parameter_ensembles(s, problem, result, (clone,))[clone]
+        lineage = about(s, problem, result, dataset)
+        first = _ranked_process(problem, ranking, clone) if not case else None
+        choices = {str(name): dict(values) for name, values in s.cfg.optimise.choices.items()}
+        optimum = optimise_process(
+            problem,
+            clone,
+            ensemble,
+            solve_options(s.cfg),
+            lineage,
+            first,
+            s.progress,
+            risk(s.cfg),
+            calendar(s.cfg),
+            choices,
+        )
+        s.keep(optimum, folder_of("optimum", case))
+        found[case] = optimum
+        _report_optimum(s, result, optimum, case)
+    return found
+
+
+def _chosen_clone(s: Session, result: FitResult, ranking: Ranking | None) -> str:
+    wanted = str(s.cfg.optimise.clone)
+    if wanted == "best":
+        ranking = ranking or load(Ranking, s.out / "ranking")
+        metric = build_process(s.cfg, open_dataset(s.cfg.dataset.name)).metric
+        if (ranking.objective, ranking.dataset_hash, ranking.model) != (metric, result.dataset_hash, result.model):
+            raise IncompatibleError(
+                f"{s.out / 'ranking'} ranks by {ranking.objective}, of model '{ranking.model}'; this asks for {metric} "
+                f"of '{result.model}' on these data: run `optim rank` again, or name a clone (optimise.clone)"
+            )
+        return ranking.rows[0].clone
+    allowed = (*result.clones, NEWCOMER, "best")
+    if wanted not in allowed:
+        raise ConfigError(f"optimise.clone: unknown '{wanted}'.{nearest(wanted, allowed)} Known: {', '.join(allowed)}")
+    return wanted
+
+
+def _ranked_process(problem: ProcessProblem, ranking: Ranking | None, clone: str) -> np.ndarray | None:
+    row = next((r for r in ranking.rows if r.clone == clone and r.decisions), None) if ranking else None
+    return np.array([row.decisions[d.name] for d in problem.design.decisions]) if row else None
+
+
+def _report_optimum(s: Session, result: FitResult, o: Optimum, case: str) -> None:
+    s.lines(terminal.optimum_lines(o))
+    for note in o.notes:
+        s.note(note)
+    outside = sum(d.outside_screened for d in o.optimum.decisions)
+    if outside:
+        message = f"{outside} decisions for {o.objective} lie outside the screened range (marked *)"
+        warnings.warn(message, ExtrapolationWarning, stacklevel=2)
+    prefix = case or "optimum"
+    s.tracker.metrics({f"{prefix}/{k}": m.p50 for k, m in o.optimum.metrics.items()})
+    s.tracker.metrics({f"{prefix}_platform/{k}": m.p50 for k, m in o.baseline.metrics.items()})
+    s.tracker.metrics({f"{prefix}/worst_margin": min([c.margin for c in o.optimum.constraints], default=0.0)})
+    s.tracker.history(f"{prefix}/objective_per_evaluation", o.history)
+    s.figure(plots.processes(o), folder_of("processes", case))
+    s.figure(plots.feeds(o), folder_of("feeds", case))
+    s.figure(plots.cost(o), folder_of("cost", case))
+    s.figure(plots.convergence(result, o), folder_of("convergence", case))
+    if o.robustness:
+        s.figure(robustness(o), folder_of("robustness", case))
+        last = o.robustness.rows[-1]
+        s.tracker.metrics({f"{prefix}/limits_met": last.met_seen, f"{prefix}/limits_met_held_out": last.met_held_out})

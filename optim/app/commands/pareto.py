@@ -1,0 +1,34 @@
+"""Finds the trade-off between the objective and another one."""
+
+from __future__ import annotations
+
+from optim.app.session import Session
+from optim.app.shared import (
+    about,
+    optimised_process,
+    parameter_ensembles,
+    solve_options,
+)
+from optim.export.tables import front_csv
+from optim.optimisation.pareto import Front
+from optim.optimisation.pareto import pareto as find_front
+from optim.report.plots_decision import front
+from optim.report.terminal_process import front_lines
+
+
+def pareto(s: Session) -> Front:
+    """The trade-off between two objectives at the estimate; reads `out/fit` and `out/optimum`, writes `out/front`."""
+    result, dataset, problem, optimum = optimised_process(s)
+    parameters = parameter_ensembles(s, problem, result, (optimum.clone,))[optimum.clone][0]
+    lineage = about(s, problem, result, dataset)
+    c = s.cfg.pareto
+    found = find_front(
+        problem, optimum.clone, c.against, parameters, c.points, solve_options(s.cfg), s.cfg.seed, result.simulated,
+        lineage.notes, s.progress, optimum.bounds,
+    )  # fmt: skip
+    s.keep(found, "front")
+    s.lines(front_lines(found))
+    s.table(front_csv(found), "front")
+    s.tracker.metrics({"front/hypervolume": found.hypervolume, "front/points": float(len(found.points))})
+    s.figure(front(found), "front")
+    return found

@@ -1,0 +1,52 @@
+"""Ranks clones by the objective, each at its own optimised process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from optim.app.session import Session
+from optim.app.shared import (
+    about,
+    parameter_ensembles,
+    process_problem,
+    solve_options,
+)
+from optim.artefact import load
+from optim.data.open import open_dataset
+from optim.errors import ConfigError
+from optim.estimation.result import FitResult
+from optim.export.tables import ranking_csv
+from optim.optimisation.optimise import rank as rank_clones
+from optim.optimisation.result import Ranking
+from optim.report import plots, terminal
+
+
+def rank(s: Session, result: FitResult | None = None) -> Ranking:
+    """Rank all clones, each at its own optimised process; reads `out/fit`, writes `out/ranking`."""
+    result = result or load(FitResult, s.out / "fit")
+    dataset = open_dataset(s.cfg.dataset.name)
+    problem = process_problem(s, result, dataset)
+    if result.group_by != "clone":
+        raise ConfigError("rank: the fit groups runs by experiment, so there are no clones to rank")
+    ensembles = parameter_ensembles(s, problem, result, result.clones)
+    truth = None
+    if dataset.truth is not None:
+        known = dataset.truth
+
+        def truth(clone: str, x: np.ndarray) -> float:
+            named = known[""] | known[clone]
+            p = np.array([[named[n] for n in problem.model.Parameters._fields]])
+            return float(problem.objective.natural(problem.evaluate(x[None], p).objective[0]))
+
+    lineage = about(s, problem, result, dataset)
+    if s.cfg.calendar is not None:
+        lineage = replace(lineage, notes=(*lineage.notes, "clones are ranked without regard to working hours"))
+    ranking = rank_clones(problem, ensembles, solve_options(s.cfg), lineage, truth, s.progress)
+    s.keep(ranking, "ranking")
+    s.lines(terminal.ranking_lines(ranking))
+    s.tracker.metrics(terminal.ranking_metrics(ranking))
+    s.table(ranking_csv(ranking), "ranking")
+    s.figure(plots.ranking(ranking), "ranking")
+    return ranking

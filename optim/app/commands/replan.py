@@ -1,0 +1,204 @@
+"""Re-optimises the rest of a running batch from its data so far."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optim.app.build import build_fit, build_process
+from optim.app.session import Session
+from optim.app.shared import calendar, risk, solve_options
+from optim.artefact import load
+from optim.data.dataset import Dataset, Run
+from optim.data.open import open_dataset
+from optim.errors import ConfigError, DisagreementWarning, IncompatibleError, nearest
+from optim.estimation.problem import FitProblem
+from optim.estimation.result import FitResult
+from optim.export.tables import replan_csv, trajectory_csv
+from optim.optimisation.result import Optimum, Series
+from optim.process.problem import ProcessProblem
+from optim.replanning.replan import ReplanOptions
+from optim.replanning.replan import replan as replan_batch
+from optim.replanning.result import Replan
+from optim.replanning.running_batch import Batch, Plan
+from optim.report import plots_replan, terminal_replan
+from optim.schedule.grid import bucket
+
+AFTER_H = 0.01  # what is done at this very moment lies within the run
+
+
+def replan(s: Session) -> Replan:
+    """Plan the rest of a running batch anew; writes `out/replan`.
+
+    The run is `replan.run` of the configured dataset, the fit that of `replan.fit`, and the plan `replan.plan`.
+    """
+    cfg = s.cfg.replan
+    folder = Path(cfg.fit) if cfg.fit else s.out
+    old = load(FitResult, folder / "fit")
+    if old.model != s.cfg.model.name:
+        raise IncompatibleError(
+            f"{folder / 'fit'} is a fit of model '{old.model}', the configuration says '{s.cfg.model.name}'"
+        )
+    dataset = open_dataset(s.cfg.dataset.name)
+    index = chosen_run(dataset, cfg.run)
+    now = now_of(dataset, index, cfg.now_h)
+    problem, batch = running(build_process(s.cfg, dataset), dataset, index, now, s.cfg.design.feed_id)
+    plan = read_plan(Path(cfg.plan) if cfg.plan else folder / "optimum", problem)
+    fitting = until_now(s.cfg, dataset, index, now)
+    options = ReplanOptions(solve_options(s.cfg), cfg.draws, cfg.least_gain, risk(s.cfg), calendar(s.cfg))
+    if cfg.draws < 2:
+        raise ConfigError("replan.draws: at least 2 parameter sets are needed to judge a plan")
+    notes: tuple[str, ...] = (
+        ("SIMULATED data: nothing here was measured",) if dataset.simulated or old.simulated else ()
+    )
+    started, meant = 1000.0 * batch.run.start_volume_l, float(s.cfg.vessel.start_volume_ml)
+    if abs(started - meant) > 1e-3 * meant:
+        notes += (f"the run started with {started:g} mL, the design is for {meant:g} mL: doses are not scaled",)
+    found = replan_batch(problem, fitting, old, batch, plan, options, s.cfg.seed, None, notes, s.progress)
+    s.keep(found, "replan")
+    s.lines(terminal_replan.replan_lines(found))
+    for note in found.notes:
+        s.note(note)
+    off = [a.variable for a in found.agreement if a.off]
+    if off:
+        message = f"readings of {', '.join(off)} agree with no plausible parameter set"
+        warnings.warn(message, DisagreementWarning, stacklevel=2)
+    s.tracker.metrics(terminal_replan.replan_metrics(found))
+    s.table(replan_csv(found.actions), "replan_actions")
+    s.table(replan_csv(found.decisions), "replan_decisions")
+    s.table(trajectory_csv(found.replanned.trajectory), "replan_trajectory")
+    s.figure(plots_replan.replan(found), "replan")
+    return found
+
+
+def chosen_run(dataset: Dataset, wanted: str | None) -> int:
+    """The running batch among the runs of a dataset; where there is one run, it need not be named."""
+    known = dataset.vessels
+    if wanted is None and len(known) == 1:
+        return 0
+    if wanted is None:
+        raise ConfigError(f"replan.run: say which run is under way. Runs of '{dataset.name}': {', '.join(known)}")
+    if wanted not in known:
+        raise ConfigError(
+            f"replan.run: dataset '{dataset.name}' has no run '{wanted}'.{nearest(wanted, known)} "
+            f"Known: {', '.join(known)}"
+        )
+    return known.index(wanted)
+
+
+def now_of(dataset: Dataset, index: int, wanted: float | None) -> float:
+    """The time now: as given, or that of the last thing read or done. What is later is no record of this batch."""
+    run, m = dataset.runs[index], dataset.measurements
+    times = [(float(t), f"a reading of {m.variable[i]}") for i, t in enumerate(m.time_h) if int(m.run[i]) == index]
+    times += [(e.time_h, f"a {e.kind}") for e in run.events]
+    last, what = max(times, default=(0.0, "nothing"))
+    if wanted is None:
+        return last
+    if wanted < 0.0 or not np.isfinite(wanted):
+        raise ConfigError(f"replan.now_h: {wanted:g} is no time of a run")
+    if last > wanted + 1e-6:
+        raise ConfigError(
+            f"replan.now_h: {wanted:g} h lies before {what} of run '{run.run_id}' at {last:g} h. The dataset may hold "
+            "only what has happened: leave later rows out, or give a later time"
+        )
+    return float(wanted)
+
+
+def running(
+    problem: ProcessProblem, dataset: Dataset, index: int, now_h: float, feed_id: str
+) -> tuple[ProcessProblem, Batch]:
+    """The process problem for this very run (its start, and every feed that it was given), and the batch."""
+    run, model = dataset.runs[index], problem.model
+    names, rows = [feed_id, "base"][: len(problem.feeds)], list(problem.feeds)
+    renamed: dict[str, str] = {}
+    for feed in dict.fromkeys(e.feed_id for e in run.events if e.feed_id):
+        own = np.asarray(model.feed(dataset.media[feed]), float)
+        if feed in names and np.allclose(own, rows[names.index(feed)]):
+            continue
+        # of another composition than the design's: given as it was, and no decision of the design
+        renamed[feed] = feed if feed not in names else f"{feed} (as given)"
+        names.append(renamed[feed])
+        rows.append(own)
+    events = tuple(replace(e, feed_id=renamed.get(e.feed_id, e.feed_id)) for e in run.events)
+    start = model.initial(dataset.media[run.medium_id], run.inoculum_vcd, dataset.initial_sample(index))
+    problem = replace(problem, feeds=np.array(rows, float), initial=np.array([start[n] for n in model.names()], float))
+    return problem, Batch(replace(run, events=events), now_h, tuple(names))
+
+
+def until_now(cfg: Any, dataset: Dataset, index: int, now_h: float) -> FitProblem:
+    """The running vessel alone, with what was done to it and read of it until now.
+
+    Raises `DatasetError` when there is no reading in the dataset at all.
+    """
+    run = dataset.runs[index]
+    # actions at the very end would not count
+    own = stopped(run, now_h + AFTER_H)
+    runs = tuple(own if i == index else r for i, r in enumerate(dataset.runs))
+    whole = replace(dataset, runs=runs)
+    alone = whole.only(np.array([index]))
+    if len(alone.measurements.value):
+        return _roomy(build_fit(cfg, alone))
+    return build_fit(cfg, whole).only(np.array([index]))
+
+
+def stopped(run: Run, end_h: float) -> Run:
+    """The run as if it ended at a time; a feed that changes linearly until a later end has come as far as it would."""
+    ramps = {e.feed_id: e for e in run.events if e.kind == "feed_rate"}  # the last of each feed
+    cut = {}
+    for e in ramps.values():
+        if e.value_end != e.value and run.end_time_h > end_h > e.time_h:
+            share = (end_h - e.time_h) / (run.end_time_h - e.time_h)
+            cut[id(e)] = replace(e, value_end=e.value + (e.value_end - e.value) * share)
+    return replace(run, end_time_h=end_h, events=tuple(cut.get(id(e), e) for e in run.events))
+
+
+def _roomy(problem: FitProblem) -> FitProblem:
+    """The same with room for more readings, so that a compiled program serves for some days of a batch."""
+    v = problem.vessels
+    more = bucket(v.value.shape[1]) - v.value.shape[1]
+    rows: dict[str, Any] = {"node": 0, "variable": 0, "value": 0.0, "sd": 1.0, "censored": 0, "weight": 0.0}
+    padded: dict[str, Any] = {
+        k: np.pad(getattr(v, k), ((0, 0), (0, more)), constant_values=fill) for k, fill in rows.items()
+    }
+    return replace(problem, vessels=v._replace(**padded))
+
+
+def read_plan(folder: Path, problem: ProcessProblem) -> Plan:
+    """The plan of the folder of an optimum, of a recipe, or of a batch planned anew before.
+
+    Raises `IncompatibleError` when it is none of them, or of another design.
+    """
+    recipe = folder / "recipe.json"
+    if recipe.exists():
+        try:
+            process = json.loads(recipe.read_text())["recipe"]["process"]
+            decisions = {d["name"]: float(d["value"]) for d in process["decisions"]}
+            s = process["trajectory"]
+            bands = (np.array(s[q], float) for q in ("p05", "p50", "p95"))
+            series = Series(np.array(s["time_h"], float), tuple(s["names"]), tuple(s["units"]), *bands)
+        except (KeyError, TypeError, ValueError) as err:
+            raise IncompatibleError(f"{recipe} is no recipe that can be followed: {err!r}") from err
+    elif _is_replan(folder):
+        earlier = load(Replan, folder)
+        decisions = {d.name: d.planned if np.isnan(d.now) else d.now for d in earlier.decisions}
+        series = earlier.replanned.trajectory
+    else:
+        optimum = load(Optimum, folder).optimum
+        decisions, series = {d.name: d.value for d in optimum.decisions}, optimum.trajectory
+    wanted = [d.name for d in problem.design.decisions]
+    if list(decisions) != wanted:
+        differ = ", ".join(sorted(set(decisions) ^ set(wanted))) or "their order"
+        raise IncompatibleError(f"{folder} has other decisions than the configured design ({differ})")
+    return Plan(decisions, series)
+
+
+def _is_replan(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / "artefact.json").read_text())["schema"] == Replan.schema)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # what it is instead, and whether it can be read, is said by who reads it

@@ -1,0 +1,117 @@
+"""Finding a dataset by name: shipped, in a folder of the user's, or a public set fetched by address and checksum.
+
+Public sets are never part of this project: each has a `source.yaml` under `datasets/<name>/` with address, commit and
+SHA-256 of its files, and an adapter that turns the raw files into the contract. Where files lie at no address, `export`
+says how their user makes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from optim.data.dataset import Dataset
+from optim.data.reader import read_dataset
+from optim.data.sources import nistcho, optfed
+from optim.errors import DatasetError, nearest
+from optim.paths import cache_dir, datasets_dir
+
+ADAPTERS: dict[str, Callable[[Path, dict[str, Any]], Dataset]] = {
+    "nistcho": nistcho.adapt,
+    "optfed": optfed.adapt,
+}
+TIMEOUT_S = 20
+
+
+def open_dataset(name: str) -> Dataset:
+    """A dataset by the path of its folder, or by the name of one shipped or registered under `datasets/`.
+
+    Raises `DatasetError`: unknown name (with the nearest match), or a public set that cannot be had.
+    """
+    path = Path(name).expanduser()
+    if (path / "dataset.yaml").exists():
+        return read_dataset(path)
+    shipped = datasets_dir()
+    folder = shipped / name
+    if "/" not in name and (folder / "source.yaml").exists():
+        source = yaml.safe_load((folder / "source.yaml").read_text(encoding="utf-8"))
+        return ADAPTERS[source["adapter"]](_raw_folder(name, source), source)
+    if "/" not in name and (folder / "dataset.yaml").exists():
+        return read_dataset(folder)
+    if path.is_dir():
+        return read_dataset(path)
+    known = sorted(p.name for p in shipped.iterdir() if p.is_dir())
+    raise DatasetError(
+        f"unknown dataset '{name}': neither a folder nor one of {', '.join(known)}.{nearest(name, known)}"
+    )
+
+
+def _raw_folder(name: str, source: dict[str, Any]) -> Path:
+    """The folder that holds the raw files of a public set, checked against their SHA-256."""
+    remedy = "remove it and export it again" if "export" in source else "remove it and fetch it again"
+    given = os.environ.get("OPTIM_DATA")
+    wanted: dict[str, str] = source["files"]
+    if given:
+        folder = Path(given).expanduser() / name
+        missing = [file for file in wanted if not (folder / file).is_file()]
+        if missing:
+            here = f"OPTIM_DATA={given}: {folder} lacks {', '.join(missing)}."
+            if "export" in source:
+                raise DatasetError(f"{here} {_by_hand(source)}")
+            raise DatasetError(
+                f"{here} Put the files of {source['repository']} "
+                f"(commit {source['commit'][:10]}, {source['path']}) there, or unset OPTIM_DATA to fetch them"
+            )
+    else:
+        folder = cache_dir() / "data" / name
+        for file in wanted:
+            if not (folder / file).is_file():
+                _fetch(name, source, file, folder)
+    for file, expected in wanted.items():
+        found = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        if found != expected:
+            raise DatasetError(
+                f"{folder / file}: SHA-256 is {found}, expected {expected}. This is not the file of commit "
+                f"{source['commit'][:10]}; {remedy}"
+            )
+    return folder
+
+
+def _by_hand(source: dict[str, Any]) -> str:
+    return (
+        f"It cannot be fetched: make it once from {source['repository']} (commit {source['commit'][:10]}): "
+        f"{source['export']}"
+    )
+
+
+def _fetch(name: str, source: dict[str, Any], file: str, folder: Path) -> None:
+    if "export" in source:
+        raise DatasetError(
+            f"dataset '{name}' is public but not part of this project, and {file} lies at no address. "
+            f"{_by_hand(source)}. Put it into <folder>/{name}/ and set OPTIM_DATA=<folder>"
+        )
+    address = source["address"].format(commit=source["commit"], file=file)
+    try:
+        with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:
+            content = answer.read()
+    except (urllib.error.URLError, OSError, ValueError) as err:
+        reason = getattr(err, "reason", err)
+        raise DatasetError(
+            f"dataset '{name}' is public but not part of this project, and fetching {address} failed ({reason}). "
+            f"Fetch it once with network access, or put its files into <folder>/{name}/ and set OPTIM_DATA=<folder>"
+        ) from err
+    found = hashlib.sha256(content).hexdigest()
+    if found != source["files"][file]:
+        raise DatasetError(f"{address}: SHA-256 is {found}, expected {source['files'][file]}; nothing was kept")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as draft:
+        draft.write(content)
+    os.replace(draft.name, folder / file)

@@ -1,0 +1,1 @@
+"""Public datasets, each brought into the contract by a file of its own."""

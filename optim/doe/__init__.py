@@ -1,0 +1,1 @@
+"""Design of experiments: which runs to do next, so that the decision becomes surest."""

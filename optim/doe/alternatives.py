@@ -1,0 +1,246 @@
+"""The decision that data serve: which clone, in which process; and how the value of each depends on the parameters.
+
+Alternatives are clones in processes that are the best at the estimate or for other plausible parameters. Their values
+are simulated over draws of the parameters, and told by their mean and the best line through them (statistical
+linearisation): what lies on a cliff is worth less than it looks at the estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtri
+from scipy.stats import qmc
+
+from optim.doe.posterior_normal import Belief, parameters
+from optim.doe.selection import Alternatives
+from optim.errors import InfeasibleError, SimulationError
+from optim.estimation.problem import FitProblem
+from optim.optimisation.slsqp import FEASIBLE, OptimiseOptions, Progress, Solution, best, solve, start_points
+from optim.process.problem import ProcessProblem
+
+# of a decision's span: processes that differ by less count as one
+DISTINCT = 0.1
+# what the line through values leaves to chance, in draws: keeps slopes small that few draws tell
+RIDGE = 2.0
+COMMON = 5  # processes of leading clones that are tried for all
+OFTEN = 0.03  # of the draws, in which a process must be the best to be kept
+LEAST = 8  # draws that can be simulated for all alternatives
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Alternatives A with their processes.
+
+    Values are shares of `scale`, the metric of the best clone at the estimate; a limit that is broken by one percent
+    costs one percent.
+    """
+
+    alternatives: Alternatives
+    x: np.ndarray  # [A, D]
+    scale: float
+    at_estimate: np.ndarray  # [A]
+
+    @property
+    def chosen(self) -> int:
+        """The alternative that would be decided for now."""
+        return int(np.argmax(self.alternatives.mean))
+
+
+def best_processes(
+    process: ProcessProblem,
+    fit: FitProblem,
+    belief: Belief,
+    options: OptimiseOptions,
+    seed: int,
+    known: Mapping[str, np.ndarray] | None = None,
+    progress: Progress = lambda text: None,
+) -> dict[int, Solution]:
+    """The best process of every clone (by place in the belief) at the estimate; those that have none are left out.
+
+    `known` processes by clone are started from, where there are some; else the best that many starts find for one
+    promising clone. Raises `InfeasibleError` when no clone has a process within the limits.
+    """
+    clones = np.arange(len(belief.clones))
+    p = parameters(fit, belief, np.tile(belief.mean, (len(clones), 1)), clones)
+    starts: dict[int, list[np.ndarray]] = {int(c): [] for c in clones}
+    for c, name in enumerate(belief.clones):
+        if known and name in known:
+            starts[c] = [known[name]]
+    missing = [c for c in starts if not starts[c]]
+    if missing:
+        at_platform = process.evaluate(np.tile(process.design.platform, (len(clones), 1)), p)
+        promising = int(np.argmax(np.where(at_platform.status == 0, at_platform.objective, -np.inf)))
+        many = start_points(process, options.starts, seed)
+        found = solve(process, many, np.tile(p[promising], (len(many), 1)), options, progress)
+        good = [s for s in found if np.isfinite(s.objective) and s.max_violation <= FEASIBLE]
+        some = _distinct(process, [s.x for s in sorted(good, key=lambda s: -s.objective)])[: options.rank_starts]
+        for c in missing:
+            starts[c] = some or list(many[: options.rank_starts])
+    owner = np.array([c for c, own in starts.items() for _ in own])
+    solved = solve(process, np.array([x for own in starts.values() for x in own]), p[owner], options, progress)
+    chosen = {int(c): best([s for s, o in zip(solved, owner, strict=True) if o == c]) for c in clones}
+    able = {c: s for c, s in chosen.items() if s is not None}
+    if not able:
+        raise InfeasibleError("no clone has a process within all limits; run `optim rank` to see which limits conflict")
+    return able
+
+
+def decision(
+    process: ProcessProblem,
+    fit: FitProblem,
+    belief: Belief,
+    own: Mapping[int, Solution],
+    options: OptimiseOptions,
+    members: int,
+    top: int,
+    draws: int,
+    seed: int,
+    progress: Progress = lambda text: None,
+) -> Decision:
+    """Every clone at its best process at the estimate; the `top` ones in others, too, where they are the best.
+
+    Those others are the best for `members` draws of the parameters, those of clones beside it, and more cautious ones,
+    half way to the platform. Raises `SimulationError` when too few of the `draws` can be simulated.
+    """
+    clones = np.array(sorted(own))
+    x = np.array([own[c].x for c in clones])
+    theta = np.concatenate([belief.mean[None], _filling(belief, draws, seed)])
+    scale = float(np.exp(max(own[c].objective for c in clones)))
+    value = _values(process, fit, belief, clones, x, theta, scale)
+    leading = _nearest(value)[:top]
+    if members and len(leading):
+        which, drawn = np.repeat(leading, members), np.tile(theta[1 : 1 + members], (len(leading), 1))
+        found = solve(process, x[which], parameters(fit, belief, drawn, clones[which]), options, progress)
+        more = [s.x for s in found if best([s]) is not None]
+        cautious = [0.5 * (y + process.design.platform) for y in (*x[leading], *more)]
+        pool = np.array(_distinct(process, [*x[leading], *more, *cautious]))
+        rows, won = _others(process, fit, belief, clones, x, value, leading, [pool] * len(leading), theta, scale)
+        # what is best for them is tried for all: a process that only the estimate recommends is no fair match for it
+        rest = np.setdiff1d(np.arange(len(clones)), leading)
+        liked = pool[np.argsort(-won, kind="stable")[:COMMON]]
+        tried = [np.concatenate([liked, 0.5 * (x[i] + process.design.platform)[None]]) for i in rest]
+        rows += _others(process, fit, belief, clones, x, value, rest, tried, theta, scale)[0]
+        clones = np.concatenate([clones, [r.clone for r in rows]]).astype(int)
+        x = np.concatenate([x, *(r.x[None] for r in rows)])
+        value = np.concatenate([value, *(r.value[None] for r in rows)])
+    mean, slope = _line(belief, clones, theta[1:], value[:, 1:])
+    return Decision(Alternatives(mean, slope, clones), x, scale, value[:, 0])
+
+
+@dataclass(frozen=True)
+class _Other:
+    """A clone in another process, and its values over draws."""
+
+    clone: int
+    x: np.ndarray
+    value: np.ndarray
+
+
+def _others(
+    process: ProcessProblem,
+    fit: FitProblem,
+    belief: Belief,
+    clones: np.ndarray,
+    x: np.ndarray,
+    value: np.ndarray,
+    some: np.ndarray,
+    tried: list[np.ndarray],
+    theta: np.ndarray,
+    scale: float,
+) -> tuple[list[_Other], np.ndarray]:
+    """Of the processes `tried` for some clones, those that are the best in some draw or on the whole; and how often
+    each place among them was."""
+    if not len(some):
+        return [], np.zeros(0)
+    who, there = (
+        np.concatenate([np.full(len(t), clones[i]) for i, t in zip(some, tried, strict=True)]),
+        np.concatenate(tried),
+    )
+    found = _values(process, fit, belief, who, there, theta, scale)
+    rows, won, at = list[_Other](), np.zeros(max(len(t) for t in tried)), 0
+    for i, t in zip(some, tried, strict=True):
+        every = np.concatenate([value[i][None], found[at : at + len(t)]])
+        first = np.argmax(np.nan_to_num(every, nan=-np.inf), axis=0)
+        times = np.bincount(first[first > 0] - 1, minlength=len(t))
+        whole = int(_mean(every).argmax())
+        kept = np.flatnonzero(times >= OFTEN * len(theta))
+        if whole:
+            kept = np.union1d(kept, [whole - 1])
+        rows += [_Other(int(clones[i]), t[k], found[at + k]) for k in kept]
+        won[: len(t)] += times
+        at += len(t)
+    return rows, won
+
+
+def _filling(belief: Belief, n: int, seed: int) -> np.ndarray:
+    """Draws [n, D] of the belief that fill space, in pairs about the mean: curvature then does not pass for slope."""
+    half = qmc.Sobol(len(belief.mean), rng=np.random.default_rng((seed, 7))).random(max(1, n // 2))
+    z = ndtri(np.clip(half, 1e-9, 1.0 - 1e-9))
+    return np.clip(belief.mean + np.concatenate([z, -z]) @ belief.root.T, *belief.bounds)
+
+
+def _values(
+    process: ProcessProblem,
+    fit: FitProblem,
+    belief: Belief,
+    clone: np.ndarray,
+    x: np.ndarray,
+    theta: np.ndarray,
+    scale: float,
+) -> np.ndarray:
+    """Values [A, M] of clones in processes x [A, D] at parameters theta [M, D]; NaN where a simulation failed."""
+    m = len(theta)
+    p = parameters(fit, belief, np.tile(theta, (len(clone), 1)), np.repeat(clone, m))
+    e = process.evaluate(np.repeat(x, m, axis=0), p)
+    broken = np.maximum(-e.margins.min(axis=1, initial=0.0), 0.0)
+    value = np.where(e.status == 0, np.exp(e.objective - broken) / scale, np.nan)
+    return value.reshape(len(clone), m)
+
+
+def _mean(value: np.ndarray) -> np.ndarray:
+    """Mean over draws, [A]; where none could be simulated, worse than any other."""
+    n = np.isfinite(value).sum(axis=1)
+    return np.where(n > 0, np.nansum(value, axis=1) / np.maximum(n, 1), -np.inf)
+
+
+def _nearest(value: np.ndarray) -> np.ndarray:
+    """Alternatives by how likely they are the best: by the distance from the best in standard deviations of it."""
+    mean = _mean(value)
+    lead = int(np.argmax(mean))
+    away = value[lead] - value
+    sd = np.array([np.nanstd(row) if np.isfinite(row).any() else 0.0 for row in away])
+    distance = np.where(sd > 0.0, (mean[lead] - mean) / np.maximum(sd, 1e-12), np.inf)
+    distance[lead] = -1.0
+    return np.argsort(distance, kind="stable")
+
+
+def _line(belief: Belief, clone: np.ndarray, theta: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [A] and slope [A, D] of values [A, M] over draws [M, D]: ridge regression on a clone's own parameters."""
+    whole = np.isfinite(value).all(axis=0)
+    if whole.sum() < LEAST:
+        raise SimulationError(
+            f"only {int(whole.sum())} of {len(theta)} draws of the parameters can be simulated in every process; "
+            "the fit is too uncertain to plan by: give it more data or narrower priors"
+        )
+    sd = np.sqrt(np.diag(belief.covariance))
+    slope = np.zeros((len(clone), len(belief.mean)))
+    mean: np.ndarray = value[:, whole].mean(axis=1)
+    for a, c in enumerate(clone):
+        at = belief.places(int(c))
+        z = (theta[whole][:, at] - belief.mean[at]) / np.maximum(sd[at], 1e-12)
+        z = z - z.mean(axis=0)
+        normal = z.T @ z + RIDGE * np.eye(len(at))
+        slope[a, at] = np.linalg.solve(normal, z.T @ (value[a, whole] - mean[a])) / np.maximum(sd[at], 1e-12)
+    return mean, slope
+
+
+def _distinct(process: ProcessProblem, points: list[np.ndarray]) -> list[np.ndarray]:
+    span = process.design.upper - process.design.lower
+    chosen: list[np.ndarray] = []
+    for x in points:
+        if all(np.abs((x - other) / span).max() > DISTINCT for other in chosen):
+            chosen.append(x)
+    return chosen

@@ -1,0 +1,303 @@
+"""Runs that could be done next: clones x processes x plans of sampling, each checked against the limits, and what its
+readings would say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.stats import qmc
+
+from optim.data.dataset import Dataset, Event, Measurements, Run
+from optim.doe.posterior_normal import Belief, lanes, parameters
+from optim.doe.selection import Candidates
+from optim.errors import ConfigError, InfeasibleError
+from optim.estimation.noise import MEASURED
+from optim.estimation.posterior import Posterior
+from optim.estimation.problem import FitProblem, build_problem
+from optim.optimisation.slsqp import FEASIBLE
+from optim.process.design import Design
+from optim.process.problem import ProcessProblem
+
+PROFILE = ("bolus", "feed_rate")
+BASE = "base"  # second feed of a design, as in a dataset
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every run of a batch has in common."""
+
+    feed_id: str
+    medium_id: str
+    inoculum_vcd: float | None
+    experiment_id: str
+
+
+@dataclass(frozen=True)
+class Safety:
+    """How runs are judged: so many processes `per_clone`, each by so many `members` of the belief.
+
+    Those are kept that meet all limits in a share of `least` of them.
+    """
+
+    per_clone: int
+    least: float
+    members: int
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Runs R that are safe enough. `refused` counts clones x processes that were not."""
+
+    clone: np.ndarray  # [R] place in the belief
+    x: np.ndarray  # [R, D] decisions, at what pumps and controllers can do
+    plan: np.ndarray  # [R]
+    plans: tuple[tuple[float, ...], ...]  # hours at which each plan draws a sample; each run is also sampled at harvest
+    met: np.ndarray  # [R] probability to meet all limits
+    refused: int
+    candidates: Candidates
+
+
+# --- processes to try ---
+
+
+def processes(design: Design, n: int, seed: int) -> np.ndarray:
+    """Processes [n, D] that fill the design's bounds. A profile of feeds is told by its level and its trend."""
+    groups = [g for kind in PROFILE if len(g := [i for i, d in enumerate(design.decisions) if d.kind == kind]) > 1]
+    single = [i for i in range(len(design.decisions)) if not any(i in g for g in groups)]
+    size = 1 << int(np.ceil(np.log2(max(2, n))))
+    u = qmc.Sobol(2 * len(groups) + len(single), rng=np.random.default_rng(seed)).random(size)[:n]
+    z = np.zeros((n, len(design.decisions)))
+    z[:, single] = u[:, 2 * len(groups) :]
+    for k, g in enumerate(groups):
+        when = np.array([design.decisions[i].time_h for i in g])
+        late = 2.0 * (when - when.min()) / max(np.ptp(when), 1e-9) - 1.0
+        z[:, g] = np.clip(u[:, 2 * k, None] * (1.0 + (2.0 * u[:, 2 * k + 1, None] - 1.0) * late), 0.0, 1.0)
+    return rounded(design, design.lower + z * (design.upper - design.lower))
+
+
+def rounded(design: Design, x: np.ndarray) -> np.ndarray:
+    """Decisions [..., D] at the nearest step that pumps and controllers can do, within bounds."""
+    step = np.array([d.resolution for d in design.decisions])
+    unit = np.where(step > 0.0, step, 1.0)
+    low, high = np.ceil(design.lower / unit - 1e-9) * unit, np.floor(design.upper / unit + 1e-9) * unit
+    return np.where(step > 0.0, np.round(np.clip(np.round(x / unit) * unit, low, high), 10), x)
+
+
+def coordinates(design: Design, x: np.ndarray) -> np.ndarray:
+    """Where processes lie, [..., D] between 0 and 1 and weighted so that a whole profile counts as one decision."""
+    kinds = [d.kind for d in design.decisions]
+    weight = np.array([1.0 / np.sqrt(kinds.count(k)) if k in PROFILE else 1.0 for k in kinds])
+    z: np.ndarray = weight * (x - design.lower) / (design.upper - design.lower)
+    return z
+
+
+# --- runs ---
+
+
+def runs_of(
+    process: ProcessProblem, x: np.ndarray, plan: np.ndarray, plans: Sequence[Sequence[float]], setting: Setting
+) -> tuple[Run, ...]:
+    """What would be done to vessels of processes x [R, D], clones yet to be named."""
+    found: list[Run | None] = [None] * len(x)
+    for k, times in enumerate(plans):
+        own = np.flatnonzero(plan == k)
+        if not len(own):
+            continue
+        design = replace(process.design, sample_times_h=tuple(times))
+        schedules = jax.tree.map(np.asarray, jax.vmap(design.schedule)(jnp.asarray(x[own])))
+        for i, row in enumerate(own):
+            found[row] = _run(design, jax.tree.map(lambda a, i=i: a[i], schedules), setting)
+    return tuple(run for run in found if run is not None)
+
+
+def _run(design: Design, s: object, setting: Setting) -> Run:
+    end, feeds, events = float(s.end), (setting.feed_id, BASE), []  # type: ignore[attr-defined]
+    for t, taken, given in zip(s.times, s.withdraw, s.bolus, strict=True):  # type: ignore[attr-defined]
+        if t >= end:
+            continue
+        if taken > 0.0:
+            events.append(Event(float(t), "sample", "", float(taken), float(taken)))
+        events += [Event(float(t), "bolus", feeds[j], float(v), float(v)) for j, v in enumerate(given) if v > 0.0]
+    for t, start, stop in zip(s.rate_t, s.rate_start, s.rate_end, strict=True):  # type: ignore[attr-defined]
+        if t < end and (np.any(start) or np.any(stop)):
+            events += [
+                Event(float(t), "feed_rate", feeds[j], float(a), float(b))
+                for j, (a, b) in enumerate(zip(start, stop, strict=True))
+            ]
+    levels = list(zip(s.setpoint_t, s.setpoints.temperature, strict=True))  # type: ignore[attr-defined]
+    held = first = float([v for t, v in levels if t <= 0.0][-1])
+    for t, v in levels:
+        if 0.0 < t < end and abs(v - held) > 1e-9:
+            events.append(Event(float(t), "temperature", "", float(v), float(v)))
+            held = float(v)
+    return Run(
+        run_id="",
+        experiment_id=setting.experiment_id,
+        vessel_id="",
+        clone_id="",
+        start_volume_l=design.start_volume_l,
+        medium_id=setting.medium_id,
+        temperature_c=first,
+        ph=design.ph,
+        inoculum_vcd=setting.inoculum_vcd,
+        end_time_h=end,
+        events=tuple(sorted(events, key=lambda e: (e.time_h, e.kind != "sample"))),
+    )
+
+
+def sampled_h(run: Run) -> tuple[float, ...]:
+    """When a run is measured: at every sample, and at harvest."""
+    return (*dict.fromkeys(e.time_h for e in run.events if e.kind == "sample"), run.end_time_h)
+
+
+# --- safety ---
+
+
+def safe(
+    process: ProcessProblem,
+    fit: FitProblem,
+    belief: Belief,
+    pool: np.ndarray,
+    plans: Sequence[tuple[float, ...]],
+    safety: Safety,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
+    """Clone [R], process [R, D], plan [R] and probability to meet all limits [R] of what is safe enough.
+
+    Of every clone at most `per_clone` processes of the pool [P, D] are looked at: the best, then those farthest from
+    the ones before it, out of all that meet the limits at the estimate. Raises `InfeasibleError` when none is safe.
+    """
+    clones, n, members, least = np.arange(len(belief.clones)), len(pool), safety.members, safety.least
+    by_plan = [replace(process, design=replace(process.design, sample_times_h=times)) for times in plans]
+    who, which = np.repeat(clones, n), np.tile(np.arange(n), len(clones))
+    first = by_plan[0].evaluate(pool[which], parameters(fit, belief, np.tile(belief.mean, (len(who), 1)), who))
+    met = (first.status == 0) & (first.margins.min(axis=1, initial=np.inf) >= -FEASIBLE)
+    value = np.where(met, first.objective, -np.inf).reshape(len(clones), n)
+    where = coordinates(process.design, pool)
+    looked = [(c, i) for c in clones for i in _spread(value[c], where, safety.per_clone)]
+    refused = len(who) - int(met.sum())
+    if not looked:
+        raise InfeasibleError("no process to try meets all limits at the estimate; run `optim rank` to see why")
+    clone, row = (np.array(column) for column in zip(*looked, strict=True))
+    drawn = np.concatenate([belief.mean[None], belief.draws(members - 1, np.random.default_rng(seed))])
+    theta = np.tile(drawn, (len(clone), 1))
+    p = parameters(fit, belief, theta, np.repeat(clone, members))
+    found = []
+    for k, one in enumerate(by_plan):
+        e = one.evaluate(pool[np.repeat(row, members)], p)
+        good = (e.status == 0) & (e.margins.min(axis=1, initial=np.inf) >= -FEASIBLE)
+        share = good.reshape(len(clone), members).mean(axis=1)
+        found += [(c, pool[i], k, s) for c, i, s in zip(clone, row, share, strict=True) if s >= least]
+        refused += int(np.sum(share < least)) if k == 0 else 0
+    if not found:
+        raise InfeasibleError(
+            f"no run meets all limits with a probability of {least:g}; lower suggest.safe, or widen the design's bounds"
+        )
+    found.sort(key=lambda f: f[0])
+    c, x, plan, share = zip(*found, strict=True)
+    return np.array(c), np.array(x), np.array(plan), np.array(share), refused
+
+
+def _spread(value: np.ndarray, where: np.ndarray, n: int) -> list[int]:
+    """Places of the best of what has a value, then always the one farthest from those before."""
+    able = np.flatnonzero(np.isfinite(value))
+    if not len(able):
+        return []
+    chosen = [int(able[np.argmax(value[able])])]
+    nearest_one = np.sum((where[able] - where[chosen[0]]) ** 2, axis=1)
+    while len(chosen) < min(n, len(able)):
+        far = int(np.argmax(nearest_one))
+        if nearest_one[far] <= 0.0:
+            break
+        chosen.append(int(able[far]))
+        nearest_one = np.minimum(nearest_one, np.sum((where[able] - where[able[far]]) ** 2, axis=1))
+    return chosen
+
+
+# --- what readings would say ---
+
+
+def information(
+    posterior: Posterior, belief: Belief, runs: Sequence[Run], clone: np.ndarray, run: np.ndarray
+) -> np.ndarray:
+    """Information [R, Q, Q] on the belief's parameters from runs (one per process, `run` [R]) with clones [R].
+
+    Every assay that was fitted is read at every sample. What is new in a vessel is averaged out under its prior. A run
+    that cannot be simulated says nothing.
+    """
+    problem, dataset = posterior.problem, posterior.problem.dataset
+    planned = planned_readings(problem.variables, runs)
+    future = build_problem(
+        problem.model,
+        problem.table,
+        _planned(dataset, runs, planned),
+        problem.noise,
+        problem.integrator,
+    )
+    u = lanes(problem, belief, np.tile(belief.mean, (len(clone), 1)), clone)
+    y, status = future.predict(u, run)
+    v = future.vessels
+    sd = np.ones_like(y)
+    for i, name in enumerate(future.variables):
+        own = v.variable[run] == i
+        sd[own] = problem.noise.sd(name, y[own]) * posterior.noise.scale[problem.variables.index(name)]
+    ready = future.lanes(run)
+    none = np.full(y.shape, MEASURED, np.int32)
+    told = tuple((at, part._replace(value=y[at], sd=sd[at], censored=none[at])) for at, part in ready.ready)
+    hessian = replace(ready, ready=told).blocks(u).hessian
+    outer = len(problem.shared) + len(problem.batch) + len(problem.clone)
+    own = hessian[:, outer:, outer:].copy()
+    for k, row in enumerate(problem.vessel):
+        own[:, k, k] += row.prior_score(np.asarray(row.forward(row.value)))[2]
+    across = hessian[:, :outer, outer:]
+    found = hessian[:, :outer, :outer] - across @ np.linalg.solve(own, np.swapaxes(across, 1, 2))
+    return np.where((status == 0)[:, None, None], 0.5 * (found + np.swapaxes(found, 1, 2)), 0.0)
+
+
+def planned_readings(variables: Sequence[str], runs: Sequence[Run]) -> list[tuple[int, float, str]]:
+    """(run, time in h, assay) of every reading that a plan asks for."""
+    return [(b, t, name) for b, run in enumerate(runs) for t in sampled_h(run) for name in variables]
+
+
+def _planned(dataset: Dataset, runs: Sequence[Run], planned: list[tuple[int, float, str]]) -> Dataset:
+    """A dataset of runs yet to be done, with a value of 0.5 wherever one will be read."""
+    n = len(planned)
+    readings = Measurements(
+        run=np.array([b for b, _, _ in planned], int),
+        time_h=np.array([t for _, t, _ in planned]),
+        variable=tuple(name for _, _, name in planned),
+        value=np.full(n, 0.5),
+        censored=("",) * n,
+        replicate=("1",) * n,
+    )
+    named = tuple(replace(run, run_id=f"R{i}", clone_id="any") for i, run in enumerate(runs))
+    return replace(dataset, runs=named, measurements=readings, truth=None)
+
+
+def trials(
+    posterior: Posterior,
+    process: ProcessProblem,
+    belief: Belief,
+    pool: np.ndarray,
+    plans: Sequence[tuple[float, ...]],
+    setting: Setting,
+    safety: Safety,
+    seed: int,
+) -> Trials:
+    """All runs that may be chosen. Raises `ConfigError` for no plan, `InfeasibleError` when no run is safe enough."""
+    if not plans:
+        raise ConfigError("suggest: no plan of sampling; give suggest.every_d or suggest.days")
+    clone, x, plan, met, refused = safe(process, posterior.problem, belief, pool, plans, safety, seed)
+    distinct, run = np.unique(np.column_stack([plan, x]), axis=0, return_inverse=True)
+    runs = runs_of(process, distinct[:, 1:], distinct[:, 0].astype(int), plans, setting)
+    info = information(posterior, belief, runs, clone, run.ravel())
+    size, vectors = np.linalg.eigh(info)
+    root = np.sqrt(np.maximum(size, 0.0))[:, :, None] * np.swapaxes(vectors, 1, 2)
+    samples = np.array([len(sampled_h(r)) for r in runs])[run.ravel()]
+    where = coordinates(process.design, x)
+    candidates = Candidates(root, belief.places(clone), samples, clone, where)
+    return Trials(clone, x, plan, tuple(plans), met, refused, candidates)

@@ -1,0 +1,266 @@
+"""The next experiments: runs that tell most about which clone to take, and in which process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from optim.data.dataset import Run
+from optim.doe.alternatives import Decision, best_processes, decision
+from optim.doe.candidates import Safety, Setting, Trials, processes, rounded, runs_of, sampled_h, trials
+from optim.doe.posterior_normal import Belief, belief_of
+from optim.doe.result import CloneChance, SuggestedRun, Suggestion
+from optim.doe.selection import WAYS, Alternatives, Chosen, State, choose
+from optim.errors import ConfigError, nearest
+from optim.estimation.posterior import Point, Posterior
+from optim.optimisation.evaluate import decision_values
+from optim.optimisation.optimise import About
+from optim.optimisation.slsqp import OptimiseOptions, Progress
+from optim.process.objective import LESS_IS_BETTER, PROFIT
+from optim.process.problem import ProcessProblem
+
+NEW = "NEW"  # clones that no run has seen: NEW1, NEW2, ...
+
+
+@dataclass(frozen=True)
+class SuggestOptions:
+    """`samples` counts all samples of all runs, harvest included; None: as many as it takes.
+
+    A run is sampled as the design says, or every so many days, or on given days; every plan is a choice.
+    """
+
+    runs: int = 8
+    samples: int | None = None
+    by: str = "decision"
+    every_d: tuple[int, ...] = ()
+    days: tuple[float, ...] = ()
+    safe: float = 0.8  # least probability to meet all limits
+    new_clones: int = 0  # so many may be taken in besides those known
+    processes: int = 64  # that fill the design, besides the best ones
+    per_clone: int = 12  # processes of each clone that are weighed
+    members: int = 16  # draws that safety is judged by
+    top: int = 4  # clones that are optimised for
+    optima: int = 4  # draws each
+    scenarios: int = 64  # draws that values are simulated for
+    draws: int = 1024  # that worth is averaged over
+
+    def __post_init__(self) -> None:
+        if self.by not in WAYS:
+            raise ConfigError(f"suggest.by: unknown '{self.by}'.{nearest(self.by, WAYS)} Known: {', '.join(WAYS)}")
+        least = {"runs": 1, "processes": 1, "per_clone": 1, "members": 2, "scenarios": 16, "draws": 2}
+        for key, low in least.items():
+            if getattr(self, key) < low:
+                raise ConfigError(f"suggest.{key}: {getattr(self, key)} is not at least {low}")
+        for key in ("new_clones", "top", "optima"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"suggest.{key}: {getattr(self, key)} is negative")
+        if not 0.0 <= self.safe <= 1.0:
+            raise ConfigError(f"suggest.safe: {self.safe} is not a probability, between 0 and 1")
+        if any(d < 1 for d in self.every_d):
+            raise ConfigError(f"suggest.every_d: {min(self.every_d)} is not a whole number of days from 1 on")
+        if any(d < 0.0 for d in self.days):
+            raise ConfigError(f"suggest.days: {min(self.days)} is negative")
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """What a batch is chosen from, and for."""
+
+    belief: Belief
+    decided: Decision
+    trials: Trials
+
+
+def weighed(
+    posterior: Posterior,
+    point: Point,
+    process: ProcessProblem,
+    setting: Setting,
+    options: SuggestOptions,
+    solving: OptimiseOptions,
+    seed: int,
+    known: Mapping[str, np.ndarray] | None = None,
+    progress: Progress = lambda text: None,
+) -> Weighed:
+    """The decision that is to be taken, and all runs that are safe enough.
+
+    Raises `InfeasibleError` when no clone has a process within the limits, or no run is safe.
+    """
+    if process.metric in (PROFIT, *LESS_IS_BETTER):
+        raise ConfigError(
+            f"objective.maximise: runs are weighed by metrics of which more is better, not by {process.metric}; "
+            "yield_per_cost asks the same as cogs"
+        )
+    fit, taken = posterior.problem, set(posterior.problem.groups)
+    fresh = [name for i in range(len(taken) + options.new_clones) if (name := f"{NEW}{i + 1}") not in taken]
+    belief = belief_of(posterior, point, fresh[: options.new_clones])
+    progress("suggest: the best process of every clone")
+    own = best_processes(process, fit, belief, solving, seed, known, progress)
+    decided = decision(
+        process, fit, belief, own, solving, options.optima, options.top, options.scenarios, seed, progress
+    )
+    progress("suggest: runs that meet the limits")
+    pool = _pool(process, decided.x, options.processes, seed)
+    safety = Safety(options.per_clone, options.safe, options.members)
+    found = trials(posterior, process, belief, pool, _plans(process, options), setting, safety, seed)
+    return Weighed(belief, decided, found)
+
+
+def suggest(
+    posterior: Posterior,
+    point: Point,
+    process: ProcessProblem,
+    setting: Setting,
+    options: SuggestOptions,
+    solving: OptimiseOptions,
+    about: About,
+    known: Mapping[str, np.ndarray] | None = None,
+    progress: Progress = lambda text: None,
+) -> Suggestion:
+    """The next runs, from the posterior of a fit at its mode. `known` processes by clone are where optima are sought.
+
+    Raises `ConfigError` when runs and samples do not suffice for each other, `InfeasibleError` when nothing is safe.
+    """
+    w = weighed(posterior, point, process, setting, options, solving, about.seed, known, progress)
+    progress(f"suggest: the worth of {len(w.trials.clone)} runs")
+    batch = chosen(w, options, about.seed)
+    return _suggestion(process, w, batch, setting, options, about)
+
+
+def chosen(w: Weighed, options: SuggestOptions, seed: int) -> list[Chosen]:
+    """The batch."""
+    o = options
+    alternatives, candidates = w.decided.alternatives, w.trials.candidates
+    return choose(o.by, w.belief.covariance, alternatives, candidates, o.runs, o.samples, o.draws, seed)
+
+
+def runs_to_do(process: ProcessProblem, w: Weighed, batch: list[Chosen], setting: Setting) -> tuple[Run, ...]:
+    """The runs of a batch by name, clone by clone."""
+    picked = np.array([c.run for c in batch])
+    runs = runs_of(process, w.trials.x[picked], w.trials.plan[picked], w.trials.plans, setting)
+    names = [f"{setting.experiment_id}-{k + 1}" for k in range(len(runs))]
+    clones = [w.belief.clones[c] for c in w.trials.clone[picked]]
+    rows = zip(runs, names, clones, strict=True)
+    return tuple(replace(run, run_id=name, vessel_id=name, clone_id=clone) for run, name, clone in rows)
+
+
+def _pool(process: ProcessProblem, best: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Processes to try: the platform, the best ones, those half way between, and some that fill the design."""
+    design = process.design
+    half = 0.5 * (best + design.platform)
+    tried = np.concatenate([design.platform[None], best, half])
+    return np.unique(np.concatenate([rounded(design, tried), processes(design, n, seed)]), axis=0)
+
+
+def _plans(process: ProcessProblem, options: SuggestOptions) -> tuple[tuple[float, ...], ...]:
+    """When samples are drawn, in hours; what lies after a run's harvest falls away."""
+    end = process.design.longest_h()
+    plans = [tuple(float(t) for t in np.arange(24.0 * d, end - 1e-9, 24.0 * d)) for d in options.every_d]
+    if options.days:
+        plans.append(tuple(sorted({24.0 * d for d in options.days if 24.0 * d < end})))
+    if not plans:
+        plans.append(process.design.sample_times_h)
+    return tuple(dict.fromkeys(plans))
+
+
+def _suggestion(
+    process: ProcessProblem,
+    w: Weighed,
+    batch: list[Chosen],
+    setting: Setting,
+    options: SuggestOptions,
+    about: About,
+) -> Suggestion:
+    belief, decided, found = w.belief, w.decided, w.trials
+    before = State(belief.covariance, decided.alternatives, options.draws, about.seed)
+    loss, chance = before.outlook()
+    rows, covariance = [], belief.covariance
+    for c, run in zip(batch, runs_to_do(process, w, batch, setting), strict=True):
+        places = found.candidates.places[c.run]
+        rows.append(
+            SuggestedRun(
+                run=run,
+                new_clone=run.clone_id not in about.result.clones,
+                decisions=decision_values(process, found.x[c.run], about.screened),
+                sample_days=tuple(t / 24.0 for t in sampled_h(run)),
+                gain=c.gain,
+                gain_error=c.error,
+                information=c.information,
+                loss=c.loss,
+                chance=c.chance,
+                met=float(found.met[c.run]),
+                reason=_reason(belief, decided.alternatives, places, covariance, c),
+            )
+        )
+        covariance = c.covariance
+    r = about.result
+    return Suggestion(
+        by=options.by,
+        objective=process.metric,
+        unit=process.metrics[process.metric],
+        runs=tuple(rows),
+        samples=sum(len(row.sample_days) for row in rows),
+        clones=_chances(belief, decided, before),
+        chance_before=chance,
+        chance_after=batch[-1].chance,
+        loss_before=loss,
+        loss_after=batch[-1].loss,
+        considered=len(found.clone),
+        refused=found.refused,
+        least_met=options.safe,
+        model=r.model,
+        dataset=r.dataset,
+        dataset_hash=r.dataset_hash,
+        simulated=r.simulated,
+        seed=about.seed,
+        notes=_notes(belief, found, rows, about),
+    )
+
+
+def _notes(belief: Belief, found: Trials, rows: list[SuggestedRun], about: About) -> tuple[str, ...]:
+    notes = list(about.notes)
+    never = [c for i, c in enumerate(belief.clones) if not np.any(found.clone == i)]
+    if never:
+        notes.append(f"no run of {', '.join(never)} is safe enough, so none was weighed")
+    outside = list(dict.fromkeys(d.name for row in rows for d in row.decisions if d.outside_screened))
+    if outside:
+        notes.append(f"outside the screened range, where the model extrapolates: {', '.join(outside)}")
+    return tuple(notes)
+
+
+def _chances(belief: Belief, decided: Decision, before: State) -> tuple[CloneChance, ...]:
+    a, chance = decided.alternatives, before.best()
+    rows = []
+    for c in np.unique(a.group):
+        own = np.flatnonzero(a.group == c)
+        lead = own[np.argmax(a.mean[own])]
+        sd = float(np.sqrt(a.slope[lead] @ belief.covariance @ a.slope[lead]) / max(a.mean[lead], 1e-12))
+        value, likely = decided.scale * float(a.mean[lead]), float(chance[own].sum())
+        rows.append(CloneChance(belief.clones[c], value, sd, likely))
+    return tuple(sorted(rows, key=lambda row: (-row.chance, -row.value)))
+
+
+def _reason(belief: Belief, a: Alternatives, places: np.ndarray, before: np.ndarray, c: Chosen) -> str:
+    """The contrast that a run sharpens most by what it counts, and the parameter by which it does so."""
+    lead = int(np.argmax(a.mean))
+    gone = before - c.covariance
+    contrast = a.slope - a.slope[lead]
+    sd = np.sqrt(np.maximum(np.einsum("ad,de,ae->a", contrast, before, contrast), 1e-30))
+    fall = np.einsum("ad,de,ae->a", contrast, gone, contrast)
+    # a contrast counts by how near the two are to each other
+    count = fall * np.exp(-0.5 * ((a.mean[lead] - a.mean) / sd) ** 2) / sd**2
+    count[a.group == a.group[lead]] *= 0.5
+    rival = int(np.argmax(count))
+    by = contrast[rival] if fall[rival] > 0.0 else a.slope[lead]
+    j = int(places[np.argmax(by[places] ** 2 * np.diag(gone)[places])])
+    owner = belief.owners[j] or "all clones"
+    was, is_now = np.sqrt(before[j, j]), np.sqrt(c.covariance[j, j])
+    text = f"sharpens {belief.rows[j].name} of {owner} (sd {100 * was:.2g} to {100 * is_now:.2g} %)"
+    if fall[rival] <= 0.0:
+        return text
+    first, second = belief.clones[a.group[lead]], belief.clones[a.group[rival]]
+    left = np.sqrt(max(sd[rival] ** 2 - fall[rival], 0.0))
+    what = f"{first} against {second}" if first != second else f"{first} in one process against another"
+    return f"{text} and so {what} (sd {100 * sd[rival]:.2g} to {100 * left:.2g} %)"

@@ -1,0 +1,257 @@
+"""What is wrong with the data, in words a bench scientist understands.
+
+Faults distort the fit by which they would be found. So they are looked for in residuals of a robust reference fit, the
+gross ones first; each is left out, and the reference is fitted again, before the finer ones are judged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import jax
+import numpy as np
+
+from optim.data.dataset import Dataset
+from optim.errors import FitError
+from optim.estimation.data_quality.finding import Finding, ordered, reads, when
+from optim.estimation.data_quality.readings import (
+    CHANCE,
+    Suspicion,
+    dead_probes,
+    missing,
+    off_by_a_factor,
+    outliers,
+    over_batches,
+    slip_of,
+    wrong_units,
+)
+from optim.estimation.data_quality.residuals import at_odds, misfits, noise_factors, replicates, structure, summary
+from optim.estimation.data_quality.robust_fit import MAD, Reference, reference
+from optim.estimation.data_quality.swaps import swapped
+from optim.estimation.noise import NoiseModel
+from optim.estimation.posterior import Point, Posterior
+from optim.estimation.problem import FitProblem, observable_names
+from optim.units import VARIABLES
+
+FAR_OFF = 0.5  # of a logarithm: how far usual parameters may be from those of a batch
+ROUNDS = 8  # gross faults may hide each other: how often they are looked for, at most
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The findings, the gravest first, and how many would be expected of clean data.
+
+    `suspect` [B, M]: readings that the findings mean, in the order of `FitProblem.vessels`; leaving them out (weight 0)
+    gives a fit without them. `expected_outliers`: single readings named by chance alone, were the noise normal.
+    """
+
+    findings: tuple[Finding, ...]
+    readings: int
+    expected_outliers: float
+    suspect: np.ndarray
+    reference: Reference | None = None
+
+    def of(self, severity: str) -> tuple[Finding, ...]:
+        """Findings of one severity."""
+        return tuple(f for f in self.findings if f.severity == severity)
+
+    def lines(self) -> list[str]:
+        """The findings as text, one a line, with what was looked at."""
+        head = (
+            f"{self.readings} readings looked at: {summary(self.findings)} (of clean data, {self.expected_outliers:g} "
+            f"single outliers are expected)"
+        )
+        return [head, *(f"{f.severity}: {f.statement}" for f in self.findings)]
+
+
+def inspect(posterior: Posterior, best: Point) -> Quality:
+    """Look for faults of the data behind a fit, starting from its best point.
+
+    Raises `FitError` when no robust reference can be simulated; `inspect_raw` then still says something.
+    """
+    problem = posterior.problem
+    found: list[Finding] = [*missing(problem.dataset, _expected(problem)), *impossible(problem.dataset)]
+    but = np.zeros(problem.vessels.value.shape, bool)
+    starts = [best, posterior.prior_point()]
+    r = _fitted(posterior, starts, but)
+    suspicions: list[Suspicion] = []
+    for _ in range(ROUNDS):
+        new = dead_probes(r, but)
+        _leave_out(but, new)
+        units = wrong_units(r, but)
+        _leave_out(but, units)
+        suspicions += new + units
+        if not new + units:
+            mixed = swapped(r, but)
+            if mixed is None:
+                break
+            found.append(mixed[0])
+            but[list(mixed[1])] = True
+        r = _fitted(posterior, [r.point, *starts], but)
+    suspicions, dropped = _confirmed(r, suspicions, but)
+    if dropped:
+        r = _fitted(posterior, [r.point, *starts], but)
+    factors = off_by_a_factor(r, but)
+    _leave_out(but, factors)
+    if factors:
+        r = _fitted(posterior, [r.point], but)
+    found += over_batches(r, suspicions + factors)
+    told = {f.variable for f in found if f.kind == "wrong unit"}
+    found += [f for f in _of_whole_batches(posterior, r) if f.variable not in told]
+    found += misfits(r, but) + at_odds(r, but)
+    single = outliers(r, but)
+    _leave_out(but, single)
+    found += [s.finding for s in single]
+    found += structure(r, but) + replicates(r, but) + noise_factors(r)
+    return Quality(ordered(found), int((problem.vessels.weight > 0.0).sum()), CHANCE, but, r)
+
+
+def _confirmed(r: Reference, suspicions: list[Suspicion], but: np.ndarray) -> tuple[list[Suspicion], bool]:
+    """Suspicions as they look against a reference without them; the readings of the others are used again.
+
+    The first references are bent by all faults at once, and so are the factors seen against them.
+    """
+    kept, dropped = list[Suspicion](), False
+    for s in suspicions:
+        without_own = but.copy()
+        without_own[s.vessel, s.rows] = False
+        find = dead_probes if s.finding.kind == "dead probe" else wrong_units
+        again = [o for o in find(r, without_own) if o.vessel == s.vessel and o.finding.variable == s.finding.variable]
+        kept += again
+        if not again:
+            but[s.vessel, s.rows] = False
+            dropped = True
+    return kept, dropped
+
+
+def _of_whole_batches(posterior: Posterior, r: Reference) -> list[Finding]:
+    """Slips that a whole batch shares: the fit follows them, so readings are held against media and against priors."""
+    p = posterior.problem
+    first = [
+        Suspicion(f, p.dataset.vessels.index(f.vessel), np.zeros(0, int))
+        for f in _against_medium(p.dataset)
+        if f.variable in p.variables
+    ]
+    found = [f for f in over_batches(r, first) if not f.vessel]
+    told = {f.variable for f in found}
+    y, status = p.predict(posterior.lanes(posterior.prior_point()))
+    for i, name in enumerate(p.variables):
+        for batch, batch_name in enumerate(p.batches):
+            seen = r.measured & (p.vessels.variable == i) & (status == 0)[:, None] & (p.vessels.value > 0.0) & (y > 0.0)
+            seen &= (p.vessel_batch == batch)[:, None]
+            if name in told or seen.sum() < 10:
+                continue
+            ratios = np.log(p.vessels.value[seen] / y[seen])
+            ratio = float(np.median(ratios))
+            # what runs out is off by any factor: a slip is one factor throughout
+            alike = MAD * float(np.median(np.abs(ratios - ratio))) < FAR_OFF
+            slip = slip_of(name, ratio, FAR_OFF) if alike and abs(ratio) > np.log(4.0) else None
+            if slip is not None:
+                statement = (
+                    f"{name} in batch {batch_name} reads {np.exp(ratio):.3g} times what is usual for such cells and "
+                    f"media, in the middle of {int(seen.sum())} readings: the factor of {slip[0]:.3g} would fit "
+                    f"{slip[1]}; the fit may have followed it, so check the unit in which the batch was exported"
+                )
+                found.append(Finding("wrong unit", "warning", "", name, None, statement))
+    return found
+
+
+def inspect_raw(dataset: Dataset, expected: tuple[str, ...] = ()) -> tuple[Finding, ...]:
+    """What the dataset alone says, for when a fit cannot: missing assays, readings that cannot be, stuck values, units.
+
+    Vessels are compared with each other at the same time, and the first sample with the medium.
+    """
+    found = [*missing(dataset, expected), *impossible(dataset), *_standing_still(dataset), *_against_medium(dataset)]
+    return ordered(found)
+
+
+def impossible(dataset: Dataset) -> list[Finding]:
+    """Readings outside what their assay can read."""
+    m, findings = dataset.measurements, []
+    for k, name in enumerate(m.variable):
+        run, value, upper = dataset.runs[int(m.run[k])], float(m.value[k]), VARIABLES[name].upper
+        if value < 0.0 or (upper is not None and value > 1.02 * upper):
+            time = float(m.time_h[k])
+            limit = "0 is the least" if value < 0.0 else f"{upper:g} is the most"
+            statement = (
+                f"{name} in vessel {run.run_id} ({when(time, run.end_time_h)}) reads {reads(name, value)}, where "
+                f"{limit}: check the entry and its unit"
+            )
+            findings.append(Finding("impossible reading", "error", run.run_id, name, time, statement))
+    return findings
+
+
+def _standing_still(dataset: Dataset) -> list[Finding]:
+    """Four or more equal readings in a row where the same assay moves by a fifth or more in other vessels."""
+    m, findings = dataset.measurements, []
+    name_of, free = np.array(m.variable), np.array([c == "" for c in m.censored])
+    for name in dict.fromkeys(m.variable):
+        for b, run in enumerate(dataset.runs):
+            own = np.flatnonzero((m.run == b) & (name_of == name) & free)
+            own = own[np.argsort(m.time_h[own], kind="stable")]
+            value = m.value[own]
+            same = np.flatnonzero(np.diff(value, prepend=np.nan, append=np.nan) != 0.0)
+            longest = int(np.argmax(np.diff(same))) if len(same) > 1 else 0
+            stuck = own[same[longest] : same[longest + 1]] if len(same) > 1 else own[:0]
+            if len(stuck) < 4 or value[same[longest]] == 0.0:
+                continue
+            first, last = m.time_h[stuck[0]], m.time_h[stuck[-1]]
+            moves = []
+            for other in range(len(dataset.runs)):
+                rows = (m.run == other) & (name_of == name) & free & (m.time_h >= first) & (m.time_h <= last)
+                if other != b and rows.sum() >= 4:
+                    moves.append(float(np.ptp(m.value[rows]) / max(np.median(np.abs(m.value[rows])), 1e-12)))
+            if moves and np.median(moves) > 0.2:
+                statement = (
+                    f"{name} in vessel {run.run_id} reads {reads(name, float(m.value[stuck[0]]))} {len(stuck)} times "
+                    f"in a row, from {when(first, run.end_time_h)} to {when(last, run.end_time_h)}, where it moves by "
+                    f"{100 * np.median(moves):.0f} % in other vessels: check the sensor"
+                )
+                findings.append(Finding("dead probe", "error", run.run_id, name, float(first), statement))
+    return findings
+
+
+def _against_medium(dataset: Dataset) -> list[Finding]:
+    """First samples that are off from the medium's composition by the factor of a slip between units."""
+    findings = []
+    for b, run in enumerate(dataset.runs):
+        medium = dataset.media.get(run.medium_id, {})
+        for name, value in dataset.initial_sample(b).items():
+            made = medium.get(name, 0.0)
+            if value <= 0.0 or made <= 0.0:
+                continue
+            ratio = float(np.log(value / made))
+            slip = slip_of(name, ratio) if abs(ratio) > 1.0 else None
+            if slip is not None:
+                statement = (
+                    f"the first sample of vessel {run.run_id} reads {reads(name, value)} {name}, where its medium has "
+                    f"{reads(name, made)}: the factor of {np.exp(ratio):.3g} fits {slip[1]}; check the unit"
+                )
+                findings.append(Finding("wrong unit", "error", run.run_id, name, 0.0, statement))
+    return findings
+
+
+def without(problem: FitProblem, quality: Quality) -> FitProblem:
+    """The problem without the readings that errors mean, and without single outliers."""
+    v = problem.vessels
+    return replace(problem, vessels=v._replace(weight=np.where(quality.suspect, 0.0, v.weight)))
+
+
+def _expected(problem: FitProblem) -> tuple[str, ...]:
+    """Assays that the model predicts and whose noise is stated."""
+    stated: NoiseModel = problem.noise
+    with jax.ensure_compile_time_eval():
+        names = observable_names(problem.model, problem.table)
+    return tuple(name for name in names if name in stated.assays)
+
+
+def _fitted(posterior: Posterior, starts: list[Point], but: np.ndarray) -> Reference:
+    r = reference(posterior, starts, but)
+    if not np.isfinite(r.point.cost):
+        raise FitError("no reference fit could be simulated, so the data cannot be judged by one; see `inspect_raw`")
+    return r
+
+
+def _leave_out(but: np.ndarray, suspicions: list[Suspicion]) -> None:
+    for s in suspicions:
+        but[s.vessel, s.rows] = True

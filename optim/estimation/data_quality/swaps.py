@@ -1,0 +1,284 @@
+"""Mix-ups of vessels: whose readings, or whose clone, would two vessels have to exchange to fit much better.
+
+Shared parameters are held at the reference fit; the parameters of the clones concerned are found anew under every
+exchange, so that exchanges are compared by their likelihoods.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import jax
+import numpy as np
+
+from optim.estimation.data_quality.finding import Finding
+from optim.estimation.data_quality.robust_fit import MAD, STATED, Reference
+from optim.estimation.noise import MEASURED, robust_loss
+from optim.estimation.posterior import Noise, Point, Posterior
+from optim.estimation.problem import FitProblem
+
+# the gain in log-likelihood at which an exchange is believed: both hypotheses have equally many parameters
+GAIN = 20.0
+SAME = 3.0  # exchanges whose gains differ by less cannot be told apart
+SUSPECTS = 6  # vessels that fit worse than usual, at most so many, among which all pairs are tried
+ROUNDS = 12
+SAME_TIME_H = 1.0  # a reading has its place in another vessel where that has a node within this time
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A vessel's controls, the readings that are held against them (of vessel `read`), and the clone they belong to."""
+
+    controls: int
+    read: int
+    group: int
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Two vessels exchanged: `what` is 'readings' or 'clones'; `gain` in log-likelihood, of both and of each."""
+
+    a: int
+    b: int
+    what: str
+    gain: float
+    each: tuple[float, float]
+    left: float  # loss per reading of both that is left
+
+
+def swapped(r: Reference, but: np.ndarray) -> tuple[Finding, tuple[int, int]] | None:
+    """The pair of vessels that is most clearly mixed up, if there is one; `but` [B, M] are known to be wrong.
+
+    One at a time: the best exchange changes what every other one would gain.
+    """
+    trials = _Trials(r, but)
+    exchanges = sorted(trials.exchanges(), key=lambda e: -e.gain)
+    e = next((e for e in exchanges if trials.believed(e)), None)
+    if e is None:
+        return None
+    runs, clone = r.problem.dataset.runs, r.problem.vessel_clone
+    first, second = runs[e.a], runs[e.b]
+    names = f"{first.run_id} and {second.run_id}"
+    groups = {int(clone[e.a]), int(clone[e.b])}
+    alike = [o for o in exchanges if e.gain - o.gain < SAME and {int(clone[o.a]), int(clone[o.b])} == groups]
+    others = sorted({f"{runs[o.a].run_id} and {runs[o.b].run_id}" for o in alike} - {names})
+    who = (
+        f"vessels {names} look swapped: each one's readings fit the controls and clone of the other"
+        if e.what == "readings"
+        else f"vessels {names} look swapped: each fits the other's clone ({first.clone_id} and {second.clone_id})"
+    )
+    or_else = f"; as well it could be {' or '.join(others)}" if others else ""
+    statement = (
+        f"{who} (exchanged, the misfit of the two falls by {e.gain:.0f} in log-likelihood, where {GAIN:.0f} is already "
+        f"far beyond chance{or_else}); check labels of tubes, positions and the export"
+    )
+    vessels = f"{first.run_id}, {second.run_id}"
+    return Finding("swapped vessels", "error", vessels, "", None, statement), (e.a, e.b)
+
+
+class _Trials:
+    """Exchanges tried, as many in one batched simulation as there are vessels: no new program is compiled."""
+
+    def __init__(self, r: Reference, but: np.ndarray):
+        self.r, self.problem = r, r.problem
+        v = self.problem.vessels
+        self.weight = np.where(but, 0.0, np.where(r.use, 1.0, 0.0))
+        self.sd = v.sd * r.scale[v.variable]
+        self.clone = self.problem.vessel_clone
+        every = range(len(self.clone))
+        # every vessel with clone parameters of its own: scatter that no mix-up widens
+        alone = self._tried([[Lane(b, b, b)] for b in every])
+        self.sd = v.sd * self._scale([residual for _, _, residual in alone])[v.variable]
+        self.base = self._tried([self._lanes({int(c)}) for c in np.unique(self.clone)])
+        self.loss = np.zeros(len(self.clone))
+        for c, (_, losses, _) in zip(np.unique(self.clone), self.base, strict=True):
+            self.loss[self.clone == c] = losses
+        self.readings = np.maximum(self.weight.sum(axis=1), 1.0)
+
+    def _scale(self, residuals: list[np.ndarray]) -> np.ndarray:
+        """Factor on the stated noise [V] from vessels that each have parameters of their own."""
+        v, residual = self.problem.vessels, np.concatenate(residuals)
+        found = self.r.scale.copy()
+        for i in range(len(found)):
+            own = (v.variable == i) & (self.weight > 0.0) & (v.censored == MEASURED)
+            if own.any():
+                n, size = own.sum(), MAD * float(np.median(np.abs(residual[own]))) * self.r.scale[i]
+                found[i] = np.sqrt((n * size**2 + STATED) / (n + STATED))
+        # only what the reference had too wide: parameters of their own also take up some of the noise
+        return np.minimum(self.r.scale, np.clip(1.2 * found, 0.1, 10.0))
+
+    def exchanges(self) -> list[Exchange]:
+        """All pairs of one batch among the worst vessels, exchanged in readings and in clones."""
+        per_reading = self.loss / self.readings
+        # of two vessels that are mixed up both fit worse than the middle one
+        worst = [b for b in np.argsort(-per_reading)[:SUSPECTS] if per_reading[b] >= np.median(per_reading)]
+        # labels are mixed up among vessels that ran together; two campaigns differ in more than a label
+        batch = self.problem.vessel_batch
+        pairs = [(int(min(a, b)), int(max(a, b))) for a, b in combinations(worst, 2) if batch[a] == batch[b]]
+        tried = [(a, b, "readings") for a, b in pairs]
+        tried += [(a, b, "clones") for a, b in pairs if self.clone[a] != self.clone[b]]
+        found = self._tried([self._exchanged(*t) for t in tried])
+        exchanges = []
+        for (a, b, what), (cost, losses, _) in zip(tried, found, strict=True):
+            groups = sorted({int(self.clone[a]), int(self.clone[b])})
+            before = sum(self.base[int(np.flatnonzero(np.unique(self.clone) == c)[0])][0] for c in groups)
+            lanes = self._exchanged(a, b, what)
+            # of the readings of each, wherever they are held against
+            after = [float(losses[[lane.read for lane in lanes].index(k)]) for k in (a, b)]
+            rest = sum(after) / float(self.readings[a] + self.readings[b])
+            each = (float(self.loss[a] - after[0]), float(self.loss[b] - after[1]))
+            exchanges.append(Exchange(a, b, what, float(before - cost), each, rest))
+        return exchanges
+
+    def believed(self, e: Exchange) -> bool:
+        """Much better, for the two as a whole, and good enough afterwards to be the truth."""
+        usual = float(np.median(self.loss / self.readings))
+        return e.gain > GAIN and e.left < 2.0 * usual + 0.2
+
+    def _lanes(self, groups: set[int]) -> list[Lane]:
+        own = [b for b in range(len(self.clone)) if int(self.clone[b]) in groups]
+        return [Lane(b, b, int(self.clone[b])) for b in own]
+
+    def _exchanged(self, a: int, b: int, what: str) -> list[Lane]:
+        lanes, other = [], {a: b, b: a}
+        for lane in self._lanes({int(self.clone[a]), int(self.clone[b])}):
+            k = other.get(lane.controls, lane.controls)
+            if what == "readings":
+                lanes.append(replace(lane, read=k))
+            else:
+                lanes.append(replace(lane, group=int(self.clone[k])))
+        return lanes
+
+    def _tried(self, hypotheses: list[list[Lane]]) -> list[tuple[float, np.ndarray, np.ndarray]]:
+        """Of every hypothesis its cost, the loss of each of its lanes, and their residuals [lanes, M]."""
+        found: list[tuple[float, np.ndarray, np.ndarray]] = []
+        size, some = len(self.clone), list[list[Lane]]()
+        for hypothesis in [*hypotheses, []]:
+            if some and (not hypothesis or sum(map(len, some)) + len(hypothesis) > size):
+                found += self._settled(some)
+                some = []
+            if hypothesis:
+                some.append(hypothesis)
+        return found
+
+    def _settled(self, hypotheses: list[list[Lane]]) -> list[tuple[float, np.ndarray, np.ndarray]]:
+        """Hypotheses side by side as clones of one problem with as many vessels as the whole."""
+        lanes, groups, spans = list[Lane](), list[int](), list[slice]()
+        names: dict[tuple[int, int], int] = {}
+        for h, hypothesis in enumerate(hypotheses):
+            spans.append(slice(len(lanes), len(lanes) + len(hypothesis)))
+            lanes += hypothesis
+            groups += [names.setdefault((h, lane.group), len(names)) for lane in hypothesis]
+        use = np.ones(len(self.clone))
+        use[len(lanes) :] = 0.0
+        while len(lanes) < len(self.clone):
+            groups.append(names.setdefault((-1, len(lanes)), len(names)))
+            lanes.append(Lane(0, 0, 0))
+        of_group = np.array([lanes[groups.index(g)].group for g in range(len(names))])
+        alone = all(len({lane.group for lane in h}) == len(h) == 1 for h in hypotheses)
+        if alone:
+            of_group = self.clone[[lanes[groups.index(g)].controls for g in range(len(names))]]
+        problem = _rearranged(self.problem, lanes, np.array(groups), self.weight, self.sd)
+        at = Posterior(problem, Noise(self.r.scale, problem.vessels.sd), self.r.posterior.spread)
+        start = self._start(at, lanes, np.array(groups), of_group, use)
+        cost, loss, residual = settle_blocks(at, start)
+        out = []
+        for span in spans:
+            total = float(sum(cost[g] for g in dict.fromkeys(groups[span])))
+            out.append((total, loss[span], residual[span]))
+        return out
+
+    def _start(
+        self, at: Posterior, lanes: list[Lane], groups: np.ndarray, of_group: np.ndarray, use: np.ndarray
+    ) -> Point:
+        """Clones where the reference has them, vessels likewise."""
+        old, now = self.r.posterior, self.r.point
+        block = np.tile(at.mean_c, (at.n_clones, 1))
+        block[:, : at.nc] = now.block[of_group, : at.nc]
+        for k, lane in enumerate(lanes):
+            own = old.columns[lane.controls][old.nc :]
+            block[groups[k], at.columns[k][at.nc :]] = now.block[self.clone[lane.controls], own]
+        return Point(now.shared.copy(), block, use)
+
+
+def _rearranged(
+    problem: FitProblem, lanes: list[Lane], groups: np.ndarray, weight: np.ndarray, sd: np.ndarray
+) -> FitProblem:
+    """A problem with as many vessels, made of controls and readings of vessels of the old one."""
+    controls = np.array([lane.controls for lane in lanes])
+    read = np.array([lane.read for lane in lanes])
+    v = problem.vessels
+    grid = jax.tree.map(lambda x: np.asarray(x)[controls], v.grid)
+    time = np.take_along_axis(np.asarray(v.grid.t), v.node, axis=1)[read]
+    apart = np.abs(grid.t[:, None, :] - time[:, :, None])
+    # the first of equal nodes is the one before padding
+    node = np.where((controls == read)[:, None], v.node[read], np.argmin(apart, axis=2))
+    near = np.min(apart, axis=2) < SAME_TIME_H
+    vessels = v._replace(
+        grid=grid,
+        feeds=v.feeds[controls],
+        initial=v.initial[controls],
+        volume=v.volume[controls],
+        node=node.astype(np.int32),
+        variable=v.variable[read],
+        value=v.value[read],
+        sd=sd[read],
+        censored=v.censored[read],
+        weight=weight[read] * near,
+    )
+    names = tuple(str(g) for g in range(int(groups.max()) + 1))
+    return replace(
+        problem,
+        vessels=vessels,
+        vessel_clone=groups,
+        groups=names,
+        vessel_batch=problem.vessel_batch[controls],
+    )
+
+
+def settle_blocks(at: Posterior, point: Point) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Clone blocks found with all else held, each by steps of its own (Levenberg-Marquardt).
+
+    Returns the cost of every block with its priors [C], the loss of every vessel [B], and residuals [B, M].
+    """
+    point = replace(point, block=point.block.copy())
+    damping = np.full(at.n_clones, 1e-2)
+    lanes = at.problem.lanes(np.arange(len(at.problem.vessel_clone)), at.noise.sd)
+    cost, loss, residual = _block_costs(at, point, lanes.cost(at.lanes(point)))
+    for _ in range(ROUNDS):
+        at.evaluate([point])
+        assert point.arrow is not None
+        a, m = point.arrow, np.arange(at.width)
+        _, held = at.held(point)
+        matrix = np.where(np.isfinite(a.cc), a.cc, 0.0)
+        diagonal = np.maximum(matrix[:, m, m], 1e-8)
+        matrix[:, m, m] += damping[:, None] * diagonal + np.where(held, 1e12 * (1.0 + diagonal), 0.0)
+        step = -np.linalg.solve(matrix, np.nan_to_num(a.gc)[..., None])[..., 0]
+        trial = replace(point, block=np.clip(point.block + np.clip(step, -1.0, 1.0), at.lower_c, at.upper_c))
+        new, new_loss, new_residual = _block_costs(at, trial, lanes.cost(at.lanes(trial)))
+        better = new < cost
+        gained = float(np.max(np.where(better & np.isfinite(cost), cost - new, 0.0), initial=0.0))
+        point.block[better] = trial.block[better]
+        own = better[at.problem.vessel_clone]
+        loss, residual = np.where(own, new_loss, loss), np.where(own[:, None], new_residual, residual)
+        cost = np.where(better, new, cost)
+        damping = np.clip(np.where(better, 0.2 * damping, 8.0 * damping), 1e-9, 1e6)
+        if gained < 0.3 and (better | (damping > 10.0)).all():
+            break
+    return cost, loss, residual
+
+
+def _block_costs(
+    at: Posterior, point: Point, found: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    p, (ends, residual) = at.problem, found
+    freedom = np.where(p.vessels.censored == MEASURED, p.scatter.robust[p.vessels.variable], 0.0)
+    loss = np.where(np.isfinite(ends), np.asarray(robust_loss(residual**2, freedom)[0]).sum(axis=1), np.inf)
+    cost = np.zeros(at.n_clones)
+    np.add.at(cost, p.vessel_clone, np.where(point.weight > 0.0, loss, 0.0))
+    away = point.block[:, : at.nc] - point.shared[at.ns : at.ns + at.nc]
+    cost += 0.5 * np.sum(at.pool * away**2, axis=1)
+    for k, row in enumerate(at.rows_v):
+        cost += np.asarray(row.prior_score(point.block[:, at.nc + k])[0])
+    return cost, loss, residual

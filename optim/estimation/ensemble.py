@@ -1,0 +1,91 @@
+"""An ensemble of plausible parameter sets: draws around an estimate, or handed over by a sampler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from optim.errors import FitError
+from optim.estimation.posterior import Point, Posterior
+from optim.parameters import ParameterSpec, to_natural
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Ensemble on the fitted scale: shared part [E, n], blocks [E, C, m]; member 0 is the estimate."""
+
+    shared: np.ndarray
+    block: np.ndarray
+
+    def points(self, weight: np.ndarray) -> list[Point]:
+        """Each member as a point."""
+        return [Point(s, b, weight) for s, b in zip(self.shared, self.block, strict=True)]
+
+
+def laplace(posterior: Posterior, point: Point, members: int, rng: np.random.Generator) -> Draws:
+    """Draws from the normal distribution with the mode and the curvature of the posterior, within bounds.
+
+    Raises `FitError` when the information is singular.
+    """
+    assert point.arrow is not None
+    try:
+        shared, block = point.arrow.sample(rng, members - 1)
+    except np.linalg.LinAlgError as err:
+        raise FitError(
+            "the data and priors do not determine the parameters (singular information); "
+            "fix some of them, or give them a prior_sd"
+        ) from err
+    shared = np.clip(point.shared + shared, posterior.lower_s, posterior.upper_s)
+    block = np.clip(point.block + block, posterior.lower_c, posterior.upper_c)
+    return Draws(np.concatenate([point.shared[None], shared]), np.concatenate([point.block[None], block]))
+
+
+@dataclass(frozen=True)
+class NaturalDraws:
+    """The same on the natural scale: shared [E, ns], clone [E, C, nc], batch [E, batches, nb], vessel [E, B, nv].
+
+    `newcomer` [E, nc] is a clone, and `other` [E, nb + nv] a batch and a vessel, of which nothing has been seen.
+    """
+
+    shared: np.ndarray
+    clone: np.ndarray
+    batch: np.ndarray
+    vessel: np.ndarray
+    newcomer: np.ndarray
+    other: np.ndarray
+
+
+def natural(posterior: Posterior, draws: Draws, rng: np.random.Generator) -> NaturalDraws:
+    """An ensemble on the natural scale, with what may come that was not seen (member 0: what is expected of it)."""
+    problem, ns, nc = posterior.problem, posterior.ns, posterior.nc
+    shared = to_natural(posterior.rows_s, draws.shared)
+    rows = (*problem.clone, *posterior.rows_v)
+    block = to_natural(rows, draws.block)  # [E, C, m]
+    vessel = np.stack(
+        [block[:, c, posterior.columns[b][nc:]] for b, c in enumerate(problem.vessel_clone)],
+        axis=1,
+    )
+    members = len(draws.shared)
+    away = rng.standard_normal((members, nc)) * posterior.spread
+    away[0] = 0.0
+    lower, upper = posterior.lower_c[:nc], posterior.upper_c[:nc]
+    newcomer = to_natural(problem.clone, np.clip(draws.shared[:, ns : ns + nc] + away, lower, upper))
+    return NaturalDraws(
+        shared=shared[:, :ns],
+        clone=block[:, :, :nc],
+        batch=shared[:, ns + nc :].reshape(members, posterior.n_batches, posterior.nb),
+        vessel=vessel,
+        newcomer=newcomer,
+        other=_from_prior((*problem.batch, *problem.vessel), members, rng),
+    )
+
+
+def _from_prior(rows: tuple[ParameterSpec, ...], members: int, rng: np.random.Generator) -> np.ndarray:
+    columns = []
+    for row in rows:
+        sd = row.prior_sd_fitted() or 0.0
+        z = rng.standard_normal(members)
+        z[0] = 0.0
+        columns.append(row.backward(np.clip(row.forward(row.value) + sd * z, *row.bounds())))
+    return np.stack(columns, axis=1) if columns else np.zeros((members, 0))

@@ -1,0 +1,146 @@
+"""Maximum a posteriori estimation: multi-start search, then noise and spread between clones from what is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from optim.errors import ConfigError, FitError, nearest
+from optim.estimation.levenberg_marquardt import Progress, Search, minimise
+from optim.estimation.noise import MEASURED
+from optim.estimation.posterior import Noise, Point, Posterior
+from optim.estimation.problem import FitProblem
+
+ENSEMBLES = ("laplace", "bootstrap", "nuts")
+# the stated spread between clones counts as much as this many clones
+SPREAD_WEIGHT = 4.0
+# rounds end when no scale of noise and no spread changes by more
+SETTLED = 0.02
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Settings of a fit. `tolerance` is the relative decrease of the cost below which a start has converged."""
+
+    def __post_init__(self) -> None:
+        if self.starts < 1 or self.max_iterations < 1 or self.ensemble < 2 or self.draws < 2:
+            raise ConfigError("fit: starts and max_iterations must be at least 1, ensemble and draws at least 2")
+        if self.ensemble_by not in ENSEMBLES:
+            known = ", ".join(ENSEMBLES)
+            hint = nearest(self.ensemble_by, ENSEMBLES)
+            raise ConfigError(f"fit.ensemble_by: '{self.ensemble_by}' is not one of {known}.{hint}")
+
+    starts: int = 4
+    max_iterations: int = 60
+    tolerance: float = 1e-6
+    ensemble: int = 32
+    start_spread: float = 1.0  # starts are drawn with this many prior standard deviations
+    noise_rounds: int = 2  # how often, at most, noise and spread between clones are found anew
+    estimate_spread: bool = True
+    startup: int = 0  # first-order steps before the search proper, for starts far away
+    quality: bool = True  # look for faults of the data
+    identify: bool = True  # say what the data cannot tell
+    profiles: tuple[str, ...] = ()  # parameters to walk along; 'shared': all that are shared, and population means
+    ensemble_by: str = "laplace"  # where intervals and the ensemble come from: laplace | bootstrap | nuts
+    draws: int = 300  # of the bootstrap, or of each chain of the sampler
+
+    @property
+    def search(self) -> Search:
+        return Search(self.max_iterations, self.tolerance, self.startup)
+
+
+def multi_start(
+    problem: FitProblem, options: FitOptions, seed: int, progress: Progress
+) -> tuple[Posterior, list[Point]]:
+    """Fit from the prior's centre and from random starts; then find noise and spread, and fit again from the best.
+
+    Returns the posterior with its noise and spread, and all points, best first. Raises `FitError` when every start
+    failed.
+    """
+    posterior = Posterior(problem)
+    rng = np.random.default_rng(seed)
+    points = [posterior.prior_point()]
+    points += [posterior.random_point(rng, options.start_spread) for _ in range(options.starts - 1)]
+    ends = sorted(minimise(posterior, points, options.search, progress), key=lambda p: p.cost)
+    if not np.isfinite(ends[0].cost):
+        raise FitError("every start of the fit failed; check bounds and initial values of the parameters")
+    history = ends[0].history
+    posterior, ends[0] = settle(posterior, ends[0], options, progress)
+    ends[0].history = history
+    return posterior, ends
+
+
+def settle(
+    posterior: Posterior, point: Point, options: FitOptions, progress: Progress = lambda text: None
+) -> tuple[Posterior, Point]:
+    """Noise and spread between clones found from the fit, and the fit with them, in turn until they settle."""
+    problem = posterior.problem
+    for _ in range(options.noise_rounds):
+        noise, spread = posterior.noise, posterior.spread
+        if problem.noise.estimate_scale:
+            noise = found_noise(posterior, point)
+        if options.estimate_spread and posterior.nc:
+            spread = found_spread(posterior, point)
+        if noise is posterior.noise and spread is posterior.spread:
+            break
+        before = np.log(np.concatenate([posterior.noise.scale, posterior.spread]))
+        posterior = Posterior(problem, noise, spread)
+        point = replace(point, damping=1e-4, reason="", iterations=0, history=[])
+        point = minimise(posterior, [point], options.search, progress)[0]
+        if np.max(np.abs(np.log(np.concatenate([noise.scale, spread])) - before)) < SETTLED:
+            break
+    return posterior, point
+
+
+def found_noise(posterior: Posterior, point: Point, known: np.ndarray | None = None) -> Noise:
+    """Noise by the predictions of `point`, each assay's scaled so that its residuals are as large as they are.
+
+    Noise by the measured values would give low readings more weight than high ones and pull every estimate. The factor
+    stays within 1/5 to 5; where it is `known` [V], it is taken as it is.
+    """
+    problem, v = posterior.problem, posterior.problem.vessels
+    u = posterior.lanes(point)
+    y, status = problem.predict(u)
+    measured = (v.weight * point.weight[:, None] > 0.0) & (v.censored == MEASURED) & (status == 0)[:, None]
+    sd, scale = v.sd.copy(), np.ones(len(problem.variables))
+    deviation = problem.deviation(y)
+    for i, variable in enumerate(problem.variables):
+        own = v.variable == i
+        use = own & measured
+        sd[use] = problem.noise.sd(variable, y[use])
+        assay = problem.noise.assay(variable)
+        if known is not None:
+            scale[i] = known[i]
+            sd[own] *= scale[i]
+            continue
+        if not assay.estimate:
+            continue
+        square = (deviation[use] / sd[use]) ** 2
+        if assay.robust:
+            # the weights of Student's t: an outlier says little about the scatter of the rest
+            square = square * (assay.robust + 1.0) / (assay.robust + square)
+        # a few points say little about their own scatter: two more with the stated noise keep the factor honest
+        scale[i] = np.clip(np.sqrt((float(np.sum(square)) + 2.0) / (use.sum() + 2.0)), 0.2, 5.0)
+        sd[own] *= scale[i]
+    return Noise(scale, sd)
+
+
+def found_spread(posterior: Posterior, point: Point) -> np.ndarray:
+    """Standard deviation between clones [nc] on the fitted scale: one step of expectation and maximisation.
+
+    What is expected of a clone's distance from the mean is its estimate and its own uncertainty, squared (Dempster et
+    al. 1977, J R Stat Soc B 39:1), so that shrunk estimates do not shrink the spread further. The stated spread counts
+    as much as a few clones.
+    """
+    assert point.arrow is not None
+    ns, nc = posterior.ns, posterior.nc
+    clone = posterior.problem.vessel_clone
+    seen = np.unique(clone[point.weight > 0.0])
+    inverse = np.linalg.inv(point.arrow.cc[seen])
+    uncertain = np.einsum("cii->ci", inverse)[:, :nc]
+    away = point.block[seen][:, :nc] - point.shared[ns : ns + nc]
+    stated = np.array([row.spread or 1.0 for row in posterior.problem.clone])
+    square = (SPREAD_WEIGHT * stated**2 + np.sum(away**2 + uncertain, axis=0)) / (SPREAD_WEIGHT + len(seen))
+    found: np.ndarray = np.sqrt(square)
+    return found

@@ -1,0 +1,264 @@
+"""A fit from start to end: multi-start estimate, ensemble, predictions with bands, scores, left-out runs and clones."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from optim.errors import FitError, IntegratorWarning
+from optim.estimation.data_quality.finding import Finding
+from optim.estimation.data_quality.inspect import inspect, inspect_raw
+from optim.estimation.ensemble import Draws, laplace, natural
+from optim.estimation.estimate import FitOptions, multi_start
+from optim.estimation.identifiability.practical import identify
+from optim.estimation.identifiability.structural import structural
+from optim.estimation.levenberg_marquardt import Progress
+from optim.estimation.parameter_index import chosen, places
+from optim.estimation.posterior import Z90, Point, Posterior
+from optim.estimation.predictive import observations, predictive
+from optim.estimation.problem import FitProblem
+from optim.estimation.result import FitResult, ParameterEstimate, Recovery, StartReport
+from optim.estimation.score import clone_folds, free_parameters, leave_out, log_likelihood, r_squared, vessel_folds
+from optim.estimation.uncertainty.agreement import agreement
+from optim.estimation.uncertainty.bootstrap import Bootstrap, BootstrapOptions, bootstrap
+from optim.estimation.uncertainty.nuts import Sampled, SampleOptions, sample
+from optim.estimation.uncertainty.profile import Profile, profiles
+
+# two starts end at one optimum when their costs differ by less, in units of the log-likelihood
+SAME_COST = 0.1
+
+
+def fit(
+    problem: FitProblem,
+    options: FitOptions,
+    seed: int,
+    model_name: str,
+    leave_one_out: bool = False,
+    progress: Progress = lambda text: None,
+) -> FitResult:
+    """Fit a problem. Raises `FitError` when every start failed or the data do not determine the parameters at all."""
+    posterior, points = multi_start(problem, options, seed, progress)
+    return report(posterior, points, options, seed, model_name, leave_one_out, progress)
+
+
+def report(
+    posterior: Posterior,
+    points: list[Point],
+    options: FitOptions,
+    seed: int,
+    model_name: str,
+    leave_one_out: bool = False,
+    progress: Progress = lambda text: None,
+) -> FitResult:
+    """The result of a search: `points` are the ends of all starts, the best first."""
+    problem, best = posterior.problem, points[0]
+    better = problem.poor_integrator(posterior.lanes(best))
+    if better:
+        warnings.warn(better, IntegratorWarning, stacklevel=2)
+    draws, wide = _ensemble(posterior, best, options, seed, progress)
+    found = observations(posterior, *predictive(posterior, draws))
+    left_out, clones_left_out = None, None
+    if leave_one_out:
+        search, members = options.search, max(2, options.ensemble // 2)
+        left_out = leave_out(posterior, best, vessel_folds(posterior), members, search, seed, progress)
+        if posterior.n_clones > 1:
+            clones_left_out = leave_out(posterior, best, clone_folds(posterior), members, search, seed, progress)
+    n = int(problem.vessels.weight.sum())
+    k = free_parameters(posterior)
+    likelihood = log_likelihood(posterior, best)
+    members_of = natural(posterior, draws, np.random.default_rng(seed + 2))
+    plain = parameter_rows(posterior, best)
+    parameters = plain if wide is None else parameter_rows(posterior, best, wide.draws)
+    walked = _profiles(posterior, best, options, progress)
+    compared = agreement(posterior, plain, walked, wide if isinstance(wide, Sampled) else None)
+    return FitResult(
+        model=model_name,
+        dataset=problem.dataset.name,
+        dataset_hash=problem.dataset.content_hash,
+        simulated=problem.dataset.simulated,
+        seed=seed,
+        shared_names=tuple(p.name for p in problem.shared),
+        clone_names=tuple(p.name for p in problem.clone),
+        vessel_names=tuple(p.name for p in problem.vessel),
+        batch_names=tuple(p.name for p in problem.batch),
+        clones=problem.groups,
+        vessels=problem.dataset.vessels,
+        vessel_clone=tuple(int(c) for c in problem.vessel_clone),
+        group_by=problem.group_by,
+        multiples={name: other for name, other in problem.layout.times},
+        shared=members_of.shared,
+        clone=members_of.clone,
+        vessel=members_of.vessel,
+        batch=members_of.batch,
+        newcomer=members_of.newcomer,
+        other=members_of.other,
+        parameters=parameters,
+        observations=found,
+        noise_scale={v: float(s) for v, s in zip(problem.variables, posterior.noise.scale, strict=True)},
+        spread={p.name: float(s) for p, s in zip(problem.clone, posterior.spread, strict=True)},
+        cost=best.cost,
+        log_likelihood=likelihood,
+        n_parameters=k,
+        aicc=-2.0 * likelihood + 2.0 * k + 2.0 * k * (k + 1) / max(n - k - 1, 1),
+        bic=-2.0 * likelihood + k * np.log(n),
+        r2=r_squared(found),
+        starts=_starts(points),
+        history=tuple(float(c) for c in best.history),
+        recovery=_recovery(problem, parameters),
+        left_out=left_out,
+        clones_left_out=clones_left_out,
+        findings=_findings(posterior, best, options, progress),
+        identifiability=_identifiability(posterior, best, options, progress),
+        profiles=walked,
+        agreement=tuple(one.sentence for one in compared if not one.agrees),
+        ensemble_by=options.ensemble_by,
+        notes=_notes(problem),
+    )
+
+
+def _ensemble(
+    posterior: Posterior, best: Point, options: FitOptions, seed: int, progress: Progress
+) -> tuple[Draws, Bootstrap | Sampled | None]:
+    """The ensemble, and all draws that it was thinned from where it is no Laplace approximation."""
+    if options.ensemble_by == "laplace":
+        return laplace(posterior, best, options.ensemble, np.random.default_rng(seed + 1)), None
+    wide: Bootstrap | Sampled
+    if options.ensemble_by == "bootstrap":
+        wide = bootstrap(posterior, best, BootstrapOptions(options.draws), seed + 1, progress)
+        drawn = Draws(wide.draws.shared[1:], wide.draws.block[1:])
+    else:
+        wide = sample(posterior, best, SampleOptions(options.draws), seed + 1, progress)
+        drawn = wide.draws
+    kept = np.linspace(0, len(drawn.shared) - 1, min(options.ensemble - 1, len(drawn.shared))).astype(int)
+    shared, block = drawn.shared[kept], drawn.block[kept]
+    return Draws(np.concatenate([best.shared[None], shared]), np.concatenate([best.block[None], block])), wide
+
+
+def _profiles(posterior: Posterior, best: Point, options: FitOptions, progress: Progress) -> tuple[Profile, ...]:
+    if not options.profiles:
+        return ()
+    every = [x for x in places(posterior) if x.level in ("shared", "population")]
+    named = tuple(name for name in options.profiles if name != "shared")
+    wanted = [*(every if "shared" in options.profiles else ()), *(chosen(posterior, named) if named else ())]
+    return profiles(posterior, best, tuple(dict.fromkeys(wanted)), progress=progress)
+
+
+def _findings(posterior: Posterior, best: Point, options: FitOptions, progress: Progress) -> tuple[Finding, ...]:
+    if not options.quality:
+        return ()
+    progress("fit: looking for faults of the data")
+    try:
+        return inspect(posterior, best).findings
+    except FitError:
+        # no robust fit to judge by: what the data say of themselves
+        return inspect_raw(posterior.problem.dataset, tuple(posterior.problem.noise.assays))
+
+
+def _identifiability(posterior: Posterior, best: Point, options: FitOptions, progress: Progress) -> tuple[str, ...]:
+    if not options.identify:
+        return ()
+    progress("fit: looking for what the data cannot tell")
+    perfect = [f"even with perfect readings {c.sentence}" for c in structural(posterior, best)]
+    return (*perfect, *identify(posterior, best).sentences)
+
+
+def _starts(points: list[Point]) -> tuple[StartReport, ...]:
+    """How every start ended, and at which optimum: 0 is the best, -1 a start that failed."""
+    costs = [float(p.history[-1]) if p.history else float("inf") for p in points]
+    rows, places = [], list[float]()
+    for i in np.argsort(costs):
+        optimum = -1
+        if np.isfinite(costs[i]):
+            if not places or costs[i] - places[-1] > SAME_COST:
+                places.append(costs[i])
+            optimum = len(places) - 1
+        rows.append(StartReport(int(i), costs[i], points[i].iterations, points[i].reason, optimum))
+    return tuple(rows)
+
+
+def parameter_rows(e: Posterior, point: Point, draws: Draws | None = None) -> tuple[ParameterEstimate, ...]:
+    """The table of all parameters on the natural scale, with intervals from the curvature at `point`, or of `draws`."""
+    assert point.arrow is not None
+    variances = point.arrow.variances()
+    rows = []
+    for place in places(e):
+        spec = place.spec
+        u, sd = float(place.of(point.shared, point.block)), float(np.sqrt(np.maximum(place.of(*variances), 0.0)))
+        ends = np.array([u - Z90 * sd, u + Z90 * sd])
+        if draws is not None:
+            ends = np.quantile(place.of(draws.shared, draws.block), (0.05, 0.95))
+        low, high = spec.bounds()
+        lower, estimate, upper = spec.backward(np.clip(np.array([ends[0], u, ends[1]]), low, high))
+        prior_sd = float(e.spread[place.column]) if place.level == "clone" else spec.prior_sd_fitted()
+        shrinkage = sd / prior_sd if prior_sd else float("nan")
+        rows.append(
+            ParameterEstimate(
+                name=spec.name,
+                level=place.level,
+                owner=place.owner,
+                unit=spec.unit,
+                estimate=float(estimate),
+                lower90=float(lower),
+                upper90=float(upper),
+                prior=spec.prior_text(),
+                shrinkage=shrinkage,
+                at_bound=bool(u <= low + 1e-9 or u >= high - 1e-9),
+                source=spec.source,
+                verified=spec.verified,
+                verdict=_verdict(shrinkage),
+            )
+        )
+    for spec in e.problem.table.of_level("fixed"):
+        value = spec.value
+        rows.append(
+            ParameterEstimate(
+                spec.name,
+                "fixed",
+                "",
+                spec.unit,
+                value,
+                value,
+                value,
+                "",
+                float("nan"),
+                False,
+                spec.source,
+                spec.verified,
+            )
+        )
+    return tuple(rows)
+
+
+def _verdict(shrinkage: float) -> str:
+    """What the data say, by how much narrower they make the belief."""
+    if not np.isfinite(shrinkage):
+        return "no prior to compare with"
+    if shrinkage < 0.5:
+        return "well determined"
+    return "poorly determined" if shrinkage < 0.9 else "by the prior only"
+
+
+def _recovery(problem: FitProblem, rows: tuple[ParameterEstimate, ...]) -> tuple[Recovery, ...]:
+    truth = problem.dataset.truth
+    if truth is None:
+        return ()
+    return tuple(
+        Recovery(r.name, r.owner, truth[r.owner][r.name], r.estimate, r.lower90, r.upper90)
+        for r in rows
+        if r.level in ("shared", "clone") and r.name in truth.get(r.owner, {})
+    )
+
+
+def _notes(problem: FitProblem) -> tuple[str, ...]:
+    notes = list(problem.dataset.notes)
+    if problem.dataset.simulated:
+        notes.insert(0, "SIMULATED data: nothing here was measured")
+    unverified = problem.table.unverified()
+    if unverified:
+        notes.append(f"no source supports the numbers given for {', '.join(unverified)} (unverified)")
+    m = problem.dataset.measurements
+    unused = sorted(set(m.variable) - set(problem.variables))
+    if unused:
+        notes.append(f"measured but not predicted by the model, so not used: {', '.join(unused)}")
+    return tuple(notes)

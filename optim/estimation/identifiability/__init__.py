@@ -1,0 +1,1 @@
+"""Identifiability: which parameters the data determine, and which reading would help."""

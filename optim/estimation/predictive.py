@@ -1,0 +1,66 @@
+"""Predictions of every data point with bands: what the fit expects a new measurement to read."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from optim.estimation.ensemble import Draws
+from optim.estimation.posterior import Z90, Posterior
+from optim.estimation.result import Observations
+
+
+def predictive(posterior: Posterior, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions [B, M] of the estimate, and the standard deviation of a new measurement around them.
+
+    Noise with heavy tails counts by that of the normal distribution with the same middle 90 %. Members whose simulation
+    fails are left out of the deviation.
+    """
+    problem = posterior.problem
+    n = len(problem.vessel_clone)
+    points = draws.points(np.ones(n))
+    u = np.concatenate([posterior.lanes(p) for p in points])
+    y, status = problem.predict(u, np.tile(np.arange(n), len(points)))
+    stack = np.where((status == 0)[:, None], y, np.nan).reshape(len(points), n, -1)
+    noise = reading_sd(posterior, stack[0])
+    for i, variable in enumerate(problem.variables):
+        noise[problem.vessels.variable == i] *= problem.noise.tail(variable)
+    return stack[0], np.sqrt(np.nanvar(stack, axis=0) + noise**2)
+
+
+def reading_sd(posterior: Posterior, y: np.ndarray) -> np.ndarray:
+    """Standard deviation of readings about predictions `y` [B, M], in the unit of each assay."""
+    problem = posterior.problem
+    sd = posterior.noise.sd.copy()
+    for i, variable in enumerate(problem.variables):
+        own = problem.vessels.variable == i
+        sd[own] = problem.noise.reading_sd(variable, y[own], sd[own])
+    return sd
+
+
+def observations(
+    posterior: Posterior, predicted: np.ndarray, sd: np.ndarray, only: np.ndarray | None = None
+) -> Observations:
+    """All data points in use (or those of `only` [B, M]) with predictions and their 90 % bands."""
+    problem, v = posterior.problem, posterior.problem.vessels
+    use = v.weight > 0.0 if only is None else (v.weight > 0.0) & only
+    b, m = np.nonzero(use)
+    time = np.array([v.grid.t[i, j] for i, j in zip(b, v.node[b, m], strict=True)])
+    runs = problem.dataset.runs
+    lower, upper = predicted - Z90 * sd, predicted + Z90 * sd
+    for i, variable in enumerate(problem.variables):
+        # a band does not reach where no reading can be
+        own = v.variable == i
+        lowest, highest = problem.noise.range_of(variable)
+        lower[own], upper[own] = np.clip(lower[own], lowest, None), np.clip(upper[own], None, highest)
+    return Observations(
+        vessel=tuple(runs[i].run_id for i in b),
+        clone=tuple(runs[i].clone_id for i in b),
+        variable=tuple(problem.variables[i] for i in v.variable[b, m]),
+        time_h=time,
+        value=v.value[b, m],
+        sd=reading_sd(posterior, predicted)[b, m],
+        predicted=predicted[b, m],
+        lower90=lower[b, m],
+        upper90=upper[b, m],
+        censored=tuple(("", "<", ">")[i] for i in v.censored[b, m]),
+    )

@@ -1,0 +1,276 @@
+"""Profile likelihoods: the cost along one parameter, all others fitted again.
+
+Raue et al. 2009, Bioinformatics 25:1923. Many profiles are walked at once, each to both sides, so that their
+simulations fill the lanes of one program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from optim.errors import FitError
+from optim.estimation.levenberg_marquardt import LONGEST, Progress, Search, minimise
+from optim.estimation.parameter_index import Place
+from optim.estimation.posterior import Z90, Parts, Point, Posterior
+
+# rise of the cost at the ends of a 90 % interval: half the 0.90 quantile of chi square with one degree of freedom
+LEVEL = 0.5 * Z90**2
+# a step that was too long, or could not be simulated, is tried again this often, each time shorter
+TRIES = 5
+VERDICTS = {
+    (True, True): "identifiable",
+    (True, False): "bounded below only",
+    (False, True): "bounded above only",
+    (False, False): "not identifiable",
+}
+
+
+@dataclass(frozen=True)
+class ProfileOptions:
+    """Settings of profiles.
+
+    `priors`: of the posterior; else the prior of the profiled parameter (for one of a clone: its pooling) is left out,
+    so that the verdict is about the data. `step` is what one step adds to the root of twice the rise, which is a
+    parabola's distance in standard deviations. `disagreement`: the ratio of half-widths beyond which the Laplace
+    interval is said to disagree.
+    """
+
+    priors: bool = True
+    points: int = 14  # of each side, at most
+    step: float = 0.45
+    beyond: float = 1.2  # how far past the level a side is walked, as a factor
+    disagreement: float = 1.5
+    search: Search = field(default_factory=lambda: Search(max_iterations=25))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The cost along one parameter, all others fitted again; on the natural scale.
+
+    An end of the interval that was not reached is the parameter's bound; `ends` says why it was not.
+    `ratio` compares the half-widths below and above the estimate, on the fitted scale, with those of the Laplace
+    approximation; inf where the end was not reached.
+    """
+
+    name: str
+    owner: str
+    level: str  # shared | population | clone | batch | vessel
+    unit: str
+    value: np.ndarray  # [P] ascending
+    rise: np.ndarray  # [P] of the cost above its least
+    estimate: float
+    lower90: float
+    upper90: float
+    verdict: str  # identifiable | bounded below only | bounded above only | not identifiable
+    ends: tuple[str, str]  # below, above: reached | bound | points | failed
+    laplace90: tuple[float, float]
+    ratio: tuple[float, float]
+    laplace_disagrees: bool
+    priors: bool  # whether the parameter's own prior is in it
+    gained: float  # by how much a lower cost was found than that of the fit; above 0.1 the fit was not at its optimum
+
+
+@dataclass
+class _Side:
+    """The way from the optimum to one side."""
+
+    place: Place
+    sign: float
+    at: Point
+    step: float
+    lower: float
+    upper: float
+    points: list[Point] = field(default_factory=list)
+    roots: list[float] = field(default_factory=list)
+    misses: int = 0  # steps too long, since the last point
+    failures: int = 0
+    ended: str = ""
+
+    @property
+    def u(self) -> float:
+        return float(self.place.of(self.at.shared, self.at.block))
+
+    def ahead(self) -> float:
+        """Where the next point is held."""
+        return float(np.clip(self.u + self.sign * self.step, self.lower, self.upper))
+
+    def judge(self, found: Point, least: float, options: ProfileOptions) -> None:
+        """Take a point that was fitted, or go back to a shorter step; with a reason where the side ends."""
+        if not np.isfinite(found.cost):
+            self.failures += 1
+            self.step *= 0.25
+            # as many in all: a wall would be crept up to without end
+            self.ended = "failed" if self.failures > TRIES else ""
+            return
+        root = np.sqrt(2.0 * max(found.cost - least, 0.0))
+        last = self.roots[-1] if self.roots else 0.0
+        if root - last > 2.5 * options.step and self.misses < TRIES:
+            self.misses += 1
+            self.step *= max(0.25, options.step / (root - last))
+            return
+        moved = abs(float(self.place.of(found.shared, found.block)) - self.u)
+        self.points.append(found)
+        self.roots.append(float(root))
+        self.at, self.misses = found, 0
+        # along a flat profile steps grow, but not so fast that the others cannot follow
+        self.step = min(moved * float(np.clip(options.step / max(root - last, 1e-9), 0.4, 2.5)), LONGEST)
+        if 0.5 * root**2 >= LEVEL * options.beyond:
+            self.ended = "reached"
+        elif self.u <= self.lower or self.u >= self.upper:
+            self.ended = "bound"
+        elif len(self.points) >= options.points:
+            self.ended = "points"
+
+
+def profiles(
+    posterior: Posterior,
+    best: Point,
+    places: Sequence[Place],
+    options: ProfileOptions | None = None,
+    progress: Progress = lambda text: None,
+) -> tuple[Profile, ...]:
+    """Profiles of the given parameters from the optimum `best`, with the noise and spread of `posterior`.
+
+    A point that cannot be fitted is tried nearer; it ends its own side at worst. Raises `FitError` where not even the
+    optimum can be simulated.
+    """
+    options = options or ProfileOptions()
+    starts = _starts(posterior, best, places, options)
+    sides = []
+    for place, start in zip(places, starts, strict=True):
+        lower, upper = _bounds(posterior, place)
+        for sign in (-1.0, 1.0):
+            step = float(np.clip(options.step * _sd(place, start), 1e-6, LONGEST))
+            sides.append(_Side(place, sign, start, step, lower, upper))
+            if not lower < sides[-1].u < upper and sides[-1].ahead() == sides[-1].u:
+                sides[-1].ended = "bound"
+    while active := [s for s in sides if not s.ended]:
+        found = minimise(posterior, [_ahead(posterior, s) for s in active], options.search, lambda text: None)
+        for side, point in zip(active, found, strict=True):
+            both = [s for s in sides if s.place is side.place]
+            least = min(starts[places.index(side.place)].cost, *(p.cost for s in both for p in s.points), np.inf)
+            side.judge(point, min(least, point.cost), options)
+        left = len({id(s.place) for s in sides if not s.ended})
+        progress(f"profiles: {len(places) - left} of {len(places)} done")
+    return tuple(
+        _profile(place, start, best, below, above, options)
+        for place, start, below, above in zip(places, starts, sides[::2], sides[1::2], strict=True)
+    )
+
+
+def _starts(posterior: Posterior, best: Point, places: Sequence[Place], options: ProfileOptions) -> list[Point]:
+    """The optimum of what each profile is of."""
+    fresh = replace(best, damping=1e-4, reason="", iterations=0, history=[], bends=False)
+    if options.priors:
+        found = minimise(posterior, [fresh], options.search, lambda text: None) * len(places)
+    else:
+        loose = [replace(fresh, belief=_without(place, best)) for place in places]
+        found = minimise(posterior, loose, options.search, lambda text: None)
+    if not all(np.isfinite(p.cost) for p in found):
+        raise FitError("the optimum cannot be simulated, so that nothing can be profiled from it")
+    return found
+
+
+def _without(place: Place, point: Point) -> Parts:
+    belief = np.ones(point.shared.shape), np.ones(point.block.shape)
+    place.put(*belief, 0.0)
+    return belief
+
+
+def _bounds(p: Posterior, place: Place) -> tuple[float, float]:
+    lower = place.of(p.lower_s, np.broadcast_to(p.lower_c, (p.n_clones, p.width)))
+    upper = place.of(p.upper_s, np.broadcast_to(p.upper_c, (p.n_clones, p.width)))
+    return float(lower), float(upper)
+
+
+def _column(place: Place, point: Point) -> Parts | None:
+    """The column of the inverse of the information that belongs to a parameter; None where it is singular."""
+    assert point.arrow is not None
+    gs, gc = np.zeros_like(point.arrow.gs), np.zeros_like(point.arrow.gc)
+    place.put(gs, gc, -1.0)
+    none = np.zeros(gs.shape, bool), np.zeros(gc.shape, bool)
+    try:
+        column_s, column_c = replace(point.arrow, gs=gs, gc=gc).damped(1e-9, *none).solve()
+    except np.linalg.LinAlgError:
+        return None
+    own = place.of(column_s, column_c)
+    return (column_s, column_c) if np.isfinite(own) and own > 0.0 else None
+
+
+def _sd(place: Place, point: Point) -> float:
+    """Standard deviation of a parameter by the curvature at a point; inf where there is none."""
+    column = _column(place, point)
+    return np.inf if column is None else float(np.sqrt(place.of(*column)))
+
+
+def _ahead(posterior: Posterior, side: _Side) -> Point:
+    """Where the next fit begins: the others follow along the tangent of the profile."""
+    place, at = side.place, side.at
+    target = side.ahead()
+    shared, block = at.shared.copy(), at.block.copy()
+    column = None if side.misses > 1 or side.failures > 1 else _column(place, at)
+    if column is not None:
+        share = (target - side.u) / place.of(*column)
+        step_s, step_c = share * column[0], share * column[1]
+        if max(np.abs(step_s).max(initial=0.0), np.abs(step_c).max(initial=0.0)) <= LONGEST:
+            moved = posterior.moved(replace(at, fixed=None), step_s, step_c)
+            shared, block = moved.shared, moved.block
+    place.put(shared, block, target)
+    return replace(
+        at, shared=shared, block=block, fixed=place.only(at), damping=1e-4, reason="", iterations=0, history=[],
+        bends=False, cost=np.inf, arrow=None, slopes=None,
+    )  # fmt: skip
+
+
+def _profile(place: Place, start: Point, best: Point, below: _Side, above: _Side, options: ProfileOptions) -> Profile:
+    spec = place.spec
+    points = [*below.points[::-1], start, *above.points]
+    u = np.array([float(place.of(p.shared, p.block)) for p in points])
+    cost = np.array([p.cost for p in points])
+    rise = cost - cost.min()
+    middle = int(np.argmin(rise))
+    sd = _sd(place, start)
+    lower, reached_lower = _crossing(u[middle::-1], rise[middle::-1], below.lower)
+    upper, reached_upper = _crossing(u[middle:], rise[middle:], below.upper)
+    half = Z90 * sd
+    ratio = tuple(
+        abs(end - u[middle]) / half if reached else np.inf
+        for end, reached in ((lower, reached_lower), (upper, reached_upper))
+    )
+    natural = spec.backward(np.array([u[middle], lower, upper]))
+    laplace = spec.backward(np.clip(np.array([u[middle] - half, u[middle] + half]), below.lower, below.upper))
+    within = 1.0 / options.disagreement, options.disagreement
+    return Profile(
+        name=spec.name,
+        owner=place.owner,
+        level=place.level,
+        unit=spec.unit,
+        value=spec.backward(u),
+        rise=rise,
+        estimate=float(natural[0]),
+        lower90=float(natural[1]),
+        upper90=float(natural[2]),
+        verdict=VERDICTS[reached_lower, reached_upper],
+        ends=(below.ended, above.ended),
+        laplace90=(float(laplace[0]), float(laplace[1])),
+        ratio=(float(ratio[0]), float(ratio[1])),
+        laplace_disagrees=not all(within[0] <= r <= within[1] for r in ratio),
+        priors=options.priors,
+        gained=max(float(best.cost - cost.min()), 0.0) if options.priors else max(float(start.cost - cost.min()), 0.0),
+    )
+
+
+def _crossing(u: np.ndarray, rise: np.ndarray, bound: float) -> tuple[float, bool]:
+    """Where the rise passes the level, walking outwards; the bound where it does not.
+
+    The root of the rise is near a straight line, so it is what is interpolated.
+    """
+    past = np.flatnonzero(rise >= LEVEL)
+    if not past.size:
+        return bound, False
+    i = int(past[0])
+    a, b = np.sqrt(rise[i - 1]), np.sqrt(rise[i])
+    return float(u[i - 1] + (u[i] - u[i - 1]) * (np.sqrt(LEVEL) - a) / (b - a)), True

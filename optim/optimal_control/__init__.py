@@ -1,0 +1,1 @@
+"""Optimal control: profiles with hundreds of values, by an interior-point method with exact derivatives."""

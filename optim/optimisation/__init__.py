@@ -1,0 +1,1 @@
+"""Optimisation of processes: search, ranking, robustness, sensitivity and trade-offs."""

@@ -1,0 +1,223 @@
+"""A process simulated over the parameter ensemble: trajectories with bands, metrics with intervals, bill, margins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from optim.errors import SimulationError, Status
+from optim.optimisation.result import (
+    Action,
+    ConstraintValue,
+    CostItem,
+    DecisionValue,
+    Interval,
+    ProcessOutcome,
+    Series,
+)
+from optim.process.cost import DRIVERS, Harvest
+from optim.process.problem import ProcessProblem, Trace
+from optim.schedule.schedule import Schedule
+from optim.units import VARIABLES, display
+
+Ranges = dict[str, tuple[float, float]]
+AT_BOUND = 1e-4  # of a decision's span
+ACTIVE = 1e-3  # of a constraint's limit
+SETPOINTS = {
+    "temperature": ("temperature", "degC"),
+    "ph": ("pH", "-"),
+    "do": ("dissolved oxygen", "%"),
+    "kla": ("kLa", "1/h"),
+}
+BLEEDS = {"bleed": ("bleed", "mL/h", 1000.0), "bleed_above": ("bleed above VCD", "1e6/mL", 1.0)}
+HELD = 1e-6  # a decision with a smaller span was not free
+
+
+def outcome(
+    problem: ProcessProblem,
+    name: str,
+    x: np.ndarray,
+    ensemble: np.ndarray,
+    feed: str | Sequence[str],
+    screened: Ranges,
+) -> ProcessOutcome:
+    """The process with decisions x [D] over the ensemble [E, P], member 0 being the estimate.
+
+    Metrics of members that failed are left out and counted. Raises `SimulationError` when the estimate itself fails.
+    """
+    trace = problem.trace(np.tile(x, (len(ensemble), 1)), ensemble)
+    if trace.status[0] != 0:
+        code = Status(int(trace.status[0]))
+        raise SimulationError(f"process '{name}' cannot be simulated: {code.name.lower()}; {code.remedy}")
+    good = trace.status == 0
+    metrics = {
+        key: Interval.of(trace.metrics[good, i])
+        for i, key in enumerate(problem.metrics)
+        if np.isfinite(trace.metrics[good, i]).all()
+    }
+    return ProcessOutcome(
+        name=name,
+        decisions=decision_values(problem, x, screened),
+        actions=actions(problem, x, feed),
+        trajectory=_series(problem, trace, good),
+        metrics=metrics,
+        metric_units={key: problem.metrics[key] for key in metrics},
+        cost_items=bill(problem, Harvest(*(np.asarray(v)[0] for v in trace.harvest))),
+        currency=problem.book.currency,
+        constraints=constraint_values(problem, trace, good),
+        failed_members=int(np.sum(~good)),
+    )
+
+
+def decision_values(problem: ProcessProblem, x: np.ndarray, screened: Ranges) -> tuple[DecisionValue, ...]:
+    """Decisions with bounds; `screened` gives the range of a kind of decision in the screening data, by kind."""
+    rows = []
+    for d, value in zip(problem.design.decisions, x, strict=True):
+        low, high = (None, None) if d.feed else screened.get(d.kind, (None, None))
+        span = d.upper - d.lower
+        slack = max(1e-6, 0.5 * d.resolution)
+        outside = low is not None and high is not None and not low - slack <= value <= high + slack
+        rows.append(
+            DecisionValue(
+                name=d.name,
+                kind=d.kind,
+                unit=d.unit,
+                value=float(value),
+                lower=d.lower,
+                upper=d.upper,
+                at_bound=span > HELD and bool(min(value - d.lower, d.upper - value) < AT_BOUND * span),
+                screened_low=low,
+                screened_high=high,
+                outside_screened=bool(outside),
+                resolution=d.resolution,
+            )
+        )
+    return tuple(rows)
+
+
+def actions(problem: ProcessProblem, x: np.ndarray, feed: str | Sequence[str]) -> tuple[Action, ...]:
+    """What is done to the vessel, from the very schedule that is simulated. `feed` names the first feed, or all."""
+    import jax.numpy as jnp
+
+    s = problem.design.schedule(jnp.asarray(x))
+    end = float(s.end)
+    rows = []
+    names = list(problem.design.feeds if isinstance(feed, str) else feed)
+    for t, taken, given in zip(np.asarray(s.times), np.asarray(s.withdraw), np.asarray(s.bolus), strict=True):
+        if t >= end:
+            continue
+        if taken > 0.0:
+            rows.append(Action(float(t), "sample", "broth", 1000.0 * float(taken), "mL"))
+        rows += [Action(float(t), "bolus", names[j], 1000.0 * float(v), "mL") for j, v in enumerate(given) if v > 0.0]
+    perfused = problem.design.perfusion_feeds
+    begin = np.asarray(s.rate_t)
+    stop = np.append(begin[1:], max(problem.design.longest_h(), begin[-1]))
+    for j, name in enumerate(names):
+        flowing = False
+        stretches = zip(begin, stop, np.asarray(s.rate_start)[:, j], np.asarray(s.rate_end)[:, j], strict=True)
+        for t, until, a, b in stretches:
+            on = bool(a > 0.0 or b > 0.0)
+            if t < end and (on or flowing):  # a feed that stops says so
+                kind = "perfusion" if j in perfused else "feed_rate"
+                cut = min(1.0, (end - t) / (until - t)) if until > t else 1.0  # harvest may come within the stretch
+                rows.append(Action(float(t), kind, name, 1000.0 * float(a), "mL/h", 1000.0 * float(a + cut * (b - a))))
+            flowing = on
+    rows += _setpoints(s, end)
+    rows.append(Action(end, "harvest", "vessel", 0.0, ""))
+    return tuple(sorted(rows, key=lambda a: (a.time_h, a.kind != "setpoint", a.kind == "harvest")))
+
+
+def _setpoints(s: Schedule, end: float) -> list[Action]:
+    """Every setpoint that is held, when it changes; a ramp has the value it ends with as well."""
+    rows = []
+    for name, (what, unit) in SETPOINTS.items():
+        values = getattr(s.setpoints, name)
+        if values is None:
+            continue
+        ends = values if s.setpoints_end is None else getattr(s.setpoints_end, name)
+        previous = np.nan
+        for t, a, b in zip(np.asarray(s.setpoint_t), np.asarray(values), np.asarray(ends), strict=True):
+            ramp = float(b) if abs(b - a) > 1e-9 else None
+            if t < end and (ramp is not None or not abs(a - previous) < 1e-9):
+                rows.append(Action(float(t), "setpoint", what, float(a), unit, ramp))
+            previous = np.nan if ramp is not None else b  # what a ramp ends with is told once more, to be held
+    for name, (what, unit, scale) in BLEEDS.items():
+        values = getattr(s, name)
+        if values is not None:
+            rows += [
+                Action(float(t), "setpoint", what, scale * float(v), unit)
+                for t, v in zip(np.asarray(s.flow_t), np.asarray(values), strict=True)
+                if t < end and np.isfinite(v)
+            ]
+    return rows
+
+
+def _series(problem: ProcessProblem, trace: Trace, good: np.ndarray) -> Series:
+    keep = np.concatenate([[True], np.diff(trace.t[0]) > 1e-9])
+    volume = 1000.0 * trace.volume
+    content = (
+        [trace.observed[:, problem.observed.index("product")] / trace.observed[:, problem.observed.index("biomass")]]
+        if {"product", "biomass"} <= set(problem.observed)
+        else []
+    )
+    values = [trace.observed[:, i] for i in range(len(problem.observed))] + content + [volume, trace.temperature]
+    names = (*problem.observed, *(["product_per_biomass"] if content else []), "volume", "temperature")
+    units = (
+        *(display(VARIABLES[v].unit) for v in problem.observed),
+        *(["g/g"] if content else []),
+        "mL",
+        "°C",
+    )
+    stack = np.stack([v[good] for v in values])[:, :, keep]  # [V, E, T]
+    low, middle, high = np.quantile(stack, (0.05, 0.5, 0.95), axis=1)
+    return Series(trace.t[0][keep], names, units, low, middle, high)
+
+
+def bill(problem: ProcessProblem, harvest: Harvest) -> tuple[CostItem, ...]:
+    """Cost of every item of a production batch at the estimate."""
+    import jax.numpy as jnp
+
+    book = problem.book
+    h = Harvest(*(jnp.asarray(v) for v in harvest))
+    amounts = {key: float(v) for key, v in book.drivers(h).items()}
+    costs = np.asarray(book.costs(jnp.asarray(book.prices()), h))
+    return tuple(
+        CostItem(
+            name=item.name,
+            category=item.category,
+            amount=amounts[item.driver],
+            amount_unit=DRIVERS[item.driver],
+            price=item.price,
+            price_unit=item.unit,
+            cost=float(c),
+            verified=item.verified,
+            source=item.source,
+        )
+        for item, c in zip(book.items, costs, strict=True)
+    )
+
+
+def constraint_values(problem: ProcessProblem, trace: Trace, good: np.ndarray) -> tuple[ConstraintValue, ...]:
+    """Every constraint over the lanes of a trace: margins of lane 0, and the share of good lanes that meet it."""
+    rows, at = [], 0
+    nodes = trace.t.shape[1]
+    for c in problem.constraints:
+        width = nodes if c.where == "path" else 1
+        margins = trace.margins[:, at : at + width].min(axis=1) * abs(c.limit)
+        at += width
+        margin = float(margins[0])
+        rows.append(
+            ConstraintValue(
+                name=c.name,
+                unit=c.unit,
+                kind=c.kind,
+                where=c.where,
+                limit=c.limit,
+                value=c.limit - margin if c.kind == "max" else c.limit + margin,
+                margin=margin,
+                active=abs(margin) < ACTIVE * abs(c.limit),
+                probability_met=float(np.mean(margins[good] >= -1e-6 * abs(c.limit))),
+            )
+        )
+    return tuple(rows)

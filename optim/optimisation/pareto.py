@@ -1,0 +1,172 @@
+"""Trade-offs: the front of processes between two metrics, where none can be bettered in one without loss in the other.
+
+Epsilon-constraint (Haimes et al. 1971): one metric is maximised while the other must reach a level; the levels lie
+evenly between what each alone allows. All points are lanes of one batch, then start again from their neighbours' ends,
+so that no point is left in a worse local optimum than the one beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from optim.errors import ConfigError, InfeasibleError, nearest
+from optim.optimisation.slsqp import Floor, OptimiseOptions, Progress, Solution, best, solve, start_points, tiled
+from optim.process.objective import OBJECTIVES, Objective, better
+from optim.process.problem import ProcessProblem
+
+ROUNDS = 2  # of starting again from the neighbours
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """One process on the front, at the estimate."""
+
+    first: float
+    second: float
+    decisions: dict[str, float]
+    kkt_residual: float
+    success: bool
+
+
+@dataclass(frozen=True)
+class Front:
+    """Processes of one clone from the best in the first metric to the best in the second.
+
+    `hypervolume` is the share of the rectangle between the front's worst and best values of both that lies below the
+    front: 0.5 for a straight line, 1 where both can be had at once.
+    """
+
+    schema: ClassVar[str] = "optim.front/1"
+    made_by: ClassVar[str] = "optim pareto"
+
+    clone: str
+    first: str  # metric
+    second: str
+    first_unit: str
+    second_unit: str
+    points: tuple[FrontPoint, ...]
+    platform: tuple[float, float]
+    hypervolume: float
+    lost: int  # levels at which no start met all limits
+    simulated: bool
+    notes: tuple[str, ...] = ()
+
+
+def pareto(
+    problem: ProcessProblem,
+    clone: str,
+    against: str,
+    parameters: np.ndarray,
+    points: int,
+    options: OptimiseOptions,
+    seed: int,
+    simulated: bool,
+    notes: tuple[str, ...] = (),
+    progress: Progress = lambda text: None,
+    bounds: np.ndarray | None = None,
+) -> Front:
+    """The front between the problem's objective and another one, at parameters [P].
+
+    `bounds` [2, D] are those of choices that were made. Raises `ConfigError` for an objective that is unknown or the
+    same, `InfeasibleError` where no start is feasible.
+    """
+    if against not in OBJECTIVES:
+        raise ConfigError(
+            f"pareto.against: unknown '{against}'.{nearest(against, OBJECTIVES)} Known: {', '.join(OBJECTIVES)}"
+        )
+    try:
+        other = replace(problem, objective=Objective(against, (), problem.objective.market))
+    except ConfigError as err:
+        raise ConfigError(f"pareto.against: {err}") from err
+    if other.metric == problem.metric:
+        raise ConfigError(f"pareto.against: {against} is what is maximised already")
+    if points < 3:
+        raise ConfigError("pareto.points: a front needs at least 3")
+    if other.metric not in problem.metrics:  # profit has to be known to both
+        raise ConfigError("objective.market: missing; profit needs a price, a demand and the days of a suite")
+    starts = start_points(problem, options.starts, seed)
+    many = np.tile(parameters, (len(starts), 1))
+    ends = []
+    for p in (problem, other):
+        top = best(solve(p, starts, many, options, progress, tiled(bounds, len(starts))))
+        if top is None:
+            raise InfeasibleError("no process meets all limits; `optim optimise` says which are in conflict")
+        ends.append(top.x)
+    places = [list(problem.metrics).index(m) for m in (problem.metric, other.metric)]
+    at_ends = problem.evaluate(np.array(ends), np.tile(parameters, (2, 1))).metrics[:, places]
+    levels = np.linspace(at_ends[0, 1], at_ends[1, 1], points)[1:-1]
+    n = len(levels)
+
+    def again(found: list[Solution | None], from_: np.ndarray) -> list[Solution | None]:
+        more = solve_levels(problem, other.metric, levels, from_, parameters, options, bounds, progress)
+        return [best([s for s in pair if s is not None]) for pair in zip(found, more, strict=True)]
+
+    share = np.linspace(0.0, 1.0, points)[1:-1, None]
+    found = again([None] * n, (1.0 - share) * ends[0] + share * ends[1])
+    found = again(found, np.tile(ends[1], (n, 1)))
+    for _ in range(ROUNDS):
+        for step in (1, -1):  # from the neighbour that reaches more of the other metric, then from the one with less
+            row = [ends[0], *(s.x if s is not None else ends[1] for s in found), ends[1]]
+            found = again(found, np.array(row[1 + step : 1 + step + n]))
+    kept = [s for s in found if s is not None]
+    x = np.array([ends[0], *(s.x for s in kept), ends[1]])
+    values = problem.evaluate(x, np.tile(parameters, (len(x), 1))).metrics[:, places]
+    platform = problem.evaluate(problem.design.platform[None], parameters[None]).metrics[0, places]
+    names = [d.name for d in problem.design.decisions]
+    reports = [(0.0, True), *((s.kkt, s.success) for s in kept), (0.0, True)]
+    rows = [
+        FrontPoint(float(a), float(b), dict(zip(names, map(float, row), strict=True)), kkt, ok)
+        for (a, b), row, (kkt, ok) in zip(values, x, reports, strict=True)
+    ]
+    scores = np.stack([better(values[:, i], m) for i, m in enumerate((problem.metric, other.metric))], axis=1)
+    front = nondominated(scores)
+    return Front(
+        clone=clone,
+        first=problem.metric,
+        second=other.metric,
+        first_unit=problem.metrics[problem.metric],
+        second_unit=problem.metrics[other.metric],
+        points=tuple(rows[i] for i in front),
+        platform=(float(platform[0]), float(platform[1])),
+        hypervolume=hypervolume(scores[front]),
+        lost=len(levels) - len(kept),
+        simulated=simulated,
+        notes=notes,
+    )
+
+
+def solve_levels(
+    problem: ProcessProblem,
+    metric: str,
+    levels: np.ndarray,
+    starts: np.ndarray,
+    parameters: np.ndarray,
+    options: OptimiseOptions,
+    bounds: np.ndarray | None,
+    progress: Progress,
+) -> list[Solution | None]:
+    """The best process that reaches each level [n] of a metric, from one start each [n, D]; None where none does."""
+    many, own = np.tile(parameters, (len(levels), 1)), tiled(bounds, len(levels))
+    found = solve(problem, starts, many, options, progress, own, floors=(Floor(metric, levels),))
+    return [best([s]) for s in found]
+
+
+def nondominated(scores: np.ndarray) -> list[int]:
+    """Rows of scores [n, 2] (more is better) that no other row betters in both, by the second score."""
+    rows = []
+    for i, s in enumerate(scores):
+        others = np.delete(scores, i, axis=0)
+        if not np.any((others >= s).all(axis=1) & (others > s).any(axis=1)):
+            rows.append(i)
+    return sorted(rows, key=lambda i: (scores[i, 1], -scores[i, 0]))
+
+
+def hypervolume(scores: np.ndarray) -> float:
+    """Share of its own rectangle that lies below a front [n, 2] of nondominated scores, straight between points."""
+    a, b = scores[np.argsort(scores[:, 1])].T
+    if len(a) < 2 or np.ptp(a) == 0.0 or np.ptp(b) == 0.0:
+        return 1.0
+    return float(np.trapezoid((a - a.min()) / np.ptp(a), (b - b.min()) / np.ptp(b)))

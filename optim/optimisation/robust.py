@@ -1,0 +1,289 @@
+"""Optima under uncertainty: a measure of risk over the parameter ensemble, and limits met in most parameter sets.
+
+Every member of the ensemble is simulated at every point (members are lanes beside the starts), so a start sees the
+whole distribution of the metric. Tails are those of the sample itself: CVaR is the mean of the worst share of the
+members (Rockafellar & Uryasev 2000, J Risk 2:21). Chance constraints are kept by scenarios: all limits hold in a chosen
+set of members, large enough for the chance asked for; the members given up are those that break most, chosen anew until
+the choice stays (Campi & Garatti 2011, J Optim Theory Appl 148:257, discard scenarios in the same spirit).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import expit
+
+from optim.errors import ConfigError, nearest
+from optim.optimisation.slsqp import FEASIBLE, Answers, Bounds, OptimiseOptions, Progress, Solution, search
+from optim.process.disturbance import AS_PLANNED, Drift
+from optim.process.disturbance import lanes as lanes_of
+from optim.process.objective import LESS_IS_BETTER
+from optim.process.problem import Evaluation, ProcessProblem
+
+MEASURES = ("nominal", "expectation", "cvar", "quantile")
+# Width of the step that decides who belongs to a tail, as a share of the spread between members: narrow against the
+# spread, wide enough that the measure has a derivative. Only the search sees it; measures are reported without.
+WIDTH = 0.05
+NEAR = 0.2  # margins of at most this are watched
+STAGES = (0.5, 0.8, 1.0)  # of the chance, on the way to it
+ROUNDS = 7
+
+
+EXACT = Drift(*(0.0,) * len(Drift._fields))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Risk:
+    """How an uncertain process is judged.
+
+    `tail` is the share of the worst parameter sets: CVaR is their mean, the quantile their boundary. `chance` is the
+    share of parameter sets in which all limits are to be met at once; at 0 they are met at the estimate only. `members`
+    of the ensemble are used for the search; the others, which it does not see, say what it is worth.
+    """
+
+    measure: str = "nominal"
+    tail: float = 0.2
+    chance: float = 0.0
+    members: int = 16
+    execution: Drift = EXACT  # standard deviations of what goes otherwise than planned; one draw per parameter set
+
+    def __post_init__(self) -> None:
+        if self.measure not in MEASURES:
+            raise ConfigError(
+                f"objective.risk.measure: unknown '{self.measure}'.{nearest(self.measure, MEASURES)} "
+                f"Known: {', '.join(MEASURES)}"
+            )
+        if not 0.0 < self.tail <= 1.0:
+            raise ConfigError(f"objective.risk.tail: {self.tail} is not a share above 0 and up to 1")
+        if not 0.0 <= self.chance <= 1.0:
+            raise ConfigError(f"objective.risk.chance: {self.chance} is not a share from 0 to 1")
+        if self.members < 2:
+            raise ConfigError("objective.risk.members: needs at least 2 parameter sets")
+
+    @property
+    def errs(self) -> bool:
+        """Whether the plant does not do exactly what is planned."""
+        return any(self.execution)
+
+    @property
+    def on(self) -> bool:
+        """Whether there is anything to do beside the estimate."""
+        return self.measure != "nominal" or self.chance > 0.0
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """The measure of values [.., E] of which more is better; of 'nominal', that of member 0."""
+        ordered = np.sort(values, axis=-1)
+        if self.measure == "nominal":
+            return values[..., 0]
+        if self.measure == "expectation":
+            return values.mean(axis=-1)
+        if self.measure == "quantile":
+            return np.quantile(values, self.tail, axis=-1)
+        whole = self.tail * values.shape[-1]
+        weight = np.clip(whole - np.arange(values.shape[-1]), 0.0, 1.0)
+        return ordered @ (weight / whole)
+
+    def smooth(self, values: np.ndarray, width: float) -> tuple[float, np.ndarray]:
+        """The measure of values [E] with the tail's edge softened over `width`, and its derivative by them, [E]."""
+        n = len(values)
+        if self.measure in ("nominal", "expectation"):
+            weights = np.eye(n)[0] if self.measure == "nominal" else np.full(n, 1.0 / n)
+            return float(weights @ values), weights
+        whole = min(self.tail * n, n - 1e-9)
+        edge = brentq(lambda t: expit((t - values) / width).sum() - whole, *_around(values, width))
+        share = expit((edge - values) / width)
+        if self.measure == "quantile":
+            share = share * (1.0 - share)
+            return float(edge), share / share.sum()
+        # max over t of t - sum((t - v)+) / (tail E), with softplus for ()+
+        return float(edge - width * np.logaddexp(0.0, (edge - values) / width).sum() / whole), share / whole
+
+
+ESTIMATE = Risk()
+
+
+def judge(
+    problem: ProcessProblem, x: np.ndarray, ensemble: np.ndarray, risk: Risk, drift: Drift = AS_PLANNED
+) -> tuple[float, float]:
+    """The measure of the maximised metric over an ensemble [E, P], and the share of it in which all limits are met.
+
+    `drift` [E] is how the process is carried out in each member.
+
+    A member that fails is the worst of all for the measure where a tail counts, and meets no limit.
+    """
+    e = problem.evaluate(np.tile(x, (len(ensemble), 1)), ensemble, drift=drift)
+    good = e.status == 0
+    values = utility(problem, e.metrics)
+    values = np.where(good, values, np.min(values[good], initial=np.inf))
+    met = good & (e.margins >= -FEASIBLE).all(axis=1)
+    sign = -1.0 if problem.metric in LESS_IS_BETTER else 1.0
+    return sign * float(risk.of(values)), float(np.mean(met))
+
+
+def _around(values: np.ndarray, width: float) -> tuple[float, float]:
+    return float(values.min()) - 40.0 * width, float(values.max()) + 40.0 * width
+
+
+@dataclass(frozen=True)
+class Robust:
+    """Where a robust search from one start ended, and in how large a share of the members it keeps all limits."""
+
+    solution: Solution
+    met: float
+
+
+@dataclass
+class _Lane:
+    """One start on its way: where it stands, the members it must keep all limits in, the margins it watches."""
+
+    x: np.ndarray
+    required: np.ndarray  # [K] members
+    watched: np.ndarray  # [2, n] (member, row)
+    best: Solution | None = None
+    met: float = 0.0
+    rank: tuple[bool, float, float] = (False, 0.0, -np.inf)  # limits kept, in how many members, the objective
+
+
+def utility(problem: ProcessProblem, metrics: np.ndarray) -> np.ndarray:
+    """The maximised metric as something of which more is better, from all metrics [.., M]."""
+    sign = -1.0 if problem.metric in LESS_IS_BETTER else 1.0
+    return sign * metrics[..., list(problem.metrics).index(problem.metric)]
+
+
+def solve_robust(
+    problem: ProcessProblem,
+    starts: np.ndarray,
+    ensemble: np.ndarray,
+    risk: Risk,
+    options: OptimiseOptions,
+    progress: Progress = lambda text: None,
+    drift: Drift = AS_PLANNED,
+    bounds: Bounds | None = None,
+) -> list[Robust]:
+    """Maximise the measure of risk over an ensemble [E, P] from every start [L, D], member 0 being the estimate.
+
+    Members that cannot be simulated at any start are left out. A chance is approached in stages, each from where the
+    one before ended; a start that cannot keep it ends with `success` False and what it could keep. Objectives are
+    those of the softened measure over the metric's size at the starts; judge a process by `Risk.of`. `drift` [E] is how
+    the process is carried out in each member.
+    """
+    members = _Members.able(problem, starts, ensemble, lanes_of(drift, len(ensemble)))
+    lanes = [_Lane(x, np.array([0]), np.zeros((2, 0), int)) for x in starts]
+    wanted = min(members.count, int(np.ceil(risk.chance * len(ensemble) - 1e-9))) if risk.chance > 0.0 else 0
+    stages = sorted({int(np.ceil(share * wanted)) for share in STAGES}) if wanted else [0]
+    margins = members.margins(np.array([lane.x for lane in lanes]))
+    stage, width = 0, members.width(starts)
+    for _ in range(ROUNDS):
+        for lane, m in zip(lanes, margins, strict=True):
+            lane.required = _required(m, stages[stage])
+            lane.watched = _join(lane.watched, _near(m, lane.required))
+
+        def evaluate(x: np.ndarray, at: np.ndarray) -> Answers:
+            return members.answers(x, risk, width, [lanes[i].watched for i in at])
+
+        found = search(evaluate, np.array([lane.x for lane in lanes]), problem.design, options, progress, bounds)
+        margins = members.margins(np.array([s.x for s in found]))
+        settled = True
+        for lane, s, m in zip(lanes, found, margins, strict=True):
+            lane.x = s.x
+            broken = float(max(0.0, -m[_required(m, stages[stage])].min(initial=0.0)))
+            met = float(np.sum(m.min(axis=1, initial=0.0) >= -FEASIBLE)) / len(ensemble)  # who fails meets none
+            ok = np.isfinite(s.objective) and broken <= FEASIBLE
+            settled &= bool(ok and np.array_equal(_required(m, stages[stage]), lane.required))
+            s = replace(s, max_violation=broken, success=s.success and ok)
+            rank = (ok, min(met, risk.chance), s.objective if np.isfinite(s.objective) else -np.inf)
+            if lane.best is None or rank >= lane.rank:
+                lane.best, lane.met, lane.rank = s, met, rank
+        if settled or stage < len(stages) - 1:
+            stage += 1
+        if stage == len(stages):
+            break
+    return [_ended(lane, risk) for lane in lanes]
+
+
+def _ended(lane: _Lane, risk: Risk) -> Robust:
+    assert lane.best is not None
+    s = lane.best
+    if risk.chance > 0.0 and lane.met < risk.chance - 1e-9:
+        text = f"all limits are met in {lane.met:.0%} of the scenarios, not in {risk.chance:.0%}"
+        s = replace(s, success=False, message=text, max_violation=max(s.max_violation, risk.chance - lane.met))
+    return Robust(s, lane.met)
+
+
+@dataclass(frozen=True)
+class _Members:
+    """The process in every member of an ensemble [E, P]."""
+
+    problem: ProcessProblem
+    ensemble: np.ndarray
+    drift: Drift
+    size: float  # of the metric
+
+    @classmethod
+    def able(cls, problem: ProcessProblem, starts: np.ndarray, ensemble: np.ndarray, drift: Drift) -> _Members:
+        """Those that can be simulated at one start at least."""
+        every = cls(problem, ensemble, drift, 1.0)
+        e = every.evaluate(starts)
+        able = (e.status.reshape(-1, len(ensemble)) == 0).any(axis=0)
+        size = float(np.nanmedian(np.abs(utility(problem, e.metrics[e.status == 0]))))
+        return cls(problem, ensemble[able], Drift(*(v[able] for v in drift)), size or 1.0)
+
+    @property
+    def count(self) -> int:
+        return len(self.ensemble)
+
+    def evaluate(self, x: np.ndarray) -> Evaluation:
+        """At points [L, D]: lanes are members within points."""
+        n = len(x)
+        drift = Drift(*(np.tile(v, n) for v in self.drift))
+        return self.problem.evaluate(np.repeat(x, self.count, axis=0), np.tile(self.ensemble, (n, 1)), drift=drift)
+
+    def width(self, starts: np.ndarray) -> float:
+        """Over which the edge of a tail is softened."""
+        values = utility(self.problem, self.evaluate(starts).metrics).reshape(len(starts), -1)
+        return WIDTH * max(float(np.nanmedian(np.nanstd(values, axis=1))) / self.size, 1e-6)
+
+    def margins(self, x: np.ndarray) -> np.ndarray:
+        """Of all limits at points [L, D], [L, E, R]; those of a member that fails are -inf."""
+        e = self.evaluate(x)
+        m = np.where((e.status == 0)[:, None], np.nan_to_num(e.margins, nan=-np.inf), -np.inf)
+        return m.reshape(len(x), self.count, -1)
+
+    def answers(self, x: np.ndarray, risk: Risk, width: float, watched: list[np.ndarray]) -> Answers:
+        """What a search asks at points [L, D] with the margins [2, n] that each watches."""
+        n = len(x)
+        drift = Drift(*(np.tile(v, n) for v in self.drift))
+        e, s = self.problem.derivatives(np.repeat(x, self.count, axis=0), np.tile(self.ensemble, (n, 1)), drift=drift)
+        values = (utility(self.problem, e.metrics) / self.size).reshape(n, self.count)
+        slopes = (utility(self.problem, np.moveaxis(s.metrics, 1, -1)) / self.size).reshape(n, self.count, -1)
+        good = (e.status.reshape(n, self.count) == 0).all(axis=1) & np.isfinite(values).all(axis=1)
+        judged = [risk.smooth(v, width) if ok else (np.nan, 0.0 * v) for v, ok in zip(values, good, strict=True)]
+        margins = e.margins.reshape(n, self.count, -1)
+        jacobian = s.margins.reshape(*margins.shape, -1)
+        return Answers(
+            objective=np.array([value for value, _ in judged]),
+            gradient=np.einsum("le,led->ld", np.array([weights for _, weights in judged]), np.nan_to_num(slopes)),
+            margins=[m[tuple(w)] for m, w in zip(margins, watched, strict=True)],
+            jacobian=[j[tuple(w)] for j, w in zip(jacobian, watched, strict=True)],
+            good=good,
+        )
+
+
+def _required(margins: np.ndarray, count: int) -> np.ndarray:
+    """The `count` members of margins [E, R] that break limits least; the estimate alone where none is asked for."""
+    if count == 0 or not margins.shape[1]:
+        return np.array([0])
+    worst = np.nan_to_num(margins, nan=-np.inf).min(axis=1)
+    return np.sort(np.argsort(-worst, kind="stable")[:count])
+
+
+def _near(margins: np.ndarray, required: np.ndarray) -> np.ndarray:
+    """Places [2, n] (member, row) of the margins that a search has to watch, among the members required."""
+    member, row = np.nonzero(margins[required] < NEAR)
+    return np.stack([required[member], row])
+
+
+def _join(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.unique(np.concatenate([a, b], axis=1), axis=1)

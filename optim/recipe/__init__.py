@@ -1,0 +1,1 @@
+"""The recipe: an optimum as a process team executes it, rounded to what pumps can do."""

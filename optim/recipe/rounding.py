@@ -1,0 +1,87 @@
+"""Decisions as pumps and controllers can carry them out."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from optim.optimisation.result import DecisionValue, ProcessOutcome
+
+MET = -1e-6  # of a limit: a margin above this meets it
+# a step above or below counts as the value itself within this
+SAME = 1e-9
+
+WAYS: dict[str, Callable[[float], int]] = {
+    "nearest": lambda steps: math.floor(steps + 0.5),
+    "above": lambda steps: math.ceil(steps - SAME),
+    "below": lambda steps: math.floor(steps + SAME),
+}
+
+
+def rounded_decisions(decisions: tuple[DecisionValue, ...]) -> tuple[float, ...]:
+    """Every decision at the multiple of its resolution nearest to it, within bounds.
+
+    A decision without resolution, or with no multiple between its bounds, is kept as it is.
+    """
+    return tuple(_value(d, WAYS["nearest"](_steps(d))) for d in decisions)
+
+
+def roundings(decisions: tuple[DecisionValue, ...]) -> np.ndarray:
+    """Ways to carry decisions out in steps, [W, D], the nearest steps first.
+
+    Then come those in which the running total of a feed's volumes is nearest to what it should be, never below it, or
+    never above it, and those in which every volume is.
+    """
+    found = [rounded_decisions(decisions)]
+    found += [_by_total(decisions, WAYS[way]) for way in ("nearest", "above", "below")]
+    for way in ("above", "below"):
+        chosen = (WAYS[way] if d.unit.startswith("mL") else WAYS["nearest"] for d in decisions)
+        found.append(tuple(_value(d, to(_steps(d))) for d, to in zip(decisions, chosen, strict=True)))
+    return np.array(list(dict.fromkeys(found)))
+
+
+def kept_best(worst: np.ndarray, exact: float) -> int:
+    """The first of some roundings that keeps limits as well as the exact process does; else the one that breaks least.
+
+    `worst` [W] are their smallest relative margins, `exact` that of the process as it was.
+    """
+    keeps = np.flatnonzero(worst >= min(exact, 0.0) + MET)
+    return int(keeps[0]) if len(keeps) else int(np.argmax(np.nan_to_num(worst, nan=-np.inf)))
+
+
+def _by_total(decisions: tuple[DecisionValue, ...], way: Callable[[float], int]) -> tuple[float, ...]:
+    totals: dict[tuple[str, float], tuple[float, int]] = {}
+    found = []
+    for d in decisions:
+        if not d.unit.startswith("mL") or d.resolution <= 0.0 or d.value <= SAME * d.resolution:
+            found.append(_value(d, WAYS["nearest"](_steps(d))))
+            continue
+        key = re.sub(r"_?\d[\d.]*$", "", d.name), d.resolution
+        wanted, given = totals.get(key, (0.0, 0))
+        wanted += _steps(d)
+        value = _value(d, max(0, way(wanted) - given))
+        totals[key] = wanted, given + round(value / d.resolution)
+        found.append(value)
+    return tuple(found)
+
+
+def _steps(d: DecisionValue) -> float:
+    return d.value / d.resolution if d.resolution > 0.0 else 0.0
+
+
+def _value(d: DecisionValue, k: int) -> float:
+    """k steps, within bounds."""
+    lowest = math.ceil(d.lower / d.resolution - SAME) if d.resolution > 0.0 else 0
+    highest = math.floor(d.upper / d.resolution + SAME) if d.resolution > 0.0 else -1
+    if lowest > highest:
+        return d.value
+    # twelve digits keep 3 * 0.1 from reading 0.30000000000000004
+    return float(f"{min(max(k, lowest), highest) * d.resolution:.12g}")
+
+
+def broken_limits(process: ProcessOutcome) -> tuple[str, ...]:
+    """Names of the limits that the process does not meet at the estimate."""
+    return tuple(c.name for c in process.constraints if c.margin < MET * abs(c.limit))

@@ -1,0 +1,406 @@
+"""The account of a plan made anew: what was seen, what has moved, and what each change is for, in words and figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import chi2
+
+from optim.estimation.noise import MEASURED
+from optim.estimation.problem import FitProblem
+from optim.estimation.result import FitResult
+from optim.optimisation.result import Action, ProcessOutcome
+from optim.process.objective import LESS_IS_BETTER, change
+from optim.process.problem import ProcessProblem, Trace
+from optim.replanning.remaining import SAME_H, Passed
+from optim.replanning.result import (
+    AssayAgreement,
+    DecisionChange,
+    LimitOutlook,
+    MovedParameter,
+    Replan,
+    SeenReading,
+)
+from optim.replanning.running_batch import Batch, Outlook, Plan
+from optim.units import VARIABLES, display
+
+OFF = 1e-3  # chance below which the readings of an assay are said not to agree
+CLEARLY = 2.0  # standard deviations of noise: a reading that far from the plan is told of
+MOVED = 1.0  # standard deviations: a parameter that has moved so far is told of
+RARE = 0.05  # share of parameter sets that break a limit, below which no time of it is given
+MATTERS = 1e-4  # of the objective
+BROKEN = -1e-3  # relative margin: a limit missed by less is not told of
+
+
+def account(
+    o: Outlook,
+    fitting: FitProblem,
+    old: FitResult,
+    batch: Batch,
+    plan: Plan,
+    before: ProcessOutcome,
+    after: ProcessOutcome,
+    x: np.ndarray,
+    eased: dict[str, float],
+    closed: frozenset[str],
+    seed: int,
+    notes: tuple[str, ...],
+) -> Replan:
+    """The whole account of open decisions x [D] beside the plan's; `before` and `after` are the two processes, and
+    `closed` names decisions that nobody is there to carry out as planned."""
+    here, p = o.problem, o.lanes
+    traces = [here.trace(np.tile(at, (len(p), 1)), p) for at in (o.planned, x)]
+    values = [_objective(here, t) for t in traces]
+    both = (traces[0].status == 0) & (traces[1].status == 0)
+    better = (here.objective.seen(traces[1].metrics) - here.objective.seen(traces[0].metrics))[both]
+    kept = bool(np.array_equal(x, o.planned))
+    limits = _limits(here, batch, before, after, traces, eased)
+    readings = _readings(o, fitting, plan)
+    agreement = _agreement(readings)
+    moved = _moved(o, fitting)
+    gain = _gained(here, values[1][0], values[0][0])
+    ahead = _ahead(after.actions, batch)
+    samples = [a.time_h for a in ahead if a.kind == "sample" and a.time_h > batch.now_h + SAME_H]
+    next_sample = min(samples, default=float(after.actions[-1].time_h))
+    failed = after.failed_members
+    notes += tuple(a.statement for a in agreement if a.off)
+    notes += tuple(_eased_notes(here, eased))
+    if failed:
+        notes += (f"{failed} of {len(p)} parameter sets could not be simulated; left out",)
+    n = len(here.model.Parameters._fields)
+    return Replan(
+        run=batch.run.run_id,
+        clone=batch.run.clone_id,
+        known_clone=fitting.groups[0] in old.clones,
+        now_h=batch.now_h,
+        next_sample_h=next_sample,
+        objective=here.metric,
+        kept=kept,
+        next_actions=tuple(a for a in ahead if a.time_h < next_sample - SAME_H),
+        actions=ahead,
+        done=tuple(a for a in after.actions if a not in ahead),
+        decisions=_decisions(o, plan, x, kept, closed),
+        plan=before,
+        replanned=after,
+        chance_better=float(np.mean(np.where(np.abs(better) < 1e-9, 0.5, better > 0.0))),
+        gain=gain,
+        limits=limits,
+        readings=readings,
+        agreement=agreement,
+        parameters=moved,
+        members=o.followed.members,
+        ensemble=p[:, :n],
+        start=p[:, n : n + len(here.model.species) + 1],
+        seen=_seen(o, fitting, plan, readings, moved, limits),
+        model=old.model,
+        fit_dataset=old.dataset,
+        fit_dataset_hash=old.dataset_hash,
+        dataset=fitting.dataset.name,
+        dataset_hash=fitting.dataset.content_hash,
+        simulated=old.simulated or fitting.dataset.simulated,
+        seed=seed,
+        notes=notes,
+    )
+
+
+def day(time_h: float) -> str:
+    """'day 5', as laboratories count."""
+    return f"day {time_h / 24.0:.3g}"
+
+
+def _objective(problem: ProcessProblem, trace: Trace) -> np.ndarray:
+    return np.asarray(trace.metrics[:, list(problem.metrics).index(problem.metric)])
+
+
+def _ahead(actions: tuple[Action, ...], batch: Batch) -> tuple[Action, ...]:
+    """What is still to be done; at this very moment, what was not done yet."""
+    now = [e for e in batch.run.events if abs(e.time_h - batch.now_h) <= SAME_H]
+    just = {("setpoint" if e.kind in ("temperature", "ph") else e.kind, e.feed_id) for e in now}
+
+    def is_open(a: Action) -> bool:
+        feed = a.what if a.kind in ("bolus", "feed_rate") else ""
+        begun = a.kind == "setpoint" and a.time_h == 0.0
+        at_once = abs(a.time_h - batch.now_h) <= SAME_H and (a.kind, feed) not in just and not begun
+        return at_once or a.time_h > batch.now_h + SAME_H
+
+    return tuple(a for a in actions if is_open(a))
+
+
+# --- limits ---
+
+
+@dataclass(frozen=True)
+class _Course:
+    """A limited quantity over time, lanes first."""
+
+    margin: np.ndarray  # [E, T] relative, of times to come
+    t: np.ndarray  # [E, T]
+
+
+def _courses(problem: ProcessProblem, trace: Trace, now: float) -> list[_Course]:
+    found, at = [], 0
+    for c in problem.constraints:
+        width = trace.t.shape[1] if c.where == "path" else 1
+        margin = trace.margins[:, at : at + width]
+        at += width
+        if c.where == "end":
+            found.append(_Course(margin, trace.t[:, -1:]))
+            continue
+        past = trace.t < now if c.variable == "volume" else trace.t <= now
+        found.append(_Course(np.where(past, np.inf, margin), trace.t))
+    return found
+
+
+def _broken_h(course: _Course, good: np.ndarray) -> float:
+    """When a limit is broken: at the estimate, else in the middle of the parameter sets that break it; NaN: rarely."""
+    broken = (course.margin < BROKEN) & good[:, None]
+    if not (broken[0].any() or broken.any(axis=1).mean() > RARE):
+        return float("nan")
+    first = np.where(broken.any(axis=1), course.t[np.arange(len(broken)), broken.argmax(axis=1)], np.nan)
+    return float(first[0] if broken[0].any() else np.nanmedian(first))
+
+
+def _limits(
+    problem: ProcessProblem,
+    batch: Batch,
+    before: ProcessOutcome,
+    after: ProcessOutcome,
+    traces: list[Trace],
+    eased: dict[str, float],
+) -> tuple[LimitOutlook, ...]:
+    courses = [_courses(problem, t, batch.now_h) for t in traces]
+    rows = []
+    for i, c in enumerate(problem.constraints):
+        old, new = before.constraints[i], after.constraints[i]
+        broken = [_broken_h(course[i], t.status == 0) for course, t in zip(courses, traces, strict=True)]
+        past_h, past_value = _past(problem, i, traces[1], batch.now_h)
+        rows.append(
+            LimitOutlook(
+                name=c.name,
+                unit=c.unit,
+                kind=c.kind,
+                where=c.where,
+                limit=c.limit,
+                planned_value=old.value,
+                value=new.value,
+                planned_chance=old.probability_met,
+                chance=new.probability_met,
+                planned_broken_h=broken[0],
+                broken_h=broken[1],
+                past_h=past_h,
+                past_value=past_value,
+                eased_to=eased.get(c.name, float("nan")),
+            )
+        )
+    return tuple(rows)
+
+
+def _past(problem: ProcessProblem, i: int, trace: Trace, now: float) -> tuple[float, float]:
+    """When a path limit was broken worst until now, at the estimate, and its value then; NaN where it was not."""
+    c = problem.constraints[i]
+    t = trace.t[0]
+    assay = c.variable != "volume"
+    value = trace.observed[0, problem.observed.index(c.variable)] if assay else 1000.0 * trace.volume[0]
+    use = (t <= now + SAME_H) & np.isfinite(value)
+    room = ((c.limit - value) if c.kind == "max" else (value - c.limit)) / abs(c.limit)
+    k = int(np.argmin(np.where(use, room, np.inf)))
+    if c.where == "end" or not use.any() or room[k] >= BROKEN:
+        return float("nan"), float("nan")
+    return float(t[k]), float(value[k])
+
+
+def _eased_notes(problem: ProcessProblem, eased: dict[str, float]) -> list[str]:
+    limits = {c.name: c for c in problem.constraints}
+    return [
+        f"nothing that can still be done keeps {name} {_side(limits[name].kind)} {limits[name].limit:g} "
+        f"{limits[name].unit}; planned with {value:.4g} instead"
+        for name, value in eased.items()
+    ]
+
+
+def _side(kind: str) -> str:
+    return "below" if kind == "max" else "above"
+
+
+# --- readings and parameters ---
+
+
+def _readings(o: Outlook, fitting: FitProblem, plan: Plan) -> tuple[SeenReading, ...]:
+    v, s = fitting.vessels, plan.trajectory
+    u = o.followed.lanes
+    y, status = fitting.predict(u, np.zeros(len(u), int))
+    good = status == 0
+    rows = []
+    noise = np.where(v.weight[0] > 0.0, o.followed.sd, 1.0)
+    on_scale = np.stack([fitting.deviation(row[None])[0] for row in y])  # predicted less read
+    spread = on_scale[good].std(axis=0)
+    for m in np.flatnonzero(v.weight[0] > 0.0):
+        name, time = fitting.variables[v.variable[0, m]], float(v.grid.t[0, v.node[0, m]])
+        known = s.names.index(name) if name in s.names else None
+        censored = int(v.censored[0, m]) != MEASURED
+        rows.append(
+            SeenReading(
+                variable=name,
+                time_h=time,
+                value=float(v.value[0, m]),
+                censored=censored,
+                planned=float("nan") if known is None else float(np.interp(time, s.time_h, s.p50[known])),
+                explained=float(y[0, m]),
+                z=float("nan") if censored else float(-on_scale[0, m] / np.hypot(noise[m], spread[m])),
+            )
+        )
+    return tuple(sorted(rows, key=lambda r: (r.time_h, r.variable)))
+
+
+def _agreement(readings: tuple[SeenReading, ...]) -> tuple[AssayAgreement, ...]:
+    """Chi-square of what is left, by assay: an assay that no plausible parameter set explains is named."""
+    rows = []
+    for name in dict.fromkeys(r.variable for r in readings):
+        own = [r for r in readings if r.variable == name and not r.censored]
+        if not own:
+            continue
+        z = np.array([r.z for r in own])
+        chance = float(chi2.sf(np.sum(z**2), len(z)))
+        off = chance < OFF
+        text = ""
+        if off:
+            worst = own[int(np.argmax(np.abs(z)))]
+            ways = "too high" if z.mean() > 0.0 else "too low"
+            text = (
+                f"{name} does not agree with any plausible parameter set: {len(z)} readings are off by "
+                f"{np.sqrt(np.mean(z**2)):.1f} standard deviations, {ways} on the whole, worst on {day(worst.time_h)} "
+                f"({worst.value:.4g} read, {worst.explained:.4g} explained). Check the assay and what was done before "
+                "acting on this plan"
+            )
+        rows.append(AssayAgreement(name, len(z), float(np.sqrt(np.mean(z**2))), chance, off, text))
+    return tuple(rows)
+
+
+def _moved(o: Outlook, fitting: FitProblem) -> tuple[MovedParameter, ...]:
+    specs = {row.name: row for row in fitting.table.rows}
+    found = []
+    for i, (name, *_) in enumerate(fitting.layout.free):
+        row, before, now = specs[name], o.followed.before[:, i], o.followed.lanes[:, i]
+        sd = float(before[1:].std())
+        if sd <= 0.0:
+            continue
+        ends = row.backward(np.array([before[0], now[0]]))
+        found.append(
+            MovedParameter(
+                name=name,
+                level=row.level,
+                unit=row.unit,
+                before=float(ends[0]),
+                now=float(ends[1]),
+                moved=float((now[0] - before[0]) / sd),
+                width=float(now[1:].std() / sd),
+            )
+        )
+    return tuple(sorted(found, key=lambda p: -abs(p.moved)))
+
+
+def _gained(problem: ProcessProblem, new: float, old: float) -> float:
+    """Relative change of the metric for the better."""
+    return change(new, old) * (-1.0 if problem.metric in LESS_IS_BETTER else 1.0)
+
+
+# --- words ---
+
+
+def _decisions(o: Outlook, plan: Plan, x: np.ndarray, kept: bool, closed: frozenset[str]) -> tuple[DecisionChange, ...]:
+    """Every decision of the design in its order: passed ones as done, open ones with what a change is for."""
+    rows = {passed.decision.name: _passed(passed, plan) for passed in o.passed}
+    here, p = o.problem, o.lanes[:1]
+    d = len(x)
+    # one at a time as planned, the others as they are now
+    tried = np.where(np.eye(d, dtype=bool), o.planned, x)
+    trace = here.trace(np.concatenate([x[None], tried]), np.tile(p, (d + 1, 1)))
+    value = _objective(here, trace)
+    courses = _courses(here, trace, o.design.checked_from_h)
+    for i, row in enumerate(here.design.decisions):
+        planned, now = plan.decisions[row.name], float(x[i])
+        if row.name in closed:
+            reason = f"the planned {planned:.4g} {row.unit} falls outside working hours"
+        elif kept or abs(now - planned) < max(0.5 * row.resolution, 1e-6 * (row.upper - row.lower)):
+            reason = (
+                "as planned" if abs(now - planned) <= max(row.resolution, 1e-6) else "as near to the plan as possible"
+            )
+        else:
+            reason = _reason(here, courses, i + 1, f"{planned:.4g} {row.unit}", _gained(here, value[i + 1], value[0]))
+        rows[row.name] = DecisionChange(row.name, row.unit, True, planned, now, reason)
+    return tuple(rows[name] for name in plan.decisions if name in rows)
+
+
+def _passed(passed: Passed, plan: Plan) -> DecisionChange:
+    d, planned = passed.decision, plan.decisions[passed.decision.name]
+    if passed.done is None:
+        return DecisionChange(d.name, d.unit, False, planned, float("nan"), "its time has passed, and it was not done")
+    near = abs(passed.done - planned) <= max(0.5 * d.resolution, 1e-6 * (d.upper - d.lower)) + 1e-9
+    reason = "done as planned" if near else "left out" if passed.done == 0.0 and d.kind == "bolus" else "done otherwise"
+    return DecisionChange(d.name, d.unit, False, planned, passed.done, reason)
+
+
+def _reason(problem: ProcessProblem, courses: list[_Course], lane: int, planned: str, loss: float) -> str:
+    """What the planned value would bring with everything else as it is now."""
+    for c, course in zip(problem.constraints, courses, strict=True):
+        own, base = course.margin[lane], course.margin[0]
+        broken = own < np.minimum(BROKEN, base.min() + BROKEN)
+        if broken.any():
+            when = float(course.t[lane][int(broken.argmax())])
+            way = "over" if c.kind == "max" else "under"
+            limit = f"{c.name.replace('_', ' ')} {way} {c.limit:g} {c.unit}"
+            return f"the planned {planned} would bring {limit} on {day(when)}"
+    if loss < -MATTERS:
+        return f"the planned {planned} would lose {-loss:.2%} of {problem.metric}"
+    if loss > MATTERS:
+        return f"gains with the other changes; alone, the planned {planned} would do {loss:.2%} better"
+    return f"hardly matters: the planned {planned} would change {problem.metric} by {loss:+.3%}"
+
+
+def _seen(
+    o: Outlook,
+    fitting: FitProblem,
+    plan: Plan,
+    readings: tuple[SeenReading, ...],
+    moved: tuple[MovedParameter, ...],
+    limits: tuple[LimitOutlook, ...],
+) -> tuple[str, ...]:
+    text = []
+    for name in dict.fromkeys(r.variable for r in readings):
+        own = [r for r in readings if r.variable == name and not r.censored and np.isfinite(r.planned)]
+        if not own:
+            continue
+        last = own[-1]
+        sd = fitting.noise.reading_sd(name, np.array(last.planned), fitting.noise.sd(name, np.array(last.planned)))
+        if abs(last.value - last.planned) > CLEARLY * float(sd) and last.planned > 0.0:
+            share, unit = last.value / last.planned - 1.0, display(VARIABLES[name].unit)
+            text.append(
+                f"{name} on {day(last.time_h)} reads {last.value:.3g} {unit}, {abs(share):.0%} "
+                f"{'above' if share > 0.0 else 'below'} the plan ({last.planned:.3g})"
+            )
+    text += [
+        f"{row.name} was {row.now:.3g} {row.unit}, planned {row.planned:.3g}"
+        + (" (left out)" if row.now == 0.0 else "")
+        for row in (_passed(passed, plan) for passed in o.passed)
+        if np.isfinite(row.now) and "as planned" not in row.reason
+    ]
+    for m in moved:
+        if abs(m.moved) > MOVED:
+            text.append(
+                f"{m.name} is now {m.now:.3g} {m.unit.strip('-')}".rstrip()
+                + f", {abs(m.moved):.1f} sd {'above' if m.moved > 0.0 else 'below'} what was expected ({m.before:.3g})"
+            )
+    for c in limits:
+        words = c.name.replace("_", " ")
+        if np.isfinite(c.past_h):
+            text.append(
+                f"{words} was {'over' if c.kind == 'max' else 'under'} its limit of {c.limit:g} {c.unit} already "
+                f"({c.past_value:.3g} on {day(c.past_h)}); that cannot be undone, and counts no more"
+            )
+        if np.isfinite(c.planned_broken_h):
+            text.append(
+                f"{words}: the limit of {c.limit:g} {c.unit} would be broken on {day(c.planned_broken_h)} under the "
+                f"old plan (probability {1.0 - c.planned_chance:.2f}; planned anew {1.0 - c.chance:.2f})"
+            )
+    return tuple(text)

@@ -1,0 +1,96 @@
+"""A running batch as an optimisation problem: parameters by its readings, what is open, and what was done.
+
+The state now is that of a simulation, from inoculation on, of what was really done, with the updated parameters: the
+two always belong together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optim.data.dataset import Run
+from optim.estimation.problem import FitProblem
+from optim.estimation.result import FitResult
+from optim.estimation.transfer import Followed, follow
+from optim.optimisation.result import Series
+from optim.optimisation.slsqp import Progress
+from optim.process.problem import ProcessProblem
+from optim.replanning.remaining import Passed, Remaining, remaining
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The process that a batch follows: decisions by name in their units, and what was predicted of it."""
+
+    decisions: dict[str, float]
+    trajectory: Series
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A running batch: the run with what was done to it, the time, and the names [J] of the process problem's feeds."""
+
+    run: Run
+    now_h: float
+    feeds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A running batch as an optimisation problem: open decisions, and lanes [E, ...] of updated parameter sets."""
+
+    problem: ProcessProblem
+    passed: tuple[Passed, ...]
+    followed: Followed
+    lanes: np.ndarray
+    planned: np.ndarray  # the plan's values of the open decisions, as far as they are still possible
+
+    @property
+    def design(self) -> Remaining:
+        assert isinstance(self.problem.design, Remaining)
+        return self.problem.design
+
+
+def outlook(
+    problem: ProcessProblem,
+    fitting: FitProblem,
+    old: FitResult,
+    batch: Batch,
+    plan: dict[str, float],
+    draws: int = 63,
+    seed: int = 0,
+    progress: Progress = lambda text: None,
+) -> Outlook:
+    """Condition the fit's ensemble on the batch's readings, and set up what is left of `problem`.
+
+    `fitting` holds the running vessel alone, until now; `plan` the planned decisions by name. Raises `ConfigError` when
+    nothing is left to decide, `FitError` when no parameter set can be simulated.
+    """
+    design, passed = remaining(problem.design, batch.run, batch.now_h, batch.feeds)
+    followed = follow(old, fitting, draws, seed, progress=progress)
+    planned = np.array([plan[d.name] for d in design.decisions])
+    return Outlook(
+        problem=replace(problem, design=design),
+        passed=passed,
+        followed=followed,
+        lanes=known_lanes(fitting, followed.lanes, design.done),
+        planned=np.clip(planned, design.lower, design.upper),
+    )
+
+
+def known_lanes(fitting: FitProblem, u: np.ndarray, done: Sequence[float]) -> np.ndarray:
+    """Rows for a process problem from parameters u [E, Q] of one vessel: parameters, its start, and what was done."""
+    v, layout = fitting.vessels, fitting.layout
+
+    def row(u: jax.Array) -> jax.Array:
+        named = layout.natural(u, jnp.asarray(fitting.fixed_values))
+        p, state, volume = layout.start(named, jnp.asarray(v.initial[0]), jnp.asarray(v.volume[0]))
+        return jnp.stack([jnp.asarray(x, float) for x in (*p, *state, volume)])
+
+    rows = np.asarray(jax.vmap(row)(jnp.asarray(u)))
+    return np.concatenate([rows, np.tile(done, (len(rows), 1))], axis=1)

@@ -1,0 +1,1 @@
+"""Simulation of vessels: kinetics, balance and integrator brought together."""

@@ -1,0 +1,248 @@
+"""A simulated clone screen with known truth: a miniature-bioreactor campaign of CHO clones.
+
+The vessels follow model A2 (`optim.kinetics.cho_moller`); daily samples take volume, feeds are boluses, temperature is
+shifted, assays are noisy, some values are missing or below the limit of quantification. With `mismatch` the truth has
+an unmeasured growth inhibitor that the fitted model lacks. Nothing here was measured, and every dataset says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optim.data.dataset import Event, Run
+from optim.data.writer import event_rows, run_rows, write_dataset
+from optim.kinetics.cho_moller import ChoMoller, Parameters
+from optim.schedule.from_run import feeds_of, schedule_of
+from optim.schedule.grid import bucket
+from optim.schedule.schedule import to_grid
+from optim.simulation.balance import Vessel
+from optim.simulation.engine.march import Integrator
+from optim.simulation.simulate import check, observe, simulate
+
+DAY = 24.0
+START_ML, SAMPLE_ML, DAYS = 13.0, 0.35, 14
+EVERY_DAY = np.arange(DAYS + 1) * DAY
+INOCULUM = 0.5  # 1e9 cells/L
+MEDIUM = {"glucose": 35.0, "glutamine": 6.0, "ammonia": 0.5, "lactate": 0.5, "background_osmolality": 235.0}
+FEED = {"glucose": 420.0, "glutamine": 28.0, "background_osmolality": 520.0}
+UNITS = {"background_osmolality": "mOsm/kg"}
+PG_PER_CELL_D = 1.0 / 24.0e3  # pg/cell/d in g/1e9 cells/h
+
+# Published values of model A2 (Möller et al. 2020) unless a comment says otherwise
+BASE = Parameters(
+    mu_max=0.038,  # a little slower than published, so that cultures peak at 10 to 25e6 cells/mL
+    mu_d_max=0.06,
+    mu_d_min=0.0014,
+    k_lys=0.002,
+    k_glc=0.20,
+    k_gln=2.0,
+    KI_amm=12.0,
+    KS_glc=0.02,
+    KS_gln=0.03,
+    q_glc_max=0.040,
+    q_gln_max=0.030,
+    q_lac_max=0.2,
+    Y_amm=0.80,
+    Y_lac=0.25,
+    K_lac=0.01,
+    qP=20.0 * PG_PER_CELL_D,
+    kappa_T=0.05,
+    T_opt=36.4,
+    s_T=3.5,
+    pH_opt=6.99,
+    s_pH=1.0,
+    y_byp=0.0,
+    KI_byp=30.0,
+)
+# spread between clones on the log scale, chosen inside the ranges met in practice: qP 0.4 to 0.8, growth 0.1 to 0.2
+SPREAD = {"mu_max": 0.10, "qP": 0.38, "mu_d_min": 0.35, "q_glc_max": 0.15, "Y_lac": 0.20}
+QP_RANGE = (10.0 * PG_PER_CELL_D, 40.0 * PG_PER_CELL_D)
+INOCULUM_SD = 0.06
+# assay: relative error, absolute error, limit of quantification, days on which it is measured
+ASSAYS: dict[str, tuple[float, float, float, tuple[int, ...]]] = {
+    "vcd": (0.08, 0.05, 0.0, tuple(range(15))),
+    "viability": (0.0, 0.012, 0.0, tuple(range(15))),
+    "glucose": (0.04, 0.4, 0.5, tuple(range(15))),
+    "lactate": (0.04, 0.2, 0.3, tuple(range(15))),
+    "glutamine": (0.06, 0.08, 0.2, tuple(range(0, 15, 2))),
+    "ammonia": (0.06, 0.10, 0.3, tuple(range(0, 15, 2))),
+    "titre": (0.06, 0.01, 0.05, (2, 4, 6, 8, 10, 12, 14)),
+}
+MISSING = 0.04
+
+
+@dataclass(frozen=True)
+class ScreenOptions:
+    """`mismatch` gives the truth a mechanism that the fitted model lacks."""
+
+    clones: int = 24
+    vessels_per_clone: int = 2
+    seed: int = 1
+    mismatch: bool = False
+
+
+def clone_truth(options: ScreenOptions) -> dict[str, Parameters]:
+    """True parameters by clone."""
+    rng = np.random.default_rng(options.seed)
+    base = BASE._replace(y_byp=1.0) if options.mismatch else BASE
+    truth = {}
+    for c in range(options.clones):
+        own = {n: float(getattr(base, n)) * float(np.exp(s * rng.standard_normal())) for n, s in SPREAD.items()}
+        own["qP"] = float(np.clip(own["qP"], *QP_RANGE))
+        truth[f"C{c + 1:02d}"] = base._replace(**own)
+    return truth
+
+
+def screen_runs(options: ScreenOptions) -> tuple[Run, ...]:
+    """What is done to every vessel: replicates differ in feed and temperature shift, so that both can be learnt."""
+    rng = np.random.default_rng(options.seed + 1)
+    runs = []
+    for c in range(options.clones):
+        for v in range(options.vessels_per_clone):
+            percent = (3.0, 4.5)[v % 2] + 0.5 * rng.integers(-1, 2)
+            day, level = int(rng.integers(4, 11)), float(rng.choice([31.0, 32.0, 33.0, 34.0, 35.0]))
+            events = [Event(d * DAY, "sample", "", SAMPLE_ML / 1000.0, SAMPLE_ML / 1000.0) for d in range(DAYS)]
+            dose = percent / 100.0 * START_ML / 1000.0
+            events += [Event(d * DAY, "bolus", "feed_a", dose, dose) for d in range(3, 13)]
+            events.append(Event(day * DAY, "temperature", "", level, level))
+            runs.append(
+                Run(
+                    run_id=f"C{c + 1:02d}-{v + 1}",
+                    experiment_id="SCREEN1",
+                    vessel_id=f"CS{(c * options.vessels_per_clone + v) // 24 + 1}-"
+                    f"{(c * options.vessels_per_clone + v) % 24 + 1}",
+                    clone_id=f"C{c + 1:02d}",
+                    start_volume_l=START_ML / 1000.0,
+                    medium_id="basal_a",
+                    temperature_c=36.8,
+                    ph=7.0,
+                    inoculum_vcd=INOCULUM,
+                    end_time_h=DAYS * DAY,
+                    events=tuple(sorted(events, key=lambda e: (e.time_h, e.kind))),
+                )
+            )
+    return tuple(runs)
+
+
+def simulate_screen(
+    runs: tuple[Run, ...],
+    truth: dict[str, Parameters],
+    factors: np.ndarray,
+    times_h: np.ndarray = EVERY_DAY,
+) -> dict[str, np.ndarray]:
+    """True values of every assay at every day, [B, DAYS + 1], or at other times; past a run's end, those at its end."""
+    model, days = ChoMoller(), times_h
+    schedules = [schedule_of(run, days[days < run.end_time_h], feeds_of(run)) for run in runs]
+    size = bucket(max(len(s.times) for s in schedules))
+    grids = [to_grid(jax.tree.map(jnp.asarray, s), size)[0] for s in schedules]
+    grid = jax.tree.map(lambda *x: jnp.stack(x), *grids)
+    start = np.array([list(model.initial(MEDIUM, INOCULUM, {}).values()) for _ in runs])
+    start[:, :2] *= factors[:, None]
+    p = Parameters(*(jnp.asarray(v) for v in zip(*(truth[run.clone_id] for run in runs), strict=True)))
+    feeds = jnp.broadcast_to(jnp.asarray([model.feed(FEED)]), (len(runs), 1, len(model.species)))
+    integrator = Integrator(rtol=1e-8, atol=1e-9)
+
+    volumes = jnp.asarray([run.start_volume_l for run in runs])
+    run_all = jax.jit(lambda p, c, v, g, d: simulate(model, p, c, v, g, d, integrator))
+    trajectory = run_all(p, model.State(*start.T), volumes, grid, Vessel(feeds))
+    seen = jax.vmap(lambda p, t, g: observe(model, p, t, g))(p, trajectory, grid)
+    check(trajectory, tuple(run.run_id for run in runs))
+    places = np.array([[int(np.argmin(np.abs(np.asarray(t) - d))) for d in days] for t in trajectory.t])
+    return {name: np.take_along_axis(np.asarray(v), places, axis=1) for name, v in seen.items()}
+
+
+def make_screen(folder: Path, name: str, options: ScreenOptions) -> Path:
+    """Simulate a screen and write it as a dataset folder."""
+    truth, runs = clone_truth(options), screen_runs(options)
+    rng = np.random.default_rng(options.seed + 2)
+    factors = np.exp(INOCULUM_SD * rng.standard_normal(len(runs)))
+    values = simulate_screen(runs, truth, factors)
+    days = {variable: tuple(d * DAY for d in assay[3]) for variable, assay in ASSAYS.items()}
+    measurements = assayed(runs, values, EVERY_DAY, [days] * len(runs), rng)
+    write_dataset(folder, _header(name, options), screen_tables(runs, measurements, truth))
+    return folder
+
+
+def assayed(
+    runs: tuple[Run, ...],
+    values: dict[str, np.ndarray],
+    times_h: np.ndarray,
+    when: Sequence[Mapping[str, Sequence[float]]],
+    rng: np.random.Generator,
+    noise: float = 1.0,
+) -> list[dict[str, object]]:
+    """Rows of measurements: true values at `times_h`, read with noise `when` (by run and assay, h) they are."""
+    measurements: list[dict[str, object]] = []
+    for b, run in enumerate(runs):
+        for variable, (relative, absolute, limit, _) in ASSAYS.items():
+            for t in when[b].get(variable, ()):
+                true = values[variable][b, int(np.argmin(np.abs(times_h - t)))]
+                seen = true + noise * np.hypot(relative * true, absolute) * rng.standard_normal()
+                lost = rng.random() < MISSING
+                seen = min(max(seen, 0.0), 1.0) if variable == "viability" else max(seen, 0.0)
+                if lost:
+                    continue
+                below = seen < limit
+                measurements.append(
+                    {
+                        "experiment_id": run.experiment_id,
+                        "run_id": run.run_id,
+                        "vessel_id": run.vessel_id,
+                        "clone_id": run.clone_id,
+                        "time_h": t,
+                        "variable": variable,
+                        "value": limit if below else float(f"{seen:.4g}"),
+                        "unit": _unit(variable),
+                        "method": "simulated",
+                        "replicate": "1",
+                        "censored": "<" if below else "",
+                        "qc_flag": "",
+                    }
+                )
+    return measurements
+
+
+def _unit(variable: str) -> str:
+    return {"vcd": "1e6 cells/mL", "viability": "1", "titre": "g/L"}.get(variable, "mmol/L")
+
+
+def _header(name: str, options: ScreenOptions) -> dict[str, object]:
+    extra = " The truth has an unmeasured growth inhibitor that model A2 lacks." if options.mismatch else ""
+    return {
+        "name": name,
+        "description": f"SIMULATED clone screen: {options.clones} CHO clones x {options.vessels_per_clone} vessels x "
+        f"{DAYS} days, daily bolus feeds, temperature shift, sampling volumes removed.{extra}",
+        "organism": "CHO (simulated)",
+        "citation": "made by optim's own generator from the model of Möller et al. 2020, Comput Chem Eng 134:106693",
+        "licence": "Apache-2.0",
+        "simulated": True,
+        "notes": [f"generator seed {options.seed}; clone spreads are chosen, not measured"],
+    }
+
+
+def screen_tables(
+    runs: tuple[Run, ...], measurements: list[dict[str, object]], truth: dict[str, Parameters]
+) -> dict[str, list[dict[str, object]]]:
+    """All tables of a simulated dataset."""
+    media = [
+        {"medium_id": medium, "component": name, "value": value, "unit": UNITS.get(name, "mmol/L")}
+        for medium, composition in (("basal_a", MEDIUM), ("feed_a", FEED))
+        for name, value in composition.items()
+    ]
+    shared = [n for n in Parameters._fields if n not in SPREAD]
+    first = next(iter(truth.values()))
+    known: list[dict[str, object]] = [{"owner": "", "parameter": n, "value": getattr(first, n)} for n in shared]
+    known += [{"owner": c, "parameter": n, "value": getattr(p, n)} for c, p in truth.items() for n in SPREAD]
+    return {
+        "runs.csv": run_rows(runs),
+        "events.csv": event_rows(runs),
+        "media.csv": media,
+        "measurements.csv": measurements,
+        "truth.csv": known,
+    }

@@ -1,0 +1,235 @@
+"""Transfer: a fit continued ends where a fit from scratch does; a new clone's posterior narrows around the truth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from optim.app.build import build_fit, compose
+from optim.artefact import load, save
+from optim.data.open import open_dataset
+from optim.errors import IncompatibleError
+from optim.estimation.estimate import FitOptions
+from optim.estimation.fit import fit
+from optim.estimation.placement import Placement
+from optim.estimation.posterior import Posterior
+from optim.estimation.transfer import place, update
+from optim.parameters import ParameterSpec, ParameterTable, to_fitted, to_natural
+from optim.synthetic import ScreenOptions, make_screen
+
+OPTIONS = FitOptions(starts=1, max_iterations=40, tolerance=1e-7, ensemble=32, noise_rounds=6)
+KNOWN, NEW = 6, 6  # clones of the old fit, and new ones
+DAYS = (0.0, 3.0, 5.0, 7.0)
+
+
+def of_clones(problem, first, end):
+    clone = problem.vessel_clone
+    return problem.only(np.flatnonzero((clone >= first) & (clone < end)))
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "transfer"
+    return build_fit(
+        compose([]), open_dataset(str(make_screen(folder, "transfer", ScreenOptions(KNOWN + NEW, seed=31))))
+    )
+
+
+@pytest.fixture(scope="module")
+def old(problem):
+    return fit(of_clones(problem, 0, KNOWN), OPTIONS, 1, "cho_moller")
+
+
+@pytest.fixture(scope="module")
+def placement(problem, old) -> Placement:
+    return place(old, of_clones(problem, KNOWN, KNOWN + NEW), DAYS, draws=400)
+
+
+# --- a fit continued ---
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "more clones",
+        "more days",
+        "more vessels",
+    ],
+)
+@pytest.mark.slow
+def test_a_fit_continued_ends_where_one_from_scratch_does(problem, old, what):
+    if what == "more clones":
+        first, grown = old, of_clones(problem, 0, KNOWN + 2)
+    else:
+        grown = of_clones(problem, 0, KNOWN)
+        part = grown.until(8 * 24.0) if what == "more days" else grown.only(np.arange(len(grown.vessel_clone) - 1))
+        first = fit(part, OPTIONS, 1, "cho_moller")
+    rounds: dict[str, list[str]] = {"update": [], "scratch": []}
+    ours = update(first, grown, OPTIONS, 2, "cho_moller", progress=rounds["update"].append)
+    theirs = fit(grown, OPTIONS, 2, "cho_moller", progress=rounds["scratch"].append)
+    assert len(rounds["update"]) < len(rounds["scratch"])
+    for a, b in zip(ours.parameters, theirs.parameters, strict=True):
+        if b.level == "fixed":
+            continue
+        width = np.log(b.upper90 / b.lower90)
+        assert abs(np.log(a.estimate / b.estimate)) < 0.03 * width, (a.level, a.name, a.owner)
+    assert ours.log_likelihood == pytest.approx(theirs.log_likelihood, abs=0.1)
+    assert any("continued" in note for note in ours.notes)
+
+
+# --- a new clone placed ---
+
+
+@pytest.mark.slow
+def test_without_samples_a_new_clone_is_one_of_the_population(problem, old):
+    (none,) = place(old, of_clones(problem, KNOWN, KNOWN + 1), (-1.0,), draws=2000).placed
+    assert none.readings == 0
+    assert none.members == pytest.approx(len(old.shared) - 1)
+    newcomer = to_fitted(problem.clone, old.newcomer)
+    drawn = to_fitted(problem.clone, none.own)
+    for i, row in enumerate(problem.clone):
+        p = none[row.name]
+        assert p.shrinkage == pytest.approx(1.0, abs=0.02)
+        assert p.prior_sd == pytest.approx(drawn[:, i].std(), rel=0.06)
+        # 31 draws of the old fit: their mean and deviation have errors of 18 and 13 % of the deviation
+        assert p.prior_sd == pytest.approx(newcomer[1:, i].std(), rel=0.5)
+        population = next(r for r in old.parameters if (r.name, r.level) == (row.name, "population"))
+        assert abs(np.log(p.estimate / population.estimate)) < 0.35 * p.prior_sd
+
+
+@pytest.mark.slow
+def test_a_posterior_narrows_with_the_days(placement):
+    for clone in placement.clones:
+        path = placement.of(clone)
+        assert [p.day for p in path] == list(DAYS)
+        readings = [p.readings for p in path]
+        assert readings == sorted(readings)
+        assert path[0]["qP"].shrinkage > 0.95
+        for name in placement.clone_names:
+            sd = [p[name].sd for p in path]
+            assert sd[-1] < 0.5 * sd[0], name
+            # a surprise may widen a posterior a little
+            assert all(b < 1.1 * a for a, b in pairwise(sd)), name
+
+
+@pytest.mark.slow
+def test_the_truth_lies_within_the_intervals_of_new_clones(problem, placement):
+    truth = problem.dataset.truth
+    hit = [
+        p.lower90 <= truth[at.clone][p.name] <= p.upper90
+        for at in placement.placed
+        if at.day > 0.0
+        for p in at.parameters
+    ]
+    assert len(hit) == NEW * 3 * 5
+    # the days of a clone are not independent: about 40 pieces of evidence, with a standard error of 5 %
+    assert 0.78 <= np.mean(hit) <= 0.99
+
+
+@pytest.mark.slow
+def test_bands_reach_to_the_end_of_the_plan_and_narrow(problem, placement):
+    new = of_clones(problem, KNOWN, KNOWN + NEW)
+    width: dict[float, list[float]] = {day: [] for day in DAYS}
+    inside = []
+    for at in placement.placed:
+        b = at.bands
+        own = [i for i, v in enumerate(b.variable) if v == "titre"]
+        assert b.time_h.max() == pytest.approx(14 * 24.0)
+        end = [i for i in own if b.time_h[i] == b.time_h.max()]
+        assert len(end) == 2  # vessels
+        width[at.day] += [float(np.log(b.upper90[i] / b.lower90[i])) for i in end]
+        assert (b.lower90 <= b.predicted).all()
+        assert (b.predicted <= b.upper90).all()
+        place_of = {(v, n, float(t)): i for i, (v, n, t) in enumerate(zip(b.vessel, b.variable, b.time_h, strict=True))}
+        m = new.dataset.measurements
+        for k in range(len(m.value)):
+            key = (new.dataset.runs[m.run[k]].run_id, m.variable[k], float(m.time_h[k]))
+            if key in place_of and m.time_h[k] > 24.0 * at.day and not m.censored[k]:
+                i = place_of[key]
+                inside.append(b.reading_lower90[i] <= m.value[k] <= b.reading_upper90[i])
+    medians = [np.median(width[day]) for day in DAYS]
+    assert medians == sorted(medians, reverse=True)
+    assert 0.82 <= np.mean(inside) <= 0.97
+
+
+@pytest.mark.slow
+def test_what_is_not_known_of_the_shared_parameters_is_not_known_of_the_clone(problem, old):
+    """An old fit with an ensemble five times as wide leaves the clone less certain, and the band wider."""
+    new = of_clones(problem, KNOWN, KNOWN + 1)
+    vague = replace(old, shared=old.shared[:1] * (old.shared / old.shared[:1]) ** 5.0)
+    (ours,), (theirs,) = (place(source, new, (5.0,)).placed for source in (old, vague))
+    ratio = np.array([theirs[name].sd / ours[name].sd for name in (p.name for p in ours.parameters)])
+    assert (ratio > 0.9).all()
+    assert (ratio > 1.2).any()
+    assert np.median(theirs.bands.upper90 - theirs.bands.lower90) > np.median(ours.bands.upper90 - ours.bands.lower90)
+
+
+@pytest.mark.slow
+def test_each_clone_is_placed_by_itself(problem, old, placement):
+    (alone,) = place(old, of_clones(problem, KNOWN + 1, KNOWN + 2), (0.0, 3.0, 5.0, 7.0), draws=400).of(
+        problem.groups[KNOWN + 1]
+    )[-1:]
+    among = placement.of(problem.groups[KNOWN + 1])[-1]
+    assert [p.estimate for p in alone.parameters] == pytest.approx([p.estimate for p in among.parameters], rel=1e-9)
+
+
+@pytest.mark.slow
+def test_a_placement_survives_its_folder(tmp_path, placement):
+    back = load(Placement, save(placement, tmp_path / "placement"))
+    assert back.clones == placement.clones
+    assert np.array_equal(back.placed[3].own, placement.placed[3].own)
+    assert back.placed[3]["qP"] == placement.placed[3]["qP"]
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_together_is_refused(problem, old):
+    with pytest.raises(IncompatibleError, match="not new to the fit"):
+        place(old, of_clones(problem, KNOWN - 1, KNOWN + 1))
+    new = of_clones(problem, KNOWN, KNOWN + 1)
+    rows = tuple(replace(r, level="fixed") if r.name == "kappa_T" else r for r in problem.table.rows)
+    with pytest.raises(IncompatibleError, match="shared parameters: kappa_T"):
+        place(old, replace(new, table=ParameterTable(rows)))
+    rows = tuple(replace(r, value=0.03) if r.name == "KS_glc" else r for r in problem.table.rows)
+    with pytest.raises(IncompatibleError, match=r"'KS_glc' is not fixed at 0\.03"):
+        place(old, replace(new, table=ParameterTable(rows)))
+    with pytest.raises(IncompatibleError, match="ensemble is too small"):
+        place(replace(old, shared=old.shared[:2]), new)
+
+
+@pytest.mark.slow
+def test_a_batch_that_was_not_seen_leaves_the_clone_less_certain(problem):
+    """A titre assay that reads differently in every batch: in a known batch it is known, in a new one it is not."""
+    row = ParameterSpec(
+        "scale_titre", 1.0, "-", "batch", "log", 0.5, 2.0, 0.15, None, "an assay that drifts; made up", False
+    )
+    varied = replace(problem, table=ParameterTable((*problem.table.rows, row)))
+    old = fit(of_clones(varied, 0, 4), replace(OPTIONS, noise_rounds=2), 1, "cho_moller")
+    new = of_clones(varied, KNOWN, KNOWN + 1)
+    other = replace(new, batches=("SCREEN2",))
+    (known,), (unknown,) = (place(old, p, (7.0,)).placed for p in (new, other))
+    assert 1.2 * known["qP"].sd < unknown["qP"].sd < 1.1 * np.hypot(known["qP"].sd, 0.15)
+    assert unknown["mu_max"].sd == pytest.approx(known["mu_max"].sd, rel=0.2)
+
+
+# --- what it stands on ---
+
+
+def test_some_vessels_of_a_problem_are_the_problem_of_some_vessels(problem):
+    rows = np.array([5, 2, 3])
+    ours, theirs = problem.only(rows), build_fit(compose([]), problem.dataset.only(rows))
+    assert ours.groups == theirs.groups
+    assert ours.dataset.vessels == theirs.dataset.vessels
+    a, b = Posterior(ours), Posterior(theirs)
+    p, q = a.prior_point(), b.prior_point()
+    a.evaluate([p])
+    b.evaluate([q])
+    assert p.cost == pytest.approx(q.cost, rel=1e-12)
+
+
+def test_scales_there_and_back(problem):
+    rows = (*problem.shared, *problem.clone)
+    x = np.array([[row.value, 0.9 * row.value] for row in rows]).T
+    assert np.allclose(to_natural(rows, to_fitted(rows, x)), x, rtol=1e-9)

@@ -1,0 +1,223 @@
+"""Optimal control: exact derivatives, optima with known answers, published problems, limits, infeasible problems."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+from support.models import Inert, Monod, Undefined
+
+from optim.errors import ConfigError, InfeasibleError
+from optim.optimal_control.interior_point import InteriorOptions, solve
+from optim.optimal_control.maximise import ControlOptions, coarser, maximise, random_starts, resampled
+from optim.optimal_control.problem import ControlProblem, Limit, Profile
+from optim.optimal_control.second_order import RADAU, _inverse
+from optim.simulation.engine.march import Integrator
+
+FOLDER = ROOT / "experiments" / "benchmarks" / "optimal_control"
+
+
+def part(name: str):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+CASES = part("problems").CASES
+resimulated = part("resimulate").resimulated
+
+VOLUME = Limit("volume", lambda c, v: v, "max", 2.0, "end")
+SUBSTRATE = Limit("substrate", lambda c, v: c.S, "max", 0.4)
+
+
+def problem(model=None, **change) -> ControlProblem:
+    """A litre of cells on S, fed with 10 g/L of it; everything may vary."""
+    given = dict(
+        model=model or Monod(),
+        parameters=np.array([0.3, 0.2]),
+        initial=np.array([0.1, 0.2]),
+        volume_l=1.0,
+        composition=np.array([[0.0, 10.0]]),
+        profiles=(Profile("feed", 0.0, 0.2),),
+        intervals=6,
+        hours=(8.0, 16.0),
+        value=lambda end: end.state.X * end.volume - 0.3 * end.fed[0] - 0.01 * end.hours,
+        limits=(SUBSTRATE, VOLUME),
+        integrator=Integrator(rtol=1e-9, atol=1e-10),
+    )
+    return ControlProblem(**given | change)
+
+
+HEATED = (Profile("feed", 0.0, 0.2), Profile("temperature", 30.0, 40.0, None))
+
+
+@pytest.mark.parametrize(
+    "p",
+    [problem(), problem(profiles=HEATED), problem(hours=(12.0, 12.0), limits=())],
+    ids=["free end", "heated", "fixed"],
+)
+def test_derivatives_match_finite_differences(p):
+    rng = np.random.default_rng(1)
+    w, direction, step = rng.uniform(0.2, 0.8, (3, p.size)), rng.normal(size=p.size), 1e-5
+    weights = rng.normal(size=p.run(w).margins.shape)
+
+    def lagrangian(w):
+        run = p.run(w)
+        slopes = p.slopes(w, run.paths)
+        value = run.value + (weights * run.margins).sum(axis=1)
+        slope = slopes.value + np.einsum("lr,lrd->ld", weights, slopes.margins)
+        return value, slope, p.hessian(w, run.paths, slopes, weights)
+
+    up, down, here = lagrangian(w + step * direction), lagrangian(w - step * direction), lagrangian(w)
+    assert np.allclose((up[0] - down[0]) / (2 * step), here[1] @ direction, rtol=1e-4, atol=1e-5)
+    bent = here[2] @ direction
+    assert np.allclose((up[1] - down[1]) / (2 * step), bent, rtol=2e-3, atol=2e-3 * np.abs(bent).max())
+
+
+def test_small_matrices_are_inverted_as_lapack_does():
+    """Of stage equations: decays up to 1e8 times faster than the step, and growth by a factor of three."""
+    rng = np.random.default_rng(3)
+    n, rows = 5, 64
+    rates = -(10.0 ** rng.uniform(-3.0, 8.0, (rows, n)))
+    rates[:, 0] = 1.0
+    mixed = 0.3 * rng.normal(size=(rows, n, n)) * np.minimum(np.abs(rates), 1.0)[:, None]
+    jacobian = np.einsum("rn,nm->rnm", rates, np.eye(n)) + mixed
+    m = np.eye(3 * n) - np.einsum("ij,rab->riajb", RADAU, jacobian).reshape(rows, 3 * n, 3 * n)
+    found = np.moveaxis(np.asarray(_inverse(jnp.asarray(np.moveaxis(m, 0, -1)))), -1, 0)
+    assert np.allclose(found, np.linalg.inv(m), rtol=1e-7, atol=1e-10)
+
+
+def test_a_lane_does_not_depend_on_those_beside_it():
+    p = problem()
+    w = np.random.default_rng(0).uniform(0.1, 0.9, (11, p.size))
+    many, one = p.run(w), p.run(w[7:8])
+    assert np.array_equal(many.value[7:8], one.value)
+    assert np.array_equal(many.paths[7].y, one.paths[0].y)
+
+
+def test_what_must_be_fed_is_fed_and_no_more():
+    # nothing reacts: 10 g/L times what fits into the vessel, however it is spread
+    p = problem(Inert(), value=lambda end: end.state.S * end.volume, limits=(VOLUME,), hours=(16.0, 16.0))
+    found = maximise(p, ControlOptions(4))
+    assert found.value == pytest.approx(0.2 + 10.0, rel=1e-5)
+    assert found.binding == ("volume",)
+    assert all(s.success for s in found.starts)
+
+
+def test_cells_are_kept_at_the_temperature_that_they_like():
+    p = problem(profiles=HEATED, limits=(VOLUME,), hours=(12.0, 12.0), value=lambda end: end.state.X * end.volume)
+    found = maximise(p, ControlOptions(4))
+    assert found.controls[:, 1] == pytest.approx(37.0, abs=0.05)
+    assert len(found.optima) == 1
+
+
+def test_a_limit_holds_between_the_nodes_too():
+    # fed hard over few intervals, S peaks within them: a limit at their ends alone would be broken
+    p = problem(intervals=3, hours=(15.0, 15.0), limits=(SUBSTRATE, VOLUME), value=lambda end: end.state.X * end.volume)
+    loose = solve(p, np.full((1, p.size), 0.3), InteriorOptions(), 1.0)
+    assert p.between(loose.w[0], loose.paths[0]).min() < -1e-4
+    found = maximise(p, ControlOptions(3))
+    assert found.violation <= 1e-6
+    fine = replace(p, parts=200)
+    nodes = fine.run(fine.encode(found.controls[None], np.array([found.hours]))).margins
+    assert -2e-6 <= nodes.min() < 1e-4
+    assert "substrate" in found.binding
+
+
+def test_what_cannot_be_met_is_named():
+    needed = Limit("biomass", lambda c, v: c.X, "min", 50.0, "end")
+    with pytest.raises(InfeasibleError, match=r"biomass \(min 50, broken by"):
+        maximise(problem(limits=(VOLUME, needed)), ControlOptions(3))
+
+
+def test_bad_problems_are_refused():
+    for change, words in (
+        ({"profiles": (Profile("feed", 0.0, 0.2, 1),)}, "there is no feed 1"),
+        ({"profiles": (Profile("a", 0.0, 0.2), Profile("b", 0.0, 0.1))}, "two profiles"),
+        ({"hours": (10.0, 5.0)}, "in order"),
+        ({"intervals": 0}, "nothing to optimise"),
+        ({"initial": np.array([0.1])}, r"initial: expected 2 values in a row \(X, S\), not shape \(1,\)"),
+        ({"composition": np.array([10.0])}, "composition: expected 2 values"),
+        ({"parameters": np.zeros(3)}, r"parameters: expected 2 values in a row \(k, Ks\)"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            problem(**change)
+    with pytest.raises(ConfigError, match="cannot flow backward"):
+        Profile("feed", -0.1, 0.1)
+    with pytest.raises(ConfigError, match="no scale"):
+        Limit("x", lambda c, v: v, "max", 0.0)
+
+
+def test_a_start_of_the_wrong_size_is_refused():
+    with pytest.raises(ConfigError, match="expected 7 scaled decisions per start"):
+        maximise(problem(), ControlOptions(1), np.zeros(6))
+
+
+def test_what_did_not_converge_says_so():
+    p = problem(limits=(VOLUME,))
+    found = maximise(p, ControlOptions(2, interior=InteriorOptions(max_iterations=2)))
+    assert not found.success
+    assert found.message == "iterations used up"
+    assert not found.optima
+    assert maximise(p, ControlOptions(2)).success
+
+
+def test_what_cannot_be_simulated_is_no_number():
+    p = problem(Undefined())
+    with np.errstate(all="ignore"), pytest.raises(InfeasibleError, match="no start could be simulated"):
+        maximise(p, ControlOptions(2))
+    run = p.run(np.full((1, p.size), 0.5))
+    assert np.isnan(run.value[0])
+    assert run.status[0] != 0
+
+
+def test_a_finer_grid_keeps_what_a_coarse_one_feeds():
+    p = problem(intervals=60)
+    rough = coarser(p)
+    assert rough.intervals == 30
+    w = random_starts(rough, 3, 0)
+    there = resampled(rough, p, w)
+    assert np.allclose(resampled(p, rough, there), w)
+    assert np.allclose(p.run(there).value, rough.run(w).value, rtol=1e-6)
+    odd = replace(p, intervals=37)
+    assert np.allclose(odd.decode(resampled(rough, odd, w))[0].mean(axis=1), rough.decode(w)[0].mean(axis=1))
+
+
+@pytest.mark.parametrize("name", ["park_ramirez", "lee_ramirez_q5"])
+def test_published_problems_are_solved_from_the_naive_feed(name):
+    case = CASES[name]
+    p = case.problem(20)
+    naive = p.encode(np.tile(case.naive, (1, 20, 1)), np.full(1, np.mean(p.hours)))
+    found = maximise(p, ControlOptions(0), naive)
+    value, violation = resimulated(name, found.controls, found.hours)
+    assert found.value == pytest.approx(value, rel=1e-6)
+    assert violation <= 1e-6
+    assert value > case.peer[20] * (1 - 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_random_starts_find_the_published_optimum_and_keep_its_limits(name):
+    found = maximise(CASES[name].problem(20), ControlOptions(8))
+    value, violation = resimulated(name, found.controls, found.hours)
+    assert found.value == pytest.approx(value, rel=1e-5)
+    assert violation <= 1e-6
+    assert value > CASES[name].peer[20] * (1 - 1e-3)
+
+
+def test_equal_seeds_give_equal_numbers_and_every_start_is_reported():
+    p = problem()
+    a, b = (maximise(p, ControlOptions(5, seed=3)) for _ in range(2))
+    assert np.array_equal(a.controls, b.controls)
+    assert [s.start for s in a.starts] == list(range(5))
+    leads = [a.starts[s.joined] for s in a.starts]
+    assert all(lead.joined == lead.start for lead in leads)
+    assert [s.value for s in a.starts] == [lead.value for lead in leads]
+    assert a.value >= max(s.value for s in a.starts if s.success) - 1e-12

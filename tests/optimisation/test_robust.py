@@ -1,0 +1,317 @@
+"""Risk over an ensemble, chance constraints, trade-offs and stress, on problems whose answers are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from optim.errors import ConfigError
+from optim.optimisation.pareto import hypervolume, nondominated, pareto
+from optim.optimisation.robust import Risk, judge, solve_robust
+from optim.optimisation.sensitivity import Happening, stress
+from optim.optimisation.slsqp import Bounds, Floor, OptimiseOptions, solve
+from optim.optimisation.tightening import broken, kept_between
+from optim.process.decision import Decision
+from optim.process.disturbance import AS_PLANNED, Drift, executed
+from optim.process.objective import Objective
+from optim.process.problem import Evaluation, Slopes
+
+OPTIONS = OptimiseOptions(starts=4, max_iterations=60, tolerance=1e-10)
+
+
+@dataclass
+class Box:
+    lower: np.ndarray
+    upper: np.ndarray
+    platform: np.ndarray
+    decisions: tuple[Decision, ...] = ()
+
+    def __post_init__(self):
+        rows = zip("xy", self.lower, self.upper, self.platform, strict=False)
+        self.decisions = tuple(Decision(n, "bolus", a, b, p, 0.0) for n, a, b, p in rows)
+
+    def longest_h(self):
+        return 1.0
+
+
+@dataclass
+class Item:
+    name: str = "medium"
+    unit: str = "EUR/L"
+    low: float = 1.0
+    high: float = 4.0
+
+
+class Book:
+    items = (Item(),)
+
+    def prices(self):
+        return np.array([2.0])
+
+
+@dataclass
+class Limit:
+    name: str = "room"
+    where: str = "end"
+
+
+class Model:
+    class Parameters:
+        _fields = ("best", "room")
+
+
+@dataclass
+class Toy:
+    """titre = 20 - (x - best)^2 - price (y - 1)^2, harvest_h = 2 + x^2 + y^2; x + y may not pass `room`.
+
+    A drift of the feed multiplies x.
+    """
+
+    design: Box = field(default_factory=lambda: Box(np.array([-4.0, -4.0]), np.array([8.0, 8.0]), np.zeros(2)))
+    objective: Objective = field(default_factory=lambda: Objective("titre"))
+    book: Book = field(default_factory=Book)
+    constraints: tuple = (Limit(),)
+    model: Model = field(default_factory=Model)
+    metrics: ClassVar = {"titre_g_per_l": "g/L", "harvest_h": "h"}
+
+    @property
+    def metric(self):
+        return self.objective.metric
+
+    def derivatives(self, x, p, prices=None, drift=AS_PLANNED):
+        c = np.full(len(x), 2.0) if prices is None else prices[:, 0]
+        f = np.broadcast_to(drift.feed, (len(x),))
+        a, y = f * x[:, 0], x[:, 1]
+        metrics = np.stack([20.0 - (a - p[:, 0]) ** 2 - c * (y - 1.0) ** 2, 2.0 + a**2 + y**2], axis=1)
+        m = np.stack(
+            [np.stack([-2.0 * f * (a - p[:, 0]), -2.0 * c * (y - 1.0)], 1), np.stack([2.0 * f * a, 2.0 * y], 1)], axis=1
+        )
+        margins = (p[:, 1] - a - y)[:, None]
+        j = np.stack([-f, -np.ones(len(x))], axis=1)[:, None]
+        i = list(self.metrics).index(self.metric)
+        sign = -1.0 if self.metric == "harvest_h" else 1.0
+        value = np.maximum(metrics[:, i], 1e-30)
+        status = (p[:, 0] > 50.0).astype(int)
+        e = Evaluation(sign * np.log(value), margins, metrics, status)
+        return e, Slopes(sign * m[:, i] / value[:, None], j, m)
+
+    def evaluate(self, x, p, prices=None, drift=AS_PLANNED):
+        return self.derivatives(x, p, prices, drift)[0]
+
+
+def members(best, room=9.0):
+    return np.stack([np.asarray(best, float), np.broadcast_to(room, np.shape(best)).astype(float)], axis=1)
+
+
+# --- the measure ---
+
+
+@pytest.mark.parametrize("measure", ["expectation", "cvar", "quantile", "nominal"])
+def test_the_smooth_measure_has_the_derivative_it_says(measure):
+    rng = np.random.default_rng(3)
+    a, b = rng.standard_normal((2, 17))
+    risk = Risk(measure, 0.3)
+    value, weights = risk.smooth(a, 0.1)
+    h = 1e-6
+    slope = (risk.smooth(a + h * b, 0.1)[0] - risk.smooth(a - h * b, 0.1)[0]) / (2.0 * h)
+    assert weights @ b == pytest.approx(slope, abs=1e-6)
+    assert weights.sum() == pytest.approx(1.0)
+    assert value == pytest.approx(float(risk.of(a)), abs=0.2)
+
+
+def test_cvar_is_the_mean_of_the_worst_share():
+    values = np.array([5.0, 1.0, 2.0, 3.0, 4.0])
+    assert Risk("cvar", 0.4).of(values) == pytest.approx(1.5)
+    assert Risk("cvar", 0.3).of(values) == pytest.approx((1.0 + 0.5 * 2.0) / 1.5)  # half of the second worst
+    assert Risk("cvar", 1.0).of(values) == pytest.approx(3.0)
+    assert Risk("nominal").of(values) == 5.0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"measure": "cvaar"}, "Did you mean 'cvar'"),
+        ({"tail": 0.0}, "share above 0"),
+        ({"chance": 1.5}, "share from 0 to 1"),
+        ({"members": 1}, "at least 2"),
+    ],
+)
+def test_a_risk_that_makes_no_sense_is_refused(change, words):
+    with pytest.raises(ConfigError, match=words):
+        Risk(**change)
+
+
+# --- the search ---
+
+
+def test_expectation_goes_to_the_mean_and_cvar_to_the_middle():
+    p = members([0.0, 0.0, 0.0, 4.0])
+    start = np.array([[3.0, 3.0]])
+    (mean,) = solve_robust(Toy(), start, p, Risk("expectation"), OPTIONS)
+    assert mean.solution.x == pytest.approx([1.0, 1.0], abs=1e-3)
+    (worst,) = solve_robust(Toy(), start, p, Risk("cvar", 0.25), OPTIONS)
+    assert worst.solution.x == pytest.approx([2.0, 1.0], abs=0.1)  # as far from the one as from the others
+    assert worst.solution.success
+
+
+def test_a_chance_gives_up_the_members_that_break_most():
+    p = members(np.full(4, 6.0), np.array([2.0, 1.0, 3.0, 4.0]))
+    found = {}
+    for chance in (0.0, 0.5, 0.75, 1.0):
+        (end,) = solve_robust(Toy(), np.array([[0.0, 0.0]]), p, Risk("expectation", chance=chance), OPTIONS)
+        assert end.solution.success
+        assert end.met >= chance - 1e-9
+        found[chance] = end.solution.x.sum()
+    assert found[0.0] == pytest.approx(2.0, abs=1e-5)  # the estimate's own limit
+    assert found[0.5] == pytest.approx(3.0, abs=1e-5)
+    assert found[0.75] == pytest.approx(2.0, abs=1e-5)
+    assert found[1.0] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_chance_that_cannot_be_had_says_what_can():
+    p = members(np.zeros(4), np.array([3.0, 3.0, 3.0, -20.0]))  # the last allows nothing within the bounds
+    (end,) = solve_robust(Toy(), np.array([[0.0, 0.0]]), p, Risk("expectation", chance=1.0), OPTIONS)
+    assert not end.solution.success
+    assert end.met == pytest.approx(0.75)
+    assert "75%" in end.solution.message
+
+
+def test_a_member_that_cannot_be_simulated_is_left_out_of_the_search_and_counts_against_a_process():
+    p = members([0.0, 0.0, 99.0, 0.0])
+    (end,) = solve_robust(Toy(), np.array([[3.0, 3.0]]), p, Risk("expectation"), OPTIONS)
+    assert end.solution.x == pytest.approx([0.0, 1.0], abs=1e-3)
+    _, met = judge(Toy(), end.solution.x, p, Risk("expectation"))
+    assert met == pytest.approx(0.75)
+
+
+def test_errors_of_execution_are_kept_clear_of():
+    p = members(np.full(200, 6.0), 3.0)
+    spread = Drift(0.1, 0.0, 0.0, 0.0, 0.0, 0.0)
+    drift = executed(spread, 200, 1)
+    risk = Risk("expectation", chance=0.9, execution=spread)
+    (end,) = solve_robust(Toy(), np.array([[0.0, 0.0]]), p, risk, OPTIONS, drift=drift)
+    x = end.solution.x
+    later = executed(spread, 20000, 2)
+    _, met = judge(Toy(), x, members(np.full(20000, 6.0), 3.0), risk, later)
+    assert met == pytest.approx(0.9, abs=0.02)
+    assert x.sum() < 3.0 - 0.05
+
+
+def test_execution_begins_as_planned_and_is_never_early():
+    d = executed(Drift(0.1, 0.1, 0.1, 0.5, 0.1, 6.0), 50, 0)
+    assert [float(v[0]) for v in d] == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    assert np.all(d.delay >= 0.0)
+    assert np.std(d.feed) == pytest.approx(0.1, rel=0.3)
+
+
+# --- bounds and floors of a lane's own ---
+
+
+def test_lanes_keep_bounds_and_floors_of_their_own():
+    starts, p = np.zeros((3, 2)), np.tile(members([3.0]), (3, 1))
+    bounds = Bounds(np.array([[-4.0, -4.0], [-4.0, 0.5], [2.0, -4.0]]), np.array([[8.0, 8.0], [8.0, 0.5], [2.0, 8.0]]))
+    free, held_y, held_x = solve(Toy(), starts, p, OPTIONS, bounds=bounds)
+    assert free.x == pytest.approx([3.0, 1.0], abs=1e-4)
+    assert held_y.x == pytest.approx([3.0, 0.5], abs=1e-4)
+    assert held_x.x == pytest.approx([2.0, 1.0], abs=1e-4)
+    assert max(s.kkt for s in (free, held_y, held_x)) < 1e-4
+    floored = solve(Toy(), starts, p, OPTIONS, floors=(Floor("harvest_h", np.array([12.0, 8.0, 4.0])),))
+    assert all(s.success for s in floored)
+    e = Toy().evaluate(np.array([s.x for s in floored]), p)
+    assert e.metrics[:, 1] == pytest.approx([12.0, 8.0, 4.0], rel=1e-5)
+    assert e.metrics[0, 0] > e.metrics[1, 0] > e.metrics[2, 0]
+
+
+def test_a_limit_drawn_in_is_kept_clear_of():
+    p = members([4.0], 3.0)
+    (at,) = solve(Toy(), np.zeros((1, 2)), p, OPTIONS)
+    (clear,) = solve(Toy(), np.zeros((1, 2)), p, OPTIONS, reserve={"room": 0.5})
+    assert at.x.sum() == pytest.approx(3.0, abs=1e-6)
+    assert clear.x.sum() == pytest.approx(2.5, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_limits_hold_between_nodes_as_well(process_problem, published):
+    """Daily nodes see osmolality just before a bolus, not just after it."""
+    tight = tuple(replace(c, limit=350.0) if c.variable == "osmolality" else c for c in process_problem.constraints)
+    few = replace(process_problem, constraints=tight)
+    options = OptimiseOptions(starts=1, max_iterations=60, tolerance=1e-7)
+    (first,) = solve(few, few.design.platform[None], published, options)
+    assert max(broken(few, first.x, published[0]).values()) > 1e-4
+    kept, left = kept_between(few, first, published[0], options, lambda text: None)
+    assert left == {}
+    assert max(broken(few, kept.x, published[0]).values()) <= 1e-6
+    assert kept.objective <= first.objective + 1e-9
+
+
+# --- the front ---
+
+
+def test_a_front_is_that_of_the_known_problem():
+    """At level L of x^2 + y^2 the best titre solves a Lagrange condition that a fine scan of angles finds as well."""
+    found = pareto(Toy(), "C", "culture_time", members([3.0])[0], 7, OPTIONS, 0, True)
+    assert len(found.points) == 7
+    assert found.lost == 0
+    angle = np.linspace(0.0, 2.0 * np.pi, 20001)
+    for point in found.points:
+        r = np.sqrt(max(point.second - 2.0, 0.0))
+        x, y = r * np.cos(angle), r * np.sin(angle)
+        assert point.first == pytest.approx(np.max(20.0 - (x - 3.0) ** 2 - 2.0 * (y - 1.0) ** 2), abs=2e-3)
+    assert found.points[0].second > found.points[-1].second  # from the best titre to the shortest run
+    assert 0.5 < found.hypervolume < 1.0  # titre is concave in the level
+    assert found.platform == (pytest.approx(9.0), pytest.approx(2.0))
+
+
+def test_fronts_are_counted_as_they_should():
+    scores = np.array([[0.0, 1.0], [1.0, 0.0], [0.4, 0.4], [0.5, 0.5], [0.5, 0.5]])
+    assert nondominated(scores) == [1, 3, 4, 0]
+    assert hypervolume(np.array([[0.0, 1.0], [1.0, 0.0]])) == pytest.approx(0.5)
+    assert hypervolume(np.array([[0.0, 2.0], [10.0, 2.0], [10.0, 0.0]])[1:2]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("against", "points", "words"), [("titer", 5, "titre"), ("titre", 5, "already"), ("cogs", 2, "3")]
+)
+def test_a_front_that_makes_no_sense_is_refused(against, points, words):
+    with pytest.raises(ConfigError, match=words):
+        pareto(Toy(), "C", against, members([3.0])[0], points, OPTIONS, 0, True)
+
+
+# --- stress ---
+
+
+def test_stress_says_what_moves_the_optimum_and_what_flips_it():
+    p = np.stack([np.linspace(2.5, 3.5, 21), np.full(21, 4.0)], axis=1)[[10, *range(10), *range(11, 21)]]
+    happenings = (Happening("more", Drift(1.1, 1, 1, 0, 0, 0)), Happening("missed", AS_PLANNED, missed="largest bolus"))
+    found = stress(Toy(), "C", np.array([3.0, 1.0]), p, happenings, OPTIONS, True)
+    by = {r.name: r for r in found.influences}
+    assert set(by) == {"best", "medium"}  # room does not vary
+    assert by["medium"].swing == pytest.approx(0.0, abs=1e-6)  # y - 1 is zero, whatever it costs
+    low, high = by["best"].low, by["best"].high
+    assert low.value == pytest.approx(2.55)
+    assert low.stay == pytest.approx(20.0 - 0.45**2, rel=1e-6)
+    assert low.anew == pytest.approx(20.0, rel=1e-5)
+    assert low.moved.startswith("x 3 -> 2.55")
+    assert low.broken == ""
+    assert high.broken == ""
+    assert high.anew < 20.0  # the limit x + y <= 4 holds it
+    more, missed = found.drifts
+    assert more.breaks == "room"
+    assert more.met == 0.0
+    assert missed.met == 1.0
+    assert missed.change < -0.3
+
+
+def test_what_cannot_happen_is_not_asked():
+    late = Happening("late", AS_PLANNED, harvest_h=5.0)
+    found = stress(Toy(), "C", np.array([1.0, 1.0]), members([1.0, 2.0]), (late,), OPTIONS, True)
+    assert found.drifts == ()
+    assert "late" in found.notes[-1]
+
+
+def test_a_drift_of_a_decision_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match=r"stress\.drifts\.n\.missed: no decision 'xx'"):
+        stress(Toy(), "C", np.zeros(2), members([1.0, 2.0]), (Happening("n", AS_PLANNED, missed="xx"),), OPTIONS, True)

@@ -1,0 +1,123 @@
+"""Working hours, and discrete choices by enumeration."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_robust import OPTIONS, Toy, members
+
+from optim.errors import ConfigError, InfeasibleError
+from optim.optimisation.choices import variants
+from optim.process.calendar import WEEKDAYS, Calendar, bounds_with, held
+from optim.process.decision import Decision
+from optim.process.design import Design
+
+DAY = 24.0
+
+
+def daily(**changes) -> Design:
+    rows = [Decision(f"feed_day_{d}", "bolus", 0.0, 1.0, 0.5, 0.0, d * DAY) for d in range(1, 8)]
+    rows.append(Decision("harvest", "harvest", 5.0 * DAY, 9.0 * DAY, 7.0 * DAY, 1.0))
+    usual = dict(
+        decisions=tuple(rows), start_volume_l=1.0, temperature_c=36.5, ph=7.0, end_h=7.0 * DAY, node_step_h=DAY,
+        sample_times_h=(), sample_volume_l=0.0,
+    )  # fmt: skip
+    return Design(**usual | changes)
+
+
+@pytest.mark.parametrize("start", WEEKDAYS[:5])
+def test_nothing_is_fed_at_a_weekend(start):
+    c, d = Calendar(WEEKDAYS[:5]), daily()
+    first = WEEKDAYS.index(start)
+    expected = [day - 1 for day in range(1, 8) if (first + day) % 7 in (5, 6)]
+    assert c.idle(d, start) == expected
+
+
+def test_a_harvest_falls_into_working_hours():
+    c, d = Calendar(("monday",), start_hour=9.0, first_hour=6.0, last_hour=18.0), daily()
+    parts = c.timed(d, "monday")[7]
+    # day 5 and 6 are a weekend; 9 h is the clock at 0 h of the run, so a working day is from -3 to 9 h around its start
+    assert parts == [
+        (7.0 * DAY - 3.0, 7.0 * DAY + 9.0),
+        (8.0 * DAY - 3.0, 8.0 * DAY + 9.0),
+        (9.0 * DAY - 3.0, 9.0 * DAY),
+    ]
+
+
+def test_who_works_always_is_never_idle():
+    c = Calendar(WEEKDAYS, working_days=WEEKDAYS, first_hour=0.0, last_hour=24.0)
+    assert c.idle(daily(), "sunday") == []
+    assert Calendar(("friday",), by_hand=("harvest",)).idle(daily(), "friday") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"start_days": ("mondy",)}, "Did you mean 'monday'"),
+        ({"start_days": ()}, "need a day"),
+        ({"start_days": ("sunday",)}, "no working day"),
+        ({"first_hour": 20.0}, "no part of a day"),
+        ({"start_hour": 3.0}, "outside the working hours"),
+        ({"by_hand": ("boluses",)}, "Did you mean 'bolus'"),
+    ],
+)
+def test_a_calendar_that_makes_no_sense_is_refused(change, words):
+    with pytest.raises(ConfigError, match=words):
+        Calendar(**{"start_days": ("monday",)} | change)
+
+
+def test_decisions_are_held_by_name_or_stem():
+    d = daily()
+    assert held(d, {"feed_day_2": 0.0}, "k") == {1: 0.0}
+    assert set(held(d, {"feed": 0.3}, "k")) == set(range(7))
+    with pytest.raises(ConfigError, match=r"optimise\.choices\.a: no decision 'fed'"):
+        held(d, {"fed": 0.0}, "optimise.choices.a")
+    with pytest.raises(ConfigError, match="outside the bounds"):
+        held(d, {"feed_day_2": 2.0}, "k")
+    b = bounds_with(d, {0: 0.25}, {7: (130.0, 140.0)})
+    assert b[:, 0].tolist() == [0.25, 0.25]
+    assert b[:, 7].tolist() == [130.0, 140.0]
+
+
+def test_choices_are_compared_each_at_its_best():
+    """titre = 20 - (x - 3)^2 - 2 (y - 1)^2: holding y costs 2 (y - 1)^2, holding x (x - 3)^2."""
+    p = members([3.0])[0]
+    found = variants(Toy(), np.zeros((1, 2)), p, None, {"low y": {"y": 0.0}, "no x": {"x": 0.0}, "free": {}}, OPTIONS)
+    assert [v.name for v in found] == ["free", "low y", "no x"]
+    titres = [float(np.exp(v.solution.objective)) for v in found]
+    assert titres == pytest.approx([20.0, 18.0, 11.0], rel=1e-6)
+
+
+def test_a_choice_without_any_process_is_told_from_the_others():
+    p = members([3.0], -5.0)[0]  # x + y <= -5
+    found = variants(Toy(), np.full((1, 2), -3.0), p, None, {"can": {}, "cannot": {"x": 8.0, "y": 8.0}}, OPTIONS)
+    assert [v.solution is None for v in found] == [False, True]
+    with pytest.raises(InfeasibleError, match="no choice"):
+        variants(Toy(), np.zeros((1, 2)), p, None, {"cannot": {"x": 8.0, "y": 8.0}}, OPTIONS)
+
+
+def test_a_choice_out_of_working_hours_is_told_from_those_within():
+    c = Calendar(("monday", "tuesday"))
+    d = daily()
+    assert c.allows(d, "monday", {7: 7.0 * DAY})
+    assert not c.allows(d, "monday", {7: 6.0 * DAY})  # a sunday
+    assert not c.allows(d, "monday", {7: 7.0 * DAY + 11.0})  # at 20 h
+    fixed = replace(d, decisions=d.decisions[:-1], end_h=5.0 * DAY)
+    assert not c.allows(fixed, "monday", {})
+    assert Calendar(("monday",), by_hand=("bolus",)).allows(fixed, "monday", {})
+
+
+@pytest.mark.slow
+def test_a_run_without_weekends_begins_on_the_day_that_suits_it(process_problem, published):
+    calendar = Calendar(("monday", "wednesday"))
+    found = variants(process_problem, process_problem.design.platform[None], published[0], calendar, {}, OPTIONS)
+    assert len(found) == 2
+    for v in found:
+        day = v.name.removeprefix("start on ")
+        idle = calendar.idle(process_problem.design, day)
+        assert idle
+        assert np.all(v.solution.x[idle] == 0.0)
+        windows = calendar.windows(day, 336.0)
+        assert any(a - 1e-9 <= v.solution.x[-1] <= b + 1e-9 for a, b in windows)
