@@ -19,11 +19,11 @@ from optim.process.objective import METRICS, Market, Objective
 from optim.process.problem import Constraint
 from optim.recipe.recipe import feed_schedule
 from optim.schedule.actions import Bleed, Feed, Harvest, Perfusion, Setpoint
-from optim.schedule.plan import plan_of
+from optim.schedule.plan import make_plan
 from optim.schedule.schedule import to_grid
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import observe, simulate_one
-from optim.simulation.vessel import vessel
+from optim.simulation.simulate import observe_nodes, simulate_one
+from optim.simulation.vessel import make_vessel
 
 DAY = 24.0
 
@@ -332,7 +332,7 @@ def test_perfusion_agrees_with_the_plan_it_stands_for(screen, tmp_path):
     trace = problem.trace(x[None], p)
     assert int(trace.status[0]) == 0
     volume_ml = 1000.0 * d.start_volume_l
-    plan = plan_of(
+    plan = make_plan(
         [
             Setpoint(0.0, temperature_c=d.temperature_c, ph=d.ph),
             Perfusion(0.0, "fresh", rate_vvd=0.8, stop_h=96.0),
@@ -344,11 +344,11 @@ def test_perfusion_agrees_with_the_plan_it_stands_for(screen, tmp_path):
         volume_ml=volume_ml,
     )
     stocks = {"fresh": {"glucose": 35.0}, "feed_a": dict(screen.media["feed_a"])}
-    device = vessel(model, plan, stocks)
+    device = make_vessel(model, plan, stocks)
     grid = to_grid(plan.schedule)[0]
     start = model.State(*problem.initial)
     t = simulate_one(model, model.Parameters(*p[0]), start, d.start_volume_l, grid, device, problem.integrator)
-    seen = observe(model, model.Parameters(*p[0]), t, grid)
+    seen = observe_nodes(model, model.Parameters(*p[0]), t, grid)
     last = int(grid.intervals)
     grams = float(seen["titre"][last] * t.volume[last] + t.collected["mAb"][last])
     scale = problem.book.production_volume_l / d.start_volume_l

@@ -35,7 +35,7 @@ from optim.schedule.from_run import schedule_of
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import check, observe, simulate_one
+from optim.simulation.simulate import check_trajectory, observe_nodes, simulate_one
 from optim.synthetic import FEED, MEDIUM
 
 FEW = ReplanOptions(OptimiseOptions(starts=1, max_iterations=40, tolerance=1e-7), draws=15)
@@ -110,9 +110,9 @@ def independent(model, p, run, times, inoculum=1.0):
     one = simulate_one(
         model, values, model.State(*start), run.start_volume_l, grid, vessel, Integrator(rtol=1e-8, atol=1e-9)
     )
-    check(jax.tree.map(lambda x: x[None], one), ("truth",))
+    check_trajectory(jax.tree.map(lambda x: x[None], one), ("truth",))
     at = [int(np.argmin(np.abs(np.asarray(grid.t) - t))) for t in times]
-    seen = {k: np.asarray(v)[at] for k, v in observe(model, values, one, grid).items()}
+    seen = {k: np.asarray(v)[at] for k, v in observe_nodes(model, values, one, grid).items()}
     return seen | {"volume": 1000.0 * np.asarray(one.volume)[at]}
 
 

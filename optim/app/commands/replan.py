@@ -27,7 +27,7 @@ from optim.replanning.replan import replan as replan_batch
 from optim.replanning.result import Replan
 from optim.replanning.running_batch import Batch, Plan
 from optim.report import plots_replan, terminal_replan
-from optim.schedule.grid import bucket
+from optim.schedule.grid import padded_length
 
 AFTER_H = 0.01  # what is done at this very moment lies within the run
 
@@ -160,7 +160,7 @@ def stopped(run: Run, end_h: float) -> Run:
 def _roomy(problem: FitProblem) -> FitProblem:
     """The same with room for more readings, so that a compiled program serves for some days of a batch."""
     v = problem.vessels
-    more = bucket(v.value.shape[1]) - v.value.shape[1]
+    more = padded_length(v.value.shape[1]) - v.value.shape[1]
     rows: dict[str, Any] = {"node": 0, "variable": 0, "value": 0.0, "sd": 1.0, "censored": 0, "weight": 0.0}
     padded: dict[str, Any] = {
         k: np.pad(getattr(v, k), ((0, 0), (0, more)), constant_values=fill) for k, fill in rows.items()
