@@ -136,7 +136,8 @@ class DesignConfig:
     initial: dict[str, float] = field(default_factory=dict)  # first sample of a microbial process, by variable
     feed_composition: dict[str, float] = field(default_factory=dict)  # canonical units; empty: the dataset's feed
     further_feeds: dict[str, dict[str, float]] = field(default_factory=dict)  # compositions; empty: the dataset's
-    second_feed_ratio: float = 0.0
+    second_feed_id: str = ""  # a further feed, or a medium of the dataset, that flows with the first feed
+    second_feed_ratio: float = 0.0  # L of it with every L of the first
     temperature_c: float = MISSING
     ph: float = 7.0
     do_percent: Optional[float] = None

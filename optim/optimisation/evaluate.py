@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from optim.errors import SimulationError, Status
@@ -39,7 +37,6 @@ def outcome(
     name: str,
     x: np.ndarray,
     ensemble: np.ndarray,
-    feed: str | Sequence[str],
     screened: Ranges,
 ) -> ProcessOutcome:
     """The process with decisions x [D] over the ensemble [E, P], member 0 being the estimate.
@@ -59,7 +56,7 @@ def outcome(
     return ProcessOutcome(
         name=name,
         decisions=decision_values(problem, x, screened),
-        actions=actions(problem, x, feed),
+        actions=actions(problem, x),
         trajectory=_series(problem, trace, good),
         metrics=metrics,
         metric_units={key: problem.metrics[key] for key in metrics},
@@ -96,14 +93,14 @@ def decision_values(problem: ProcessProblem, x: np.ndarray, screened: Ranges) ->
     return tuple(rows)
 
 
-def actions(problem: ProcessProblem, x: np.ndarray, feed: str | Sequence[str]) -> tuple[Action, ...]:
-    """What is done to the vessel, from the very schedule that is simulated. `feed` names the first feed, or all."""
+def actions(problem: ProcessProblem, x: np.ndarray) -> tuple[Action, ...]:
+    """What is done to the vessel, from the very schedule that is simulated, with the feeds' names of the design."""
     import jax.numpy as jnp
 
     s = problem.design.schedule(jnp.asarray(x))
     end = float(s.end)
     rows = []
-    names = list(problem.design.feeds if isinstance(feed, str) else feed)
+    names = problem.design.feeds
     for t, taken, given in zip(np.asarray(s.times), np.asarray(s.withdraw), np.asarray(s.bolus), strict=True):
         if t >= end:
             continue

@@ -56,7 +56,6 @@ class About:
 
     result: FitResult
     seed: int
-    feed: str
     screened: Ranges
     notes: tuple[str, ...]
 
@@ -101,8 +100,8 @@ def optimise(
     if risk.on:
         x, robustness, more = _robust(problem, begin, bounds, ensemble, risk, options, about, progress)
         reports += [replace(r, start=len(found) + r.start) for r in more]
-    optimum = outcome(problem, "optimum", x, ensemble, about.feed, about.screened)
-    baseline = outcome(problem, "platform", problem.design.platform, ensemble, about.feed, about.screened)
+    optimum = outcome(problem, "optimum", x, ensemble, about.screened)
+    baseline = outcome(problem, "platform", problem.design.platform, ensemble, about.screened)
     notes = list(about.notes)
     outside = [d.name for d in optimum.decisions if d.outside_screened]
     if robustness:
@@ -193,7 +192,7 @@ def _robust(
         seen, met = judge(close, x, pool, risk, seen_drift)
         later, met_later = judge(close, x, held, risk, held_drift) if len(held) else (np.nan, np.nan)
         judged.append(Judged(name, seen, later, met, met_later))
-    nominal = outcome(problem, "nominal optimum", starts[0], ensemble, about.feed, about.screened)
+    nominal = outcome(problem, "nominal optimum", starts[0], ensemble, about.screened)
     reports = []
     for k, end in enumerate(ends):
         s = end.solution

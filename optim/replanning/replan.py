@@ -82,7 +82,7 @@ def replan(
     hours = _Hours(options.calendar, o.design)
     x, eased = _decided(o, hours, options, seed, progress)
     here, ranges = o.problem, screened or {}
-    before, after = (outcome(here, n, at, o.lanes, batch.feeds, ranges) for n, at in (("plan", o.planned), ("new", x)))
+    before, after = (outcome(here, n, at, o.lanes, ranges) for n, at in (("plan", o.planned), ("new", x)))
     return account(o, fitting, old, batch, plan, before, after, x, eased, hours.closed(o.planned), seed, notes)
 
 

@@ -95,7 +95,7 @@ def about(small_problem):
     from optim.estimation.fit import fit
 
     result = fit(small_problem, FitOptions(1, 10, 1e-4, 4, 0.3, 1), 1, "cho_moller")
-    return About(result, 1, "feed_a", {"bolus": (0.2, 0.6), "harvest": (0.0, 336.0)}, ("a note",))
+    return About(result, 1, {"bolus": (0.2, 0.6), "harvest": (0.0, 336.0)}, ("a note",))
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_members_that_fail_are_counted_and_left_out(small_design, published):
     names = list(small_design.model.Parameters._fields)
     ensemble = np.repeat(published, 5, axis=0)
     ensemble[3, names.index("mu_max")] = np.nan
-    found = outcome(small_design, "platform", small_design.design.platform, ensemble, "feed_a", {})
+    found = outcome(small_design, "platform", small_design.design.platform, ensemble, {})
     assert found.failed_members == 1
     assert np.isfinite(found.metrics["titre_g_per_l"].p95)
 
@@ -207,11 +207,11 @@ def test_members_that_fail_are_counted_and_left_out(small_design, published):
 def test_an_estimate_that_fails_is_an_error(small_design, published):
     broken = replace(small_design, integrator=Integrator(max_steps=4))
     with pytest.raises(SimulationError, match="cannot be simulated: max_steps"):
-        outcome(broken, "platform", small_design.design.platform, published, "feed_a", {})
+        outcome(broken, "platform", small_design.design.platform, published, {})
 
 
 def test_what_lies_outside_the_screen_says_so(small_design, published):
     ranges = {"harvest": (0.0, 200.0), "temperature": (31.0, 35.0)}
-    found = outcome(small_design, "platform", np.array([33.0, 336.0]), published, "feed_a", ranges)
+    found = outcome(small_design, "platform", np.array([33.0, 336.0]), published, ranges)
     flags = {d.name: d.outside_screened for d in found.decisions}
     assert flags == {"shift_temperature": False, "harvest": True}

@@ -41,7 +41,7 @@ def optimum(process_problem, published, fitted):
     rng = np.random.default_rng(0)
     ensemble = published * np.exp(0.02 * rng.standard_normal((8, published.shape[1])))
     ensemble[0] = published[0]
-    about = About(fitted, 1, "feed_a", {"bolus": (0.0, 0.4)}, ("SIMULATED data: nothing here was measured",))
+    about = About(fitted, 1, {"bolus": (0.0, 0.4)}, ("SIMULATED data: nothing here was measured",))
     return optimise(process_problem, "C01", ensemble, OptimiseOptions(2, 1, 15, 1e-5), about), ensemble
 
 
@@ -49,7 +49,7 @@ def optimum(process_problem, published, fitted):
 def recipe(process_problem, optimum) -> Recipe:
     o, ensemble = optimum
     x = np.array(rounded_decisions(o.optimum.decisions))
-    rounded = outcome(process_problem, "optimum", x, ensemble, "feed_a", {"bolus": (0.0, 0.4)})
+    rounded = outcome(process_problem, "optimum", x, ensemble, {"bolus": (0.0, 0.4)})
     return make_recipe("A title", o, rounded, WHERE)
 
 

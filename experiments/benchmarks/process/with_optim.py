@@ -56,7 +56,7 @@ def learn(seed: int, mismatch: bool = False) -> tuple[Learnt, Learnt]:
     problem = build_process(cfg, dataset)
     fixed = {n: float(p.value) for n, p in cfg.model.parameters.items() if p.level == "fixed"}
     sets = {c: parameter_sets(found, fixed, problem.model, c) for c in found.clones}
-    about = About(found, cfg.seed, cfg.design.feed_id, screened_ranges(dataset), ())
+    about = About(found, cfg.seed, screened_ranges(dataset), ())
     search = solve_options(cfg)
     ranking = rank(problem, sets, search, about)
     clone = ranking.rows[0].clone

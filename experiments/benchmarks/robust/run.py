@@ -48,7 +48,7 @@ def one_screen(seed: int, folder: Path) -> dict[str, object]:
     result = fit(build_fit(cfg, dataset), options, seed, cfg.model.name)
     problem = build_process(cfg, dataset)
     fixed = {n: float(p.value) for n, p in cfg.model.parameters.items() if p.level == "fixed"}
-    about = About(result, seed, cfg.design.feed_id, {}, ())
+    about = About(result, seed, {}, ())
     search = OptimiseOptions(8, 2, cfg.optimise.max_iterations, cfg.optimise.tolerance)
     ensembles = {c: parameter_sets(result, fixed, problem.model, c) for c in result.clones}
     clone = rank(problem, ensembles, search, about).rows[0].clone
