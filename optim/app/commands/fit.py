@@ -18,7 +18,7 @@ from optim.estimation.estimate import FitOptions
 from optim.estimation.fit import fit as fit_problem
 from optim.estimation.result import FitResult, ModelScore
 from optim.estimation.score import log_predictive, r_squared
-from optim.estimation.transfer import update
+from optim.estimation.transfer.continued_fit import update
 from optim.export.tables import parameter_csv
 from optim.report import terminal
 from optim.report.fit_page import fit_images, fit_page
@@ -37,11 +37,19 @@ def fit(s: Session) -> FitResult:
     )
     problem = build_fit(cfg, dataset)
     options = fit_options(cfg)
-    rest = (options, cfg.seed, cfg.model.name, cfg.fit.leave_one_out, s.progress)
     if cfg.fit.continue_from:
-        result = update(load(FitResult, Path(cfg.fit.continue_from) / "fit"), problem, *rest)
+        old = load(FitResult, Path(cfg.fit.continue_from) / "fit")
+        result = update(
+            old,
+            problem,
+            options,
+            seed=cfg.seed,
+            model_name=cfg.model.name,
+            leave_one_out=cfg.fit.leave_one_out,
+            progress=s.progress,
+        )
     else:
-        result = fit_problem(problem, *rest)
+        result = fit_problem(problem, options, cfg.seed, cfg.model.name, cfg.fit.leave_one_out, s.progress)
     scores = [_compared(s, dataset, name, options) for name in cfg.fit.compare if name != cfg.model.name]
     scores.append(_score(result))
     result = replace(result, comparison=tuple(sorted(scores, key=lambda m: -m.aicc)) if len(scores) > 1 else ())
