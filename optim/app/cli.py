@@ -88,9 +88,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(command: str, cfg: object, quiet: bool) -> None:
-    from optim.runtime import prepare
+    from optim.runtime import configure
 
-    prepare()
+    configure()
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", OptimWarning)
     from optim.app.session import session

@@ -22,6 +22,7 @@ from optim.estimation.posterior import Z90, Noise, Point, Posterior
 from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
 from optim.parameters import ParameterSpec, to_fitted, to_natural
+from optim.runtime import require_float64
 
 # at least this share of the ensemble has a say, however much better a few members fit the new readings
 LEAST_SHARE = 1.0 / 3.0
@@ -42,6 +43,7 @@ def revived(old: FitResult, problem: FitProblem) -> tuple[Posterior, Point]:
     Raises `IncompatibleError` when `problem` holds other data or other parameters than were fitted, `FitError` when the
     estimate cannot be simulated.
     """
+    require_float64("revived")
     if old.dataset_hash != problem.dataset.content_hash:
         raise IncompatibleError(f"the fit was made from other data than '{problem.dataset.name}' now holds; fit again")
     known = _Known(old)
@@ -72,6 +74,7 @@ def update(
     Parameters are taken over by name, and by the ids of clones, vessels and batches; what is new starts where it is
     expected. There is one start, whatever `options.starts` says. Raises `FitError` when it cannot be simulated.
     """
+    require_float64("update")
     known = _Known(old)
     posterior = Posterior(problem, spread=known.spread(problem))
     point = _start(known, posterior)
@@ -152,6 +155,7 @@ def place(
     Raises `IncompatibleError` when the two are not of one model, or a clone is not new; `FitError` when no member can
     be simulated.
     """
+    require_float64("place")
     known = _Known(old)
     _check(known, problem)
     placed = []
@@ -326,6 +330,7 @@ def follow(
     Every member of the old ensemble is followed as in `place`, and members count by how likely they make the readings.
     Raises `IncompatibleError` when fit and problem are not of one model, `FitError` when no member can be simulated.
     """
+    require_float64("follow")
     known = _Known(old)
     _check_parameters(known, problem)
     if len(problem.vessel_clone) != 1:
