@@ -35,7 +35,7 @@ from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
 from optim.estimation.transfer.new_clone import predict_new_clone
 from optim.parameters import ParameterSpec, ParameterTable
-from optim.runtime import prepare
+from optim.runtime import configure
 from optim.synthetic import ScreenOptions, make_screen
 
 Row = dict[str, Any]
@@ -467,7 +467,7 @@ def main() -> None:
     parser.add_argument("--screens", type=int, default=SCREENS)
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the results")
     options = parser.parse_args()
-    prepare()
+    configure()
     results = measure(2 if options.quick else options.screens)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / RESULTS).write_text(json.dumps(results) + "\n")

@@ -37,7 +37,7 @@ from optim.estimation.transfer.continued_fit import revive_posterior, update
 from optim.kinetics.cho_moller import Parameters
 from optim.optimisation.slsqp import OptimiseOptions, best, solve
 from optim.process.problem import ProcessProblem
-from optim.runtime import prepare
+from optim.runtime import configure
 from optim.synthetic import (
     ASSAYS,
     INOCULUM_SD,
@@ -314,7 +314,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="tables and figure of what is there")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    prepare()
+    configure()
     for seed in range(args.first, args.first + (0 if args.report else args.seeds)):
         file = args.out / f"seed{seed}.json"
         if file.exists():

@@ -6,8 +6,6 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from optim.app.build import build_fit, model_config
 from optim.app.session import Session
 from optim.artefact import load
@@ -22,6 +20,7 @@ from optim.estimation.transfer.continued_fit import update
 from optim.export.tables import parameter_csv
 from optim.report import terminal
 from optim.report.fit_page import fit_images, fit_page
+from optim.settings.settings import Settings
 
 VAGUE = 0.9  # of the prior's standard deviation: a posterior wider than this has learnt nothing
 
@@ -64,7 +63,7 @@ def _groups(dataset: Dataset) -> str:
     return f"one strain in {len({run.experiment_id for run in dataset.runs})} campaigns"
 
 
-def fit_options(cfg: DictConfig) -> FitOptions:
+def fit_options(cfg: Settings) -> FitOptions:
     """Settings of a fit."""
     f = cfg.fit
     return FitOptions(

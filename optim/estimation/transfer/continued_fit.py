@@ -14,6 +14,7 @@ from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
 from optim.estimation.transfer.earlier_fit import EarlierFit
+from optim.runtime import require_float64
 
 
 def revive_posterior(old: FitResult, problem: FitProblem) -> tuple[Posterior, Point]:
@@ -22,6 +23,7 @@ def revive_posterior(old: FitResult, problem: FitProblem) -> tuple[Posterior, Po
     `problem` holds the data and the parameters that `old` was fitted to. Raises `IncompatibleError` when they are
     others, and `FitError` when the estimate cannot be simulated.
     """
+    require_float64("revive_posterior")
     if old.dataset_hash != problem.dataset.content_hash:
         raise IncompatibleError(f"the fit was made from other data than '{problem.dataset.name}' now holds; fit again")
     for row in (*problem.shared, *problem.clone):
@@ -50,6 +52,7 @@ def update(
     parameter name and by the ids of clones, vessels and batches. There is one start, whatever `options.starts` says.
     Raises `FitError` when the starting point cannot be simulated.
     """
+    require_float64("update")
     posterior, point = _at_estimates(old, problem)
     point = minimise(posterior, [point], options.search, progress)[0]
     if not np.isfinite(point.cost):

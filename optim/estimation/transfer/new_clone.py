@@ -28,6 +28,7 @@ from optim.estimation.transfer.prediction import (
     PredictionBands,
 )
 from optim.parameters import to_natural
+from optim.runtime import require_float64
 
 
 def predict_new_clone(
@@ -50,6 +51,7 @@ def predict_new_clone(
     Raises `IncompatibleError` when the two are not of one model, or a clone is not new; `FitError` when no member can
     be simulated.
     """
+    require_float64("predict_new_clone")
     earlier = EarlierFit(old)
     _check_new(earlier, problem)
     predicted = []

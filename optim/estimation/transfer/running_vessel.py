@@ -19,6 +19,7 @@ from optim.estimation.transfer.mixture import (
     effective_members,
     member_probabilities,
 )
+from optim.runtime import require_float64
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def follow_vessel(
     when fit and problem are not of one model, or `problem` has more than one vessel; `FitError` when no member can be
     simulated.
     """
+    require_float64("follow_vessel")
     earlier = EarlierFit(old)
     earlier.check_parameters(problem)
     if len(problem.vessel_clone) != 1:
