@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from omegaconf import DictConfig
 
 from optim.app.build import build_process
 from optim.app.session import Session
@@ -20,6 +19,7 @@ from optim.optimisation.slsqp import OptimiseOptions
 from optim.process.calendar import Calendar
 from optim.process.disturbance import Drift
 from optim.process.problem import ProcessProblem
+from optim.settings.settings import Settings
 
 
 def about(s: Session, problem: ProcessProblem, result: FitResult, dataset: Dataset) -> About:
@@ -67,7 +67,7 @@ def screened_ranges(dataset: Dataset) -> Ranges:
     return ranges
 
 
-def solve_options(cfg: DictConfig) -> OptimiseOptions:
+def solve_options(cfg: Settings) -> OptimiseOptions:
     """Settings of the solver. Raises `ConfigError`."""
     o = cfg.optimise
     if o.starts < 1 or o.rank_starts < 1:
@@ -75,7 +75,7 @@ def solve_options(cfg: DictConfig) -> OptimiseOptions:
     return OptimiseOptions(o.starts, o.rank_starts, o.max_iterations, o.tolerance)
 
 
-def risk(cfg: DictConfig) -> Risk:
+def risk(cfg: Settings) -> Risk:
     """How an uncertain process is judged."""
     r = cfg.objective.risk
     e = r.execution
@@ -83,7 +83,7 @@ def risk(cfg: DictConfig) -> Risk:
     return Risk(r.measure, r.tail, r.chance, r.members, execution)
 
 
-def calendar(cfg: DictConfig) -> Calendar | None:
+def calendar(cfg: Settings) -> Calendar | None:
     """When people are there; None: always."""
     if cfg.calendar is None:
         return None

@@ -19,6 +19,7 @@ from optim.optimisation.evaluate import decision_values
 from optim.optimisation.optimise import About
 from optim.optimisation.slsqp import OptimiseOptions, Progress
 from optim.process.problem import ProcessProblem
+from optim.runtime import require_float64
 
 NEW = "NEW"  # clones that no run has seen: NEW1, NEW2, ...
 
@@ -87,6 +88,7 @@ def weighed(
 
     Raises `InfeasibleError` when no clone has a process within the limits, or no run is safe.
     """
+    require_float64("weighed")
     if process.objective.target.signed or process.objective.target.less_is_better:
         raise ConfigError(
             f"objective.maximise: runs are weighed by metrics of which more is better, not by {process.metric}; "
@@ -122,6 +124,7 @@ def suggest(
 
     Raises `ConfigError` when runs and samples do not suffice for each other, `InfeasibleError` when nothing is safe.
     """
+    require_float64("suggest")
     w = weighed(posterior, point, process, setting, options, solving, about.seed, known, progress)
     progress(f"suggest: the worth of {len(w.trials.clone)} runs")
     batch = chosen(w, options, about.seed)

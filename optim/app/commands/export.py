@@ -10,10 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from optim import __version__
 from optim.app.build import config_hash
+from optim.app.schema import as_yaml
 from optim.app.session import Session
 from optim.app.shared import (
     about,
@@ -91,7 +91,7 @@ def _provenance(s: Session, dataset: Dataset, created_utc: str | None) -> Proven
         python=platform.python_version(),
         jax=version("jax"),
         config_hash=config_hash(s.cfg),
-        config=OmegaConf.to_yaml(s.cfg),
+        config=as_yaml(s.cfg),
         dataset=dataset.name,
         dataset_hash=dataset.content_hash,
         seed=s.cfg.seed,
