@@ -28,7 +28,6 @@ from optim.optimisation.evaluate import actions
 from optim.optimisation.slsqp import OptimiseOptions
 from optim.process.decision import Decision
 from optim.process.design import Design
-from optim.process.objective import METRICS
 from optim.schedule.from_run import schedule_of
 from optim.schedule.schedule import to_grid
 from optim.synthetic import FEED, MEDIUM
@@ -414,8 +413,8 @@ def test_a_run_is_simulated_as_its_process(short, process_problem):
         posterior.problem.model, posterior.problem.table, dataset, posterior.problem.noise, posterior.problem.integrator
     )
     p = parameters(posterior.problem, belief, belief.mean[None], np.array([0]))
-    metrics = process_problem.evaluate(x, p).metrics[0]
-    assert future.predict(u)[0][0, 0] == pytest.approx(metrics[list(METRICS).index("titre_g_per_l")], rel=1e-5)
+    metrics = dict(zip(process_problem.metrics, process_problem.evaluate(x, p).metrics[0], strict=True))
+    assert future.predict(u)[0][0, 0] == pytest.approx(metrics["titre_g_per_l"], rel=1e-5)
 
 
 @pytest.mark.slow
