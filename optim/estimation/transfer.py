@@ -7,14 +7,13 @@ the old fit: every member of its ensemble says what a clone is expected to be, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from optim.errors import FitError, IncompatibleError
-from optim.estimation.estimate import FitOptions, found_noise, settle
+from optim.estimation.estimate import found_noise, search_of, settle
 from optim.estimation.fit import report
 from optim.estimation.levenberg_marquardt import Progress, Search, minimise
 from optim.estimation.placement import Bands, Placed, PlacedParameter, Placement
@@ -23,6 +22,7 @@ from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
 from optim.parameters import ParameterSpec, to_fitted, to_natural
 from optim.runtime import require_float64
+from optim.settings.estimation import FitSettings, PlaceSettings
 
 # at least this share of the ensemble has a say, however much better a few members fit the new readings
 LEAST_SHARE = 1.0 / 3.0
@@ -63,10 +63,10 @@ def revived(old: FitResult, problem: FitProblem) -> tuple[Posterior, Point]:
 def update(
     old: FitResult,
     problem: FitProblem,
-    options: FitOptions,
+    options: FitSettings,
+    *,
     seed: int,
     model_name: str,
-    leave_one_out: bool = False,
     progress: Progress = lambda text: None,
 ) -> FitResult:
     """Fit `problem` (old runs and new ones) from where `old` ended: the same optimum as from scratch, in fewer steps.
@@ -80,13 +80,13 @@ def update(
     point = _start(known, posterior)
     noise = found_noise(posterior, point, known.noise_scale(problem))
     posterior = Posterior(problem, noise, posterior.spread)
-    point = minimise(posterior, [point], options.search, progress)[0]
+    point = minimise(posterior, [point], search_of(options), progress)[0]
     if not np.isfinite(point.cost):
         raise FitError("the fit cannot be continued: its estimates fail on the new runs; fit from scratch")
     history = point.history
     posterior, point = settle(posterior, point, options, progress)
     point.history = history
-    result = report(posterior, [point], options, seed, model_name, leave_one_out, progress)
+    result = report(posterior, [point], options, seed=seed, model_name=model_name, progress=progress)
     note = f"continued from a fit of '{old.dataset}' ({old.dataset_hash[:12]})"
     return replace(result, notes=(*result.notes, note))
 
@@ -139,13 +139,13 @@ def _start(known: _Known, e: Posterior) -> Point:
 def place(
     old: FitResult,
     problem: FitProblem,
-    days: Sequence[float] = (0.0, 3.0, 5.0, 7.0),
-    draws: int = 200,
+    options: PlaceSettings,
+    *,
     seed: int = 0,
     search: Search = PLACING,
     progress: Progress = lambda text: None,
 ) -> Placement:
-    """What is known of new clones after some `days`, from their samples so far and from the old fit.
+    """What is known of new clones after some `options.days`, from their samples so far and from the old fit.
 
     `problem` holds the new clones alone, with all that is planned for their vessels; each is placed by itself. For
     every member of the old ensemble the clone's and its vessels' parameters are estimated, with those of a batch that
@@ -163,9 +163,9 @@ def place(
         own = problem.only(np.flatnonzero(problem.vessel_clone == c))
         members = _Members(known, own, np.random.default_rng(seed))
         points = members.points()
-        for day in sorted(days):
+        for day in sorted(options.days):
             posterior, points = _conditioned(members, own.until(24.0 * day), points, search, progress)
-            placed.append(_placed(members, posterior, points, clone, float(day), draws, seed))
+            placed.append(_placed(members, posterior, points, clone, float(day), options.draws, seed))
     return Placement(
         fit_dataset=old.dataset,
         fit_dataset_hash=old.dataset_hash,

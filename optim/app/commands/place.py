@@ -25,7 +25,7 @@ def place(s: Session) -> Placement:
     dataset = open_dataset(cfg.dataset.name)
     problem = build_fit(cfg, dataset)
     s.say(f"{len(dataset.clones)} new clones of '{dataset.name}' under the population of the fit of '{old.dataset}'")
-    found = place_clones(old, problem, tuple(cfg.place.days), cfg.place.draws, cfg.seed, progress=s.progress)
+    found = place_clones(old, problem, cfg.place, seed=cfg.seed, progress=s.progress)
     s.keep(found, "placement")
     s.lines(terminal.placement_lines(found))
     s.table(placement_csv(found), "placement")
