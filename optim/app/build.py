@@ -230,8 +230,7 @@ def build_process(
         design=design,
         book=book,
         constraints=tuple(Constraint(name=n, **vars(row)) for n, row in cfg.constraints.limits.items()),
-        objective=_objective(cfg, book, maximise),
-        product="titre" if "titre" in observed else "product",
+        objective=_objective(cfg, equations, book, maximise),
         observed=observed,
         initial=np.array([start[name] for name in equations.names()]),
         feeds=np.array(list(feeds.values())),
@@ -239,7 +238,8 @@ def build_process(
     )
 
 
-def _objective(cfg: Settings, book: Any, maximise: str | None) -> Any:
+def _objective(cfg: Settings, model: Any, book: Any, maximise: str | None) -> Any:
+    from optim.process.metrics import find_product
     from optim.process.objective import Market, Objective
 
     o = cfg.objective
@@ -248,7 +248,7 @@ def _objective(cfg: Settings, book: Any, maximise: str | None) -> Any:
         m = o.market
         market = Market(m.price_eur_per_g, m.demand_g_per_year, m.suite_days_per_year, book.turnaround_h)
     mix = () if maximise else tuple((str(name), float(weight)) for name, weight in o.mix.items())
-    return Objective(maximise or o.maximise, mix, market)
+    return Objective(maximise or o.maximise, mix, market, find_product(model.product))
 
 
 def _stock(key: str, name: str, holds: dict[str, float], dataset: Dataset) -> Any:

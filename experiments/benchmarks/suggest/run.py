@@ -32,7 +32,7 @@ from optim.doe.selection import State
 from optim.doe.suggest import SuggestOptions, Weighed, chosen, runs_to_do, weighed
 from optim.estimation.fit import fit
 from optim.estimation.posterior import Point, Posterior
-from optim.estimation.transfer import revived, update
+from optim.estimation.transfer.continued_fit import revive_posterior, update
 from optim.kinetics.cho_moller import Parameters
 from optim.optimisation.slsqp import OptimiseOptions, best, solve
 from optim.process.problem import ProcessProblem
@@ -159,7 +159,7 @@ def campaign(seed: int, strategies: tuple[str, ...]) -> Row:
         c = Campaign(seed, Path(folder))
         problem = build_fit(c.cfg, c.data("round0"))
         first = fit(problem, FIT, seed=seed, model_name=c.cfg.model.name)
-        posterior, point = revived(first, problem)
+        posterior, point = revive_posterior(first, problem)
         w = weighed(posterior, point, c.process, c.setting, SUGGEST, SOLVING, seed)
         clone, processes = decided(w)
         starts = np.unique(np.array([processes[clone], *list(processes.values())[: TRUTH_STARTS - 1]]), axis=0)
@@ -180,7 +180,7 @@ def campaign(seed: int, strategies: tuple[str, ...]) -> Row:
                 append_runs(c.folder / at, c.folder / f"{by}{k}", c.folder / after)
                 problem = build_fit(c.cfg, c.data(after))
                 now, at = update(now, problem, FIT, seed=seed, model_name=c.cfg.model.name), after
-                posterior, point = revived(now, problem)
+                posterior, point = revive_posterior(now, problem)
                 if k < ROUNDS:
                     # what the others choose by does not need the alternatives between which the first one decides
                     options = SUGGEST if by == "decision" else replace(SUGGEST, optima=0)

@@ -16,7 +16,7 @@ from optim.errors import BoundActiveWarning, UnidentifiableWarning
 from optim.estimation.fit import fit as fit_problem
 from optim.estimation.result import FitResult, ModelScore
 from optim.estimation.score import log_predictive, r_squared
-from optim.estimation.transfer import update
+from optim.estimation.transfer.continued_fit import update
 from optim.export.tables import parameter_csv
 from optim.report import terminal
 from optim.report.fit_page import fit_images, fit_page

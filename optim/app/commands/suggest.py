@@ -18,7 +18,7 @@ from optim.doe.suggest import SuggestOptions
 from optim.doe.suggest import suggest as suggest_runs
 from optim.errors import ConfigError, IncompatibleError
 from optim.estimation.result import FitResult
-from optim.estimation.transfer import revived
+from optim.estimation.transfer.continued_fit import revive_posterior
 from optim.export.lab_sheet import suggestion_csv, write_plan
 from optim.optimisation.result import Ranking
 from optim.process.problem import ProcessProblem
@@ -43,7 +43,7 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
         )
     dataset = open_dataset(cfg.dataset.name)
     process = build_process(cfg, dataset)
-    posterior, point = revived(result, build_fit(cfg, dataset))
+    posterior, point = revive_posterior(result, build_fit(cfg, dataset))
     setting = _setting(cfg, dataset)
     found = suggest_runs(
         posterior,
