@@ -155,15 +155,14 @@ def build_table(model: ModelSettings, equations: Any) -> ParameterTable:
 
 def build_fit(cfg: Settings, dataset: Dataset, model: ModelSettings | None = None) -> FitProblem:
     """The fit problem of a configuration; `model` replaces the configured one (to compare models)."""
-    from optim.estimation.noise import AssayNoise, NoiseModel
+    from optim.estimation.noise import NoiseModel
     from optim.estimation.problem import build_problem
     from optim.kinetics import kinetics
 
     chosen = cfg.model if model is None else model
     equations = kinetics(chosen.kinetics)
     table = build_table(chosen, equations)
-    assays = {name: AssayNoise(**vars(row)) for name, row in cfg.noise.assays.items()}
-    noise = NoiseModel(assays, cfg.noise.estimate_scale)
+    noise = NoiseModel(**vars(cfg.noise))
     return build_problem(equations, table, dataset, noise, _integrator(cfg, equations), cfg.dataset.group_by)
 
 

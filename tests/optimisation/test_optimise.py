@@ -92,10 +92,10 @@ def test_starts_are_the_platform_and_then_spread(process_problem):
 
 @pytest.fixture(scope="module")
 def about(small_problem):
-    from optim.estimation.estimate import FitOptions
     from optim.estimation.fit import fit
+    from optim.settings.estimation import FitSettings
 
-    result = fit(small_problem, FitOptions(1, 10, 1e-4, 4, 0.3, 1), 1, "cho_moller")
+    result = fit(small_problem, FitSettings(1, 10, 1e-4, 4, 0.3, 1), seed=1, model_name="cho_moller")
     return About(result, 1, {"bolus": (0.2, 0.6), "harvest": (0.0, 336.0)}, ("a note",))
 
 
