@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from omegaconf import DictConfig
 
 from optim.app.build import build_process
 from optim.app.session import Session
@@ -20,6 +19,7 @@ from optim.optimisation.slsqp import OptimiseOptions
 from optim.process.calendar import Calendar
 from optim.process.disturbance import Drift
 from optim.process.problem import ProcessProblem
+from optim.settings.settings import Settings
 
 
 def about(s: Session, problem: ProcessProblem, result: FitResult, dataset: Dataset) -> About:
@@ -35,11 +35,14 @@ def about(s: Session, problem: ProcessProblem, result: FitResult, dataset: Datas
     market = s.cfg.objective.market
     if market is not None and not market.verified:
         notes.append(f"price and demand of the market are unverified ({market.source})")
-    return About(result, s.cfg.seed, s.cfg.design.feed_id, screened_ranges(dataset), tuple(notes))
+    return About(result, s.cfg.seed, screened_ranges(dataset), tuple(notes))
 
 
 def screened_ranges(dataset: Dataset) -> Ranges:
-    """Range of each kind of decision in the data: what the screen can speak for."""
+    """Range of each kind of decision in the data: what the screen can speak for.
+
+    Feeds that hold nothing (a base, water) are no feeds of the cells, and are left out.
+    """
     ranges: Ranges = {"harvest": (0.0, max(run.end_time_h for run in dataset.runs))}
     levels, steps, shifts, doses, starts, rates = [], [], [], [0.0], [], []
     for run in dataset.runs:
@@ -50,8 +53,8 @@ def screened_ranges(dataset: Dataset) -> Ranges:
         if len(changes) == 1:
             steps.append(changes[0].value)
             shifts.append(changes[0].time_h)
-        doses += [1000.0 * e.value for e in run.events if e.kind == "bolus"]
-        flows = [e for e in run.events if e.kind == "feed_rate" and e.feed_id != "base"]
+        doses += [1000.0 * e.value for e in run.events if e.kind == "bolus" and dataset.medium(e.feed_id)]
+        flows = [e for e in run.events if e.kind == "feed_rate" and dataset.medium(e.feed_id)]
         rates += [1000.0 * e.value for e in flows]
         starts += [1000.0 * e.value for e in flows if e.time_h == 0.0]
     named = {"shift_temperature": steps, "shift_time": shifts, "feed_rate": rates, "feed_start": starts}
@@ -67,7 +70,7 @@ def screened_ranges(dataset: Dataset) -> Ranges:
     return ranges
 
 
-def solve_options(cfg: DictConfig) -> OptimiseOptions:
+def solve_options(cfg: Settings) -> OptimiseOptions:
     """Settings of the solver. Raises `ConfigError`."""
     o = cfg.optimise
     if o.starts < 1 or o.rank_starts < 1:
@@ -75,7 +78,7 @@ def solve_options(cfg: DictConfig) -> OptimiseOptions:
     return OptimiseOptions(o.starts, o.rank_starts, o.max_iterations, o.tolerance)
 
 
-def risk(cfg: DictConfig) -> Risk:
+def risk(cfg: Settings) -> Risk:
     """How an uncertain process is judged."""
     r = cfg.objective.risk
     e = r.execution
@@ -83,7 +86,7 @@ def risk(cfg: DictConfig) -> Risk:
     return Risk(r.measure, r.tail, r.chance, r.members, execution)
 
 
-def calendar(cfg: DictConfig) -> Calendar | None:
+def calendar(cfg: Settings) -> Calendar | None:
     """When people are there; None: always."""
     if cfg.calendar is None:
         return None

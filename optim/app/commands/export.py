@@ -10,10 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from optim import __version__
 from optim.app.build import config_hash
+from optim.app.schema import as_yaml
 from optim.app.session import Session
 from optim.app.shared import (
     about,
@@ -80,7 +80,7 @@ def _rounded(problem: ProcessProblem, optimum: Optimum, ensemble: np.ndarray, li
     e = problem.evaluate(x, np.tile(ensemble[0], (len(x), 1)))
     worst = np.where(e.status == 0, e.margins.min(axis=1, initial=np.inf), -np.inf)
     chosen = ways[kept_best(worst[1:], float(worst[0]))]
-    return outcome(problem, "optimum", chosen, ensemble, lineage.feed, lineage.screened)
+    return outcome(problem, "optimum", chosen, ensemble, lineage.screened)
 
 
 def _provenance(s: Session, dataset: Dataset, created_utc: str | None) -> Provenance:
@@ -91,7 +91,7 @@ def _provenance(s: Session, dataset: Dataset, created_utc: str | None) -> Proven
         python=platform.python_version(),
         jax=version("jax"),
         config_hash=config_hash(s.cfg),
-        config=OmegaConf.to_yaml(s.cfg),
+        config=as_yaml(s.cfg),
         dataset=dataset.name,
         dataset_hash=dataset.content_hash,
         seed=s.cfg.seed,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig
 
-from optim.app.build import build_fit, build_process
+from optim.app.build import build_fit, build_process, feed_media
 from optim.app.session import Session
 from optim.app.shared import about, solve_options
 from optim.artefact import load
@@ -19,11 +19,12 @@ from optim.doe.suggest import SuggestOptions
 from optim.doe.suggest import suggest as suggest_runs
 from optim.errors import ConfigError, IncompatibleError
 from optim.estimation.result import FitResult
-from optim.estimation.transfer import revived
+from optim.estimation.transfer.continued_fit import revive_posterior
 from optim.export.lab_sheet import suggestion_csv, write_plan
 from optim.optimisation.result import Ranking
 from optim.process.problem import ProcessProblem
 from optim.report import plots_suggest, terminal_suggest
+from optim.settings.settings import Settings
 
 
 def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
@@ -43,7 +44,7 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
         )
     dataset = open_dataset(cfg.dataset.name)
     process = build_process(cfg, dataset)
-    posterior, point = revived(result, build_fit(cfg, dataset))
+    posterior, point = revive_posterior(result, build_fit(cfg, dataset))
     setting = _setting(cfg, dataset)
     found = suggest_runs(
         posterior,
@@ -57,7 +58,7 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
         s.progress,
     )
     s.keep(found, "suggestion")
-    folder = write_plan(found, dataset, posterior.problem.variables, s.out / "next")
+    folder = write_plan(found, replace(dataset, media=setting.media), posterior.problem.variables, s.out / "next")
     s.tracker.folder(folder, folder.name)
     s.lines(terminal_suggest.suggestion_lines(found))
     for note in found.notes:
@@ -69,7 +70,7 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
     return found
 
 
-def _options(cfg: DictConfig) -> SuggestOptions:
+def _options(cfg: Settings) -> SuggestOptions:
     o = cfg.suggest
     return SuggestOptions(
         runs=o.runs,
@@ -89,11 +90,9 @@ def _options(cfg: DictConfig) -> SuggestOptions:
     )
 
 
-def _setting(cfg: DictConfig, dataset: Dataset) -> Setting:
+def _setting(cfg: Settings, dataset: Dataset) -> Setting:
     """What the runs have in common; refused where it would not be read again."""
     d, name = cfg.design, str(cfg.suggest.experiment)
-    if d.feed_composition:
-        raise ConfigError("suggest: design.feed_composition is no medium of the dataset, so no run can name it")
     if d.initial:
         raise ConfigError("suggest: design.initial states a first sample; runs yet to be done have none")
     known = {run.experiment_id for run in dataset.runs}
@@ -103,7 +102,14 @@ def _setting(cfg: DictConfig, dataset: Dataset) -> Setting:
         raise ConfigError(
             f"suggest.experiment: '{name}' is already in '{dataset.name}'; give the new runs another name"
         )
-    return Setting(d.feed_id, d.medium_id, d.inoculum_vcd_1e6_per_ml, name)
+    feeds = feed_media(d, dataset)
+    for feed, holds in feeds.items():
+        if dataset.media.get(feed, holds) != holds:
+            raise ConfigError(
+                f"suggest: feed '{feed}' of the design holds something else than that of '{dataset.name}'; "
+                "give the design's feed another name"
+            )
+    return Setting(d.medium_id, d.inoculum_vcd_1e6_per_ml, name, dict(dataset.media) | feeds)
 
 
 def _ranked(s: Session, process: ProcessProblem, result: FitResult) -> dict[str, np.ndarray] | None:
