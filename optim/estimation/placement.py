@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from optim.artefact import Artefact, Lineage
+
 
 @dataclass(frozen=True)
 class PlacedParameter:
@@ -61,17 +63,13 @@ class Placed:
 
 
 @dataclass(frozen=True)
-class Placement:
+class Placement(Artefact):
     """New clones under the population of a fit, each after every number of days asked for."""
 
-    schema: ClassVar[str] = "optim.placement/1"
+    schema: ClassVar[str] = "optim.placement/2"
     made_by: ClassVar[str] = "optim place"
 
-    model: str
-    fit_dataset: str
-    fit_dataset_hash: str
-    simulated: bool
-    seed: int
+    lineage: Lineage
     shared_names: tuple[str, ...]
     clone_names: tuple[str, ...]
     clones: tuple[str, ...]

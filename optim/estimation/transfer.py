@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from optim.artefact import Lineage
 from optim.errors import FitError, IncompatibleError
 from optim.estimation.estimate import FitOptions, found_noise, settle
 from optim.estimation.fit import report
@@ -42,7 +43,7 @@ def revived(old: FitResult, problem: FitProblem) -> tuple[Posterior, Point]:
     Raises `IncompatibleError` when `problem` holds other data or other parameters than were fitted, `FitError` when the
     estimate cannot be simulated.
     """
-    if old.dataset_hash != problem.dataset.content_hash:
+    if old.lineage.dataset_hash != problem.dataset.content_hash:
         raise IncompatibleError(f"the fit was made from other data than '{problem.dataset.name}' now holds; fit again")
     known = _Known(old)
     for row in (*problem.shared, *problem.clone):
@@ -84,8 +85,8 @@ def update(
     posterior, point = settle(posterior, point, options, progress)
     point.history = history
     result = report(posterior, [point], options, seed, model_name, leave_one_out, progress)
-    note = f"continued from a fit of '{old.dataset}' ({old.dataset_hash[:12]})"
-    return replace(result, notes=(*result.notes, note))
+    note = f"continued from a fit of '{old.lineage.dataset}' ({old.lineage.dataset_hash[:12]})"
+    return replace(result, lineage=replace(result.lineage.noted(note), parents={old.kind(): old.id}))
 
 
 @dataclass(frozen=True)
@@ -163,11 +164,14 @@ def place(
             posterior, points = _conditioned(members, own.until(24.0 * day), points, search, progress)
             placed.append(_placed(members, posterior, points, clone, float(day), draws, seed))
     return Placement(
-        fit_dataset=old.dataset,
-        fit_dataset_hash=old.dataset_hash,
-        model=old.model,
-        simulated=old.simulated or problem.dataset.simulated,
-        seed=seed,
+        lineage=Lineage(
+            model=old.lineage.model,
+            dataset=problem.dataset.name,
+            dataset_hash=problem.dataset.content_hash,
+            simulated=old.lineage.simulated or problem.dataset.simulated,
+            seed=seed,
+            parents={old.kind(): old.id},
+        ),
         shared_names=tuple(row.name for row in problem.shared),
         clone_names=tuple(row.name for row in problem.clone),
         clones=problem.groups,

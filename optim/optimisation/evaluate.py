@@ -21,7 +21,6 @@ from optim.process.problem import ProcessProblem, Trace
 from optim.schedule.schedule import Schedule
 from optim.units import VARIABLES, display
 
-Ranges = dict[str, tuple[float, float]]
 AT_BOUND = 1e-4  # of a decision's span
 ACTIVE = 1e-3  # of a constraint's limit
 SETPOINTS = {
@@ -39,11 +38,11 @@ def outcome(
     name: str,
     x: np.ndarray,
     ensemble: np.ndarray,
-    feed: str | Sequence[str],
-    screened: Ranges,
+    feeds: Sequence[str] | None = None,
 ) -> ProcessOutcome:
     """The process with decisions x [D] over the ensemble [E, P], member 0 being the estimate.
 
+    `feeds` are names of the problem's feeds where they are not those of the design.
     Metrics of members that failed are left out and counted. Raises `SimulationError` when the estimate itself fails.
     """
     trace = problem.trace(np.tile(x, (len(ensemble), 1)), ensemble)
@@ -58,8 +57,8 @@ def outcome(
     }
     return ProcessOutcome(
         name=name,
-        decisions=decision_values(problem, x, screened),
-        actions=actions(problem, x, feed),
+        decisions=decision_values(problem, x),
+        actions=actions(problem, x, feeds),
         trajectory=_series(problem, trace, good),
         metrics=metrics,
         metric_units={key: problem.metrics[key] for key in metrics},
@@ -70,11 +69,11 @@ def outcome(
     )
 
 
-def decision_values(problem: ProcessProblem, x: np.ndarray, screened: Ranges) -> tuple[DecisionValue, ...]:
-    """Decisions with bounds; `screened` gives the range of a kind of decision in the screening data, by kind."""
+def decision_values(problem: ProcessProblem, x: np.ndarray) -> tuple[DecisionValue, ...]:
+    """Decisions with their bounds and screened ranges."""
     rows = []
     for d, value in zip(problem.design.decisions, x, strict=True):
-        low, high = (None, None) if d.feed else screened.get(d.kind, (None, None))
+        low, high = (None, None) if d.feed else problem.screened.get(d.kind, (None, None))
         span = d.upper - d.lower
         slack = max(1e-6, 0.5 * d.resolution)
         outside = low is not None and high is not None and not low - slack <= value <= high + slack
@@ -96,14 +95,14 @@ def decision_values(problem: ProcessProblem, x: np.ndarray, screened: Ranges) ->
     return tuple(rows)
 
 
-def actions(problem: ProcessProblem, x: np.ndarray, feed: str | Sequence[str]) -> tuple[Action, ...]:
-    """What is done to the vessel, from the very schedule that is simulated. `feed` names the first feed, or all."""
+def actions(problem: ProcessProblem, x: np.ndarray, feeds: Sequence[str] | None = None) -> tuple[Action, ...]:
+    """What is done to the vessel, from the very schedule that is simulated. `feeds` as in `outcome`."""
     import jax.numpy as jnp
 
     s = problem.design.schedule(jnp.asarray(x))
     end = float(s.end)
     rows = []
-    names = list(problem.design.feeds if isinstance(feed, str) else feed)
+    names = list(feeds or problem.design.feeds)
     for t, taken, given in zip(np.asarray(s.times), np.asarray(s.withdraw), np.asarray(s.bolus), strict=True):
         if t >= end:
             continue

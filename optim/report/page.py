@@ -10,8 +10,10 @@ from dataclasses import asdict
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from optim.artefact import SHORT
 from optim.optimisation.result import Optimum
 from optim.process.objective import change
+from optim.recipe.document import recipe_document
 from optim.recipe.recipe import Recipe
 from optim.report import plots
 
@@ -30,7 +32,15 @@ def page(recipe: Recipe, optimum: Optimum) -> str:
     shown = _as_rounded(recipe, optimum)
     figures = {"feeds": plots.feeds(shown), "processes": plots.processes(shown), "cost": plots.cost(shown)}
     images = {name: "data:image/png;base64," + base64.b64encode(png(f)).decode() for name, f in figures.items()}
-    provenance = {k: v for k, v in asdict(recipe.provenance).items() if k != "config" and v != ""}
+    lineage = recipe.lineage
+    made_from = ", ".join(f"{kind} {parent[:SHORT]}" for kind, parent in lineage.parents.items())
+    provenance = {k: v for k, v in asdict(recipe.provenance).items() if k != "config" and v != ""} | {
+        "dataset": lineage.dataset,
+        "dataset_hash": lineage.dataset_hash,
+        "seed": lineage.seed,
+        "recipe_id": recipe_document(recipe)["id"],
+        "made_from": made_from,
+    }
     keys = [recipe.objective, *(k for k in HEADLINE if k != recipe.objective)]
     return render(
         "recipe.html.j2",
