@@ -48,6 +48,11 @@ class Lineage:
         first = parents[0].lineage
         return dataclasses.replace(first, seed=seed, notes=notes, parents={p.kind(): p.id for p in parents})
 
+    def with_data(self, dataset: str, dataset_hash: str, simulated: bool) -> Lineage:
+        """The same lineage with other data than the parents'; simulated where either are."""
+        simulated = simulated or self.simulated
+        return dataclasses.replace(self, dataset=dataset, dataset_hash=dataset_hash, simulated=simulated)
+
     def noted(self, *notes: str) -> Lineage:
         """The same lineage with more notes."""
         return dataclasses.replace(self, notes=(*self.notes, *notes))

@@ -163,15 +163,9 @@ def place(
         for day in sorted(days):
             posterior, points = _conditioned(members, own.until(24.0 * day), points, search, progress)
             placed.append(_placed(members, posterior, points, clone, float(day), draws, seed))
+    data = problem.dataset
     return Placement(
-        lineage=Lineage(
-            model=old.lineage.model,
-            dataset=problem.dataset.name,
-            dataset_hash=problem.dataset.content_hash,
-            simulated=old.lineage.simulated or problem.dataset.simulated,
-            seed=seed,
-            parents={old.kind(): old.id},
-        ),
+        lineage=Lineage.of(old, seed=seed).with_data(data.name, data.content_hash, data.simulated),
         shared_names=tuple(row.name for row in problem.shared),
         clone_names=tuple(row.name for row in problem.clone),
         clones=problem.groups,

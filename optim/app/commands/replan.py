@@ -58,15 +58,9 @@ def replan(s: Session) -> Replan:
     started, meant = 1000.0 * batch.run.start_volume_l, float(s.cfg.vessel.start_volume_ml)
     if abs(started - meant) > 1e-3 * meant:
         notes += (f"the run started with {started:g} mL, the design is for {meant:g} mL: doses are not scaled",)
-    lineage = Lineage(
-        model=old.lineage.model,
-        dataset=dataset.name,
-        dataset_hash=dataset.content_hash,
-        simulated=dataset.simulated or old.lineage.simulated,
-        seed=s.cfg.seed,
-        notes=notes,
-        parents={old.kind(): old.id, **plan.source},
-    )
+    lineage = Lineage.of(old, seed=s.cfg.seed, notes=notes)
+    lineage = lineage.with_data(dataset.name, dataset.content_hash, dataset.simulated)
+    lineage = replace(lineage, parents={**lineage.parents, **plan.source})
     found = replan_batch(problem, fitting, old, batch, plan, options, lineage, s.progress)
     s.keep(found, "replan")
     s.lines(terminal_replan.replan_lines(found))
