@@ -1,4 +1,4 @@
-"""How the process is set up before JAX is used: precision, compile cache, quiet logs. Called by the command line."""
+"""Precision, compile cache and logs of JAX: set once per process, before anything is computed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import logging
 import os
 import warnings
 
+from optim.errors import OptimError
 from optim.paths import cache_dir
 
 
-def prepare() -> None:
-    """float64, persistent compile cache, and a platform that does not probe for hardware that is not there."""
+def configure() -> None:
+    """Set double precision, the persistent compile cache, and one CPU device per core.
+
+    Call it once, before anything is computed; the command line does so itself. Programs compiled earlier in another
+    precision stay as they are.
+    """
     os.environ.setdefault("JAX_PLATFORMS", "" if _has_gpu_plugin() else "cpu")
     if not os.environ["JAX_PLATFORMS"]:
         del os.environ["JAX_PLATFORMS"]
@@ -32,6 +37,20 @@ def prepare() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     logging.getLogger("jax").setLevel(logging.WARNING)
+
+
+def require_float64(name: str) -> None:
+    """Refuse single precision. Raises `OptimError` with the `name` of the function that was called, and the remedy.
+
+    Steps of the integrator, posteriors and constraint margins are computed to tolerances below what float32 resolves:
+    the numbers would be wrong and look right.
+    """
+    import jax
+
+    if not jax.config.jax_enable_x64:
+        raise OptimError(
+            f"{name} computes in double precision, and JAX is set to single precision; call `optim.configure()` first"
+        )
 
 
 def _cores() -> int:

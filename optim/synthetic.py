@@ -18,6 +18,7 @@ import numpy as np
 from optim.data.dataset import Event, Run
 from optim.data.writer import event_rows, run_rows, write_dataset
 from optim.kinetics.cho_moller import ChoMoller, Parameters
+from optim.runtime import require_float64
 from optim.schedule.from_run import feeds_of, schedule_of
 from optim.schedule.grid import bucket
 from optim.schedule.schedule import to_grid
@@ -137,6 +138,7 @@ def simulate_screen(
     times_h: np.ndarray = EVERY_DAY,
 ) -> dict[str, np.ndarray]:
     """True values of every assay at every day, [B, DAYS + 1], or at other times; past a run's end, those at its end."""
+    require_float64("simulate_screen")
     model, days = ChoMoller(), times_h
     schedules = [schedule_of(run, days[days < run.end_time_h], feeds_of(run)) for run in runs]
     size = bucket(max(len(s.times) for s in schedules))

@@ -14,14 +14,14 @@ import pytest
 from optim.app.build import build_fit, build_process, compose
 from optim.data.open import open_dataset
 from optim.kinetics.base import AbstractKineticModel, Environment
-from optim.runtime import prepare
+from optim.runtime import configure
 from optim.schedule.grid import IntervalGrid
 from optim.schedule.schedule import Schedule, to_grid
 from optim.simulation.balance import Vessel
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import Trajectory, simulate_one
 
-prepare()
+configure()
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLIC_SET = "optfed_ecoli_proteinL"

@@ -1,4 +1,4 @@
-"""Structured configuration, and `build`: the only place where text becomes objects.
+"""Composes the configuration into settings, and builds the problems that they describe.
 
 Hydra composes `configs/` against `optim.settings`, so that a wrong key, type or group option is an error.
 """
@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from optim.app.schema import as_yaml, schema_of, typed
 from optim.errors import ConfigError, nearest
 from optim.paths import configs_dir
-from optim.settings import Config, ModelConfig
+from optim.settings.model import ModelSettings
+from optim.settings.process import DesignSettings
+from optim.settings.settings import Settings
+from optim.settings.tracking import TrackingSettings
 
 if TYPE_CHECKING:
     from optim.data.dataset import Dataset
@@ -28,10 +33,10 @@ def register() -> None:
     """Tell Hydra the schema; `configs/config.yaml` names it first among its defaults."""
     from hydra.core.config_store import ConfigStore
 
-    ConfigStore.instance().store(name="schema", node=Config)
+    ConfigStore.instance().store(name="schema", node=schema_of(Settings))
 
 
-def compose(overrides: list[str], config_dir: Path | None = None) -> DictConfig:
+def compose(overrides: list[str], config_dir: Path | None = None) -> Settings:
     """Compose the configuration. `config_dir` is searched before the shipped one (a site's own experiments).
 
     Raises `ConfigError` that names the key, what is allowed, and the nearest match.
@@ -50,8 +55,7 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> DictConfig:
             missing = sorted(OmegaConf.missing_keys(cfg))
             if missing:
                 raise ConfigError(f"no value for {', '.join(missing)}; set it, e.g. {missing[0]}=...")
-            OmegaConf.resolve(cfg)
-            return cfg
+            return typed(Settings, cfg)
     except (HydraException, OmegaConfBaseException) as err:
         raise ConfigError(explain(err, overrides)) from err
     except (AttributeError, AssertionError) as err:  # Hydra's own, where an override reaches into what is not there
@@ -101,7 +105,7 @@ def explain(err: Exception, overrides: list[str]) -> str:
 
 def _allowed(path: str) -> list[str]:
     """Keys that the schema has beside the last part of a dotted path."""
-    node: Any = OmegaConf.structured(Config)
+    node: Any = OmegaConf.structured(schema_of(Settings))
     for part in path.split(".")[:-1]:
         element = node._metadata.element_type if isinstance(node, DictConfig) else None
         try:
@@ -113,22 +117,21 @@ def _allowed(path: str) -> list[str]:
     return [str(k) for k in node] if isinstance(node, DictConfig) else []
 
 
-def config_hash(cfg: DictConfig) -> str:
+def config_hash(cfg: Settings) -> str:
     """SHA-256 of the composed configuration without the output folder and tracking: what decides the numbers."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(plain, dict)
-    kept = {k: v for k, v in plain.items() if k not in ("out", "tracking")}
-    return hashlib.sha256(OmegaConf.to_yaml(OmegaConf.create(kept), sort_keys=True).encode()).hexdigest()
+    kept = replace(cfg, out="", tracking=TrackingSettings())
+    return hashlib.sha256(as_yaml(kept, sort_keys=True).encode()).hexdigest()
 
 
-def model_config(name: str) -> DictConfig:
+def model_config(name: str) -> ModelSettings:
     """One model of `configs/model`, checked against the schema. Raises `ConfigError`."""
     file = configs_dir() / "model" / f"{name}.yaml"
     known = sorted(p.stem for p in file.parent.glob("*.yaml"))
     if name not in known:
         raise ConfigError(f"fit.compare: unknown model '{name}'.{nearest(name, known)} Available: {', '.join(known)}")
     try:
-        return OmegaConf.merge(OmegaConf.structured(ModelConfig), OmegaConf.load(file))  # type: ignore[return-value]
+        node = OmegaConf.merge(OmegaConf.structured(schema_of(ModelSettings)), OmegaConf.load(file))
+        return typed(ModelSettings, node)  # type: ignore[arg-type]
     except OmegaConfBaseException as err:
         raise ConfigError(f"{file.name}: {explain(err, [])}") from err
 
@@ -143,20 +146,14 @@ def configured(name: str) -> tuple[Any, Any]:
     return model, model.Parameters(*(values[key] for key in model.Parameters._fields))
 
 
-def _plain(node: Any) -> dict[str, Any]:
-    plain = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(k): v for k, v in plain.items()}
-
-
-def build_table(model: DictConfig, equations: Any) -> ParameterTable:
+def build_table(model: ModelSettings, equations: Any) -> ParameterTable:
     """The parameter table of a configured model. Raises `ConfigError` that names the parameter."""
     from optim.parameters import table_from_mapping
 
-    return table_from_mapping(_plain(model)["parameters"], equations.Parameters._fields)
+    return table_from_mapping({name: vars(row) for name, row in model.parameters.items()}, equations.Parameters._fields)
 
 
-def build_fit(cfg: DictConfig, dataset: Dataset, model: DictConfig | None = None) -> FitProblem:
+def build_fit(cfg: Settings, dataset: Dataset, model: ModelSettings | None = None) -> FitProblem:
     """The fit problem of a configuration; `model` replaces the configured one (to compare models)."""
     from optim.estimation.noise import AssayNoise, NoiseModel
     from optim.estimation.problem import build_problem
@@ -165,14 +162,12 @@ def build_fit(cfg: DictConfig, dataset: Dataset, model: DictConfig | None = None
     chosen = cfg.model if model is None else model
     equations = kinetics(chosen.kinetics)
     table = build_table(chosen, equations)
-    assays = {name: AssayNoise(**row) for name, row in _plain(cfg.noise)["assays"].items()}
+    assays = {name: AssayNoise(**vars(row)) for name, row in cfg.noise.assays.items()}
     noise = NoiseModel(assays, cfg.noise.estimate_scale)
-    if cfg.dataset.group_by not in ("clone", "experiment"):
-        raise ConfigError(f"dataset.group_by: '{cfg.dataset.group_by}' is not one of clone, experiment")
     return build_problem(equations, table, dataset, noise, _integrator(cfg, equations), cfg.dataset.group_by)
 
 
-def _integrator(cfg: DictConfig, model: Any) -> Any:
+def _integrator(cfg: Settings, model: Any) -> Any:
     from optim.simulation.engine.march import Integrator
     from optim.simulation.engine.rosenbrock import Rodas5P
     from optim.simulation.engine.steppers import Tsit5
@@ -180,17 +175,11 @@ def _integrator(cfg: DictConfig, model: Any) -> Any:
 
     i = cfg.integrator
     steppers = {"auto": stepper_for(model), "explicit": Tsit5(), "stiff": Rodas5P()}
-    if i.stepper not in steppers:
-        raise ConfigError(
-            f"integrator.stepper: unknown '{i.stepper}'.{nearest(i.stepper, steppers)} Known: {', '.join(steppers)}"
-        )
-    if i.rtol <= 0.0 or i.atol <= 0.0:
-        raise ConfigError("integrator: rtol and atol must be positive")
     return Integrator(steppers[i.stepper], rtol=i.rtol, atol=i.atol, max_steps=i.max_steps, first_step_h=i.first_step_h)
 
 
 def build_process(
-    cfg: DictConfig, dataset: Dataset, maximise: str | None = None, hold: dict[str, float] | None = None
+    cfg: Settings, dataset: Dataset, maximise: str | None = None, hold: dict[str, float] | None = None
 ) -> ProcessProblem:
     """The process problem of a configuration."""
     import numpy as np
@@ -237,12 +226,12 @@ def build_process(
         inoculum_species=tuple(equations.names().index(name) for name in equations.inoculum_species),
         components=components,
     )
-    book = book_from_mapping(_plain(cfg.cost))
+    book = book_from_mapping(asdict(cfg.cost))
     return ProcessProblem(
         model=equations,
         design=design,
         book=book,
-        constraints=tuple(Constraint(name=n, **row) for n, row in _plain(cfg.constraints)["limits"].items()),
+        constraints=tuple(Constraint(name=n, **vars(row)) for n, row in cfg.constraints.limits.items()),
         objective=_objective(cfg, book, maximise),
         product="titre" if "titre" in observed else "product",
         observed=observed,
@@ -253,7 +242,7 @@ def build_process(
     )
 
 
-def _objective(cfg: DictConfig, book: Any, maximise: str | None) -> Any:
+def _objective(cfg: Settings, book: Any, maximise: str | None) -> Any:
     from optim.process.objective import Market, Objective
 
     o = cfg.objective
@@ -275,7 +264,7 @@ def _stock(key: str, name: str, holds: dict[str, float], dataset: Dataset) -> An
     )
 
 
-def _components(d: DictConfig, equations: Any) -> tuple[Any, ...]:
+def _components(d: DesignSettings, equations: Any) -> tuple[Any, ...]:
     """The components of media that are decisions, as species of the model."""
     from optim.process.design import Component
 
@@ -299,12 +288,13 @@ def _components(d: DictConfig, equations: Any) -> tuple[Any, ...]:
     return tuple(found.values())
 
 
-def _decisions(d: DictConfig, hold: dict[str, float]) -> tuple[Any, ...]:
+def _decisions(d: DesignSettings, hold: dict[str, float]) -> tuple[Any, ...]:
     from optim.process.design import Decision
     from optim.units import VARIABLES
 
     rows = []
-    for name, row in _plain(d)["decisions"].items():
+    for name, setting in d.decisions.items():
+        row = dict(vars(setting))
         times = row.pop("times_h")
         if row["component"] in VARIABLES:
             row["component_unit"] = VARIABLES[row["component"]].unit
@@ -319,9 +309,9 @@ def _decisions(d: DictConfig, hold: dict[str, float]) -> tuple[Any, ...]:
             ]
         else:
             rows.append(Decision(name=name, platform=platform[0], **row))
-    unknown = set(hold) - set(_plain(d)["decisions"])
+    unknown = set(hold) - set(d.decisions)
     if unknown:
-        allowed = list(_plain(d)["decisions"])
+        allowed = list(d.decisions)
         key = sorted(unknown)[0]
         raise ConfigError(
             f"objective.also: hold: no decision '{key}'.{nearest(key, allowed)} Known: {', '.join(allowed)}"
@@ -331,7 +321,7 @@ def _decisions(d: DictConfig, hold: dict[str, float]) -> tuple[Any, ...]:
 
 def _numbers(key: str, value: Any, n: int) -> list[float]:
     """One number for all of n, or a list of n."""
-    values = value if isinstance(value, list) else [value] * n
+    values = list(value) if isinstance(value, tuple) else [value] * n
     if len(values) != n or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
         raise ConfigError(f"{key}: {value!r} is neither a number nor a list of {n} numbers")
     return [float(v) for v in values]

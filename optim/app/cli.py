@@ -12,10 +12,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from optim import __version__
 from optim.app.commands import command_summaries, load_command
 from optim.errors import OptimError, OptimWarning
+
+if TYPE_CHECKING:
+    from optim.settings.settings import Settings
 
 EXAMPLES = """examples:
   optim run                                     the embedded default, a simulated CHO clone screen
@@ -63,9 +67,9 @@ def main(argv: list[str] | None = None) -> int:
 
         cfg = compose(args.overrides, args.config_dir)
         if args.cfg:
-            from omegaconf import OmegaConf
+            from optim.app.schema import as_yaml
 
-            print(OmegaConf.to_yaml(cfg), end="")
+            print(as_yaml(cfg), end="")
             return 0
         _command(args.command, cfg, args.quiet)
         return 0
@@ -87,15 +91,15 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-def _command(command: str, cfg: object, quiet: bool) -> None:
-    from optim.runtime import prepare
+def _command(command: str, cfg: Settings, quiet: bool) -> None:
+    from optim.runtime import configure
 
-    prepare()
+    configure()
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", OptimWarning)
     from optim.app.session import session
 
-    with _interrupts() as asked, session(cfg, command, print, _progress(quiet, asked)) as s:  # type: ignore[arg-type]
+    with _interrupts() as asked, session(cfg, command, print, _progress(quiet, asked)) as s:
         load_command(command)(s)
 
 
@@ -168,12 +172,12 @@ def _multirun(args: argparse.Namespace) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1" if args.debug else "0"
 
     def job(cfg) -> None:  # type: ignore[no-untyped-def]
-        from omegaconf import OmegaConf
+        from optim.app.schema import typed
+        from optim.settings.settings import Settings
 
         cfg.out = HydraConfig.get().runtime.output_dir
-        OmegaConf.resolve(cfg)
         try:
-            _command(command, cfg, quiet)
+            _command(command, typed(Settings, cfg), quiet)
         except OptimError as err:
             print(f"optim: {err}", file=sys.stderr)
             raise SystemExit(2) from None

@@ -9,13 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from optim import __version__
 from optim.app.build import config_hash
+from optim.app.schema import as_yaml
 from optim.artefact import save
 from optim.errors import OptimError
 from optim.report.page import png
+from optim.settings.settings import Settings
 from optim.tracking.mlflow import Tracker, TrackingOptions, open_tracker
 
 Say = Callable[[str], None]
@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 class Session:
     """One command at work: where it writes, how it is tracked, how it tells."""
 
-    cfg: DictConfig
+    cfg: Settings
     out: Path
     tracker: Tracker
     say: Say
@@ -73,7 +73,7 @@ class Session:
 
 
 @contextmanager
-def session(cfg: DictConfig, command: str, say: Say = print, progress: Say = lambda text: None) -> Iterator[Session]:
+def session(cfg: Settings, command: str, say: Say = print, progress: Say = lambda text: None) -> Iterator[Session]:
     """Open the output folder and tracking for one command. Raises `OptimError` for a folder that cannot be written."""
     out = Path(cfg.out).expanduser().resolve()
     try:
@@ -81,7 +81,7 @@ def session(cfg: DictConfig, command: str, say: Say = print, progress: Say = lam
         probe = out / ".writable"
         probe.touch()
         probe.unlink()
-        (out / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+        (out / "config.yaml").write_text(as_yaml(cfg))
     except OSError as err:
         raise OptimError(f"cannot write to out={cfg.out}: {err.strerror or err}. Choose a writable folder.") from err
     import jax
@@ -97,7 +97,7 @@ def session(cfg: DictConfig, command: str, say: Say = print, progress: Say = lam
         "device": jax.default_backend(),
     }
     with open_tracker(options, f"{cfg.name} {command}", tags) as tracker:
-        tracker.text(OmegaConf.to_yaml(cfg), "config.yaml")
+        tracker.text(as_yaml(cfg), "config.yaml")
         tracker.parameters(
             {
                 "experiment": cfg.name,

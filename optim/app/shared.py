@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from optim.app.build import build_process, build_table
 from optim.app.session import Session
 from optim.artefact import Artefact, Lineage, load, require_parent
@@ -20,6 +18,7 @@ from optim.optimisation.slsqp import OptimiseOptions
 from optim.process.calendar import Calendar
 from optim.process.disturbance import Drift
 from optim.process.problem import ProcessProblem
+from optim.settings.settings import Settings
 
 
 def process_lineage(s: Session, problem: ProcessProblem, result: FitResult, *others: Artefact) -> Lineage:
@@ -38,7 +37,7 @@ def process_lineage(s: Session, problem: ProcessProblem, result: FitResult, *oth
     return Lineage.of(result, *others, seed=s.cfg.seed, notes=tuple(notes))
 
 
-def solve_options(cfg: DictConfig) -> OptimiseOptions:
+def solve_options(cfg: Settings) -> OptimiseOptions:
     """Settings of the solver. Raises `ConfigError`."""
     o = cfg.optimise
     if o.starts < 1 or o.rank_starts < 1:
@@ -46,7 +45,7 @@ def solve_options(cfg: DictConfig) -> OptimiseOptions:
     return OptimiseOptions(o.starts, o.rank_starts, o.max_iterations, o.tolerance)
 
 
-def risk(cfg: DictConfig) -> Risk:
+def risk(cfg: Settings) -> Risk:
     """How an uncertain process is judged."""
     r = cfg.objective.risk
     e = r.execution
@@ -54,7 +53,7 @@ def risk(cfg: DictConfig) -> Risk:
     return Risk(r.measure, r.tail, r.chance, r.members, execution)
 
 
-def calendar(cfg: DictConfig) -> Calendar | None:
+def calendar(cfg: Settings) -> Calendar | None:
     """When people are there; None: always."""
     if cfg.calendar is None:
         return None
@@ -63,7 +62,7 @@ def calendar(cfg: DictConfig) -> Calendar | None:
     return Calendar(days[0], c.start_hour, days[1], c.first_hour, c.last_hour, tuple(c.by_hand))
 
 
-def require_configured(cfg: DictConfig, result: FitResult, place: Path) -> None:
+def require_configured(cfg: Settings, result: FitResult, place: Path) -> None:
     """Refuse a configuration that contradicts the fit at `place`: another model, or other parameters.
 
     Raises `IncompatibleError`.

@@ -20,6 +20,7 @@ from optim.optimisation.evaluate import decision_values
 from optim.optimisation.slsqp import OptimiseOptions, Progress
 from optim.process.objective import LESS_IS_BETTER, PROFIT
 from optim.process.problem import ProcessProblem
+from optim.runtime import require_float64
 
 NEW = "NEW"  # clones that no run has seen: NEW1, NEW2, ...
 
@@ -89,6 +90,7 @@ def weighed(
 
     Raises `InfeasibleError` when no clone has a process within the limits, or no run is safe.
     """
+    require_float64("weighed")
     if process.metric in (PROFIT, *LESS_IS_BETTER):
         raise ConfigError(
             f"objective.maximise: runs are weighed by metrics of which more is better, not by {process.metric}; "
@@ -124,6 +126,7 @@ def suggest(
 
     Raises `ConfigError` when runs and samples do not suffice for each other, `InfeasibleError` when nothing is safe.
     """
+    require_float64("suggest")
     w = weighed(posterior, point, process, setting, options, solving, lineage.seed, known, progress)
     progress(f"suggest: the worth of {len(w.trials.clone)} runs")
     batch = chosen(w, options, lineage.seed)

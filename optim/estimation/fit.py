@@ -25,6 +25,7 @@ from optim.estimation.uncertainty.agreement import agreement
 from optim.estimation.uncertainty.bootstrap import Bootstrap, BootstrapOptions, bootstrap
 from optim.estimation.uncertainty.nuts import Sampled, SampleOptions, sample
 from optim.estimation.uncertainty.profile import Profile, profiles
+from optim.runtime import require_float64
 
 # two starts end at one optimum when their costs differ by less, in units of the log-likelihood
 SAME_COST = 0.1
@@ -39,6 +40,7 @@ def fit(
     progress: Progress = lambda text: None,
 ) -> FitResult:
     """Fit a problem. Raises `FitError` when every start failed or the data do not determine the parameters at all."""
+    require_float64("fit")
     posterior, points = multi_start(problem, options, seed, progress)
     return report(posterior, points, options, seed, model_name, leave_one_out, progress)
 

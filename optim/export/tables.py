@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from optim.artefact import whole_folder
-from optim.estimation.placement import Placement
 from optim.estimation.result import FitResult
+from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.optimisation.pareto import Front
 from optim.optimisation.result import Action, Optimum, Ranking, Series
 from optim.optimisation.sensitivity import Stress
@@ -48,7 +48,7 @@ def parameter_csv(result: FitResult) -> str:
     return _csv(result.parameters)
 
 
-def placement_csv(placement: Placement) -> str:
+def placement_csv(placement: NewClonePrediction) -> str:
     """One row per new clone, day and parameter."""
     rows = []
     for placed in placement.placed:

@@ -10,6 +10,7 @@ import numpy as np
 from optim.errors import ConfigError, InfeasibleError
 from optim.optimal_control.interior_point import Found, InteriorOptions, solve
 from optim.optimal_control.problem import ControlProblem
+from optim.runtime import require_float64
 
 FEASIBLE = 1e-6  # largest relative violation of a limit, anywhere along the path, that counts as met
 BARRIERS = (0.1, 1.0, 0.01, 0.001)  # first mu from which a start that is given is followed
@@ -87,6 +88,7 @@ def maximise(
 
     Raises `InfeasibleError`, which names the limits in conflict, when no start ends with all limits met.
     """
+    require_float64("maximise")
     options = options or ControlOptions()
     coarse = coarser(problem)
     starts = random_starts(coarse, options.starts, options.seed)

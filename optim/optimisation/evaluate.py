@@ -18,6 +18,7 @@ from optim.optimisation.result import (
 )
 from optim.process.cost import DRIVERS, Harvest
 from optim.process.problem import ProcessProblem, Trace
+from optim.runtime import require_float64
 from optim.schedule.schedule import Schedule
 from optim.units import VARIABLES, display
 
@@ -45,6 +46,7 @@ def outcome(
     `feeds` are names of the problem's feeds where they are not those of the design.
     Metrics of members that failed are left out and counted. Raises `SimulationError` when the estimate itself fails.
     """
+    require_float64("outcome")
     trace = problem.trace(np.tile(x, (len(ensemble), 1)), ensemble)
     if trace.status[0] != 0:
         code = Status(int(trace.status[0]))

@@ -30,6 +30,7 @@ from optim.process.calendar import Calendar
 from optim.process.disturbance import Drift, executed
 from optim.process.objective import better
 from optim.process.problem import ProcessProblem
+from optim.runtime import require_float64
 
 DISTINCT = 0.1  # of a decision's span: processes that differ by less count as one
 HELD_OUT = 64  # scenarios, where they can be drawn
@@ -69,6 +70,7 @@ def optimise(
     values, by name) and a robust search begin. Raises `InfeasibleError` that
     names the constraints no start could meet, or says in how many parameter sets they can be met.
     """
+    require_float64("optimise")
     starts = start_points(problem, options.starts, lineage.seed)
     if first is not None:
         starts = np.concatenate([starts, first[None]])
@@ -225,6 +227,7 @@ def rank(
 
     `truth` returns the true metric of a clone at given decisions, where the data are simulated.
     """
+    require_float64("rank")
     clones = tuple(ensembles)
     members = len(next(iter(ensembles.values())))
     platform = np.tile(problem.design.platform, (members * len(clones), 1))

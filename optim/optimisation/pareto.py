@@ -17,6 +17,7 @@ from optim.errors import ConfigError, InfeasibleError, nearest
 from optim.optimisation.slsqp import Floor, OptimiseOptions, Progress, Solution, best, solve, start_points, tiled
 from optim.process.objective import OBJECTIVES, Objective, better
 from optim.process.problem import ProcessProblem
+from optim.runtime import require_float64
 
 ROUNDS = 2  # of starting again from the neighbours
 
@@ -71,6 +72,7 @@ def pareto(
     `bounds` [2, D] are those of choices that were made. Raises `ConfigError` for an objective that is unknown or the
     same, `InfeasibleError` where no start is feasible.
     """
+    require_float64("pareto")
     if against not in OBJECTIVES:
         raise ConfigError(
             f"pareto.against: unknown '{against}'.{nearest(against, OBJECTIVES)} Known: {', '.join(OBJECTIVES)}"

@@ -12,6 +12,7 @@ from optim.errors import ConfigError, nearest
 from optim.optimisation.slsqp import FEASIBLE, OptimiseOptions, Progress, Solution, limit_rows, solve, tiled
 from optim.process.disturbance import Drift
 from optim.process.problem import Evaluation, ProcessProblem
+from optim.runtime import require_float64
 
 LARGEST = "largest bolus"
 MOVED = 0.02  # of a decision's span: less is no other process
@@ -108,6 +109,7 @@ def stress(
     Happenings that this design cannot have are left out, and told. `bounds` [2, D] are those of the choices that were
     made. Raises `ConfigError` for a decision that a happening names and the design has not.
     """
+    require_float64("stress")
     asked = [h for h in happenings if _can_happen(problem, x, h)]
     if len(asked) < len(happenings):
         missing = ", ".join(h.name for h in happenings if h not in asked)

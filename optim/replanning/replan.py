@@ -36,6 +36,7 @@ from optim.replanning.explain import account
 from optim.replanning.remaining import SAME_H, Remaining
 from optim.replanning.result import Replan
 from optim.replanning.running_batch import Batch, Outlook, Plan, outlook
+from optim.runtime import require_float64
 
 # of a limit: what rounding to pump steps may cost
 ROUNDED = 1e-3
@@ -77,6 +78,7 @@ def replan(
     Raises `ConfigError` when nothing is left to decide, `SimulationError` when the batch cannot be simulated, and
     `InfeasibleError` when nothing that can still be done can be simulated, or falls into working hours.
     """
+    require_float64("replan")
     o = outlook(problem, fitting, old, batch, plan.decisions, options.draws, lineage.seed, progress)
     hours = _Hours(options.calendar, o.design)
     x, eased = _decided(o, hours, options, lineage.seed, progress)

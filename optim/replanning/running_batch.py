@@ -16,7 +16,7 @@ import numpy as np
 from optim.data.dataset import Run
 from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
-from optim.estimation.transfer import Followed, follow
+from optim.estimation.transfer.running_vessel import VesselPosterior, follow_vessel
 from optim.optimisation.result import Series
 from optim.optimisation.slsqp import Progress
 from optim.process.problem import ProcessProblem
@@ -50,7 +50,7 @@ class Outlook:
 
     problem: ProcessProblem
     passed: tuple[Passed, ...]
-    followed: Followed
+    followed: VesselPosterior
     lanes: np.ndarray
     planned: np.ndarray  # the plan's values of the open decisions, as far as they are still possible
 
@@ -76,7 +76,7 @@ def outlook(
     nothing is left to decide, `FitError` when no parameter set can be simulated.
     """
     design, passed = remaining(problem.design, batch.run, batch.now_h, batch.feeds)
-    followed = follow(old, fitting, draws, seed, progress=progress)
+    followed = follow_vessel(old, fitting, draws=draws, seed=seed, progress=progress)
     planned = np.array([plan[d.name] for d in design.decisions])
     return Outlook(
         problem=replace(problem, design=design),

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from optim.data.dataset import Dataset
-from optim.estimation.placement import Placement
 from optim.estimation.result import FitResult, Observations
+from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.optimisation.result import Optimum, Ranking
 from optim.units import VARIABLES, display
 
@@ -200,9 +200,9 @@ def profiles(result: FitResult) -> Figure:
     return figure
 
 
-def placement(result: Placement, clone: str, dataset: Dataset) -> Figure:
+def placement(result: NewClonePrediction, clone: str, dataset: Dataset) -> Figure:
     """Predictions of a new clone's runs after some days of samples; a row per day, a column per assay."""
-    path = result.of(clone)
+    path = result.of_clone(clone)
     b = path[0].bands
     vessel = b.vessel[0]
     variables = list(dict.fromkeys(v for v, name in zip(b.variable, b.vessel, strict=True) if name == vessel))

@@ -7,9 +7,9 @@ import re
 import numpy as np
 from scipy.stats import spearmanr
 
-from optim.estimation.placement import Placement
 from optim.estimation.result import FitResult
 from optim.estimation.score import r_squared
+from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.optimisation.result import Optimum, Ranking, Series
 from optim.process.objective import better, change
 from optim.report.terminal_process import robustness_lines, variant_lines
@@ -47,7 +47,7 @@ def fit_lines(r: FitResult) -> list[str]:
     return lines
 
 
-def placement_lines(placement: Placement) -> list[str]:
+def placement_lines(placement: NewClonePrediction) -> list[str]:
     """Every clone's parameters after every number of days: estimate, and its interval as a share of the first."""
     names = placement.clone_names
     wide = [max(20, len(n) + 2) for n in names]

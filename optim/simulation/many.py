@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from optim.kinetics.base import AbstractKineticModel
+from optim.runtime import require_float64
 from optim.schedule.grid import IntervalGrid
 from optim.simulation.balance import Vessel
 from optim.simulation.engine.march import Integrator
@@ -39,6 +40,7 @@ def simulate_batch(
     guess); without it, by their intervals and time.
     Raises `SimulationError` that names every vessel that failed, by `names`, unless `statuses` asks for them as data.
     """
+    require_float64("simulate_batch")
     arguments = jax.tree.map(np.asarray, (tuple(p), tuple(initial), volume, grid, vessel))
     count = len(np.asarray(volume))
     if expected is None:

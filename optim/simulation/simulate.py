@@ -10,6 +10,7 @@ import numpy as np
 
 from optim.errors import SimulationError, Status
 from optim.kinetics.base import AbstractKineticModel
+from optim.runtime import require_float64
 from optim.schedule.grid import IntervalGrid
 from optim.simulation.balance import Vessel, amounts, collected_species, concentrations
 from optim.simulation.engine.march import Integrator, march
@@ -46,6 +47,7 @@ def simulate(
     forward or (`derivative="reverse"`) backward. A vessel's numbers do not depend on the vessels beside it. Nodes after
     a failure hold NaN and `status` says why; `check` turns that into an error.
     """
+    require_float64("simulate")
     initial = model.State(*(jnp.asarray(x) for x in initial))
     y0 = jnp.stack(amounts(model, initial, jnp.asarray(volume), grid.actions), axis=-1)
     p = jax.tree.map(jnp.asarray, p)
@@ -78,6 +80,7 @@ def simulate_one(
     derivative: Literal["forward", "reverse"] = "forward",
 ) -> Trajectory:
     """`simulate` of a single vessel, without the axis B. For many vessels call `simulate`, not this under `vmap`."""
+    require_float64("simulate_one")
     arguments = (p, tuple(initial), volume, grid, vessel)
     p, initial, volume, grid, vessel = jax.tree.map(lambda x: jnp.asarray(x)[None], arguments)
     many = simulate(model, p, initial, volume, grid, vessel, integrator, derivative)

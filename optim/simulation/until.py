@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from optim.kinetics.base import AbstractKineticModel
+from optim.runtime import require_float64
 from optim.schedule.grid import IntervalGrid, split
 from optim.simulation.balance import Controls, Vessel, amounts, concentrations
 from optim.simulation.engine.march import Integrator
@@ -51,6 +52,7 @@ def simulate_until(
     of a criterion is a smooth decision. A criterion that is met at the start ends the run there.
     Needs one interval of padding in every grid (`to_grid` with a size above the number of nodes).
     """
+    require_float64("simulate_until")
     run = lambda g: simulate(model, p, initial, volume, g, vessel, integrator)  # noqa: E731
     values = jax.vmap(criterion)
     whole = run(grid)

@@ -17,8 +17,8 @@ from optim.app.commands import load_command
 from optim.app.session import session
 from optim.artefact import load, save
 from optim.errors import ConfigError, IncompatibleError
-from optim.estimation.placement import Placement
 from optim.estimation.result import FitResult
+from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.optimisation.result import Optimum, Ranking
 from optim.recipe.document import read_document
 from optim.report import fit_page, page
@@ -88,8 +88,8 @@ def test_new_clones_are_placed_under_an_earlier_fit_which_can_be_continued(tmp_p
         tmp_path / "new", f"dataset.name={screen_of_others}", f"place.fit={old}", "place.days=[0,4]", "place.draws=20",
         command="place", said=said,
     )  # fmt: skip
-    assert load(Placement, tmp_path / "new" / "placement").clones == placed.clones
-    path = placed.of(placed.clones[0])
+    assert load(NewClonePrediction, tmp_path / "new" / "placement").clones == placed.clones
+    path = placed.of_clone(placed.clones[0])
     assert [p.day for p in path] == [0.0, 4.0]
     assert path[1]["mu_max"].shrinkage < 0.7 < path[0]["mu_max"].shrinkage
     table = (tmp_path / "new" / "tables" / "placement.csv").read_text().splitlines()

@@ -14,9 +14,10 @@ from optim.data.open import open_dataset
 from optim.errors import IncompatibleError
 from optim.estimation.estimate import FitOptions
 from optim.estimation.fit import fit
-from optim.estimation.placement import Placement
 from optim.estimation.posterior import Posterior
-from optim.estimation.transfer import place, update
+from optim.estimation.transfer.continued_fit import update
+from optim.estimation.transfer.new_clone import predict_new_clone
+from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.parameters import ParameterSpec, ParameterTable, to_fitted, to_natural
 from optim.synthetic import ScreenOptions, make_screen
 
@@ -44,8 +45,8 @@ def old(problem):
 
 
 @pytest.fixture(scope="module")
-def placement(problem, old) -> Placement:
-    return place(old, of_clones(problem, KNOWN, KNOWN + NEW), DAYS, draws=400)
+def placement(problem, old) -> NewClonePrediction:
+    return predict_new_clone(old, of_clones(problem, KNOWN, KNOWN + NEW), DAYS, draws=400)
 
 
 # --- a fit continued ---
@@ -68,7 +69,7 @@ def test_a_fit_continued_ends_where_one_from_scratch_does(problem, old, what):
         part = grown.until(8 * 24.0) if what == "more days" else grown.only(np.arange(len(grown.vessel_clone) - 1))
         first = fit(part, OPTIONS, 1, "cho_moller")
     rounds: dict[str, list[str]] = {"update": [], "scratch": []}
-    ours = update(first, grown, OPTIONS, 2, "cho_moller", progress=rounds["update"].append)
+    ours = update(first, grown, OPTIONS, seed=2, model_name="cho_moller", progress=rounds["update"].append)
     theirs = fit(grown, OPTIONS, 2, "cho_moller", progress=rounds["scratch"].append)
     assert len(rounds["update"]) < len(rounds["scratch"])
     for a, b in zip(ours.parameters, theirs.parameters, strict=True):
@@ -85,7 +86,7 @@ def test_a_fit_continued_ends_where_one_from_scratch_does(problem, old, what):
 
 @pytest.mark.slow
 def test_without_samples_a_new_clone_is_one_of_the_population(problem, old):
-    (none,) = place(old, of_clones(problem, KNOWN, KNOWN + 1), (-1.0,), draws=2000).placed
+    (none,) = predict_new_clone(old, of_clones(problem, KNOWN, KNOWN + 1), (-1.0,), draws=2000).placed
     assert none.readings == 0
     assert none.members == pytest.approx(len(old.shared) - 1)
     newcomer = to_fitted(problem.clone, old.newcomer)
@@ -103,7 +104,7 @@ def test_without_samples_a_new_clone_is_one_of_the_population(problem, old):
 @pytest.mark.slow
 def test_a_posterior_narrows_with_the_days(placement):
     for clone in placement.clones:
-        path = placement.of(clone)
+        path = placement.of_clone(clone)
         assert [p.day for p in path] == list(DAYS)
         readings = [p.readings for p in path]
         assert readings == sorted(readings)
@@ -160,7 +161,7 @@ def test_what_is_not_known_of_the_shared_parameters_is_not_known_of_the_clone(pr
     """An old fit with an ensemble five times as wide leaves the clone less certain, and the band wider."""
     new = of_clones(problem, KNOWN, KNOWN + 1)
     vague = replace(old, shared=old.shared[:1] * (old.shared / old.shared[:1]) ** 5.0)
-    (ours,), (theirs,) = (place(source, new, (5.0,)).placed for source in (old, vague))
+    (ours,), (theirs,) = (predict_new_clone(source, new, (5.0,)).placed for source in (old, vague))
     ratio = np.array([theirs[name].sd / ours[name].sd for name in (p.name for p in ours.parameters)])
     assert (ratio > 0.9).all()
     assert (ratio > 1.2).any()
@@ -169,16 +170,15 @@ def test_what_is_not_known_of_the_shared_parameters_is_not_known_of_the_clone(pr
 
 @pytest.mark.slow
 def test_each_clone_is_placed_by_itself(problem, old, placement):
-    (alone,) = place(old, of_clones(problem, KNOWN + 1, KNOWN + 2), (0.0, 3.0, 5.0, 7.0), draws=400).of(
-        problem.groups[KNOWN + 1]
-    )[-1:]
-    among = placement.of(problem.groups[KNOWN + 1])[-1]
+    new = of_clones(problem, KNOWN + 1, KNOWN + 2)
+    alone = predict_new_clone(old, new, DAYS, draws=400).of_clone(problem.groups[KNOWN + 1])[-1]
+    among = placement.of_clone(problem.groups[KNOWN + 1])[-1]
     assert [p.estimate for p in alone.parameters] == pytest.approx([p.estimate for p in among.parameters], rel=1e-9)
 
 
 @pytest.mark.slow
-def test_a_placement_survives_its_folder(tmp_path, placement):
-    back = load(Placement, save(placement, tmp_path / "placement"))
+def test_a_prediction_of_new_clones_survives_its_folder(tmp_path, placement):
+    back = load(NewClonePrediction, save(placement, tmp_path / "placement"))
     assert back.clones == placement.clones
     assert np.array_equal(back.placed[3].own, placement.placed[3].own)
     assert back.placed[3]["qP"] == placement.placed[3]["qP"]
@@ -187,16 +187,16 @@ def test_a_placement_survives_its_folder(tmp_path, placement):
 @pytest.mark.slow
 def test_what_does_not_fit_together_is_refused(problem, old):
     with pytest.raises(IncompatibleError, match="not new to the fit"):
-        place(old, of_clones(problem, KNOWN - 1, KNOWN + 1))
+        predict_new_clone(old, of_clones(problem, KNOWN - 1, KNOWN + 1))
     new = of_clones(problem, KNOWN, KNOWN + 1)
     rows = tuple(replace(r, level="fixed") if r.name == "kappa_T" else r for r in problem.table.rows)
     with pytest.raises(IncompatibleError, match="shared parameters: kappa_T"):
-        place(old, replace(new, table=ParameterTable(rows)))
+        predict_new_clone(old, replace(new, table=ParameterTable(rows)))
     rows = tuple(replace(r, value=0.03) if r.name == "KS_glc" else r for r in problem.table.rows)
     with pytest.raises(IncompatibleError, match=r"'KS_glc' is not fixed at 0\.03"):
-        place(old, replace(new, table=ParameterTable(rows)))
+        predict_new_clone(old, replace(new, table=ParameterTable(rows)))
     with pytest.raises(IncompatibleError, match="ensemble is too small"):
-        place(replace(old, shared=old.shared[:2]), new)
+        predict_new_clone(replace(old, shared=old.shared[:2]), new)
 
 
 @pytest.mark.slow
@@ -209,7 +209,7 @@ def test_a_batch_that_was_not_seen_leaves_the_clone_less_certain(problem):
     old = fit(of_clones(varied, 0, 4), replace(OPTIONS, noise_rounds=2), 1, "cho_moller")
     new = of_clones(varied, KNOWN, KNOWN + 1)
     other = replace(new, batches=("SCREEN2",))
-    (known,), (unknown,) = (place(old, p, (7.0,)).placed for p in (new, other))
+    (known,), (unknown,) = (predict_new_clone(old, p, (7.0,)).placed for p in (new, other))
     assert 1.2 * known["qP"].sd < unknown["qP"].sd < 1.1 * np.hypot(known["qP"].sd, 0.15)
     assert unknown["mu_max"].sd == pytest.approx(known["mu_max"].sd, rel=0.2)
 

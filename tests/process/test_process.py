@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from optim.app.build import _plain, build_process, compose
+from optim.app.build import build_process, compose
 from optim.errors import ConfigError
 from optim.process.cost import CostBook, Harvest, PriceItem, book_from_mapping
 from optim.process.design import Decision, Design
@@ -23,7 +23,7 @@ EUR_PER_USD = 0.92
 
 @pytest.fixture(scope="module")
 def book() -> CostBook:
-    return book_from_mapping(_plain(compose([]).cost))
+    return book_from_mapping(asdict(compose([]).cost))
 
 
 def batch(volume: float, titre: float, days: float, viability: float = 0.9) -> Harvest:

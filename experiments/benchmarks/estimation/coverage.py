@@ -33,9 +33,9 @@ from optim.estimation.posterior import Point, Posterior
 from optim.estimation.predictive import Z90
 from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
-from optim.estimation.transfer import place
+from optim.estimation.transfer.new_clone import predict_new_clone
 from optim.parameters import ParameterSpec, ParameterTable
-from optim.runtime import prepare
+from optim.runtime import configure
 from optim.synthetic import ScreenOptions, make_screen
 
 Row = dict[str, Any]
@@ -194,7 +194,7 @@ def placing(fitted: FitResult, seed: int) -> tuple[list[Row], list[Row]]:
     assert truth is not None
     problem = build_fit(compose([]), new)
     found, readings = [], []
-    for at in place(fitted, problem, DAYS, DRAWS, seed).placed:
+    for at in predict_new_clone(fitted, problem, DAYS, draws=DRAWS, seed=seed).placed:
         base = {"seed": seed, "clone": at.clone, "day": at.day}
         for p in at.parameters:
             row = problem.table[p.name]
@@ -467,7 +467,7 @@ def main() -> None:
     parser.add_argument("--screens", type=int, default=SCREENS)
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the results")
     options = parser.parse_args()
-    prepare()
+    configure()
     results = measure(2 if options.quick else options.screens)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / RESULTS).write_text(json.dumps(results) + "\n")

@@ -48,9 +48,9 @@ def _fresh(kind: str) -> dict[str, Any] | None:
     s = screen.screen()
     made = [b - a for a, b in zip(before, lived(), strict=True)]
     if PROGRAMS[kind].compiles == "JAX":
-        from optim.runtime import prepare
+        from optim.runtime import configure
 
-        prepare()
+        configure()
     row: dict[str, Any] | None = None
     for program in load((kind,), s):
         row = {"program": program.name}

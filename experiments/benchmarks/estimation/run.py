@@ -60,9 +60,9 @@ def _part(name: str, quick: bool, kind: str, clones: int, file: Path) -> None:
 
         rows = first.measure(quick)
     else:
-        from optim.runtime import prepare
+        from optim.runtime import configure
 
-        prepare()
+        configure()
         import measure
 
         parts = {"evaluate": measure.evaluate, "fit": measure.fit, "starts": measure.many}

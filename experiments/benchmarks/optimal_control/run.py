@@ -24,9 +24,9 @@ HERE = Path(__file__).resolve().parent
 
 def one(name: str, intervals: int, starts: int) -> dict:
     """Search one problem, cold and warm, and from the naive constant feed alone."""
-    from optim.runtime import prepare
+    from optim.runtime import configure
 
-    prepare()
+    configure()
     sys.path.insert(0, str(HERE))
     from problems import CASES
     from resimulate import resimulated

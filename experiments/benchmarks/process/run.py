@@ -228,9 +228,9 @@ def main() -> None:
     if unknown := set(chosen) - set(PARTS + MORE):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
 
-    from optim.runtime import prepare
+    from optim.runtime import configure
 
-    prepare()
+    configure()
     seeds = SEEDS[:2] if options.quick else _seeds(options.seeds)
     work = options.work / "mismatch" if options.mismatch else options.work
     for seed in seeds:

@@ -30,7 +30,7 @@ from optim.process.problem import ProcessProblem
 from optim.recipe.rounding import rounded_decisions
 from optim.replanning.replan import ReplanOptions, replan
 from optim.replanning.running_batch import Plan
-from optim.runtime import prepare
+from optim.runtime import configure
 
 EVERY = {"planned anew every 2 days": (3, 5, 7, 9, 11, 13)}
 OPTIONS = ReplanOptions(OptimiseOptions(starts=3, max_iterations=50, tolerance=1e-6), draws=31)
@@ -167,7 +167,7 @@ def _file(out: Path, kind: str, seed: int) -> Path:
 
 def batch(out: Path, kind: str, seed: int) -> float:
     """Run one batch in all ways, and write it down; returns the seconds it took."""
-    prepare()
+    configure()
     begin, file = time.perf_counter(), _file(out, kind, seed)
     draft = file.with_suffix(".part")
     draft.write_text(json.dumps(one(Bench(out), seed, kind), indent=1) + "\n")

@@ -26,7 +26,7 @@ from optim.optimisation.optimise import optimise, parameter_sets, rank
 from optim.optimisation.robust import FEASIBLE, Risk
 from optim.optimisation.slsqp import OptimiseOptions
 from optim.process.disturbance import Drift, executed
-from optim.runtime import prepare
+from optim.runtime import configure
 from optim.synthetic import ScreenOptions, make_screen
 
 DRAWS = 200
@@ -124,7 +124,7 @@ def main(argv: list[str]) -> None:
     p.add_argument("--out", type=Path, default=Path("outputs/benchmarks/robust"))
     a = p.parse_args(argv)
     a.out.mkdir(parents=True, exist_ok=True)
-    prepare()
+    configure()
     rows = []
     for seed in range(a.seeds):
         file = a.out / f"{seed}.json"

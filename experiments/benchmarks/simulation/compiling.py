@@ -83,7 +83,7 @@ def tables(rows: list[Row]) -> str:
 
 
 if __name__ == "__main__":
-    from optim.runtime import prepare
+    from optim.runtime import configure
 
-    prepare()
+    configure()
     print(json.dumps(first_call(*sys.argv[1:])))

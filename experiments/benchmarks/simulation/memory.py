@@ -86,8 +86,8 @@ def tables(rows: list[Row]) -> str:
 
 
 if __name__ == "__main__":
-    from optim.runtime import prepare
+    from optim.runtime import configure
 
-    prepare()
+    configure()
     failed = run_once(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0, failed)

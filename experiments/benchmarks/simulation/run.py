@@ -35,9 +35,9 @@ PACKAGES = ("jax", "jaxlib", "diffrax", "scipy", "numpy")
 def _part(name: str, quick: bool, threads: int, file: Path) -> None:
     """In the process of the part: measure, and leave the rows in a file."""
     cores = pin(threads)
-    from optim.runtime import prepare
+    from optim.runtime import configure
 
-    prepare()
+    configure()
     rows = import_module(PARTS[name]).measure(quick, cores)
     file.write_text(json.dumps(rows))
 

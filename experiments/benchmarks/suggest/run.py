@@ -33,11 +33,11 @@ from optim.doe.suggest import SuggestOptions, Weighed, chosen, runs_to_do, weigh
 from optim.estimation.estimate import FitOptions
 from optim.estimation.fit import fit
 from optim.estimation.posterior import Point, Posterior
-from optim.estimation.transfer import revived, update
+from optim.estimation.transfer.continued_fit import revive_posterior, update
 from optim.kinetics.cho_moller import Parameters
 from optim.optimisation.slsqp import OptimiseOptions, best, solve
 from optim.process.problem import ProcessProblem
-from optim.runtime import prepare
+from optim.runtime import configure
 from optim.synthetic import (
     ASSAYS,
     INOCULUM_SD,
@@ -159,7 +159,7 @@ def campaign(seed: int, strategies: tuple[str, ...]) -> Row:
         c = Campaign(seed, Path(folder))
         problem = build_fit(c.cfg, c.data("round0"))
         first = fit(problem, FIT, seed, c.cfg.model.name)
-        posterior, point = revived(first, problem)
+        posterior, point = revive_posterior(first, problem)
         w = weighed(posterior, point, c.process, c.setting, SUGGEST, SOLVING, seed)
         clone, processes = decided(w)
         starts = np.unique(np.array([processes[clone], *list(processes.values())[: TRUTH_STARTS - 1]]), axis=0)
@@ -179,8 +179,8 @@ def campaign(seed: int, strategies: tuple[str, ...]) -> Row:
                 after = f"{by}-after{k}"
                 append_runs(c.folder / at, c.folder / f"{by}{k}", c.folder / after)
                 problem = build_fit(c.cfg, c.data(after))
-                now, at = update(now, problem, FIT, seed, c.cfg.model.name), after
-                posterior, point = revived(now, problem)
+                now, at = update(now, problem, FIT, seed=seed, model_name=c.cfg.model.name), after
+                posterior, point = revive_posterior(now, problem)
                 if k < ROUNDS:
                     # what the others choose by does not need the alternatives between which the first one decides
                     options = SUGGEST if by == "decision" else replace(SUGGEST, optima=0)
@@ -314,7 +314,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="tables and figure of what is there")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    prepare()
+    configure()
     for seed in range(args.first, args.first + (0 if args.report else args.seeds)):
         file = args.out / f"seed{seed}.json"
         if file.exists():

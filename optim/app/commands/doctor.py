@@ -26,9 +26,9 @@ def doctor() -> int:
         except PackageNotFoundError:
             wrong.append(f"{name} is not installed; install optim again")
     try:
-        from optim.runtime import prepare
+        from optim.runtime import configure
 
-        prepare()
+        configure()
         import jax
         import jax.numpy as jnp
 

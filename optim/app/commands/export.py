@@ -10,10 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from optim import __version__
 from optim.app.build import config_hash
+from optim.app.schema import as_yaml
 from optim.app.session import Session
 from optim.app.shared import folder_of, process_problem
 from optim.artefact import load, require_parent
@@ -85,7 +85,7 @@ def _provenance(s: Session, created_utc: str | None) -> Provenance:
         python=platform.python_version(),
         jax=version("jax"),
         config_hash=config_hash(s.cfg),
-        config=OmegaConf.to_yaml(s.cfg),
+        config=as_yaml(s.cfg),
         run_id=s.tracker.run_id,
     )
 

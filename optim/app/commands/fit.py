@@ -6,8 +6,6 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import DictConfig
-
 from optim.app.build import build_fit, model_config
 from optim.app.session import Session
 from optim.artefact import load
@@ -18,10 +16,11 @@ from optim.estimation.estimate import FitOptions
 from optim.estimation.fit import fit as fit_problem
 from optim.estimation.result import FitResult, ModelScore
 from optim.estimation.score import log_predictive, r_squared
-from optim.estimation.transfer import update
+from optim.estimation.transfer.continued_fit import update
 from optim.export.tables import parameter_csv
 from optim.report import terminal
 from optim.report.fit_page import fit_images, fit_page
+from optim.settings.settings import Settings
 
 VAGUE = 0.9  # of the prior's standard deviation: a posterior wider than this has learnt nothing
 
@@ -37,11 +36,19 @@ def fit(s: Session) -> FitResult:
     )
     problem = build_fit(cfg, dataset)
     options = fit_options(cfg)
-    rest = (options, cfg.seed, cfg.model.name, cfg.fit.leave_one_out, s.progress)
     if cfg.fit.continue_from:
-        result = update(load(FitResult, Path(cfg.fit.continue_from) / "fit"), problem, *rest)
+        old = load(FitResult, Path(cfg.fit.continue_from) / "fit")
+        result = update(
+            old,
+            problem,
+            options,
+            seed=cfg.seed,
+            model_name=cfg.model.name,
+            leave_one_out=cfg.fit.leave_one_out,
+            progress=s.progress,
+        )
     else:
-        result = fit_problem(problem, *rest)
+        result = fit_problem(problem, options, cfg.seed, cfg.model.name, cfg.fit.leave_one_out, s.progress)
     scores = [_compared(s, dataset, name, options) for name in cfg.fit.compare if name != cfg.model.name]
     scores.append(_score(result))
     result = replace(result, comparison=tuple(sorted(scores, key=lambda m: -m.aicc)) if len(scores) > 1 else ())
@@ -56,7 +63,7 @@ def _groups(dataset: Dataset) -> str:
     return f"one strain in {len({run.experiment_id for run in dataset.runs})} campaigns"
 
 
-def fit_options(cfg: DictConfig) -> FitOptions:
+def fit_options(cfg: Settings) -> FitOptions:
     """Settings of a fit."""
     f = cfg.fit
     return FitOptions(

@@ -9,14 +9,14 @@ from optim.app.session import Session
 from optim.app.shared import require_configured
 from optim.artefact import load
 from optim.data.open import open_dataset
-from optim.estimation.placement import Placement
 from optim.estimation.result import FitResult
-from optim.estimation.transfer import place as place_clones
+from optim.estimation.transfer.new_clone import predict_new_clone
+from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.export.tables import placement_csv
 from optim.report import plots, terminal
 
 
-def place(s: Session) -> Placement:
+def place(s: Session) -> NewClonePrediction:
     """Place the clones of the configured dataset, which are new, under the population of a fit; writes `out/placement`.
 
     The fit is that of `place.fit`, the output folder of an earlier run.
@@ -29,7 +29,9 @@ def place(s: Session) -> Placement:
     problem = build_fit(cfg, dataset)
     known = old.lineage.dataset
     s.say(f"{len(dataset.clones)} new clones of '{dataset.name}' under the population of the fit of '{known}'")
-    found = place_clones(old, problem, tuple(cfg.place.days), cfg.place.draws, cfg.seed, progress=s.progress)
+    found = predict_new_clone(
+        old, problem, tuple(cfg.place.days), draws=cfg.place.draws, seed=cfg.seed, progress=s.progress
+    )
     s.keep(found, "placement")
     s.lines(terminal.placement_lines(found))
     s.table(placement_csv(found), "placement")

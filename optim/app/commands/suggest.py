@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from omegaconf import DictConfig
 
 from optim.app.build import build_fit, build_process
 from optim.app.session import Session
@@ -17,11 +16,12 @@ from optim.doe.suggest import SuggestOptions
 from optim.doe.suggest import suggest as suggest_runs
 from optim.errors import ConfigError
 from optim.estimation.result import FitResult
-from optim.estimation.transfer import revived
+from optim.estimation.transfer.continued_fit import revive_posterior
 from optim.export.lab_sheet import suggestion_csv, write_plan
 from optim.optimisation.result import Ranking
 from optim.process.problem import ProcessProblem
 from optim.report import plots_suggest, terminal_suggest
+from optim.settings.settings import Settings
 
 
 def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
@@ -37,7 +37,7 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
     require_configured(cfg, result, s.out / "fit")
     dataset = open_dataset(cfg.dataset.name)
     process = build_process(cfg, dataset)
-    posterior, point = revived(result, build_fit(cfg, dataset))
+    posterior, point = revive_posterior(result, build_fit(cfg, dataset))
     setting = _setting(cfg, dataset)
     ranking = stored_ranking(s, result)
     found = suggest_runs(
@@ -64,7 +64,7 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
     return found
 
 
-def _options(cfg: DictConfig) -> SuggestOptions:
+def _options(cfg: Settings) -> SuggestOptions:
     o = cfg.suggest
     return SuggestOptions(
         runs=o.runs,
@@ -84,7 +84,7 @@ def _options(cfg: DictConfig) -> SuggestOptions:
     )
 
 
-def _setting(cfg: DictConfig, dataset: Dataset) -> Setting:
+def _setting(cfg: Settings, dataset: Dataset) -> Setting:
     """What the runs have in common; refused where it would not be read again."""
     d, name = cfg.design, str(cfg.suggest.experiment)
     if d.feed_composition:

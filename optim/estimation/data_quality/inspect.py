@@ -31,6 +31,7 @@ from optim.estimation.data_quality.swaps import swapped
 from optim.estimation.noise import NoiseModel
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import FitProblem, observable_names
+from optim.runtime import require_float64
 from optim.units import VARIABLES
 
 FAR_OFF = 0.5  # of a logarithm: how far usual parameters may be from those of a batch
@@ -69,6 +70,7 @@ def inspect(posterior: Posterior, best: Point) -> Quality:
 
     Raises `FitError` when no robust reference can be simulated; `inspect_raw` then still says something.
     """
+    require_float64("inspect")
     problem = posterior.problem
     found: list[Finding] = [*missing(problem.dataset, _expected(problem)), *impossible(problem.dataset)]
     but = np.zeros(problem.vessels.value.shape, bool)

@@ -16,6 +16,7 @@ from optim.estimation.identifiability.measurements import Candidates, Proposal
 from optim.estimation.normal_equations import Arrow
 from optim.estimation.posterior import Point, Posterior
 from optim.parameters import ParameterSpec
+from optim.runtime import require_float64
 
 WELL, POORLY, PRIOR = "well determined", "poorly determined", "determined by the prior only"
 # posterior over prior standard deviation: below, the data have at least three quarters of the say; above, none
@@ -78,6 +79,7 @@ def identify(posterior: Posterior, best: Point, most: int = 4, proposals: int = 
     `most` combinations are told, each with so many `proposals` of readings and of vessels (0: none are looked for).
     Raises `FitError` when the point cannot be simulated.
     """
+    require_float64("identify")
     point = best
     if point.arrow is None or point.slopes is None:
         point = replace(best)

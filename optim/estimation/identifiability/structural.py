@@ -16,6 +16,7 @@ from optim.estimation.noise import MEASURED
 from optim.estimation.normal_equations import Arrow
 from optim.estimation.parameter_index import Place, places
 from optim.estimation.posterior import Parts, Point, Posterior, Readings
+from optim.runtime import require_float64
 
 # share of the stated noise that perfect readings still have
 PERFECT = 1e-3
@@ -64,6 +65,7 @@ def structural(
     the parameters: they are as open as those of the clones. Cost is linear in the number of clones. Raises `FitError`
     where `point` cannot be simulated.
     """
+    require_float64("structural")
     p, data, prior = _information(posterior, point, known)
     every = places(p)
     shared = [x for x in every if x.level in ("shared", "batch")]

@@ -16,6 +16,7 @@ from optim.estimation.ensemble import Draws
 from optim.estimation.levenberg_marquardt import Progress, Search, minimise
 from optim.estimation.noise import ABOVE, BELOW, LEAST_SHARE, MEASURED, AssayNoise
 from optim.estimation.posterior import Parts, Point, Posterior, Readings
+from optim.runtime import require_float64
 
 Kind = Literal["auto", "vessels", "parametric"]
 # replicates that are fitted side by side; bounds the memory of their Jacobians
@@ -57,6 +58,7 @@ def bootstrap(
     clones might have been screened. Raises `FitError` when more than half of the refits failed, or where vessels are to
     be drawn again of which a clone has only one.
     """
+    require_float64("bootstrap")
     options = options or BootstrapOptions()
     rng = np.random.default_rng(seed)
     clone = posterior.problem.vessel_clone

@@ -28,6 +28,7 @@ from optim.estimation.noise import Scatter
 from optim.estimation.normal_equations import Arrow
 from optim.estimation.posterior import Point, Posterior
 from optim.parameters import ParameterSpec
+from optim.runtime import require_float64
 from optim.simulation.engine.march import Integrator
 from optim.types import Array
 
@@ -115,6 +116,7 @@ def sample(
 
     Raises `FitError` where blackjax is not installed, or the information at the mode is singular.
     """
+    require_float64("sample")
     options = options or SampleOptions()
     target = target_of(posterior, point)
     n, clones, width = len(posterior.rows_s), posterior.n_clones, posterior.width

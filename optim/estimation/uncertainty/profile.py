@@ -15,6 +15,7 @@ from optim.errors import FitError
 from optim.estimation.levenberg_marquardt import LONGEST, Progress, Search, minimise
 from optim.estimation.parameter_index import Place
 from optim.estimation.posterior import Z90, Parts, Point, Posterior
+from optim.runtime import require_float64
 
 # rise of the cost at the ends of a 90 % interval: half the 0.90 quantile of chi square with one degree of freedom
 LEVEL = 0.5 * Z90**2
@@ -137,6 +138,7 @@ def profiles(
     A point that cannot be fitted is tried nearer; it ends its own side at worst. Raises `FitError` where not even the
     optimum can be simulated.
     """
+    require_float64("profiles")
     options = options or ProfileOptions()
     starts = _starts(posterior, best, places, options)
     sides = []

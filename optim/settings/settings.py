@@ -1,0 +1,43 @@
+"""The whole configuration: every section, under the key by which it is set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from optim.settings.doe import SuggestSettings
+from optim.settings.estimation import DatasetSettings, FitSettings, NoiseSettings, PlaceSettings
+from optim.settings.model import ModelSettings
+from optim.settings.objective import ObjectiveSettings
+from optim.settings.optimisation import OptimiseSettings, ParetoSettings, StressSettings
+from optim.settings.process import CalendarSettings, ConstraintsSettings, CostSettings, DesignSettings, VesselSettings
+from optim.settings.replanning import ReplanSettings
+from optim.settings.simulation import IntegratorSettings
+from optim.settings.tracking import TrackingSettings
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The whole configuration of a command."""
+
+    name: str  # of the experiment, and of its output folder
+    title: str  # for people
+    model: ModelSettings  # equations and parameter table
+    dataset: DatasetSettings  # the data
+    noise: NoiseSettings  # of every assay
+    design: DesignSettings  # the family of processes
+    cost: CostSettings  # price book and downstream train
+    constraints: ConstraintsSettings  # limits of the process
+    vessel: VesselSettings  # that the process is designed for
+    seed: int = 0  # of everything that is drawn
+    out: str = "outputs/${name}"  # folder that holds every artefact of a run
+    fit: FitSettings = field(default_factory=FitSettings)  # estimation
+    place: PlaceSettings = field(default_factory=PlaceSettings)  # prediction of new clones
+    replan: ReplanSettings = field(default_factory=ReplanSettings)  # re-planning of a running batch
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)  # what is maximised, under which risk
+    integrator: IntegratorSettings = field(default_factory=IntegratorSettings)  # of every simulation
+    optimise: OptimiseSettings = field(default_factory=OptimiseSettings)  # search for the best process
+    calendar: CalendarSettings | None = None  # when people are there; none: always
+    pareto: ParetoSettings = field(default_factory=ParetoSettings)  # trade-off between two objectives
+    stress: StressSettings = field(default_factory=StressSettings)  # disturbances of the optimum
+    suggest: SuggestSettings = field(default_factory=SuggestSettings)  # the next experiments
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)  # MLflow

@@ -1,0 +1,93 @@
+"""Precision: a public entry refuses to compute in single precision, and `optim.configure()` is the remedy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from optim.runtime import require_float64
+
+ENTRIES = {
+    "simulation.simulate": ["simulate", "simulate_one"],
+    "simulation.many": ["simulate_batch"],
+    "simulation.until": ["simulate_until"],
+    "estimation.fit": ["fit"],
+    "estimation.transfer.continued_fit": ["revive_posterior", "update"],
+    "estimation.transfer.new_clone": ["predict_new_clone"],
+    "estimation.transfer.running_vessel": ["follow_vessel"],
+    "estimation.uncertainty.profile": ["profiles"],
+    "estimation.uncertainty.bootstrap": ["bootstrap"],
+    "estimation.uncertainty.nuts": ["sample"],
+    "estimation.identifiability.practical": ["identify"],
+    "estimation.identifiability.structural": ["structural"],
+    "estimation.data_quality.inspect": ["inspect"],
+    "optimisation.optimise": ["optimise", "rank"],
+    "optimisation.pareto": ["pareto"],
+    "optimisation.sensitivity": ["stress"],
+    "optimisation.evaluate": ["outcome"],
+    "doe.suggest": ["weighed", "suggest"],
+    "replanning.replan": ["replan"],
+    "optimal_control.maximise": ["maximise"],
+    "synthetic": ["simulate_screen"],
+}
+
+# calls every entry with None for all that it needs: whatever it did first with that would be another error
+CALLS = """
+import importlib, inspect, json, sys
+import optim
+assert "jax" not in sys.modules, "import optim imports jax"
+from optim.errors import OptimError
+
+def answers():
+    found = {}
+    for module, names in json.loads(sys.argv[1]).items():
+        for name in names:
+            entry = getattr(importlib.import_module(f"optim.{module}"), name)
+            rows = inspect.signature(entry).parameters.values()
+            needed = [None for p in rows if p.default is p.empty and p.kind is not p.KEYWORD_ONLY]
+            named = {p.name: None for p in rows if p.default is p.empty and p.kind is p.KEYWORD_ONLY}
+            try:
+                entry(*needed, **named)
+                found[name] = "computed"
+            except OptimError as err:
+                found[name] = str(err)
+            except Exception as err:
+                found[name] = type(err).__name__
+    return found
+
+before = answers()
+optim.configure()
+print(json.dumps([before, answers()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """What every entry says, without and with double precision: {entry: message}."""
+    command = [sys.executable, "-c", CALLS, json.dumps(ENTRIES)]
+    r = subprocess.run(command, capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr
+    return json.loads(r.stdout)
+
+
+@pytest.mark.parametrize("name", [n for names in ENTRIES.values() for n in names])
+def test_an_entry_refuses_single_precision_by_name_and_nothing_else(answers, name):
+    single, double = answers
+    assert single[name].startswith(f"{name} computes in double precision")
+    assert "call `optim.configure()` first" in single[name]
+    assert "precision" not in double[name]
+
+
+def test_double_precision_is_not_refused():
+    require_float64("a test")
+
+
+def test_the_package_has_no_name_that_it_does_not_know():
+    import optim
+
+    assert "configure" in dir(optim)
+    with pytest.raises(AttributeError, match="no attribute 'configuer'"):
+        optim.configuer  # noqa: B018
