@@ -155,15 +155,14 @@ def build_table(model: ModelSettings, equations: Any) -> ParameterTable:
 
 def build_fit(cfg: Settings, dataset: Dataset, model: ModelSettings | None = None) -> FitProblem:
     """The fit problem of a configuration; `model` replaces the configured one (to compare models)."""
-    from optim.estimation.noise import AssayNoise, NoiseModel
+    from optim.estimation.noise import NoiseModel
     from optim.estimation.problem import build_problem
     from optim.kinetics import kinetics
 
     chosen = cfg.model if model is None else model
     equations = kinetics(chosen.kinetics)
     table = build_table(chosen, equations)
-    assays = {name: AssayNoise(**vars(row)) for name, row in cfg.noise.assays.items()}
-    noise = NoiseModel(assays, cfg.noise.estimate_scale)
+    noise = NoiseModel(**vars(cfg.noise))
     return build_problem(equations, table, dataset, noise, _integrator(cfg, equations), cfg.dataset.group_by)
 
 
@@ -232,8 +231,7 @@ def build_process(
         design=design,
         book=book,
         constraints=tuple(Constraint(name=n, **vars(row)) for n, row in cfg.constraints.limits.items()),
-        objective=_objective(cfg, book, maximise),
-        product="titre" if "titre" in observed else "product",
+        objective=_objective(cfg, equations, book, maximise),
         observed=observed,
         initial=np.array([start[name] for name in equations.names()]),
         feeds=np.array(list(feeds.values())),
@@ -242,7 +240,8 @@ def build_process(
     )
 
 
-def _objective(cfg: Settings, book: Any, maximise: str | None) -> Any:
+def _objective(cfg: Settings, model: Any, book: Any, maximise: str | None) -> Any:
+    from optim.process.metrics import find_product
     from optim.process.objective import Market, Objective
 
     o = cfg.objective
@@ -251,7 +250,7 @@ def _objective(cfg: Settings, book: Any, maximise: str | None) -> Any:
         m = o.market
         market = Market(m.price_eur_per_g, m.demand_g_per_year, m.suite_days_per_year, book.turnaround_h)
     mix = () if maximise else tuple((str(name), float(weight)) for name, weight in o.mix.items())
-    return Objective(maximise or o.maximise, mix, market)
+    return Objective(maximise or o.maximise, mix, market, find_product(model.product))
 
 
 def _stock(key: str, name: str, holds: dict[str, float], dataset: Dataset) -> Any:

@@ -18,7 +18,6 @@ from optim.errors import ConfigError, nearest
 from optim.estimation.posterior import Point, Posterior
 from optim.optimisation.evaluate import decision_values
 from optim.optimisation.slsqp import OptimiseOptions, Progress
-from optim.process.objective import LESS_IS_BETTER, PROFIT
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
 
@@ -91,7 +90,7 @@ def weighed(
     Raises `InfeasibleError` when no clone has a process within the limits, or no run is safe.
     """
     require_float64("weighed")
-    if process.metric in (PROFIT, *LESS_IS_BETTER):
+    if process.objective.target.signed or process.objective.target.less_is_better:
         raise ConfigError(
             f"objective.maximise: runs are weighed by metrics of which more is better, not by {process.metric}; "
             "yield_per_cost asks the same as cogs"
@@ -203,7 +202,7 @@ def _suggestion(
         lineage=lineage.noted(*_notes(belief, found, rows)),
         by=options.by,
         objective=process.metric,
-        unit=process.metrics[process.metric],
+        unit=process.metrics[process.metric].unit,
         runs=tuple(rows),
         samples=sum(len(row.sample_days) for row in rows),
         clones=_chances(belief, decided, before),

@@ -63,7 +63,7 @@ def outcome(
         actions=actions(problem, x, feeds),
         trajectory=_series(problem, trace, good),
         metrics=metrics,
-        metric_units={key: problem.metrics[key] for key in metrics},
+        metric_units={key: problem.metrics[key].unit for key in metrics},
         cost_items=bill(problem, Harvest(*(np.asarray(v)[0] for v in trace.harvest))),
         currency=problem.book.currency,
         constraints=constraint_values(problem, trace, good),

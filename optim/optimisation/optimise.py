@@ -28,7 +28,6 @@ from optim.optimisation.slsqp import FEASIBLE, OptimiseOptions, Progress, Soluti
 from optim.optimisation.tightening import finely, kept_between
 from optim.process.calendar import Calendar
 from optim.process.disturbance import Drift, executed
-from optim.process.objective import better
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
 
@@ -138,7 +137,7 @@ def optimise(
 def _variant(problem: ProcessProblem, v: Variant) -> VariantReport:
     if v.solution is None:
         return VariantReport(v.name, float("nan"), "no process meets all limits")
-    return VariantReport(v.name, float(problem.objective.natural(np.array(v.solution.objective))), "")
+    return VariantReport(v.name, float(problem.objective.from_solver(np.array(v.solution.objective))), "")
 
 
 def _robust(
@@ -195,11 +194,11 @@ def _history(problem: ProcessProblem, found: list[Solution]) -> tuple[float, ...
     longest = max(len(s.history) for s in found)
     padded = [np.pad(s.history, (0, longest - len(s.history)), mode="edge") for s in found if s.history]
     best_so_far = np.fmax.reduce(np.array(padded), axis=0)
-    return tuple(float(v) for v in problem.objective.natural(best_so_far))
+    return tuple(float(v) for v in problem.objective.from_solver(best_so_far))
 
 
 def _report(problem: ProcessProblem, s: Solution) -> SolveReport:
-    value = float(problem.objective.natural(np.array(s.objective))) if np.isfinite(s.objective) else float("nan")
+    value = float(problem.objective.from_solver(np.array(s.objective))) if np.isfinite(s.objective) else float("nan")
     return SolveReport(s.start, value, s.max_violation, s.kkt, s.iterations, s.success, s.message)
 
 
@@ -245,12 +244,13 @@ def rank(
     # members are joint draws of all clones: compare within a member, and only where every clone could be simulated
     whole = np.isfinite(at_own).all(axis=0)
     draws = at_own[:, whole]
-    good = better(draws, problem.metric)
+    sign = problem.objective.target.sign
+    good = sign * draws
     wins = np.bincount(good.argmax(axis=0), minlength=len(able)) / max(1, draws.shape[1])
     loss = (good.max(axis=0) - good).mean(axis=1)
     order = np.argsort(-np.median(good, axis=1))
     true_values = {c: truth(c, processes[c]) for c in able} if truth else {}
-    by_truth = sorted(true_values, key=lambda c: -better(np.array(true_values[c]), problem.metric))
+    by_truth = sorted(true_values, key=lambda c: -sign * true_values[c])
     rows = [
         RankedClone(
             clone=able[i],
@@ -276,7 +276,7 @@ def rank(
     return Ranking(
         lineage=lineage,
         objective=problem.metric,
-        unit=problem.metrics[problem.metric],
+        unit=problem.metrics[problem.metric].unit,
         rows=tuple(rows),
         price_flips=_price_flips(problem, best_at, able[order[0]]),
     )
@@ -316,7 +316,8 @@ def _scout(
 
     Processes have several local optima, much the same ones for all clones of a screen.
     """
-    clone = max(at_platform, key=lambda c: np.nan_to_num(better(at_platform[c][0], problem.metric), nan=-np.inf))
+    sign = problem.objective.target.sign
+    clone = max(at_platform, key=lambda c: np.nan_to_num(sign * at_platform[c][0], nan=-np.inf))
     starts = start_points(problem, options.starts, seed)
     found = solve(problem, starts, np.tile(ensembles[clone][0], (len(starts), 1)), options, progress)
     chosen = distinct(problem, found, options.rank_starts)
@@ -343,5 +344,5 @@ def _finite(values: np.ndarray) -> np.ndarray:
 def _metric(problem: ProcessProblem, x: np.ndarray, ensembles: dict[str, np.ndarray], clones: list[str]) -> np.ndarray:
     """The maximised metric, [C, E], NaN for a member that failed."""
     e = problem.evaluate(x, np.concatenate([ensembles[c] for c in clones]))
-    values = np.where(e.status == 0, problem.objective.natural(e.objective), np.nan)
+    values = np.where(e.status == 0, problem.objective.from_solver(e.objective), np.nan)
     return values.reshape(len(clones), -1)

@@ -24,7 +24,6 @@ from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import build_problem
 from optim.optimisation.evaluate import actions
 from optim.optimisation.slsqp import OptimiseOptions
-from optim.process.objective import METRICS
 
 DRAWS = 8192
 
@@ -325,8 +324,8 @@ def test_a_run_is_simulated_as_its_process(short, process_problem):
         posterior.problem.model, posterior.problem.table, dataset, posterior.problem.noise, posterior.problem.integrator
     )
     p = parameters(posterior.problem, belief, belief.mean[None], np.array([0]))
-    metrics = process_problem.evaluate(x, p).metrics[0]
-    assert future.predict(u)[0][0, 0] == pytest.approx(metrics[list(METRICS).index("titre_g_per_l")], rel=1e-5)
+    metrics = dict(zip(process_problem.metrics, process_problem.evaluate(x, p).metrics[0], strict=True))
+    assert future.predict(u)[0][0, 0] == pytest.approx(metrics["titre_g_per_l"], rel=1e-5)
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ from optim.optimisation.evaluate import outcome
 from optim.optimisation.optimise import _price_flips, optimise, rank
 from optim.optimisation.slsqp import OptimiseOptions, best, kkt_residual, solve, start_points
 from optim.process.design import Decision
-from optim.process.objective import Objective, change
+from optim.process.metrics import relative_change
+from optim.process.objective import Objective
 from optim.process.problem import Constraint, Evaluation, Slopes
 from optim.report.terminal import ranking_metrics
 from optim.simulation.engine.march import Integrator
@@ -92,10 +93,10 @@ def test_starts_are_the_platform_and_then_spread(process_problem):
 
 @pytest.fixture(scope="module")
 def lineage(small_problem):
-    from optim.estimation.estimate import FitOptions
     from optim.estimation.fit import fit
+    from optim.settings.estimation import FitSettings
 
-    result = fit(small_problem, FitOptions(1, 10, 1e-4, 4, 0.3, 1), 1, "cho_moller")
+    result = fit(small_problem, FitSettings(1, 10, 1e-4, 4, 0.3, 1), seed=1, model_name="cho_moller")
     return Lineage.of(result, seed=1, notes=("a note",))
 
 
@@ -192,8 +193,8 @@ def test_a_price_that_changes_who_leads_is_named(process_problem, published):
 
 
 def test_changes_of_what_may_be_negative_have_the_right_sign():
-    assert change(-50.0, -100.0) == pytest.approx(0.5)
-    assert change(2.0, 1.0) == pytest.approx(1.0)
+    assert relative_change(-50.0, -100.0) == pytest.approx(0.5)
+    assert relative_change(2.0, 1.0) == pytest.approx(1.0)
 
 
 def test_members_that_fail_are_counted_and_left_out(small_design, published):

@@ -13,7 +13,6 @@ from optim.app.build import build_process, compose
 from optim.errors import ConfigError
 from optim.process.cost import CostBook, Harvest, PriceItem, book_from_mapping
 from optim.process.design import Decision, Design
-from optim.process.objective import METRICS
 from optim.process.problem import Constraint
 from optim.schedule.schedule import to_grid
 from optim.simulation.engine.march import Integrator
@@ -35,7 +34,7 @@ def batch(volume: float, titre: float, days: float, viability: float = 0.9) -> H
 def usd_per_g(book: CostBook, volume: float, titre: float, days: float) -> float:
     scaled = replace(book, production_volume_l=volume)
     h = batch(volume, titre, days)
-    return float(jnp.sum(scaled.costs(jnp.asarray(book.prices()), h)) / scaled.released_g(h)) / EUR_PER_USD
+    return float(jnp.sum(scaled.costs(jnp.asarray(book.prices()), h)) / scaled.released_amount(h)) / EUR_PER_USD
 
 
 @pytest.mark.parametrize(
@@ -84,7 +83,7 @@ def test_dead_cells_make_clarification_dearer(book):
 def test_failed_batches_count_with_nothing(book):
     h = batch(2000.0, 5.0, 14.0)
     half = replace(book, success=0.5 * book.success)
-    assert float(half.released_g(h)) == pytest.approx(0.5 * float(book.released_g(h)))
+    assert float(half.released_amount(h)) == pytest.approx(0.5 * float(book.released_amount(h)))
 
 
 ITEM = dict(
@@ -202,7 +201,7 @@ def test_metrics_follow_from_the_simulation_and_the_bill(process_problem, publis
     problem = process_problem
     x = problem.design.platform[None]
     trace = problem.trace(x, published)
-    m = dict(zip(METRICS, trace.metrics[0], strict=True))
+    m = dict(zip(problem.metrics, trace.metrics[0], strict=True))
     assert int(trace.status[0]) == 0
     titre = trace.observed[0, problem.observed.index("titre"), -1]
     assert m["titre_g_per_l"] == pytest.approx(titre)

@@ -19,7 +19,6 @@ from optim.data.dataset import Event, Measurements, Run
 from optim.data.open import open_dataset
 from optim.data.writer import write_dataset
 from optim.errors import ConfigError, DisagreementWarning, IncompatibleError
-from optim.estimation.estimate import FitOptions
 from optim.estimation.fit import fit
 from optim.optimisation.optimise import optimise, parameter_sets
 from optim.optimisation.slsqp import OptimiseOptions, best, solve
@@ -34,6 +33,7 @@ from optim.report import plots_replan
 from optim.report.terminal_replan import replan_lines
 from optim.schedule.from_run import schedule_of
 from optim.schedule.schedule import to_grid
+from optim.settings.estimation import FitSettings
 from optim.simulation.balance import Vessel
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import check, observe, simulate_one
@@ -53,7 +53,8 @@ def cfg(small_screen):
 
 @pytest.fixture(scope="module")
 def old(small_problem):
-    return fit(small_problem, FitOptions(1, 15, 1e-4, 16, 0.3, 1, quality=False, identify=False), 1, "cho_moller")
+    settings = FitSettings(1, 15, 1e-4, 16, 0.3, 1, quality=False, identify=False)
+    return fit(small_problem, settings, seed=1, model_name="cho_moller")
 
 
 @pytest.fixture(scope="module")
