@@ -8,7 +8,10 @@ Ranges = dict[str, tuple[float, float]]  # kind of decision -> lowest and highes
 
 
 def screened_ranges(dataset: Dataset) -> Ranges:
-    """Screened range of each kind of decision, in its unit (mL, mL/h, h, degC, pH, 1e6 cells/mL)."""
+    """Screened range of each kind of decision, in its unit (mL, mL/h, h, degC, pH, 1e6 cells/mL).
+
+    Feeds that hold nothing (a base, water) are no feeds of the cells, and are left out.
+    """
     ranges: Ranges = {"harvest": (0.0, max(run.end_time_h for run in dataset.runs))}
     levels, steps, shifts, doses, starts, rates = [], [], [], [0.0], [], []
     for run in dataset.runs:
@@ -19,8 +22,8 @@ def screened_ranges(dataset: Dataset) -> Ranges:
         if len(changes) == 1:
             steps.append(changes[0].value)
             shifts.append(changes[0].time_h)
-        doses += [1000.0 * e.value for e in run.events if e.kind == "bolus"]
-        flows = [e for e in run.events if e.kind == "feed_rate" and e.feed_id != "base"]
+        doses += [1000.0 * e.value for e in run.events if e.kind == "bolus" and dataset.medium(e.feed_id)]
+        flows = [e for e in run.events if e.kind == "feed_rate" and dataset.medium(e.feed_id)]
         rates += [1000.0 * e.value for e in flows]
         starts += [1000.0 * e.value for e in flows if e.time_h == 0.0]
     named = {"shift_temperature": steps, "shift_time": shifts, "feed_rate": rates, "feed_start": starts}

@@ -10,7 +10,7 @@ import numpy as np
 from optim.artefact import Lineage
 from optim.data.dataset import Run
 from optim.doe.alternatives import Decision, best_processes, decision
-from optim.doe.candidates import Safety, Setting, Trials, processes, rounded, runs_of, sampled_h, trials
+from optim.doe.candidates import Safety, Setting, Trials, check_written, processes, rounded, runs_of, sampled_h, trials
 from optim.doe.posterior_normal import Belief, belief_of
 from optim.doe.result import CloneChance, SuggestedRun, Suggestion
 from optim.doe.selection import WAYS, Alternatives, Chosen, State, choose
@@ -98,6 +98,7 @@ def weighed(
     fit, taken = posterior.problem, set(posterior.problem.groups)
     fresh = [name for i in range(len(taken) + options.new_clones) if (name := f"{NEW}{i + 1}") not in taken]
     belief = belief_of(posterior, point, fresh[: options.new_clones])
+    check_written(process.design, setting)
     progress("suggest: the best process of every clone")
     own = best_processes(process, fit, belief, solving, seed, known, progress)
     decided = decision(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from optim.errors import SimulationError, Status
@@ -39,11 +37,9 @@ def outcome(
     name: str,
     x: np.ndarray,
     ensemble: np.ndarray,
-    feeds: Sequence[str] | None = None,
 ) -> ProcessOutcome:
     """The process with decisions x [D] over the ensemble [E, P], member 0 being the estimate.
 
-    `feeds` are names of the problem's feeds where they are not those of the design.
     Metrics of members that failed are left out and counted. Raises `SimulationError` when the estimate itself fails.
     """
     require_float64("outcome")
@@ -60,7 +56,7 @@ def outcome(
     return ProcessOutcome(
         name=name,
         decisions=decision_values(problem, x),
-        actions=actions(problem, x, feeds),
+        actions=actions(problem, x),
         trajectory=_series(problem, trace, good),
         metrics=metrics,
         metric_units={key: problem.metrics[key].unit for key in metrics},
@@ -97,14 +93,14 @@ def decision_values(problem: ProcessProblem, x: np.ndarray) -> tuple[DecisionVal
     return tuple(rows)
 
 
-def actions(problem: ProcessProblem, x: np.ndarray, feeds: Sequence[str] | None = None) -> tuple[Action, ...]:
-    """What is done to the vessel, from the very schedule that is simulated. `feeds` as in `outcome`."""
+def actions(problem: ProcessProblem, x: np.ndarray) -> tuple[Action, ...]:
+    """What is done to the vessel, from the very schedule that is simulated, with the feeds' names of the design."""
     import jax.numpy as jnp
 
     s = problem.design.schedule(jnp.asarray(x))
     end = float(s.end)
     rows = []
-    names = list(feeds or problem.design.feeds)
+    names = problem.design.feeds
     for t, taken, given in zip(np.asarray(s.times), np.asarray(s.withdraw), np.asarray(s.bolus), strict=True):
         if t >= end:
             continue

@@ -82,7 +82,7 @@ def replan(
     hours = _Hours(options.calendar, o.design)
     x, eased = _decided(o, hours, options, lineage.seed, progress)
     here = o.problem
-    before, after = (outcome(here, n, at, o.lanes, batch.feeds) for n, at in (("plan", o.planned), ("new", x)))
+    before, after = (outcome(here, n, at, o.lanes) for n, at in (("plan", o.planned), ("new", x)))
     return account(o, fitting, old, batch, plan, before, after, x, eased, hours.closed(o.planned), lineage)
 
 

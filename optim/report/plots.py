@@ -307,7 +307,7 @@ def feeds(optimum: Optimum) -> Figure:
     """Feeds of optimum and platform process: a panel for the boluses and one for the rates of every feed."""
     pairs = ((optimum.baseline, GREY, -0.2), (optimum.optimum, BLUE, 0.2))
     wanted = [(x.what, x.kind) for p, *_ in pairs for x in p.actions if x.kind in ("bolus", "feed_rate")]
-    rows = [row for row in dict.fromkeys(wanted) if row[0] != "base"]
+    rows = list(dict.fromkeys(wanted))
     figure = _figure(7.0, 0.6 + 2.0 * max(1, len(rows)), "Feeds", optimum.lineage.simulated)
     last = max(x.time_h for p, *_ in pairs for x in p.actions) / 24.0
     panels = figure.subplots(max(1, len(rows)), 1, squeeze=False, sharex=True)[:, 0]

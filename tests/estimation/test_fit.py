@@ -14,6 +14,7 @@ from scipy.stats import norm
 
 from optim.app.build import build_fit, compose
 from optim.artefact import load, save
+from optim.data.dataset import Event
 from optim.data.open import open_dataset
 from optim.errors import ConfigError, DatasetError, FitError, IncompatibleError
 from optim.estimation.estimate import multi_start
@@ -286,6 +287,23 @@ def test_when_every_start_fails_it_says_so(small_problem):
     broken = replace(small_problem, integrator=Integrator(max_steps=3))
     with pytest.raises(FitError, match="every start of the fit failed"):
         multi_start(broken, replace(QUICK, starts=2), 0, quiet)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (dict(medium_id="basal_b"), r"run 'C01-1': dataset 'small' has no medium or feed 'basal_b'\. Did you mean"),
+        (
+            dict(events=(Event(24.0, "bolus", "fed_a", 1e-4, 1e-4),)),
+            r"no medium or feed 'fed_a'\. Did you mean 'feed_a'",
+        ),
+    ],
+)
+def test_an_unknown_feed_or_medium_is_no_water(small_problem, change, words):
+    p, data = small_problem, small_problem.dataset
+    broken = replace(data, runs=(replace(data.runs[0], **change), *data.runs[1:]))
+    with pytest.raises(DatasetError, match=words):
+        build_problem(p.model, p.table, broken, p.noise, p.integrator)
 
 
 def test_data_that_the_model_cannot_predict_are_refused():

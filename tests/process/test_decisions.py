@@ -177,7 +177,7 @@ def told(d: Design, *x: float):
     class Problem:
         design = d
 
-    return actions(Problem, np.array(x), "feed")  # type: ignore[arg-type]
+    return actions(Problem, np.array(x))  # type: ignore[arg-type]
 
 
 def test_a_recipe_tells_a_ramp_and_what_is_held_after_it():

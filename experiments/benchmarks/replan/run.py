@@ -86,7 +86,7 @@ class Bench:
             batch = batch.until(24.0 * day, plan, self.times)
             data = batch.dataset()
             begin = time.perf_counter()
-            problem, under_way = running(self.problem, data, 0, batch.now_h, "feed_a")
+            problem, under_way = running(self.problem, data, 0, batch.now_h)
             fitting, following = until_now(self.cfg, data, 0, batch.now_h), Plan(plan, EMPTY)
             found = replan(problem, fitting, self.fit, under_way, following, OPTIONS, Lineage.of(self.fit, seed=1))
             seconds.append(time.perf_counter() - begin)

@@ -78,7 +78,7 @@ class Campaign:
         data = self.data("round0")
         self.process: ProcessProblem = build_process(self.cfg, data)
         d = self.cfg.design
-        self.setting = Setting(d.feed_id, d.medium_id, d.inoculum_vcd_1e6_per_ml, "")
+        self.setting = Setting(d.medium_id, d.inoculum_vcd_1e6_per_ml, "", data.media)
         self.best = 0.0
 
     def data(self, name: str) -> Dataset:
