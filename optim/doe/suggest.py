@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from optim.artefact import Lineage
 from optim.data.dataset import Run
 from optim.doe.alternatives import Decision, best_processes, decision
 from optim.doe.candidates import Safety, Setting, Trials, check_written, processes, rounded, runs_of, sampled_h, trials
@@ -16,7 +17,6 @@ from optim.doe.selection import WAYS, Alternatives, Chosen, State, choose
 from optim.errors import ConfigError, nearest
 from optim.estimation.posterior import Point, Posterior
 from optim.optimisation.evaluate import decision_values
-from optim.optimisation.optimise import About
 from optim.optimisation.slsqp import OptimiseOptions, Progress
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
@@ -71,6 +71,7 @@ class Weighed:
     belief: Belief
     decided: Decision
     trials: Trials
+    screened: tuple[str, ...]  # clones that have runs
 
 
 def weighed(
@@ -107,7 +108,7 @@ def weighed(
     pool = _pool(process, decided.x, options.processes, seed)
     safety = Safety(options.per_clone, options.safe, options.members)
     found = trials(posterior, process, belief, pool, _plans(process, options), setting, safety, seed)
-    return Weighed(belief, decided, found)
+    return Weighed(belief, decided, found, posterior.problem.groups)
 
 
 def suggest(
@@ -117,7 +118,7 @@ def suggest(
     setting: Setting,
     options: SuggestOptions,
     solving: OptimiseOptions,
-    about: About,
+    lineage: Lineage,
     known: Mapping[str, np.ndarray] | None = None,
     progress: Progress = lambda text: None,
 ) -> Suggestion:
@@ -126,10 +127,10 @@ def suggest(
     Raises `ConfigError` when runs and samples do not suffice for each other, `InfeasibleError` when nothing is safe.
     """
     require_float64("suggest")
-    w = weighed(posterior, point, process, setting, options, solving, about.seed, known, progress)
+    w = weighed(posterior, point, process, setting, options, solving, lineage.seed, known, progress)
     progress(f"suggest: the worth of {len(w.trials.clone)} runs")
-    batch = chosen(w, options, about.seed)
-    return _suggestion(process, w, batch, setting, options, about)
+    batch = chosen(w, options, lineage.seed)
+    return _suggestion(process, w, batch, setting, options, lineage)
 
 
 def chosen(w: Weighed, options: SuggestOptions, seed: int) -> list[Chosen]:
@@ -174,10 +175,10 @@ def _suggestion(
     batch: list[Chosen],
     setting: Setting,
     options: SuggestOptions,
-    about: About,
+    lineage: Lineage,
 ) -> Suggestion:
     belief, decided, found = w.belief, w.decided, w.trials
-    before = State(belief.covariance, decided.alternatives, options.draws, about.seed)
+    before = State(belief.covariance, decided.alternatives, options.draws, lineage.seed)
     loss, chance = before.outlook()
     rows, covariance = [], belief.covariance
     for c, run in zip(batch, runs_to_do(process, w, batch, setting), strict=True):
@@ -185,8 +186,8 @@ def _suggestion(
         rows.append(
             SuggestedRun(
                 run=run,
-                new_clone=run.clone_id not in about.result.clones,
-                decisions=decision_values(process, found.x[c.run], about.screened),
+                new_clone=run.clone_id not in w.screened,
+                decisions=decision_values(process, found.x[c.run]),
                 sample_days=tuple(t / 24.0 for t in sampled_h(run)),
                 gain=c.gain,
                 gain_error=c.error,
@@ -198,8 +199,8 @@ def _suggestion(
             )
         )
         covariance = c.covariance
-    r = about.result
     return Suggestion(
+        lineage=lineage.noted(*_notes(belief, found, rows)),
         by=options.by,
         objective=process.metric,
         unit=process.metrics[process.metric].unit,
@@ -213,17 +214,11 @@ def _suggestion(
         considered=len(found.clone),
         refused=found.refused,
         least_met=options.safe,
-        model=r.model,
-        dataset=r.dataset,
-        dataset_hash=r.dataset_hash,
-        simulated=r.simulated,
-        seed=about.seed,
-        notes=_notes(belief, found, rows, about),
     )
 
 
-def _notes(belief: Belief, found: Trials, rows: list[SuggestedRun], about: About) -> tuple[str, ...]:
-    notes = list(about.notes)
+def _notes(belief: Belief, found: Trials, rows: list[SuggestedRun]) -> tuple[str, ...]:
+    notes = list[str]()
     never = [c for i, c in enumerate(belief.clones) if not np.any(found.clone == i)]
     if never:
         notes.append(f"no run of {', '.join(never)} is safe enough, so none was weighed")

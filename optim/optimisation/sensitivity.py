@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from optim.artefact import Artefact, Lineage
 from optim.errors import ConfigError, nearest
 from optim.optimisation.slsqp import FEASIBLE, OptimiseOptions, Progress, Solution, limit_rows, solve, tiled
 from optim.process.disturbance import Drift
@@ -66,12 +67,13 @@ class DriftRow:
 
 
 @dataclass(frozen=True)
-class Stress:
+class Stress(Artefact):
     """The optimum of one clone under stress."""
 
-    schema: ClassVar[str] = "optim.stress/1"
+    schema: ClassVar[str] = "optim.stress/2"
     made_by: ClassVar[str] = "optim stress"
 
+    lineage: Lineage
     clone: str
     objective: str
     unit: str
@@ -79,8 +81,6 @@ class Stress:
     met: float  # share of the parameter sets in which all limits are met when nothing drifts
     influences: tuple[Influence, ...]  # by swing, largest first
     drifts: tuple[DriftRow, ...]
-    simulated: bool
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,7 @@ def stress(
     ensemble: np.ndarray,
     happenings: tuple[Happening, ...],
     options: OptimiseOptions,
-    simulated: bool,
-    notes: tuple[str, ...] = (),
+    lineage: Lineage,
     progress: Progress = lambda text: None,
     bounds: np.ndarray | None = None,
 ) -> Stress:
@@ -114,11 +113,12 @@ def stress(
     asked = [h for h in happenings if _can_happen(problem, x, h)]
     if len(asked) < len(happenings):
         missing = ", ".join(h.name for h in happenings if h not in asked)
-        notes = (*notes, f"cannot happen to this design, so not asked: {missing}")
+        lineage = lineage.noted(f"cannot happen to this design, so not asked: {missing}")
     base = problem.evaluate(np.tile(x, (len(ensemble), 1)), ensemble)
     place = list(problem.metrics).index(problem.metric)
     met = (base.status == 0) & (base.margins >= -FEASIBLE).all(axis=1)
     return Stress(
+        lineage=lineage,
         clone=clone,
         objective=problem.metric,
         unit=problem.metrics[problem.metric].unit,
@@ -126,8 +126,6 @@ def stress(
         met=float(np.mean(met)),
         influences=_influences(problem, x, ensemble, options, bounds, progress),
         drifts=tuple(_drifted(problem, x, ensemble, base.metrics[:, place], h) for h in asked),
-        simulated=simulated,
-        notes=notes,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optim.data.screened import Ranges
 from optim.errors import ConfigError, nearest
 from optim.kinetics.base import AbstractKineticModel
 from optim.process.cost import CostBook, Harvest
@@ -110,7 +111,10 @@ class _Static(NamedTuple):
 
 @dataclass(frozen=True)
 class ProcessProblem:
-    """What is optimised. `initial` holds concentrations at the start, `feeds` [J, N] those of every feed."""
+    """What is optimised. `initial` holds concentrations at the start, `feeds` [J, N] those of every feed.
+
+    `screened` is the range of each kind of decision in the data behind the model; outside it the model extrapolates.
+    """
 
     model: AbstractKineticModel
     design: Design
@@ -121,6 +125,7 @@ class ProcessProblem:
     initial: np.ndarray
     feeds: np.ndarray
     integrator: Integrator
+    screened: Ranges = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = batch_metrics(self.product)

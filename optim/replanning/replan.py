@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import least_squares
 
+from optim.artefact import Lineage
 from optim.errors import ConfigError, InfeasibleError
 from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
 from optim.optimisation.choices import in_hours
-from optim.optimisation.evaluate import Ranges, decision_values, outcome
+from optim.optimisation.evaluate import decision_values, outcome
 from optim.optimisation.robust import ESTIMATE, EXACT, Risk, judge, solve_robust
 from optim.optimisation.slsqp import (
     Bounds,
@@ -68,9 +69,7 @@ def replan(
     batch: Batch,
     plan: Plan,
     options: ReplanOptions,
-    seed: int = 0,
-    screened: Ranges | None = None,
-    notes: tuple[str, ...] = (),
+    lineage: Lineage,
     progress: Progress = lambda text: None,
 ) -> Replan:
     """Plan the rest of a running batch anew, at the estimate given its readings, and judge both plans.
@@ -79,12 +78,12 @@ def replan(
     `InfeasibleError` when nothing that can still be done can be simulated, or falls into working hours.
     """
     require_float64("replan")
-    o = outlook(problem, fitting, old, batch, plan.decisions, options.draws, seed, progress)
+    o = outlook(problem, fitting, old, batch, plan.decisions, options.draws, lineage.seed, progress)
     hours = _Hours(options.calendar, o.design)
-    x, eased = _decided(o, hours, options, seed, progress)
-    here, ranges = o.problem, screened or {}
-    before, after = (outcome(here, n, at, o.lanes, ranges) for n, at in (("plan", o.planned), ("new", x)))
-    return account(o, fitting, old, batch, plan, before, after, x, eased, hours.closed(o.planned), seed, notes)
+    x, eased = _decided(o, hours, options, lineage.seed, progress)
+    here = o.problem
+    before, after = (outcome(here, n, at, o.lanes) for n, at in (("plan", o.planned), ("new", x)))
+    return account(o, fitting, old, batch, plan, before, after, x, eased, hours.closed(o.planned), lineage)
 
 
 class _Hours:
@@ -180,7 +179,7 @@ def _safer(
 
 def _rounded(problem: ProcessProblem, x: np.ndarray, p: np.ndarray, within: np.ndarray) -> np.ndarray:
     """Decisions at pump steps, so that limits are kept where that can be."""
-    ways = np.clip(roundings(decision_values(problem, x, {})), *within)
+    ways = np.clip(roundings(decision_values(problem, x)), *within)
     trace = problem.trace(np.stack([x, *ways]), np.tile(p, (1 + len(ways), 1)))
     worst = np.where(trace.status == 0, trace.margins.min(axis=1, initial=np.inf), -np.inf)
     return np.asarray(ways[kept_best(worst[1:], float(worst[0]))])

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from optim.artefact import Lineage
 from optim.errors import ConfigError
 from optim.optimisation.pareto import hypervolume, nondominated, pareto
 from optim.optimisation.robust import Risk, judge, solve_robust
@@ -20,6 +21,7 @@ from optim.process.metrics import find_metric
 from optim.process.objective import Objective
 from optim.process.problem import Evaluation, Slopes
 
+MADE_FROM = Lineage("toy", "none", "", simulated=True, seed=0)
 OPTIONS = OptimiseOptions(starts=4, max_iterations=60, tolerance=1e-10)
 
 
@@ -253,7 +255,7 @@ def test_limits_hold_between_nodes_as_well(process_problem, published):
 
 def test_a_front_is_that_of_the_known_problem():
     """At level L of x^2 + y^2 the best titre solves a Lagrange condition that a fine scan of angles finds as well."""
-    found = pareto(Toy(), "C", "culture_time", members([3.0])[0], 7, OPTIONS, 0, True)
+    found = pareto(Toy(), "C", "culture_time", members([3.0])[0], 7, OPTIONS, MADE_FROM)
     assert len(found.points) == 7
     assert found.lost == 0
     angle = np.linspace(0.0, 2.0 * np.pi, 20001)
@@ -278,7 +280,7 @@ def test_fronts_are_counted_as_they_should():
 )
 def test_a_front_that_makes_no_sense_is_refused(against, points, words):
     with pytest.raises(ConfigError, match=words):
-        pareto(Toy(), "C", against, members([3.0])[0], points, OPTIONS, 0, True)
+        pareto(Toy(), "C", against, members([3.0])[0], points, OPTIONS, MADE_FROM)
 
 
 # --- stress ---
@@ -287,7 +289,7 @@ def test_a_front_that_makes_no_sense_is_refused(against, points, words):
 def test_stress_says_what_moves_the_optimum_and_what_flips_it():
     p = np.stack([np.linspace(2.5, 3.5, 21), np.full(21, 4.0)], axis=1)[[10, *range(10), *range(11, 21)]]
     happenings = (Happening("more", Drift(1.1, 1, 1, 0, 0, 0)), Happening("missed", AS_PLANNED, missed="largest bolus"))
-    found = stress(Toy(), "C", np.array([3.0, 1.0]), p, happenings, OPTIONS, True)
+    found = stress(Toy(), "C", np.array([3.0, 1.0]), p, happenings, OPTIONS, MADE_FROM)
     by = {r.name: r for r in found.influences}
     assert set(by) == {"best", "medium"}  # room does not vary
     assert by["medium"].swing == pytest.approx(0.0, abs=1e-6)  # y - 1 is zero, whatever it costs
@@ -308,11 +310,12 @@ def test_stress_says_what_moves_the_optimum_and_what_flips_it():
 
 def test_what_cannot_happen_is_not_asked():
     late = Happening("late", AS_PLANNED, harvest_h=5.0)
-    found = stress(Toy(), "C", np.array([1.0, 1.0]), members([1.0, 2.0]), (late,), OPTIONS, True)
+    found = stress(Toy(), "C", np.array([1.0, 1.0]), members([1.0, 2.0]), (late,), OPTIONS, MADE_FROM)
     assert found.drifts == ()
-    assert "late" in found.notes[-1]
+    assert "late" in found.lineage.notes[-1]
 
 
 def test_a_drift_of_a_decision_that_is_not_there_is_refused():
+    unknown = (Happening("n", AS_PLANNED, missed="xx"),)
     with pytest.raises(ConfigError, match=r"stress\.drifts\.n\.missed: no decision 'xx'"):
-        stress(Toy(), "C", np.zeros(2), members([1.0, 2.0]), (Happening("n", AS_PLANNED, missed="xx"),), OPTIONS, True)
+        stress(Toy(), "C", np.zeros(2), members([1.0, 2.0]), unknown, OPTIONS, MADE_FROM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,13 @@ from optim.app.build import build_process, compose
 from optim.app.commands import load_command
 from optim.app.commands.replan import chosen_run, now_of, read_plan, running, stopped, until_now
 from optim.app.session import session
-from optim.artefact import load, save
+from optim.artefact import Lineage, load, save
 from optim.data.dataset import Event, Measurements, Run
 from optim.data.open import open_dataset
 from optim.data.writer import write_dataset
 from optim.errors import ConfigError, DatasetError, DisagreementWarning, IncompatibleError
 from optim.estimation.fit import fit
-from optim.optimisation.optimise import About, optimise, parameter_sets
+from optim.optimisation.optimise import optimise, parameter_sets
 from optim.optimisation.slsqp import OptimiseOptions, best, solve
 from optim.process.calendar import WEEKDAYS, Calendar
 from optim.process.decision import Decision
@@ -42,7 +43,7 @@ FEW = ReplanOptions(OptimiseOptions(starts=1, max_iterations=40, tolerance=1e-7)
 DAY = 24.0
 SAMPLE = 0.00035
 CLONE = "C01"
-FIXED = {n: float(p.value) for n, p in compose([]).model.parameters.items() if p.level == "fixed"}
+FIT = Path("before/fit")
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +64,9 @@ def process(cfg, small_screen):
 
 @pytest.fixture(scope="module")
 def optimum(process, old):
-    sets = parameter_sets(old, FIXED, process.model, CLONE)
-    about = About(old, 1, {}, ())
-    return optimise(process, CLONE, sets, OptimiseOptions(starts=4, max_iterations=80, tolerance=1e-8), about)
+    sets = parameter_sets(old, process.model, CLONE)
+    options = OptimiseOptions(starts=4, max_iterations=80, tolerance=1e-8)
+    return optimise(replace(process, screened={}), CLONE, sets, options, Lineage.of(old, seed=1))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def plan(optimum):
 @pytest.fixture(scope="module")
 def member(old, process):
     """Parameters of a member of the clone's ensemble: the truth of simulated batches."""
-    return parameter_sets(old, FIXED, process.model, CLONE)[3]
+    return parameter_sets(old, process.model, CLONE)[3]
 
 
 def bolus(time_h, ml, feed="feed_a"):
@@ -149,7 +150,7 @@ def planned_anew(cfg, process, old, plan, small_screen):
         here, batch = running(problem, data, 0, now_h)
         fitting = until_now(cfg, data, 0, now_h)
         if whole:
-            return replan(here, fitting, old, batch, plan, options, 1)
+            return replan(here, fitting, old, batch, plan, options, Lineage.of(old, seed=1))
         return outlook(here, fitting, old, batch, plan.decisions, options.draws, 1)
 
     return go
@@ -161,7 +162,7 @@ def planned_anew(cfg, process, old, plan, small_screen):
 @pytest.mark.slow
 def test_without_readings_the_plan_is_kept_and_is_the_optimum_of_the_prior(planned_anew, process, old, plan, member):
     found = planned_anew(a_run([sample(0.0)]), [], 0.0)
-    expected = parameter_sets(old, FIXED, process.model, CLONE)
+    expected = parameter_sets(old, process.model, CLONE)
     assert found.kept
     assert found.known_clone
     assert found.ensemble[0] == pytest.approx(expected[0], rel=1e-9)
@@ -243,7 +244,7 @@ def test_an_assay_that_agrees_with_nothing_is_named(planned_anew, process, plan,
     found = planned_anew(run, wrong, now)
     # it pulls the others with it, which are then named too
     assert "glucose" in [a.variable for a in found.agreement if a.off]
-    assert any("glucose does not agree" in note and "too low" in note for note in found.notes)
+    assert any("glucose does not agree" in note and "too low" in note for note in found.lineage.notes)
 
 
 # --- the past ---
@@ -397,7 +398,7 @@ def test_a_limit_that_nothing_can_meet_is_eased_and_said(planned_anew, process, 
     (row,) = found.limits
     assert row.eased_to > row.limit
     assert row.chance < 0.05
-    assert any("nothing that can still be done keeps titre below" in note for note in found.notes)
+    assert any("nothing that can still be done keeps titre below" in note for note in found.lineage.notes)
 
 
 # --- what is left of a design ---
@@ -529,17 +530,25 @@ def test_runs_and_times_that_cannot_be_are_refused(small_screen):
         now_of(data, 0, -1.0)
 
 
-def test_a_plan_of_another_design_is_refused(process, optimum, tmp_path):
+def test_a_plan_of_another_design_is_refused(process, old, optimum, tmp_path):
     save(optimum, tmp_path / "optimum")
-    assert read_plan(tmp_path / "optimum", process).decisions["harvest"] > 0.0
+    assert read_plan(tmp_path / "optimum", process, old, FIT).decisions["harvest"] > 0.0
     fewer = replace(process, design=replace(process.design, decisions=process.design.decisions[1:]))
     with pytest.raises(IncompatibleError, match=r"other decisions.*feed_volume_day_3"):
-        read_plan(tmp_path / "optimum", fewer)
+        read_plan(tmp_path / "optimum", fewer, old, FIT)
     with pytest.raises(IncompatibleError, match="does not exist"):
-        read_plan(tmp_path / "nowhere", process)
+        read_plan(tmp_path / "nowhere", process, old, FIT)
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(IncompatibleError, match="no recipe that can be followed"):
-        read_plan(tmp_path, process)
+        read_plan(tmp_path, process, old, FIT)
+
+
+def test_a_plan_that_was_made_from_another_fit_is_refused(process, old, optimum, tmp_path):
+    save(optimum, tmp_path / "optimum")
+    other = replace(old, lineage=replace(old.lineage, seed=99))
+    text = rf"optimum was made from fit {old.id[:12]}, but .*{other.id[:12]}; run `optim optimise` again"
+    with pytest.raises(IncompatibleError, match=text):
+        read_plan(tmp_path / "optimum", process, other, FIT)
 
 
 # --- the command ---
@@ -593,7 +602,7 @@ def test_the_command_reads_folders_and_leaves_an_artefact(tmp_path, old, optimum
     assert table.startswith("time_h,kind,what,value,unit")
     assert replan_lines(again) == replan_lines(found)
     # the next time, this is the plan
-    following = read_plan(tmp_path / "out" / "replan", process)
+    following = read_plan(tmp_path / "out" / "replan", process, old, FIT)
     assert following.decisions == {d.name: d.now for d in found.decisions}
     assert plots_replan.replan(again).axes
     assert {x.variable for x in again.readings} == {"vcd", "viability", "glucose", "lactate", "titre"}

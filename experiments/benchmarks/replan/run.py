@@ -20,7 +20,7 @@ from optim.app.build import build_process, compose
 from optim.app.commands import load_command
 from optim.app.commands.replan import running, until_now
 from optim.app.session import session
-from optim.artefact import load
+from optim.artefact import Lineage, load
 from optim.data.open import open_dataset
 from optim.estimation.result import FitResult
 from optim.optimisation.optimise import NEWCOMER
@@ -87,9 +87,8 @@ class Bench:
             data = batch.dataset()
             begin = time.perf_counter()
             problem, under_way = running(self.problem, data, 0, batch.now_h)
-            found = replan(
-                problem, until_now(self.cfg, data, 0, batch.now_h), self.fit, under_way, Plan(plan, EMPTY), OPTIONS, 1
-            )
+            fitting, following = until_now(self.cfg, data, 0, batch.now_h), Plan(plan, EMPTY)
+            found = replan(problem, fitting, self.fit, under_way, following, OPTIONS, Lineage.of(self.fit, seed=1))
             seconds.append(time.perf_counter() - begin)
             plan = plan | {d.name: d.now for d in found.decisions if d.open}
             changes.append(0 if found.kept else day)

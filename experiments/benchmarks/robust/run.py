@@ -19,9 +19,10 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 from optim.app.build import build_fit, build_process, compose
+from optim.artefact import Lineage
 from optim.data.open import open_dataset
 from optim.estimation.fit import fit
-from optim.optimisation.optimise import About, optimise, parameter_sets, rank
+from optim.optimisation.optimise import optimise, parameter_sets, rank
 from optim.optimisation.robust import FEASIBLE, Risk
 from optim.optimisation.slsqp import OptimiseOptions
 from optim.process.disturbance import Drift, executed
@@ -44,15 +45,14 @@ def one_screen(seed: int, folder: Path) -> dict[str, object]:
     options = replace(cfg.fit, starts=2, ensemble=64, quality=False, identify=False)
     result = fit(build_fit(cfg, dataset), options, seed=seed, model_name=cfg.model.name)
     problem = build_process(cfg, dataset)
-    fixed = {n: float(p.value) for n, p in cfg.model.parameters.items() if p.level == "fixed"}
-    about = About(result, seed, {}, ())
+    lineage = Lineage.of(result, seed=seed)
     search = OptimiseOptions(8, 2, cfg.optimise.max_iterations, cfg.optimise.tolerance)
-    ensembles = {c: parameter_sets(result, fixed, problem.model, c) for c in result.clones}
-    clone = rank(problem, ensembles, search, about).rows[0].clone
+    ensembles = {c: parameter_sets(result, problem.model, c) for c in result.clones}
+    clone = rank(problem, ensembles, search, lineage).rows[0].clone
     r, e = cfg.objective.risk, cfg.objective.risk.execution
     execution = Drift(e.feed, e.strength, e.inoculum, e.temperature_c, e.ph, e.delay_h)
     risk = Risk(r.measure, r.tail, r.chance, r.members, execution)
-    found = optimise(problem, clone, ensembles[clone], search, about, risk=risk)
+    found = optimise(problem, clone, ensembles[clone], search, lineage, risk=risk)
     assert found.robustness is not None
     assert dataset.truth is not None
     known = dataset.truth[""] | dataset.truth[clone]
