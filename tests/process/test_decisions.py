@@ -22,6 +22,7 @@ from optim.recipe.recipe import feed_schedule
 from optim.schedule.actions import Bleed, Feed, Harvest, Perfusion, Setpoint
 from optim.schedule.plan import make_plan
 from optim.schedule.schedule import to_grid
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import observe_nodes, simulate_one
 from optim.simulation.vessel import make_vessel
@@ -348,8 +349,9 @@ def test_perfusion_agrees_with_the_plan_it_stands_for(screen, tmp_path):
     device = make_vessel(model, plan, stocks)
     grid = to_grid(plan.schedule)[0]
     start = model.State(*problem.initial)
-    t = simulate_one(model, model.Parameters(*p[0]), start, d.start_volume_l, grid, device, problem.integrator)
-    seen = observe_nodes(model, model.Parameters(*p[0]), t, grid)
+    plain, cultivation = model.Parameters(*p[0]), Cultivation(start, d.start_volume_l, grid, device)
+    t = simulate_one(model, plain, cultivation, integrator=problem.integrator)
+    seen = observe_nodes(model, plain, t, grid=grid)
     last = int(grid.intervals)
     grams = float(seen["titre"][last] * t.volume[last] + t.collected["mAb"][last])
     scale = problem.book.production_volume_l / d.start_volume_l

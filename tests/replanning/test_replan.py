@@ -35,6 +35,7 @@ from optim.schedule.from_run import schedule_of
 from optim.schedule.schedule import to_grid
 from optim.settings.estimation import FitSettings
 from optim.simulation.balance import Vessel
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import check_trajectory, observe_nodes, simulate_one
 from optim.synthetic import FEED, MEDIUM
@@ -109,12 +110,11 @@ def independent(model, p, run, times, inoculum=1.0):
     start[:2] *= inoculum
     vessel = Vessel(jnp.asarray([model.feed(FEED)] * len(feeds)))
     values = model.Parameters(*p)
-    one = simulate_one(
-        model, values, model.State(*start), run.start_volume_l, grid, vessel, Integrator(rtol=1e-8, atol=1e-9)
-    )
+    cultivation = Cultivation(model.State(*start), run.start_volume_l, grid, vessel)
+    one = simulate_one(model, values, cultivation, integrator=Integrator(rtol=1e-8, atol=1e-9))
     check_trajectory(jax.tree.map(lambda x: x[None], one), ("truth",))
     at = [int(np.argmin(np.abs(np.asarray(grid.t) - t))) for t in times]
-    seen = {k: np.asarray(v)[at] for k, v in observe_nodes(model, values, one, grid).items()}
+    seen = {k: np.asarray(v)[at] for k, v in observe_nodes(model, values, one, grid=grid).items()}
     return seen | {"volume": 1000.0 * np.asarray(one.volume)[at]}
 
 
