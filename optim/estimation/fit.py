@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 
 from optim.artefact import Lineage
+from optim.data.screened import Screen
 from optim.errors import FitError, IntegratorWarning
 from optim.estimation.data_quality.finding import Finding
 from optim.estimation.data_quality.inspect import inspect, inspect_raw
@@ -85,6 +86,7 @@ def report(
             seed=seed,
             notes=_notes(problem),
         ),
+        screen=Screen.of(problem.dataset),
         table=problem.table,
         shared_names=tuple(p.name for p in problem.shared),
         clone_names=tuple(p.name for p in problem.clone),
