@@ -6,11 +6,12 @@ import warnings
 
 import numpy as np
 
+from optim.artefact import Lineage
 from optim.errors import FitError, IntegratorWarning
 from optim.estimation.data_quality.finding import Finding
 from optim.estimation.data_quality.inspect import inspect, inspect_raw
 from optim.estimation.ensemble import Draws, laplace, natural
-from optim.estimation.estimate import FitOptions, multi_start
+from optim.estimation.estimate import multi_start, search_of
 from optim.estimation.identifiability.practical import identify
 from optim.estimation.identifiability.structural import structural
 from optim.estimation.levenberg_marquardt import Progress
@@ -25,6 +26,7 @@ from optim.estimation.uncertainty.bootstrap import Bootstrap, BootstrapOptions, 
 from optim.estimation.uncertainty.nuts import Sampled, SampleOptions, sample
 from optim.estimation.uncertainty.profile import Profile, profiles
 from optim.runtime import require_float64
+from optim.settings.estimation import FitSettings
 
 # two starts end at one optimum when their costs differ by less, in units of the log-likelihood
 SAME_COST = 0.1
@@ -32,25 +34,25 @@ SAME_COST = 0.1
 
 def fit(
     problem: FitProblem,
-    options: FitOptions,
+    options: FitSettings,
+    *,
     seed: int,
     model_name: str,
-    leave_one_out: bool = False,
     progress: Progress = lambda text: None,
 ) -> FitResult:
     """Fit a problem. Raises `FitError` when every start failed or the data do not determine the parameters at all."""
     require_float64("fit")
     posterior, points = multi_start(problem, options, seed, progress)
-    return report(posterior, points, options, seed, model_name, leave_one_out, progress)
+    return report(posterior, points, options, seed=seed, model_name=model_name, progress=progress)
 
 
 def report(
     posterior: Posterior,
     points: list[Point],
-    options: FitOptions,
+    options: FitSettings,
+    *,
     seed: int,
     model_name: str,
-    leave_one_out: bool = False,
     progress: Progress = lambda text: None,
 ) -> FitResult:
     """The result of a search: `points` are the ends of all starts, the best first."""
@@ -61,8 +63,8 @@ def report(
     draws, wide = _ensemble(posterior, best, options, seed, progress)
     found = observations(posterior, *predictive(posterior, draws))
     left_out, clones_left_out = None, None
-    if leave_one_out:
-        search, members = options.search, max(2, options.ensemble // 2)
+    if options.leave_one_out:
+        search, members = search_of(options), max(2, options.ensemble // 2)
         left_out = leave_out(posterior, best, vessel_folds(posterior), members, search, seed, progress)
         if posterior.n_clones > 1:
             clones_left_out = leave_out(posterior, best, clone_folds(posterior), members, search, seed, progress)
@@ -75,11 +77,15 @@ def report(
     walked = _profiles(posterior, best, options, progress)
     compared = agreement(posterior, plain, walked, wide if isinstance(wide, Sampled) else None)
     return FitResult(
-        model=model_name,
-        dataset=problem.dataset.name,
-        dataset_hash=problem.dataset.content_hash,
-        simulated=problem.dataset.simulated,
-        seed=seed,
+        lineage=Lineage(
+            model=model_name,
+            dataset=problem.dataset.name,
+            dataset_hash=problem.dataset.content_hash,
+            simulated=problem.dataset.simulated,
+            seed=seed,
+            notes=_notes(problem),
+        ),
+        table=problem.table,
         shared_names=tuple(p.name for p in problem.shared),
         clone_names=tuple(p.name for p in problem.clone),
         vessel_names=tuple(p.name for p in problem.vessel),
@@ -115,12 +121,11 @@ def report(
         profiles=walked,
         agreement=tuple(one.sentence for one in compared if not one.agrees),
         ensemble_by=options.ensemble_by,
-        notes=_notes(problem),
     )
 
 
 def _ensemble(
-    posterior: Posterior, best: Point, options: FitOptions, seed: int, progress: Progress
+    posterior: Posterior, best: Point, options: FitSettings, seed: int, progress: Progress
 ) -> tuple[Draws, Bootstrap | Sampled | None]:
     """The ensemble, and all draws that it was thinned from where it is no Laplace approximation."""
     if options.ensemble_by == "laplace":
@@ -137,7 +142,7 @@ def _ensemble(
     return Draws(np.concatenate([best.shared[None], shared]), np.concatenate([best.block[None], block])), wide
 
 
-def _profiles(posterior: Posterior, best: Point, options: FitOptions, progress: Progress) -> tuple[Profile, ...]:
+def _profiles(posterior: Posterior, best: Point, options: FitSettings, progress: Progress) -> tuple[Profile, ...]:
     if not options.profiles:
         return ()
     every = [x for x in places(posterior) if x.level in ("shared", "population")]
@@ -146,7 +151,7 @@ def _profiles(posterior: Posterior, best: Point, options: FitOptions, progress: 
     return profiles(posterior, best, tuple(dict.fromkeys(wanted)), progress=progress)
 
 
-def _findings(posterior: Posterior, best: Point, options: FitOptions, progress: Progress) -> tuple[Finding, ...]:
+def _findings(posterior: Posterior, best: Point, options: FitSettings, progress: Progress) -> tuple[Finding, ...]:
     if not options.quality:
         return ()
     progress("fit: looking for faults of the data")
@@ -157,7 +162,7 @@ def _findings(posterior: Posterior, best: Point, options: FitOptions, progress: 
         return inspect_raw(posterior.problem.dataset, tuple(posterior.problem.noise.assays))
 
 
-def _identifiability(posterior: Posterior, best: Point, options: FitOptions, progress: Progress) -> tuple[str, ...]:
+def _identifiability(posterior: Posterior, best: Point, options: FitSettings, progress: Progress) -> tuple[str, ...]:
     if not options.identify:
         return ()
     progress("fit: looking for what the data cannot tell")

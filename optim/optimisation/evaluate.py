@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from optim.errors import SimulationError, Status
@@ -22,7 +20,6 @@ from optim.runtime import require_float64
 from optim.schedule.schedule import Schedule
 from optim.units import VARIABLES, display
 
-Ranges = dict[str, tuple[float, float]]
 AT_BOUND = 1e-4  # of a decision's span
 ACTIVE = 1e-3  # of a constraint's limit
 SETPOINTS = {
@@ -40,8 +37,6 @@ def outcome(
     name: str,
     x: np.ndarray,
     ensemble: np.ndarray,
-    feed: str | Sequence[str],
-    screened: Ranges,
 ) -> ProcessOutcome:
     """The process with decisions x [D] over the ensemble [E, P], member 0 being the estimate.
 
@@ -60,8 +55,8 @@ def outcome(
     }
     return ProcessOutcome(
         name=name,
-        decisions=decision_values(problem, x, screened),
-        actions=actions(problem, x, feed),
+        decisions=decision_values(problem, x),
+        actions=actions(problem, x),
         trajectory=_series(problem, trace, good),
         metrics=metrics,
         metric_units={key: problem.metrics[key].unit for key in metrics},
@@ -72,11 +67,11 @@ def outcome(
     )
 
 
-def decision_values(problem: ProcessProblem, x: np.ndarray, screened: Ranges) -> tuple[DecisionValue, ...]:
-    """Decisions with bounds; `screened` gives the range of a kind of decision in the screening data, by kind."""
+def decision_values(problem: ProcessProblem, x: np.ndarray) -> tuple[DecisionValue, ...]:
+    """Decisions with their bounds and screened ranges."""
     rows = []
     for d, value in zip(problem.design.decisions, x, strict=True):
-        low, high = (None, None) if d.feed else screened.get(d.kind, (None, None))
+        low, high = (None, None) if d.feed else problem.screened.get(d.kind, (None, None))
         span = d.upper - d.lower
         slack = max(1e-6, 0.5 * d.resolution)
         outside = low is not None and high is not None and not low - slack <= value <= high + slack
@@ -98,14 +93,14 @@ def decision_values(problem: ProcessProblem, x: np.ndarray, screened: Ranges) ->
     return tuple(rows)
 
 
-def actions(problem: ProcessProblem, x: np.ndarray, feed: str | Sequence[str]) -> tuple[Action, ...]:
-    """What is done to the vessel, from the very schedule that is simulated. `feed` names the first feed, or all."""
+def actions(problem: ProcessProblem, x: np.ndarray) -> tuple[Action, ...]:
+    """What is done to the vessel, from the very schedule that is simulated, with the feeds' names of the design."""
     import jax.numpy as jnp
 
     s = problem.design.schedule(jnp.asarray(x))
     end = float(s.end)
     rows = []
-    names = list(problem.design.feeds if isinstance(feed, str) else feed)
+    names = problem.design.feeds
     for t, taken, given in zip(np.asarray(s.times), np.asarray(s.withdraw), np.asarray(s.bolus), strict=True):
         if t >= end:
             continue

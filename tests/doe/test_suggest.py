@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -14,16 +16,22 @@ from optim.app.build import build_fit, compose
 from optim.data.dataset import Event, Measurements, Run
 from optim.data.open import open_dataset
 from optim.doe.alternatives import _filling, _line
-from optim.doe.candidates import Safety, Setting, information, processes, runs_of, safe, sampled_h
+from optim.doe.candidates import Safety, Setting, check_written, information, processes, runs_of, safe, sampled_h
 from optim.doe.posterior_normal import Belief, belief_of, lanes, parameters
-from optim.doe.selection import WAYS, Alternatives, Candidates, State, choose
-from optim.doe.suggest import SuggestOptions, chosen, runs_to_do, weighed
+from optim.doe.selection import Alternatives, Candidates, State, choose
+from optim.doe.suggest import chosen, runs_to_do, weighed
 from optim.errors import ConfigError, InfeasibleError, SimulationError
 from optim.estimation.levenberg_marquardt import Search, minimise
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import build_problem
 from optim.optimisation.evaluate import actions
-from optim.optimisation.slsqp import OptimiseOptions
+from optim.process.decision import Decision
+from optim.process.design import Design
+from optim.schedule.from_run import schedule_of
+from optim.schedule.schedule import to_grid
+from optim.settings.doe import CRITERIA, SuggestSettings
+from optim.settings.optimisation import OptimiseSettings
+from optim.synthetic import FEED, MEDIUM
 
 DRAWS = 8192
 
@@ -60,7 +68,7 @@ def test_the_worth_of_a_reading_is_the_knowledge_gradient(mean, sd, noise):
     best = int(
         np.argmax([knowledge_gradient(sd[r] ** 2 / np.hypot(sd[r], noise[r]), mean[0] - mean[1]) for r in range(2)])
     )
-    assert choose("decision", covariance, a, c, 1, draws=DRAWS)[0].run == best
+    assert choose(covariance, a, c, options=SuggestSettings(runs=1, draws=DRAWS))[0].run == best
 
 
 def test_the_worth_of_two_readings_of_correlated_values_is_that_of_their_difference():
@@ -68,7 +76,7 @@ def test_the_worth_of_two_readings_of_correlated_values_is_that_of_their_differe
     covariance = np.array([[0.5, 0.3], [0.3, 0.4]])
     a = Alternatives(np.array([0.1, 0.0]), np.eye(2), np.arange(2))
     c = Candidates(np.array([np.diag([2.0, 1.5])]), np.array([[0, 1]]), np.array([1]), np.array([0]), np.zeros((1, 1)))
-    (found,) = choose("decision", covariance, a, c, 1, draws=DRAWS)
+    (found,) = choose(covariance, a, c, options=SuggestSettings(runs=1, draws=DRAWS))
     after = np.linalg.inv(np.linalg.inv(covariance) + np.diag([2.0, 1.5]) ** 2)
     assert np.allclose(found.covariance, after, rtol=1e-10)
     d = np.array([1.0, -1.0])
@@ -83,7 +91,7 @@ def test_the_worth_of_two_readings_of_correlated_values_is_that_of_their_differe
 
 def test_what_is_known_already_is_worth_less_the_second_time():
     covariance, a, c = problem([0.0, 0.0, -9.0], [1.0, 0.7, 0.1], [0.3, 0.3, 0.3])
-    batch = choose("decision", covariance, a, c, 3, draws=DRAWS)
+    batch = choose(covariance, a, c, options=SuggestSettings(runs=3, draws=DRAWS))
     assert {x.run for x in batch[:2]} == {0, 1}
     assert batch[0].gain > batch[1].gain > batch[2].gain
     assert [x.loss for x in batch] == sorted((x.loss for x in batch), reverse=True)
@@ -96,16 +104,16 @@ def test_what_is_known_already_is_worth_less_the_second_time():
 def test_where_no_single_run_changes_the_decision_what_tells_alternatives_apart_goes_first():
     # ten standard deviations of the difference apart: no draw changes the order
     covariance, a, c = problem([1.0, 0.0, -99.0], [0.01, 0.1, 1.0], [5.0, 5.0, 5.0])
-    batch = choose("decision", covariance, a, c, 1)
+    batch = choose(covariance, a, c, options=SuggestSettings(runs=1))
     assert batch[0].gain == pytest.approx(0.0, abs=1e-12)
     assert batch[0].run == 1
 
 
-@pytest.mark.parametrize("by", WAYS)
+@pytest.mark.parametrize("by", CRITERIA)
 def test_samples_stay_within_their_number(by):
     covariance, a, c = problem([0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.1, 0.5, 2.0], [9, 4, 2])
     for samples in (8, 15, 36):
-        batch = choose(by, covariance, a, c, 4, samples)
+        batch = choose(covariance, a, c, options=SuggestSettings(by=by, runs=4, samples=samples))
         assert len(batch) == 4
         assert c.samples[[x.run for x in batch]].sum() <= samples
 
@@ -115,9 +123,9 @@ def test_scarce_samples_go_where_they_tell_most():
     covariance, a, c = problem([0.0, 0.0], [1.0, 1.0], [0.3, 0.3], [3, 3])
     root, places = np.concatenate([c.root, 1.1 * c.root]), np.tile(c.places, (2, 1))
     dear = Candidates(root, places, np.array([3, 3, 9, 9]), np.array([0, 1, 0, 1]), np.zeros((4, 1)))
-    batch = choose("decision", covariance, a, dear, 3, 12, draws=DRAWS)
+    batch = choose(covariance, a, dear, options=SuggestSettings(runs=3, samples=12, draws=DRAWS))
     assert sum(x.gain for x in batch) >= 0.99 * sum(
-        x.gain for x in choose("decision", covariance, a, c, 3, draws=DRAWS)
+        x.gain for x in choose(covariance, a, c, options=SuggestSettings(runs=3, draws=DRAWS))
     )
 
 
@@ -125,7 +133,7 @@ def test_space_is_filled_before_a_clone_comes_twice():
     covariance, a, c = problem([0.0] * 4, [1.0] * 4, [1.0] * 4)
     both = Candidates(np.tile(c.root, (2, 1, 1)), np.tile(c.places, (2, 1)), np.ones(8, int), np.tile(c.group, 2),
                       np.repeat([0.0, 1.0], 4)[:, None])  # fmt: skip
-    batch = choose("space_filling", covariance, a, both, 8)
+    batch = choose(covariance, a, both, options=SuggestSettings(by="space_filling", runs=8))
     clones = [int(both.group[x.run]) for x in batch]
     assert set(clones[:4]) == set(range(4))
     assert len({x.run for x in batch}) == 8
@@ -133,7 +141,7 @@ def test_space_is_filled_before_a_clone_comes_twice():
 
 def test_the_most_informative_run_is_that_of_a_d_optimal_design():
     covariance, a, c = problem([5.0, 0.0], [0.1, 1.0], [0.1, 0.5])
-    first = choose("d_optimal", covariance, a, c, 1)[0]
+    first = choose(covariance, a, c, options=SuggestSettings(by="d_optimal", runs=1))[0]
     assert first.run == 1
     assert first.information == pytest.approx(0.5 * np.log(1.0 + 4.0))
 
@@ -141,14 +149,14 @@ def test_the_most_informative_run_is_that_of_a_d_optimal_design():
 def test_what_cannot_be_done_is_refused():
     covariance, a, c = problem([0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [3, 5])
     with pytest.raises(ConfigError, match=r"suggest\.by: unknown 'decison'\. Did you mean 'decision'\?"):
-        choose("decison", covariance, a, c, 1)
+        choose(covariance, a, c, options=SuggestSettings(by="decison", runs=1))
     with pytest.raises(ConfigError, match=r"5 samples pay for 1 of 2 runs, of at least 3 samples each; raise it to 6"):
-        choose("decision", covariance, a, c, 2, 5)
+        choose(covariance, a, c, options=SuggestSettings(runs=2, samples=5))
     with pytest.raises(ConfigError, match=r"suggest\.runs: 0"):
-        choose("decision", covariance, a, c, 0)
+        choose(covariance, a, c, options=SuggestSettings(runs=0))
     none = replace(c, root=c.root[:0], places=c.places[:0], samples=c.samples[:0], group=c.group[:0], where=c.where[:0])
     with pytest.raises(ConfigError, match="no run to choose from"):
-        choose("decision", covariance, a, none, 1)
+        choose(covariance, a, none, options=SuggestSettings(runs=1))
 
 
 # --- what readings would say ---
@@ -243,7 +251,9 @@ def test_the_covariance_after_runs_is_that_of_a_posterior_with_the_runs(fitted):
     posterior, point = fitted
     belief = belief_of(posterior, point)
     runs, clones = planned("B", "B", "A"), np.array([1, 1, 0])
-    info = information(posterior, belief, runs[:1], clones, np.zeros(3, int))
+    info = information(
+        posterior, belief, runs[:1], clone=clones, run=np.zeros(3, int), media=posterior.problem.dataset.media
+    )
     precision = np.linalg.inv(belief.covariance)
     for k in range(3):
         at = belief.places(int(clones[k]))
@@ -262,11 +272,11 @@ def test_the_covariance_after_runs_is_that_of_a_posterior_with_the_runs(fitted):
 
 # --- runs ---
 
-SMALL = SuggestOptions(
+SMALL = SuggestSettings(
     runs=3, every_d=(3,), safe=0.6, processes=8, per_clone=2, members=3, top=1, optima=1, scenarios=16, draws=256
 )  # fmt: skip
-QUICK = OptimiseOptions(starts=2, rank_starts=1, max_iterations=12, tolerance=1e-4)
-SETTING = Setting("feed_a", "basal_a", 0.5, "NEXT1")
+QUICK = OptimiseSettings(starts=2, rank_starts=1, max_iterations=12, tolerance=1e-4)
+SETTING = Setting("basal_a", 0.5, "NEXT1", {"basal_a": MEDIUM, "feed_a": FEED})
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +307,7 @@ def test_runs_do_what_the_design_says(process_problem):
     for run, own in zip(
         runs_of(process_problem, x, np.zeros(6, int), [design.sample_times_h], SETTING), x, strict=True
     ):
-        listed = actions(process_problem, own, "feed_a")
+        listed = actions(process_problem, own)
         for kind in ("bolus", "sample"):
             ours = [(e.time_h, 1000.0 * e.value) for e in run.events if e.kind == kind]
             assert np.allclose(ours, [(a.time_h, a.value) for a in listed if a.kind == kind])
@@ -305,6 +315,86 @@ def test_runs_do_what_the_design_says(process_problem):
         ours = [(0.0, run.temperature_c), *((e.time_h, e.value) for e in run.events if e.kind == "temperature")]
         assert np.allclose(ours, levels)
         assert run.end_time_h == next(a.time_h for a in listed if a.kind == "harvest")
+
+
+MANY = (
+    Decision("feed", "feed_rate", 0.0, 9.0, 1.0, 0.1, time_h=0.0),
+    Decision("stop", "feed_rate", 0.0, 9.0, 0.0, 0.1, time_h=48.0),
+    Decision("ramp_a", "feed_node", 0.0, 9.0, 0.0, 0.1, time_h=0.0, feed="sugar"),
+    Decision("ramp_b", "feed_node", 0.0, 9.0, 4.0, 0.1, time_h=96.0, feed="sugar"),
+    Decision("dose", "bolus", 0.0, 9.0, 2.0, 0.1, time_h=24.0, feed="salt"),
+    Decision("when", "addition_time", 0.0, 90.0, 30.0, 1.0, feed="inducer"),
+    Decision("much", "addition_volume", 0.0, 9.0, 3.0, 0.1, feed="inducer"),
+    Decision("cells", "inoculum", 0.1, 2.0, 0.5, 0.1),
+    Decision("shift", "shift_time", 10.0, 90.0, 50.0, 1.0),
+    Decision("cold", "shift_temperature", 30.0, 37.0, 33.0, 0.5),
+    Decision("sour", "shift_ph", 6.5, 7.5, 6.8, 0.05),
+    Decision("harvest", "harvest", 40.0, 120.0, 72.0, 1.0),
+)
+NAMES = ("feed_a", "sugar", "salt", "inducer", "soda")
+
+
+def many(*more: Decision, **change: object) -> Design:
+    """A design with five feeds, of which the last flows with the first."""
+    fixed = dict(feeds=NAMES, second_feed="soda", second_feed_ratio=0.25, inoculum_vcd=0.5)
+    return Design((*MANY, *more), 1.0, 37.0, 7.0, 120.0, 24.0, (24.0, 48.0), 0.01, **fixed | change)
+
+
+def test_every_decision_of_a_run_is_in_its_sheet():
+    """Against the schedule that is simulated: what flows, is given, drawn and set, in every interval."""
+    design = many()
+
+    class Problem:
+        pass
+
+    Problem.design = design
+    setting = Setting("basal_a", 0.5, "NEXT1", {name: {} for name in ("basal_a", *NAMES)})
+    x = np.array([[3.0, 0.0, 0.0, 4.0, 2.0, 31.0, 3.0, 0.8, 50.0, 32.0, 6.7, 70.0]])
+    (run,) = runs_of(Problem, x, np.zeros(1, int), [design.sample_times_h], setting)
+    assert run.inoculum_vcd == 0.8
+    s = jax.tree.map(np.asarray, design.schedule(jnp.asarray(x[0])))
+    mine = schedule_of(run, s.times[s.times < 70.0], NAMES)
+    ours, theirs = (to_grid(jax.tree.map(jnp.asarray, each), 32)[0] for each in (mine, s))
+    t = np.unique(np.round(np.concatenate([ours.t, theirs.t]), 9))
+    for name in ("withdraw", "bolus"):
+        assert np.sum(getattr(ours.actions, name), axis=0) == pytest.approx(
+            np.sum(getattr(theirs.actions, name), axis=0)
+        )
+    for a, b in zip(_read_at(ours, t), _read_at(theirs, t), strict=True):
+        assert np.allclose(a, b, rtol=1e-12, atol=1e-15)
+    given = {e.feed_id for e in run.events if e.kind == "bolus"}
+    assert given == {"salt", "inducer"}
+    assert [(e.time_h, e.value) for e in run.events if e.kind == "ph"] == [(50.0, 6.7)]
+
+
+def _read_at(grid, t: np.ndarray):
+    """Rates, temperature and pH in the middle of every interval between times t."""
+    at = 0.5 * (t[1:] + t[:-1])
+    i = np.searchsorted(np.asarray(grid.t), at, side="right") - 1
+    left, right = np.asarray(grid.t)[i], np.asarray(grid.t)[i + 1]
+    share = ((at - left) / (right - left))[:, None]
+    a = grid.actions
+    rate = np.asarray(a.rate_start)[i] * (1.0 - share) + np.asarray(a.rate_end)[i] * share
+    return rate, np.asarray(a.start.temperature)[i], np.asarray(a.start.ph)[i]
+
+
+@pytest.mark.parametrize(
+    ("row", "change", "words"),
+    [
+        (dict(kind="shift_ramp", lower=0.0, upper=9.0), {}, r"decisions\.d is a shift_ramp"),
+        (dict(kind="perfusion", lower=0.0, upper=9.0), {}, r"decisions\.d is a perfusion"),
+        (dict(kind="bleed", lower=0.0, upper=9.0), {}, r"decisions\.d is a bleed"),
+        (dict(kind="do", lower=0.0, upper=90.0), {}, r"decisions\.d is a do"),
+        (dict(kind="medium_component", lower=0.0, upper=90.0, component="glucose"), {}, "is a medium_component"),
+        (None, dict(kla_per_h=10.0), r"design\.kla_per_h"),
+        (None, dict(feeds=(*NAMES, "suger")), r"'suger' has no composition\. Did you mean 'sugar'"),
+    ],
+)
+def test_what_a_sheet_cannot_state_is_refused(row, change, words):
+    more = (Decision(**dict(name="d", platform=1.0, resolution=0.0) | row),) if row else ()
+    setting = Setting("basal_a", 0.5, "NEXT1", {name: {} for name in ("basal_a", *NAMES)})
+    with pytest.raises(ConfigError, match=words):
+        check_written(many(*more, **change), setting)
 
 
 @pytest.mark.slow
@@ -346,7 +436,7 @@ def test_no_run_is_weighed_that_is_not_safe(short, plan, process_problem):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", WAYS)
+@pytest.mark.parametrize("by", CRITERIA)
 def test_every_way_chooses_runs_by_name_and_within_samples(plan, process_problem, by):
     options = replace(SMALL, by=by, samples=3 * int(plan.trials.candidates.samples.max()))
     batch = chosen(plan, options, 0)
@@ -428,4 +518,4 @@ def test_the_order_of_clones_changes_nothing(short, plan, process_problem):
 )
 def test_bad_options_are_refused_by_name(change, message):
     with pytest.raises(ConfigError, match=message):
-        SuggestOptions(**change)
+        SuggestSettings(**change)

@@ -10,13 +10,14 @@ import pytest
 from scipy.optimize import least_squares
 
 from optim.data.dataset import Dataset, Event, Measurements, Run
-from optim.estimation.estimate import FitOptions, found_spread, multi_start
+from optim.estimation.estimate import found_spread, multi_start
 from optim.estimation.levenberg_marquardt import Search, minimise
-from optim.estimation.noise import AssayNoise, NoiseModel
+from optim.estimation.noise import NoiseModel
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import FitProblem, build_problem
 from optim.kinetics.base import AbstractKineticModel, Inoculum, Species
 from optim.parameters import ParameterSpec, ParameterTable
+from optim.settings.estimation import AssaySettings, FitSettings
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.steppers import Tsit5
 
@@ -84,13 +85,13 @@ EVERYTHING = (
 )
 NOISE = NoiseModel(
     {
-        "vcd": AssayNoise(0.08, 0.05, kind="lognormal", robust=4.0),
-        "viability": AssayNoise(0.3, 0.0, kind="logit"),
-        "glucose": AssayNoise(0.05, 0.3),
+        "vcd": AssaySettings(0.08, 0.05, kind="lognormal", robust=4.0),
+        "viability": AssaySettings(0.3, 0.0, kind="logit"),
+        "glucose": AssaySettings(0.05, 0.3),
     }
 )
 SIMPLE = NoiseModel(
-    {"vcd": AssayNoise(0.05, 0.05), "viability": AssayNoise(0.0, 0.01), "glucose": AssayNoise(0.04, 0.2)}
+    {"vcd": AssaySettings(0.05, 0.05), "viability": AssaySettings(0.0, 0.01), "glucose": AssaySettings(0.04, 0.2)}
 )
 
 
@@ -269,7 +270,8 @@ def test_the_spread_between_clones_is_found():
     posterior = Posterior(problem)
     truth = posterior.prior_point()
     truth.block[:, 0] += 0.1 * np.random.default_rng(4).standard_normal(40)
-    found, ends = multi_start(with_readings(problem, truth), FitOptions(starts=1, noise_rounds=8), 0, lambda text: None)
+    options = FitSettings(starts=1, noise_rounds=8)
+    found, ends = multi_start(with_readings(problem, truth), options, 0, lambda text: None)
     sd = float(np.std(truth.block[:, 0]))
     assert found.spread[0] == pytest.approx(sd, rel=0.2)
     # one more step of the same kind changes nothing
@@ -280,5 +282,5 @@ def test_the_spread_between_clones_is_found():
 def test_few_data_leave_the_spread_as_it_was_stated():
     problem = problem_of(PLAIN, SIMPLE, clones=2, vessels=1)
     blind = replace(problem, vessels=problem.vessels._replace(weight=np.zeros_like(problem.vessels.weight)))
-    found, _ = multi_start(blind, FitOptions(starts=1, noise_rounds=6), 0, lambda text: None)
+    found, _ = multi_start(blind, FitSettings(starts=1, noise_rounds=6), 0, lambda text: None)
     assert found.spread[0] == pytest.approx(0.2, rel=0.05)

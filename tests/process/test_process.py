@@ -154,13 +154,20 @@ def test_a_process_depends_continuously_on_its_harvest():
     assert fed(60.0) == pytest.approx(0.2e-3 + 0.3e-3)
 
 
+def test_a_second_feed_is_named():
+    for second in ("", "feed", "bse"):
+        with pytest.raises(ConfigError, match=r"second_feed_id; '.*' is none of base"):
+            design(feeds=("feed", "base"), second_feed=second, second_feed_ratio=0.2)
+
+
 def test_an_exponential_feed_and_base_in_proportion():
     d = design(
         decisions=(
             Decision("feed_start", "feed_start", 1.0, 50.0, 10.0, 0.1),
             Decision("feed_exponent", "feed_exponent", 0.0, 0.2, 0.1, 0.001),
         ),
-        end_h=10.0, node_step_h=0.25, sample_times_h=(), feeds=("feed", "base"), second_feed_ratio=0.2,
+        end_h=10.0, node_step_h=0.25, sample_times_h=(), feeds=("feed", "base"),
+        second_feed="base", second_feed_ratio=0.2,
     )  # fmt: skip
     grid, _ = to_grid(d.schedule(jnp.array([10.0, 0.1])))
     n = int(grid.intervals)
@@ -251,6 +258,12 @@ def test_a_process_that_fails_has_a_status_and_no_metric(process_problem, publis
     [
         ("objective.maximise=yeild_per_cost", "Did you mean 'yield_per_cost'"),
         ("design.feed_id=feed_b", "Did you mean 'feed_a'"),
+        ("design.medium_id=basal_b", "Did you mean 'basal_a'"),
+        ("+design.feed_composition.glucos=400", r"'feed_a' cannot hold 'glucos'\. Did you mean 'glucose'"),
+        ("+design.further_feeds.sugar={}", "has no medium 'sugar'"),
+        ("+design.further_feeds.feed_a={}", "'feed_a' is the name of another feed"),
+        ("design.second_feed_id=basal", "Did you mean 'basal_a'"),
+        ("design.second_feed_ratio=0.1", "name the feed that flows with the first one in design.second_feed_id"),
         ("constraints.limits.lactate.variable=lactat", "Did you mean 'lactate'"),
         ("objective.maximise=product_per_biomass", "needs a model with biomass"),
         ("design.decisions.harvest.platform=[1,2]", "neither a number nor a list of 1 numbers"),

@@ -12,20 +12,22 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import wilcoxon
 
 from optim.app.build import build_fit, build_process, compose
+from optim.artefact import Lineage
 from optim.data.open import open_dataset
-from optim.estimation.estimate import FitOptions
 from optim.estimation.fit import fit
-from optim.optimisation.optimise import About, optimise, parameter_sets, rank
-from optim.optimisation.robust import FEASIBLE, Risk
-from optim.optimisation.slsqp import OptimiseOptions
-from optim.process.disturbance import Drift, executed
+from optim.optimisation.optimise import optimise, parameter_sets, rank
+from optim.optimisation.robust import FEASIBLE, risk_measure
+from optim.process.disturbance import executed
 from optim.runtime import configure
+from optim.settings.objective import RiskSettings
+from optim.settings.optimisation import OptimiseSettings
 from optim.synthetic import ScreenOptions, make_screen
 
 DRAWS = 200
@@ -41,26 +43,20 @@ def one_screen(seed: int, folder: Path) -> dict[str, object]:
         make_screen(data, f"screen_{seed}", ScreenOptions(clones=CLONES, seed=100 + seed))
     cfg = compose(["objective=robust", f"dataset.name={data}"])
     dataset = open_dataset(str(data))
-    f = cfg.fit
-    options = FitOptions(
-        2, f.max_iterations, f.tolerance, 64, f.start_spread, f.noise_rounds, quality=False, identify=False
-    )
-    result = fit(build_fit(cfg, dataset), options, seed, cfg.model.name)
+    options = replace(cfg.fit, starts=2, ensemble=64, quality=False, identify=False)
+    result = fit(build_fit(cfg, dataset), options, seed=seed, model_name=cfg.model.name)
     problem = build_process(cfg, dataset)
-    fixed = {n: float(p.value) for n, p in cfg.model.parameters.items() if p.level == "fixed"}
-    about = About(result, seed, cfg.design.feed_id, {}, ())
-    search = OptimiseOptions(8, 2, cfg.optimise.max_iterations, cfg.optimise.tolerance)
-    ensembles = {c: parameter_sets(result, fixed, problem.model, c) for c in result.clones}
-    clone = rank(problem, ensembles, search, about).rows[0].clone
-    r, e = cfg.objective.risk, cfg.objective.risk.execution
-    execution = Drift(e.feed, e.strength, e.inoculum, e.temperature_c, e.ph, e.delay_h)
-    risk = Risk(r.measure, r.tail, r.chance, r.members, execution)
-    found = optimise(problem, clone, ensembles[clone], search, about, risk=risk)
+    lineage = Lineage.of(result, seed=seed)
+    search = OptimiseSettings(8, 2, cfg.optimise.max_iterations, cfg.optimise.tolerance)
+    ensembles = {c: parameter_sets(result, problem.model, c) for c in result.clones}
+    clone = rank(problem, ensembles, search, lineage).rows[0].clone
+    risk = cfg.objective.risk
+    found = optimise(problem, clone, ensembles[clone], search, lineage, risk=risk)
     assert found.robustness is not None
     assert dataset.truth is not None
     known = dataset.truth[""] | dataset.truth[clone]
     truth = np.array([known[n] for n in problem.model.Parameters._fields])
-    plant = executed(execution, DRAWS, 10_000 + seed)
+    plant = executed(risk.execution, DRAWS, 10_000 + seed)
     place = list(problem.metrics).index(problem.metric)
     rows: dict[str, object] = {"seed": seed, "clone": clone, "promised": {}}
     for name, process in (
@@ -77,7 +73,7 @@ def one_screen(seed: int, folder: Path) -> dict[str, object]:
 
 def cvar(values: np.ndarray) -> float:
     """Mean of the worst share."""
-    return float(Risk("cvar", TAIL).of(np.asarray(values, float)))
+    return float(risk_measure(RiskSettings("cvar", TAIL), np.asarray(values, float)))
 
 
 def table(rows: list[dict]) -> str:
