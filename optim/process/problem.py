@@ -26,12 +26,12 @@ from optim.process.metrics import (
     is_metric,
 )
 from optim.process.objective import Objective
-from optim.schedule.grid import IntervalGrid, bucket
+from optim.schedule.grid import IntervalGrid, padded_length
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
-from optim.simulation.engine.batches import in_batches
+from optim.simulation.engine.batches import map_batches
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import Trajectory, observe, simulate
+from optim.simulation.simulate import Trajectory, observe_nodes, simulate
 from optim.types import Array
 
 
@@ -203,7 +203,7 @@ class ProcessProblem:
     def _run(self, program: Any, x: np.ndarray, p: np.ndarray, prices: np.ndarray | None, drift: Drift) -> Any:
         static, n = self.static, len(x)
         paid = np.tile(self.book.prices(), (n, 1)) if prices is None else np.asarray(prices, float)
-        return in_batches(
+        return map_batches(
             lambda *lane: program(static, *lane, self.initial, self.feeds, self.integrator),
             (np.asarray(x, float), np.asarray(p, float), paid, lanes(drift, n)),
         )
@@ -224,7 +224,7 @@ class _Hashed:
 
 
 def _lane(s: _Static, params: Any, prices: Array, grid: IntervalGrid, trajectory: Trajectory) -> Trace:
-    seen = observe(s.model, params, trajectory, grid)
+    seen = observe_nodes(s.model, params, trajectory, grid)
     last = grid.intervals
     harvest = _harvest(s, trajectory, seen, grid, last)
     metrics = _metrics(s, prices, harvest, seen, last)
@@ -317,7 +317,7 @@ def _trace(
 ) -> Trace:
     def gridded(x: Array, drift: Drift) -> IntervalGrid:
         schedule = drift.applied(s.design.schedule(x))
-        return to_grid(schedule, bucket(schedule.times.shape[0]))[0]
+        return to_grid(schedule, padded_length(schedule.times.shape[0]))[0]
 
     n, species = x.shape[0], len(s.model.species)
     cells = jnp.asarray([name in s.model.inoculum_species for name in s.model.names()])

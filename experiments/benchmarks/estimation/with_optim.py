@@ -13,9 +13,9 @@ from optim.estimation.likelihood import Vessels
 from optim.estimation.noise import NoiseModel
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import FitProblem
-from optim.kinetics.base import AbstractKineticModel, Environment, Species
+from optim.kinetics.base import AbstractKineticModel, Environment, Inoculum, Species
 from optim.parameters import ParameterSpec, ParameterTable
-from optim.schedule.grid import Actions, IntervalGrid
+from optim.schedule.grid import IntervalActions, IntervalGrid
 from optim.settings.estimation import AssaySettings
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.steppers import Tsit5
@@ -57,11 +57,8 @@ class ScreenModel(AbstractKineticModel):
     State: ClassVar[Any] = State
     Parameters: ClassVar[Any] = Parameters
     species: ClassVar[tuple[Species, ...]] = tuple(Species(name, "-", 1.0) for name in State._fields)
+    inoculum: ClassVar[Inoculum] = Inoculum("", {"Xv": 1.0, "Xd": 0.0})
     initial_variables: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def inoculum_species(self) -> tuple[str, ...]:
-        return ("Xv", "Xd")
 
     def rates(self, p: Any, c: Any, env: Environment) -> State:
         G, Q, L, A = c.Glc, c.Gln, c.Lac, c.Amm
@@ -82,9 +79,6 @@ class ScreenModel(AbstractKineticModel):
     def observe(self, p: Any, c: Any, env: Environment) -> dict[str, Any]:
         return dict(zip(ASSAYS, c, strict=True))
 
-    def initial(self, medium: Any, inoculum_vcd: Any, first_sample: Any) -> dict[str, float]:
-        raise NotImplementedError("the screen gives its initial states")
-
 
 def problem_of(s: Screen, rtol: float = made.RTOL) -> FitProblem:
     """The screen as a fit problem: own parameters are those of the only vessel of each clone."""
@@ -96,7 +90,7 @@ def problem_of(s: Screen, rtol: float = made.RTOL) -> FitProblem:
     climate = Environment(none + 37.0, none + 7.0)
     grid = IntervalGrid(
         np.tile(times, (n, 1)),
-        Actions(none, bolus, np.zeros_like(bolus), np.zeros_like(bolus), climate),
+        IntervalActions(none, bolus, np.zeros_like(bolus), np.zeros_like(bolus), climate),
         np.full(n, count, np.int32),
     )
     feeds = np.zeros((n, 1, 7))

@@ -8,15 +8,15 @@ al. 1999.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from optim.kinetics.base import AbstractKineticModel, Environment, Species
-from optim.optimal_control.problem import ControlProblem, End, Limit, Profile
+from optim.kinetics.base import AbstractKineticModel, Environment, Inoculum, Species
+from optim.optimal_control.problem import ControlLimit, ControlProblem, ControlProfile, TerminalState
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.stiffness import stepper_for
 from optim.types import Scalar
@@ -32,19 +32,11 @@ class Published(AbstractKineticModel):
     """What all models here share: no parameters to fit, no assays, a start that is given."""
 
     Parameters: ClassVar[Any] = NoParameters
+    inoculum: ClassVar[Inoculum] = Inoculum("", {"X": 1.0})
     initial_variables: ClassVar[tuple[str, ...]] = ()
 
     def observe(self, p: NoParameters, c: Any, env: Environment) -> dict[str, Scalar]:
         return dict(zip(self.names(), c, strict=True))
-
-    def initial(
-        self, medium: Mapping[str, float], inoculum_vcd: float | None, first_sample: Mapping[str, float]
-    ) -> dict[str, float]:
-        return dict(first_sample)
-
-    @property
-    def inoculum_species(self) -> tuple[str, ...]:
-        return ("X",)
 
 
 class ProteinState(NamedTuple):
@@ -186,8 +178,8 @@ class Case:
     composition: tuple[tuple[float, ...], ...]
     upper: tuple[float, ...]  # L/h of every feed; the lower bound is 0
     hours: tuple[float, float]
-    value: Callable[[End], Scalar]
-    limits: tuple[Limit, ...]
+    value: Callable[[TerminalState], Scalar]
+    limits: tuple[ControlLimit, ...]
     naive: tuple[float, ...]  # L/h
     peer: dict[int, float]  # CasADi 3.8 + IPOPT, as published with the problem statement
     published: str
@@ -200,7 +192,7 @@ class Case:
             initial=np.array(self.start),
             volume_l=self.volume,
             composition=np.array(self.composition),
-            profiles=tuple(Profile(f"feed {j + 1}", 0.0, u, j) for j, u in enumerate(self.upper)),
+            profiles=tuple(ControlProfile(f"feed {j + 1}", 0.0, u, j) for j, u in enumerate(self.upper)),
             intervals=intervals,
             hours=self.hours,
             value=self.value,
@@ -209,11 +201,11 @@ class Case:
         )
 
 
-def _volume(limit: float) -> Limit:
-    return Limit("volume", lambda c, v: v, "max", limit, "end")
+def _volume(limit: float) -> ControlLimit:
+    return ControlLimit("volume", lambda c, v: v, "max", limit, "end")
 
 
-def _product(end: End) -> Scalar:
+def _product(end: TerminalState) -> Scalar:
     return end.state.P * end.volume
 
 
@@ -227,9 +219,9 @@ def _lee(price: float, peer: dict[int, float], published: str) -> Case:
 
 def _penicillin(hours: tuple[float, float], peer: dict[int, float], published: str) -> Case:
     limits = (
-        Limit("biomass", lambda c, v: c.X, "max", 40.0),
-        Limit("substrate", lambda c, v: c.S, "max", 25.0),
-        Limit("volume", lambda c, v: v, "max", 10.0),
+        ControlLimit("biomass", lambda c, v: c.X, "max", 40.0),
+        ControlLimit("substrate", lambda c, v: c.S, "max", 25.0),
+        ControlLimit("volume", lambda c, v: v, "max", 10.0),
     )
     return Case(
         Penicillin(), (1.5, 0.0, 0.0), 7.0, ((0.0, 0.0, 500.0),), (0.1,), hours, _product, limits,

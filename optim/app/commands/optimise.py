@@ -7,7 +7,6 @@ import warnings
 import numpy as np
 
 from optim.app.session import Session
-from optim.app.shared import calendar, risk, solve_options
 from optim.app.stored import folder_of, process_problem, stored_fit, stored_ranking
 from optim.artefact import load
 from optim.errors import ConfigError, ExtrapolationWarning, IncompatibleError, nearest
@@ -37,18 +36,16 @@ def optimise(s: Session, result: FitResult | None = None, ranking: Ranking | Non
         first = _ranked_process(problem, ranking, clone) if not case else None
         used = first is not None or s.cfg.optimise.clone == "best"
         lineage = process_lineage(result, problem, *([ranking] if ranking and used else []), seed=s.cfg.seed)
-        choices = {str(name): dict(values) for name, values in s.cfg.optimise.choices.items()}
         optimum = optimise_process(
             problem,
             clone,
             ensemble,
-            solve_options(s.cfg),
+            s.cfg.optimise,
             lineage,
             first,
             s.progress,
-            risk(s.cfg),
-            calendar(s.cfg),
-            choices,
+            s.cfg.objective.risk,
+            s.cfg.calendar,
         )
         s.keep(optimum, folder_of("optimum", case))
         found[case] = optimum
@@ -57,7 +54,7 @@ def optimise(s: Session, result: FitResult | None = None, ranking: Ranking | Non
 
 
 def _chosen_clone(s: Session, result: FitResult, ranking: Ranking | None, problem: ProcessProblem) -> str:
-    wanted = str(s.cfg.optimise.clone)
+    wanted = s.cfg.optimise.clone
     if wanted == "best":
         ranking = ranking or load(Ranking, s.out / "ranking")
         if ranking.objective != problem.metric:

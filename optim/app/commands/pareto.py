@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from optim.app.session import Session
-from optim.app.shared import solve_options
 from optim.app.stored import process_problem, stored_fit, stored_optimum
 from optim.export.tables import front_csv
 from optim.optimisation.lineage import process_lineage
@@ -23,7 +22,7 @@ def pareto(s: Session) -> Front:
     lineage = process_lineage(result, problem, optimum, seed=s.cfg.seed)
     c = s.cfg.pareto
     found = find_front(
-        problem, optimum.clone, c.against, parameters, c.points, solve_options(s.cfg), lineage, s.progress,
+        problem, optimum.clone, c.against, parameters, c.points, s.cfg.optimise, lineage, s.progress,
         optimum.bounds,
     )  # fmt: skip
     s.keep(found, "front")

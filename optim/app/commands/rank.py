@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from optim.app.session import Session
-from optim.app.shared import solve_options
 from optim.app.stored import process_problem, stored_fit
 from optim.errors import ConfigError
 from optim.estimation.result import FitResult
@@ -36,7 +35,7 @@ def rank(s: Session, result: FitResult | None = None) -> Ranking:
     lineage = process_lineage(result, problem, seed=s.cfg.seed)
     if s.cfg.calendar is not None:
         lineage = lineage.noted("clones are ranked without regard to working hours")
-    ranking = rank_clones(problem, ensembles, solve_options(s.cfg), lineage, truth, s.progress)
+    ranking = rank_clones(problem, ensembles, s.cfg.optimise, lineage, truth, s.progress)
     s.keep(ranking, "ranking")
     s.lines(terminal.ranking_lines(ranking))
     s.tracker.metrics(terminal.ranking_metrics(ranking))

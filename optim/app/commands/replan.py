@@ -12,7 +12,6 @@ import numpy as np
 
 from optim.app.build import build_fit, build_process
 from optim.app.session import Session
-from optim.app.shared import calendar, risk, solve_options
 from optim.app.stored import require_configured
 from optim.artefact import Lineage, load, require_id, require_parent
 from optim.data.dataset import Dataset, Run
@@ -30,7 +29,7 @@ from optim.replanning.replan import replan as replan_batch
 from optim.replanning.result import Replan
 from optim.replanning.running_batch import Batch, Plan
 from optim.report import plots_replan, terminal_replan
-from optim.schedule.grid import bucket
+from optim.schedule.grid import padded_length
 
 AFTER_H = 0.01  # what is done at this very moment lies within the run
 
@@ -51,9 +50,7 @@ def replan(s: Session) -> Replan:
     problem, batch = running(build_process(s.cfg, old.screen), dataset, index, now)
     plan = read_plan(Path(cfg.plan) if cfg.plan else folder / "optimum", problem, old, folder / "fit")
     fitting = until_now(s.cfg, dataset, index, now)
-    options = ReplanOptions(solve_options(s.cfg), cfg.draws, cfg.least_gain, risk(s.cfg), calendar(s.cfg))
-    if cfg.draws < 2:
-        raise ConfigError("replan.draws: at least 2 parameter sets are needed to judge a plan")
+    options = ReplanOptions(s.cfg.optimise, cfg, s.cfg.objective.risk, s.cfg.calendar)
     notes: tuple[str, ...] = (
         ("SIMULATED data: nothing here was measured",) if dataset.simulated or old.lineage.simulated else ()
     )
@@ -162,7 +159,7 @@ def stopped(run: Run, end_h: float) -> Run:
 def _roomy(problem: FitProblem) -> FitProblem:
     """The same with room for more readings, so that a compiled program serves for some days of a batch."""
     v = problem.vessels
-    more = bucket(v.value.shape[1]) - v.value.shape[1]
+    more = padded_length(v.value.shape[1]) - v.value.shape[1]
     rows: dict[str, Any] = {"node": 0, "variable": 0, "value": 0.0, "sd": 1.0, "censored": 0, "weight": 0.0}
     padded: dict[str, Any] = {
         k: np.pad(getattr(v, k), ((0, 0), (0, more)), constant_values=fill) for k, fill in rows.items()
