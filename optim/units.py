@@ -33,6 +33,8 @@ VARIABLES: dict[str, Quantity] = {
     "product": Quantity("g/L"),
     "glycerol": Quantity("g/L", 92.09),
     "acetate": Quantity("g/L", 60.05),
+    "rna": Quantity("umol/L"),  # chains, whatever their length
+    "activity": Quantity("U/mL"),
     "dissolved_oxygen": Quantity("%"),  # of saturation with air
     # viral vectors: DNA of the vector in all forms, genomes inside capsids, capsids full or not
     "vector_dna": Quantity("1e12/L"),

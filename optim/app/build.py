@@ -155,15 +155,14 @@ def build_table(model: ModelSettings, equations: Any) -> ParameterTable:
 
 def build_fit(cfg: Settings, dataset: Dataset, model: ModelSettings | None = None) -> FitProblem:
     """The fit problem of a configuration; `model` replaces the configured one (to compare models)."""
-    from optim.estimation.noise import AssayNoise, NoiseModel
+    from optim.estimation.noise import NoiseModel
     from optim.estimation.problem import build_problem
     from optim.kinetics import kinetics
 
     chosen = cfg.model if model is None else model
     equations = kinetics(chosen.kinetics)
     table = build_table(chosen, equations)
-    assays = {name: AssayNoise(**vars(row)) for name, row in cfg.noise.assays.items()}
-    noise = NoiseModel(assays, cfg.noise.estimate_scale)
+    noise = NoiseModel(**vars(cfg.noise))
     return build_problem(equations, table, dataset, noise, _integrator(cfg, equations), cfg.dataset.group_by)
 
 
@@ -193,16 +192,12 @@ def build_process(
     d = cfg.design
     equations = kinetics(cfg.model.kinetics)
     observed = observable_names(equations, build_table(cfg.model, equations))
-    feeds = {d.feed_id: equations.feed(_stock("feed_id", d.feed_id, dict(d.feed_composition), dataset))}
-    for name, holds in d.further_feeds.items():
-        feeds[name] = equations.feed(_stock("further_feeds", name, dict(holds), dataset))
+    feeds = {name: equations.feed(holds) for name, holds in feed_media(d, dataset).items()}
     if d.medium_id not in dataset.media:
         raise ConfigError(
             f"design.medium_id: dataset '{dataset.name}' has no medium '{d.medium_id}'."
             f"{nearest(d.medium_id, dataset.media)} Known: {', '.join(dataset.media)}"
         )
-    if d.second_feed_ratio > 0.0:
-        feeds["base"] = equations.feed({})
     start = equations.initial(dataset.media[d.medium_id], d.inoculum_vcd_1e6_per_ml, dict(d.initial))
     samples: list[float] = []
     if d.sample_every_h:
@@ -218,6 +213,7 @@ def build_process(
         sample_times_h=tuple(float(t) for t in samples),
         sample_volume_l=cfg.vessel.sample_volume_ml / 1000.0,
         feeds=tuple(feeds),
+        second_feed=d.second_feed_id,
         second_feed_ratio=d.second_feed_ratio,
         do_percent=d.do_percent,
         kla_per_h=d.kla_per_h,
@@ -231,8 +227,7 @@ def build_process(
         design=design,
         book=book,
         constraints=tuple(Constraint(name=n, **vars(row)) for n, row in cfg.constraints.limits.items()),
-        objective=_objective(cfg, book, maximise),
-        product="titre" if "titre" in observed else "product",
+        objective=_objective(cfg, equations, book, maximise),
         observed=observed,
         initial=np.array([start[name] for name in equations.names()]),
         feeds=np.array(list(feeds.values())),
@@ -240,7 +235,8 @@ def build_process(
     )
 
 
-def _objective(cfg: Settings, book: Any, maximise: str | None) -> Any:
+def _objective(cfg: Settings, model: Any, book: Any, maximise: str | None) -> Any:
+    from optim.process.metrics import find_product
     from optim.process.objective import Market, Objective
 
     o = cfg.objective
@@ -249,17 +245,37 @@ def _objective(cfg: Settings, book: Any, maximise: str | None) -> Any:
         m = o.market
         market = Market(m.price_eur_per_g, m.demand_g_per_year, m.suite_days_per_year, book.turnaround_h)
     mix = () if maximise else tuple((str(name), float(weight)) for name, weight in o.mix.items())
-    return Objective(maximise or o.maximise, mix, market)
+    return Objective(maximise or o.maximise, mix, market, find_product(model.product))
 
 
-def _stock(key: str, name: str, holds: dict[str, float], dataset: Dataset) -> Any:
-    """What a feed holds: as configured, or as the dataset says."""
-    if holds or name in dataset.media:
-        return holds or dataset.media[name]
-    raise ConfigError(
-        f"design.{key}: dataset '{dataset.name}' has no medium '{name}'.{nearest(name, dataset.media)} "
-        f"Known: {', '.join(dataset.media)}"
-    )
+def feed_media(design: DesignSettings, dataset: Dataset) -> dict[str, dict[str, float]]:
+    """Composition of every feed of a design, in the order of its columns: as configured, or as the dataset says.
+
+    Raises `ConfigError` for a feed that neither knows, and for a component that no medium can hold.
+    """
+    from optim.units import VARIABLES
+
+    wanted = {"feed_id": {design.feed_id: dict(design.feed_composition)}, "further_feeds": dict(design.further_feeds)}
+    if design.second_feed_id not in ("", *wanted["further_feeds"]):
+        wanted["second_feed_id"] = {design.second_feed_id: {}}
+    found: dict[str, dict[str, float]] = {}
+    for key, feeds in wanted.items():
+        for name, holds in feeds.items():
+            if name in found:
+                raise ConfigError(f"design.{key}: '{name}' is the name of another feed of the design already")
+            if not holds and name not in dataset.media:
+                raise ConfigError(
+                    f"design.{key}: dataset '{dataset.name}' has no medium '{name}'.{nearest(name, dataset.media)} "
+                    f"Known: {', '.join(dataset.media)}. A feed of your own needs its composition in the design"
+                )
+            for component in holds:
+                if component not in VARIABLES:
+                    raise ConfigError(
+                        f"design.{key}: '{name}' cannot hold '{component}'.{nearest(component, VARIABLES)} "
+                        f"Known: {', '.join(VARIABLES)}"
+                    )
+            found[name] = {str(k): float(v) for k, v in (holds or dataset.media[name]).items()}
+    return found
 
 
 def _components(d: DesignSettings, equations: Any) -> tuple[Any, ...]:

@@ -35,11 +35,14 @@ def about(s: Session, problem: ProcessProblem, result: FitResult, dataset: Datas
     market = s.cfg.objective.market
     if market is not None and not market.verified:
         notes.append(f"price and demand of the market are unverified ({market.source})")
-    return About(result, s.cfg.seed, s.cfg.design.feed_id, screened_ranges(dataset), tuple(notes))
+    return About(result, s.cfg.seed, screened_ranges(dataset), tuple(notes))
 
 
 def screened_ranges(dataset: Dataset) -> Ranges:
-    """Range of each kind of decision in the data: what the screen can speak for."""
+    """Range of each kind of decision in the data: what the screen can speak for.
+
+    Feeds that hold nothing (a base, water) are no feeds of the cells, and are left out.
+    """
     ranges: Ranges = {"harvest": (0.0, max(run.end_time_h for run in dataset.runs))}
     levels, steps, shifts, doses, starts, rates = [], [], [], [0.0], [], []
     for run in dataset.runs:
@@ -50,8 +53,8 @@ def screened_ranges(dataset: Dataset) -> Ranges:
         if len(changes) == 1:
             steps.append(changes[0].value)
             shifts.append(changes[0].time_h)
-        doses += [1000.0 * e.value for e in run.events if e.kind == "bolus"]
-        flows = [e for e in run.events if e.kind == "feed_rate" and e.feed_id != "base"]
+        doses += [1000.0 * e.value for e in run.events if e.kind == "bolus" and dataset.medium(e.feed_id)]
+        flows = [e for e in run.events if e.kind == "feed_rate" and dataset.medium(e.feed_id)]
         rates += [1000.0 * e.value for e in flows]
         starts += [1000.0 * e.value for e in flows if e.time_h == 0.0]
     named = {"shift_temperature": steps, "shift_time": shifts, "feed_rate": rates, "feed_start": starts}

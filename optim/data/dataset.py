@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from optim.errors import DatasetError, nearest
 from optim.units import VARIABLES, display
 
 if TYPE_CHECKING:
@@ -83,6 +84,16 @@ class Dataset:
     def vessels(self) -> tuple[str, ...]:
         """Run ids in order."""
         return tuple(run.run_id for run in self.runs)
+
+    def medium(self, name: str, run_id: str = "") -> dict[str, float]:
+        """Composition of a medium or feed. Raises `DatasetError` for a name that the dataset does not know."""
+        if name in self.media:
+            return self.media[name]
+        where = f"run '{run_id}': " if run_id else ""
+        raise DatasetError(
+            f"{where}dataset '{self.name}' has no medium or feed '{name}'.{nearest(name, self.media)} "
+            f"Known: {', '.join(self.media)}"
+        )
 
     def only(self, runs: np.ndarray, until_h: float = np.inf) -> Dataset:
         """Some of the runs (indices, in the order wanted), with what was measured of them up to a time."""

@@ -14,26 +14,31 @@ from scipy.stats import qmc
 from optim.data.dataset import Dataset, Event, Measurements, Run
 from optim.doe.posterior_normal import Belief, lanes, parameters
 from optim.doe.selection import Candidates
-from optim.errors import ConfigError, InfeasibleError
+from optim.errors import ConfigError, InfeasibleError, nearest
 from optim.estimation.noise import MEASURED
 from optim.estimation.posterior import Posterior
 from optim.estimation.problem import FitProblem, build_problem
 from optim.optimisation.slsqp import FEASIBLE
 from optim.process.design import Design
 from optim.process.problem import ProcessProblem
+from optim.schedule.schedule import Schedule
 
 PROFILE = ("bolus", "feed_rate")
-BASE = "base"  # second feed of a design, as in a dataset
+# kinds of decision that the events and the header of a run can state
+WRITTEN = (
+    *("bolus", "feed_rate", "feed_node", "feed_start", "feed_exponent", "addition_time", "addition_volume"),
+    *("temperature", "ph", "shift_time", "shift_temperature", "shift_ph", "inoculum", "harvest"),
+)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What every run of a batch has in common."""
+    """What every run of a batch has in common. `media` holds the compositions of the medium and of all feeds."""
 
-    feed_id: str
     medium_id: str
     inoculum_vcd: float | None
     experiment_id: str
+    media: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,11 @@ def coordinates(design: Design, x: np.ndarray) -> np.ndarray:
 def runs_of(
     process: ProcessProblem, x: np.ndarray, plan: np.ndarray, plans: Sequence[Sequence[float]], setting: Setting
 ) -> tuple[Run, ...]:
-    """What would be done to vessels of processes x [R, D], clones yet to be named."""
+    """What would be done to vessels of processes x [R, D], clones yet to be named.
+
+    Raises `ConfigError` for a design that the events of a run cannot state.
+    """
+    check_written(process.design, setting)
     found: list[Run | None] = [None] * len(x)
     for k, times in enumerate(plans):
         own = np.flatnonzero(plan == k)
@@ -110,30 +119,50 @@ def runs_of(
         design = replace(process.design, sample_times_h=tuple(times))
         schedules = jax.tree.map(np.asarray, jax.vmap(design.schedule)(jnp.asarray(x[own])))
         for i, row in enumerate(own):
-            found[row] = _run(design, jax.tree.map(lambda a, i=i: a[i], schedules), setting)
+            found[row] = _run(design, jax.tree.map(lambda a, i=i: a[i], schedules), x[row], setting)
     return tuple(run for run in found if run is not None)
 
 
-def _run(design: Design, s: object, setting: Setting) -> Run:
-    end, feeds, events = float(s.end), (setting.feed_id, BASE), []  # type: ignore[attr-defined]
-    for t, taken, given in zip(s.times, s.withdraw, s.bolus, strict=True):  # type: ignore[attr-defined]
+def check_written(design: Design, setting: Setting) -> None:
+    """Whether the events of a run can state a design. Raises `ConfigError` that names what they cannot."""
+    for d in design.decisions:
+        if d.kind not in WRITTEN:
+            raise ConfigError(
+                f"suggest: design.decisions.{d.name} is a {d.kind}, which no event of a run can state yet. Hold it at "
+                f"what the screen had, or leave it out. What can be stated: {', '.join(WRITTEN)}"
+            )
+    for key, level in (("do_percent", design.do_percent), ("kla_per_h", design.kla_per_h)):
+        if level is not None:
+            raise ConfigError(f"suggest: design.{key} is a setpoint that no event of a run can state yet")
+    for feed in design.feeds:
+        if feed not in setting.media:
+            raise ConfigError(
+                f"suggest: feed '{feed}' has no composition.{nearest(feed, setting.media)} "
+                f"Known: {', '.join(setting.media)}"
+            )
+
+
+def _run(design: Design, s: Schedule, x: np.ndarray, setting: Setting) -> Run:
+    """The run of a schedule (arrays of one vessel) of decisions x [D]."""
+    end, events = float(s.end), list[Event]()
+    for t, taken, given in zip(s.times, s.withdraw, s.bolus, strict=True):
         if t >= end:
             continue
         if taken > 0.0:
             events.append(Event(float(t), "sample", "", float(taken), float(taken)))
-        events += [Event(float(t), "bolus", feeds[j], float(v), float(v)) for j, v in enumerate(given) if v > 0.0]
-    for t, start, stop in zip(s.rate_t, s.rate_start, s.rate_end, strict=True):  # type: ignore[attr-defined]
-        if t < end and (np.any(start) or np.any(stop)):
-            events += [
-                Event(float(t), "feed_rate", feeds[j], float(a), float(b))
-                for j, (a, b) in enumerate(zip(start, stop, strict=True))
-            ]
-    levels = list(zip(s.setpoint_t, s.setpoints.temperature, strict=True))  # type: ignore[attr-defined]
-    held = first = float([v for t, v in levels if t <= 0.0][-1])
-    for t, v in levels:
-        if 0.0 < t < end and abs(v - held) > 1e-9:
-            events.append(Event(float(t), "temperature", "", float(v), float(v)))
-            held = float(v)
+        doses = zip(design.feeds, given, strict=True)
+        events += [Event(float(t), "bolus", feed, float(v), float(v)) for feed, v in doses if v > 0.0]
+    for j, feed in enumerate(design.feeds):
+        events += _flow(feed, s.rate_t, s.rate_start[:, j], s.rate_end[:, j], end)
+    first = {}
+    for kind in ("temperature", "ph"):
+        levels = list(zip(s.setpoint_t, getattr(s.setpoints, kind), strict=True))
+        held = first[kind] = float([v for t, v in levels if t <= 0.0][-1])
+        for t, v in levels:
+            if 0.0 < t < end and abs(v - held) > 1e-9:
+                events.append(Event(float(t), kind, "", float(v), float(v)))
+                held = float(v)
+    inoculum = [float(v) for d, v in zip(design.decisions, x, strict=True) if d.kind == "inoculum"]
     return Run(
         run_id="",
         experiment_id=setting.experiment_id,
@@ -141,12 +170,25 @@ def _run(design: Design, s: object, setting: Setting) -> Run:
         clone_id="",
         start_volume_l=design.start_volume_l,
         medium_id=setting.medium_id,
-        temperature_c=first,
-        ph=design.ph,
-        inoculum_vcd=setting.inoculum_vcd,
+        temperature_c=first["temperature"],
+        ph=first["ph"],
+        inoculum_vcd=inoculum[0] if inoculum else setting.inoculum_vcd,
         end_time_h=end,
         events=tuple(sorted(events, key=lambda e: (e.time_h, e.kind != "sample"))),
     )
+
+
+def _flow(feed: str, times: np.ndarray, start: np.ndarray, stop: np.ndarray, end: float) -> list[Event]:
+    """The rates of a feed as events; one that stops says so, and the last one ends at harvest."""
+    events, flowing = list[Event](), False
+    until = np.append(times[1:], max(end, float(times[-1])))
+    for t, to, a, b in zip(times, until, start, stop, strict=True):
+        on = bool(a > 0.0 or b > 0.0)
+        if t < end and (on or flowing):
+            reached = b if to <= end else a + (b - a) * (end - t) / (to - t)
+            events.append(Event(float(t), "feed_rate", feed, float(a), float(reached)))
+        flowing = on
+    return events
 
 
 def sampled_h(run: Run) -> tuple[float, ...]:
@@ -222,19 +264,25 @@ def _spread(value: np.ndarray, where: np.ndarray, n: int) -> list[int]:
 
 
 def information(
-    posterior: Posterior, belief: Belief, runs: Sequence[Run], clone: np.ndarray, run: np.ndarray
+    posterior: Posterior,
+    belief: Belief,
+    runs: Sequence[Run],
+    *,
+    clone: np.ndarray,
+    run: np.ndarray,
+    media: dict[str, dict[str, float]],
 ) -> np.ndarray:
     """Information [R, Q, Q] on the belief's parameters from runs (one per process, `run` [R]) with clones [R].
 
-    Every assay that was fitted is read at every sample. What is new in a vessel is averaged out under its prior. A run
-    that cannot be simulated says nothing.
+    `media` holds the compositions of their media and feeds. Every assay that was fitted is read at every sample. What
+    is new in a vessel is averaged out under its prior. A run that cannot be simulated says nothing.
     """
     problem, dataset = posterior.problem, posterior.problem.dataset
     planned = planned_readings(problem.variables, runs)
     future = build_problem(
         problem.model,
         problem.table,
-        _planned(dataset, runs, planned),
+        _planned(replace(dataset, media=media), runs, planned),
         problem.noise,
         problem.integrator,
     )
@@ -294,7 +342,7 @@ def trials(
     clone, x, plan, met, refused = safe(process, posterior.problem, belief, pool, plans, safety, seed)
     distinct, run = np.unique(np.column_stack([plan, x]), axis=0, return_inverse=True)
     runs = runs_of(process, distinct[:, 1:], distinct[:, 0].astype(int), plans, setting)
-    info = information(posterior, belief, runs, clone, run.ravel())
+    info = information(posterior, belief, runs, clone=clone, run=run.ravel(), media=setting.media)
     size, vectors = np.linalg.eigh(info)
     root = np.sqrt(np.maximum(size, 0.0))[:, :, None] * np.swapaxes(vectors, 1, 2)
     samples = np.array([len(sampled_h(r)) for r in runs])[run.ravel()]

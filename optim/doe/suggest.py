@@ -9,7 +9,7 @@ import numpy as np
 
 from optim.data.dataset import Run
 from optim.doe.alternatives import Decision, best_processes, decision
-from optim.doe.candidates import Safety, Setting, Trials, processes, rounded, runs_of, sampled_h, trials
+from optim.doe.candidates import Safety, Setting, Trials, check_written, processes, rounded, runs_of, sampled_h, trials
 from optim.doe.posterior_normal import Belief, belief_of
 from optim.doe.result import CloneChance, SuggestedRun, Suggestion
 from optim.doe.selection import WAYS, Alternatives, Chosen, State, choose
@@ -18,7 +18,6 @@ from optim.estimation.posterior import Point, Posterior
 from optim.optimisation.evaluate import decision_values
 from optim.optimisation.optimise import About
 from optim.optimisation.slsqp import OptimiseOptions, Progress
-from optim.process.objective import LESS_IS_BETTER, PROFIT
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
 
@@ -90,7 +89,7 @@ def weighed(
     Raises `InfeasibleError` when no clone has a process within the limits, or no run is safe.
     """
     require_float64("weighed")
-    if process.metric in (PROFIT, *LESS_IS_BETTER):
+    if process.objective.target.signed or process.objective.target.less_is_better:
         raise ConfigError(
             f"objective.maximise: runs are weighed by metrics of which more is better, not by {process.metric}; "
             "yield_per_cost asks the same as cogs"
@@ -98,6 +97,7 @@ def weighed(
     fit, taken = posterior.problem, set(posterior.problem.groups)
     fresh = [name for i in range(len(taken) + options.new_clones) if (name := f"{NEW}{i + 1}") not in taken]
     belief = belief_of(posterior, point, fresh[: options.new_clones])
+    check_written(process.design, setting)
     progress("suggest: the best process of every clone")
     own = best_processes(process, fit, belief, solving, seed, known, progress)
     decided = decision(
@@ -202,7 +202,7 @@ def _suggestion(
     return Suggestion(
         by=options.by,
         objective=process.metric,
-        unit=process.metrics[process.metric],
+        unit=process.metrics[process.metric].unit,
         runs=tuple(rows),
         samples=sum(len(row.sample_days) for row in rows),
         clones=_chances(belief, decided, before),

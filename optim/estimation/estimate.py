@@ -2,56 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from optim.errors import ConfigError, FitError, nearest
+from optim.errors import FitError
 from optim.estimation.levenberg_marquardt import Progress, Search, minimise
 from optim.estimation.noise import MEASURED
 from optim.estimation.posterior import Noise, Point, Posterior
 from optim.estimation.problem import FitProblem
+from optim.settings.estimation import FitSettings
 
-ENSEMBLES = ("laplace", "bootstrap", "nuts")
 # the stated spread between clones counts as much as this many clones
 SPREAD_WEIGHT = 4.0
 # rounds end when no scale of noise and no spread changes by more
 LEAST_NOISE_CHANGE = 0.02
 
 
-@dataclass(frozen=True)
-class FitOptions:
-    """Settings of a fit. `tolerance` is the relative decrease of the cost below which a start has converged."""
-
-    def __post_init__(self) -> None:
-        if self.starts < 1 or self.max_iterations < 1 or self.ensemble < 2 or self.draws < 2:
-            raise ConfigError("fit: starts and max_iterations must be at least 1, ensemble and draws at least 2")
-        if self.ensemble_by not in ENSEMBLES:
-            known = ", ".join(ENSEMBLES)
-            hint = nearest(self.ensemble_by, ENSEMBLES)
-            raise ConfigError(f"fit.ensemble_by: '{self.ensemble_by}' is not one of {known}.{hint}")
-
-    starts: int = 4
-    max_iterations: int = 60
-    tolerance: float = 1e-6
-    ensemble: int = 32
-    start_spread: float = 1.0  # starts are drawn with this many prior standard deviations
-    noise_rounds: int = 2  # how often, at most, noise and spread between clones are found anew
-    estimate_spread: bool = True
-    startup: int = 0  # first-order steps before the search proper, for starts far away
-    quality: bool = True  # look for faults of the data
-    identify: bool = True  # say what the data cannot tell
-    profiles: tuple[str, ...] = ()  # parameters to walk along; 'shared': all that are shared, and population means
-    ensemble_by: str = "laplace"  # where intervals and the ensemble come from: laplace | bootstrap | nuts
-    draws: int = 300  # of the bootstrap, or of each chain of the sampler
-
-    @property
-    def search(self) -> Search:
-        return Search(self.max_iterations, self.tolerance, self.startup)
+def search_of(options: FitSettings) -> Search:
+    """The Levenberg-Marquardt search that a fit's settings ask for."""
+    return Search(options.max_iterations, options.tolerance, options.startup)
 
 
 def multi_start(
-    problem: FitProblem, options: FitOptions, seed: int, progress: Progress
+    problem: FitProblem, options: FitSettings, seed: int, progress: Progress
 ) -> tuple[Posterior, list[Point]]:
     """Fit from the prior's centre and from random starts; then find noise and spread, and fit again from the best.
 
@@ -62,7 +36,7 @@ def multi_start(
     rng = np.random.default_rng(seed)
     points = [posterior.prior_point()]
     points += [posterior.random_point(rng, options.start_spread) for _ in range(options.starts - 1)]
-    ends = sorted(minimise(posterior, points, options.search, progress), key=lambda p: p.cost)
+    ends = sorted(minimise(posterior, points, search_of(options), progress), key=lambda p: p.cost)
     if not np.isfinite(ends[0].cost):
         raise FitError("every start of the fit failed; check bounds and initial values of the parameters")
     history = ends[0].history
@@ -72,7 +46,7 @@ def multi_start(
 
 
 def estimate_noise_and_spread(
-    posterior: Posterior, point: Point, options: FitOptions, progress: Progress = lambda text: None
+    posterior: Posterior, point: Point, options: FitSettings, progress: Progress = lambda text: None
 ) -> tuple[Posterior, Point]:
     """Noise and spread between clones found from the fit, and the fit with them, in turn until they settle."""
     problem = posterior.problem
@@ -87,7 +61,7 @@ def estimate_noise_and_spread(
         before = np.log(np.concatenate([posterior.noise.scale, posterior.spread]))
         posterior = Posterior(problem, noise, spread)
         point = replace(point, damping=1e-4, reason="", iterations=0, history=[])
-        point = minimise(posterior, [point], options.search, progress)[0]
+        point = minimise(posterior, [point], search_of(options), progress)[0]
         if np.max(np.abs(np.log(np.concatenate([noise.scale, spread])) - before)) < LEAST_NOISE_CHANGE:
             break
     return posterior, point

@@ -10,20 +10,20 @@ from optim.errors import FitError, IntegratorWarning
 from optim.estimation.data_quality.finding import Finding
 from optim.estimation.data_quality.inspect import inspect, inspect_raw
 from optim.estimation.ensemble import Draws, draw_laplace, natural_draws
-from optim.estimation.estimate import FitOptions, multi_start
+from optim.estimation.estimate import multi_start, search_of
 from optim.estimation.identifiability.practical import identify
 from optim.estimation.identifiability.structural import structural
 from optim.estimation.levenberg_marquardt import Progress
-from optim.estimation.parameter_index import select_parameters, all_parameters
+from optim.estimation.parameter_index import all_parameters, select_parameters
 from optim.estimation.posterior import Z90, Point, Posterior
 from optim.estimation.predictive import observation_bands, posterior_predictive
 from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult, ParameterEstimate, Recovery, StartReport
 from optim.estimation.score import (
-    group_folds,
     count_parameters,
-    predict_left_out,
+    group_folds,
     log_likelihood,
+    predict_left_out,
     r_squared,
     vessel_folds,
 )
@@ -32,6 +32,7 @@ from optim.estimation.uncertainty.bootstrap import Bootstrap, BootstrapOptions, 
 from optim.estimation.uncertainty.nuts import Sampled, SampleOptions, sample
 from optim.estimation.uncertainty.profile import Profile, profiles
 from optim.runtime import require_float64
+from optim.settings.estimation import FitSettings
 
 # two starts end at one optimum when their costs differ by less, in units of the log-likelihood
 SAME_COST = 0.1
@@ -39,25 +40,25 @@ SAME_COST = 0.1
 
 def fit(
     problem: FitProblem,
-    options: FitOptions,
+    options: FitSettings,
+    *,
     seed: int,
     model_name: str,
-    leave_one_out: bool = False,
     progress: Progress = lambda text: None,
 ) -> FitResult:
     """Fit a problem. Raises `FitError` when every start failed or the data do not determine the parameters at all."""
     require_float64("fit")
     posterior, points = multi_start(problem, options, seed, progress)
-    return build_fit_result(posterior, points, options, seed, model_name, leave_one_out, progress)
+    return build_fit_result(posterior, points, options, seed=seed, model_name=model_name, progress=progress)
 
 
 def build_fit_result(
     posterior: Posterior,
     points: list[Point],
-    options: FitOptions,
+    options: FitSettings,
+    *,
     seed: int,
     model_name: str,
-    leave_one_out: bool = False,
     progress: Progress = lambda text: None,
 ) -> FitResult:
     """The result of a search: `points` are the ends of all starts, the best first."""
@@ -68,8 +69,8 @@ def build_fit_result(
     draws, wide = _ensemble(posterior, best, options, seed, progress)
     found = observation_bands(posterior, *posterior_predictive(posterior, draws))
     left_out, clones_left_out = None, None
-    if leave_one_out:
-        search, members = options.search, max(2, options.ensemble // 2)
+    if options.leave_one_out:
+        search, members = search_of(options), max(2, options.ensemble // 2)
         left_out = predict_left_out(posterior, best, vessel_folds(posterior), members, search, seed, progress)
         if posterior.n_groups > 1:
             clones_left_out = predict_left_out(posterior, best, group_folds(posterior), members, search, seed, progress)
@@ -127,7 +128,7 @@ def build_fit_result(
 
 
 def _ensemble(
-    posterior: Posterior, best: Point, options: FitOptions, seed: int, progress: Progress
+    posterior: Posterior, best: Point, options: FitSettings, seed: int, progress: Progress
 ) -> tuple[Draws, Bootstrap | Sampled | None]:
     """The ensemble, and all draws that it was thinned from where it is no Laplace approximation."""
     if options.ensemble_by == "laplace":
@@ -144,7 +145,7 @@ def _ensemble(
     return Draws(np.concatenate([best.shared[None], shared]), np.concatenate([best.block[None], block])), wide
 
 
-def _profiles(posterior: Posterior, best: Point, options: FitOptions, progress: Progress) -> tuple[Profile, ...]:
+def _profiles(posterior: Posterior, best: Point, options: FitSettings, progress: Progress) -> tuple[Profile, ...]:
     if not options.profiles:
         return ()
     every = [x for x in all_parameters(posterior) if x.level in ("shared", "population")]
@@ -153,7 +154,7 @@ def _profiles(posterior: Posterior, best: Point, options: FitOptions, progress: 
     return profiles(posterior, best, tuple(dict.fromkeys(wanted)), progress=progress)
 
 
-def _findings(posterior: Posterior, best: Point, options: FitOptions, progress: Progress) -> tuple[Finding, ...]:
+def _findings(posterior: Posterior, best: Point, options: FitSettings, progress: Progress) -> tuple[Finding, ...]:
     if not options.quality:
         return ()
     progress("fit: looking for faults of the data")
@@ -164,7 +165,7 @@ def _findings(posterior: Posterior, best: Point, options: FitOptions, progress: 
         return inspect_raw(posterior.problem.dataset, tuple(posterior.problem.noise.assays))
 
 
-def _identifiability(posterior: Posterior, best: Point, options: FitOptions, progress: Progress) -> tuple[str, ...]:
+def _identifiability(posterior: Posterior, best: Point, options: FitSettings, progress: Progress) -> tuple[str, ...]:
     if not options.identify:
         return ()
     progress("fit: looking for what the data cannot tell")

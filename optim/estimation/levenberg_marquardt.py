@@ -29,8 +29,8 @@ class Search:
     `startup` first-order steps (Adam, on the fitted scale) go before, for starts from which Gauss-Newton steps fail.
     """
 
-    max_iterations: int = 60
-    tolerance: float = 1e-6
+    max_iterations: int
+    tolerance: float
     startup: int = 0
     startup_rate: float = 0.05
 

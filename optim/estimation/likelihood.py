@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optim.estimation.noise import MEASURED, Scatter, on_scale, whitened_residual, robust_loss
+from optim.estimation.noise import MEASURED, Scatter, on_scale, robust_loss, whitened_residual
 from optim.kinetics.base import AbstractKineticModel
 from optim.parameters import OFFSET, SCALE
 from optim.schedule.grid import IntervalGrid

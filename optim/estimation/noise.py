@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -10,7 +9,8 @@ import numpy as np
 from jax.scipy.special import log_ndtr
 from scipy.special import gammaln, ndtri, stdtrit
 
-from optim.errors import ConfigError, nearest
+from optim.errors import ConfigError
+from optim.settings.estimation import NOISE_KINDS, AssaySettings, NoiseSettings
 from optim.types import Array
 from optim.units import VARIABLES
 
@@ -18,64 +18,15 @@ from optim.units import VARIABLES
 MEASURED, BELOW, ABOVE = 0, 1, 2
 # on which scale an assay's readings scatter
 NORMAL, LOG, LOGIT = 0, 1, 2
-NOISE_KINDS = {"normal": NORMAL, "lognormal": LOG, "logit": LOGIT}
+NOISE_CODES = dict(zip(NOISE_KINDS, (NORMAL, LOG, LOGIT), strict=True))
 # a reading of exactly 0 or 1 has no logarithm of odds: it stands for one that rounds to it
 LEAST_FRACTION = 1e-3
 
 
-@dataclass(frozen=True)
-class AssayNoise:
-    """How an assay's readings scatter about the truth.
+class NoiseModel(NoiseSettings):
+    """The likelihood of readings: what the noise settings of the assays mean to a value."""
 
-    kind normal: standard deviation sqrt((relative * value)^2 + floor^2 + counting^2), in the unit of the assay.
-    kind lognormal: of the logarithm, `relative`; `floor` is the reading below which the scatter stays what it is there
-    (it is added before the logarithm is taken). kind logit, for shares: of the logarithm of the odds, `relative`.
-
-    `counted`: particles counted per reading, which adds their counting noise: value (1 - value) / counted for a share,
-    value^2 / counted for a concentration. `robust`: degrees of freedom of Student's t, 0 for a normal distribution.
-    `estimate`: whether a factor on the whole is found from the residuals, where the noise model allows it.
-    """
-
-    relative: float
-    floor: float
-    kind: str = "normal"
-    counted: float = 0.0
-    robust: float = 0.0
-    estimate: bool = True
-
-
-@dataclass(frozen=True)
-class NoiseModel:
-    """Noise per assay. With `estimate_scale`, one factor per assay is found from the residuals."""
-
-    assays: dict[str, AssayNoise]
-    estimate_scale: bool = True
-
-    def __post_init__(self) -> None:
-        for name, assay in self.assays.items():
-            if name not in VARIABLES:
-                raise ConfigError(f"noise.assays.{name}: unknown variable.{nearest(name, VARIABLES)}")
-            self._check(name, assay)
-
-    def _check(self, name: str, assay: AssayNoise) -> None:
-        key = f"noise.assays.{name}"
-        if assay.kind not in NOISE_KINDS:
-            known = ", ".join(NOISE_KINDS)
-            raise ConfigError(f"{key}.kind: '{assay.kind}' is not one of {known}.{nearest(assay.kind, NOISE_KINDS)}")
-        if assay.relative < 0.0 or assay.floor < 0.0 or assay.counted < 0.0:
-            raise ConfigError(f"{key}: relative, floor and counted must not be negative")
-        if assay.kind == "normal" and assay.floor <= 0.0:
-            raise ConfigError(f"{key}: relative must not be negative and floor must be positive")
-        if assay.kind != "normal" and assay.relative <= 0.0:
-            raise ConfigError(f"{key}: {assay.kind} noise needs a positive relative, its standard deviation")
-        if assay.kind != "normal" and assay.counted > 0.0:
-            raise ConfigError(f"{key}: counted goes with kind normal")
-        if assay.kind == "logit" and VARIABLES[name].upper != 1.0:
-            raise ConfigError(f"{key}: logit noise is for shares between 0 and 1")
-        if 0.0 < assay.robust <= 2.0:
-            raise ConfigError(f"{key}.robust: degrees of freedom must be above 2 (4 is usual), or 0 for none")
-
-    def assay_noise(self, variable: str) -> AssayNoise:
+    def assay_noise(self, variable: str) -> AssaySettings:
         """The noise of an assay. Raises `ConfigError` for one that is not declared."""
         if variable not in self.assays:
             raise ConfigError(
@@ -157,7 +108,7 @@ def scatter_arrays(noise: NoiseModel, variables: tuple[str, ...]) -> Scatter:
     """The noise model as arrays [V]."""
     rows = [noise.assay_noise(name) for name in variables]
     return Scatter(
-        np.array([NOISE_KINDS[row.kind] for row in rows], np.int32),
+        np.array([NOISE_CODES[row.kind] for row in rows], np.int32),
         np.array([row.floor for row in rows]),
         np.array([row.robust for row in rows]),
     )

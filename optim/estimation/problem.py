@@ -14,7 +14,7 @@ import numpy as np
 from optim.data.dataset import Dataset
 from optim.errors import DatasetError
 from optim.estimation import likelihood
-from optim.estimation.likelihood import VesselEquations, Layout, Vessels
+from optim.estimation.likelihood import Layout, VesselEquations, Vessels
 from optim.estimation.noise import NoiseModel, Scatter, on_scale, scatter_arrays
 from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.parameters import ParameterSpec, ParameterTable
@@ -203,9 +203,10 @@ def build_problem(
         times = np.unique([observed[b][i][0] for i in range(len(observed[b]))])
         schedules.append(schedule_of(run, times[times < run.end_time_h], padded))
         for j, name in enumerate(feeds[b]):
-            feed_table[b, j] = model.feed(dataset.media.get(name, {}))
+            feed_table[b, j] = model.feed(dataset.medium(name, run.run_id) if name else {})
+        medium = dataset.medium(run.medium_id, run.run_id)
         try:
-            start = model.initial(dataset.media[run.medium_id], run.inoculum_vcd, dataset.initial_sample(b))
+            start = model.initial(medium, run.inoculum_vcd, dataset.initial_sample(b))
         except DatasetError as err:
             raise DatasetError(f"run '{run.run_id}': {err}") from err
         initial[b] = [start[name] for name in model.names()]

@@ -55,6 +55,8 @@ class AbstractKineticModel(eqx.Module):
     species: AbstractClassVar[tuple[Species, ...]]
     stiff: ClassVar[bool] = False
     """Whether its rates differ so much that an explicit stepper is held back by stability: what `auto` goes by."""
+    product: ClassVar[str] = ""
+    """The observed variable that is the product. Empty: a model without one cannot be used in a process."""
     initial_variables: AbstractClassVar[tuple[str, ...]]
     """Variables whose sample at time 0 sets the initial state, and so says nothing about the parameters."""
 

@@ -65,6 +65,7 @@ class ChoGrowth(AbstractKineticModel):
         Species("S", "-", 1.0),
         Species("W", "1e9 cells h/L", 100.0),
     )
+    product: ClassVar[str] = "vcd"
     initial_variables: ClassVar[tuple[str, ...]] = ()
 
     @property

@@ -89,6 +89,7 @@ class ChoMoller(AbstractKineticModel):
         Species("Byp", "-", 1.0),
     )
 
+    product: ClassVar[str] = "titre"
     initial_variables: ClassVar[tuple[str, ...]] = ()
 
     @property

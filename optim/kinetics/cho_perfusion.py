@@ -67,6 +67,7 @@ class ChoPerfusion(AbstractKineticModel):
         Species("Lac", "g/L", 1.0, "lactate"),
         Species("mAb", "g/L", 0.1, "titre", collected=True),
     )
+    product: ClassVar[str] = "titre"
     initial_variables: ClassVar[tuple[str, ...]] = ()
 
     @property

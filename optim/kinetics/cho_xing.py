@@ -73,6 +73,7 @@ class ChoXing(AbstractKineticModel):
         Species("Amm", "mmol/L", 1.0, "ammonia"),
         Species("mAb", "g/L", 1.0, "titre", collected=True),
     )
+    product: ClassVar[str] = "titre"
     initial_variables: ClassVar[tuple[str, ...]] = ()
 
     @property

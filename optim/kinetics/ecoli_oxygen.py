@@ -104,6 +104,7 @@ class EcoliOxygen(AbstractKineticModel):
         Species("DOTm", "%", 10.0, dilutes=False),
     )
     stiff: ClassVar[bool] = True
+    product: ClassVar[str] = "biomass"
     initial_variables: ClassVar[tuple[str, ...]] = ("glucose", "acetate", "dissolved_oxygen")
 
     @property

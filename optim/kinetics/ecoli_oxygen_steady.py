@@ -86,6 +86,7 @@ class EcoliOxygenSteady(AbstractKineticModel):
         Species("A", "g/L", 0.1, "acetate"),
     )
     # the oxygen of a medium that stood is not yet in steady state with cells, so it says nothing
+    product: ClassVar[str] = "biomass"
     initial_variables: ClassVar[tuple[str, ...]] = ("glucose", "acetate", "dissolved_oxygen")
 
     @property

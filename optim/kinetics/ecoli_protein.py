@@ -84,6 +84,7 @@ class EcoliProtein(AbstractKineticModel):
         Species("D", "-", 1.0, dilutes=False),
         Species("E", "-", 1.0, dilutes=False),
     )
+    product: ClassVar[str] = "product"
     initial_variables: ClassVar[tuple[str, ...]] = ("product", "glycerol")
 
     @property

@@ -108,6 +108,7 @@ class RaavNguyen(AbstractKineticModel):
         Species("RepCap", "copies/cell", 1e2, dilutes=False),
     )
     stiff: ClassVar[bool] = True
+    product: ClassVar[str] = "vector_genomes"
     initial_variables: ClassVar[tuple[str, ...]] = tuple(PLASMIDS)
 
     @property

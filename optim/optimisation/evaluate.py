@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from optim.errors import SimulationError, Status
@@ -40,7 +38,6 @@ def outcome(
     name: str,
     x: np.ndarray,
     ensemble: np.ndarray,
-    feed: str | Sequence[str],
     screened: Ranges,
 ) -> ProcessOutcome:
     """The process with decisions x [D] over the ensemble [E, P], member 0 being the estimate.
@@ -61,10 +58,10 @@ def outcome(
     return ProcessOutcome(
         name=name,
         decisions=decision_values(problem, x, screened),
-        actions=actions(problem, x, feed),
+        actions=actions(problem, x),
         trajectory=_series(problem, trace, good),
         metrics=metrics,
-        metric_units={key: problem.metrics[key] for key in metrics},
+        metric_units={key: problem.metrics[key].unit for key in metrics},
         cost_items=bill(problem, Harvest(*(np.asarray(v)[0] for v in trace.harvest))),
         currency=problem.book.currency,
         constraints=constraint_values(problem, trace, good),
@@ -98,14 +95,14 @@ def decision_values(problem: ProcessProblem, x: np.ndarray, screened: Ranges) ->
     return tuple(rows)
 
 
-def actions(problem: ProcessProblem, x: np.ndarray, feed: str | Sequence[str]) -> tuple[Action, ...]:
-    """What is done to the vessel, from the very schedule that is simulated. `feed` names the first feed, or all."""
+def actions(problem: ProcessProblem, x: np.ndarray) -> tuple[Action, ...]:
+    """What is done to the vessel, from the very schedule that is simulated, with the feeds' names of the design."""
     import jax.numpy as jnp
 
     s = problem.design.schedule(jnp.asarray(x))
     end = float(s.end)
     rows = []
-    names = list(problem.design.feeds if isinstance(feed, str) else feed)
+    names = problem.design.feeds
     for t, taken, given in zip(np.asarray(s.times), np.asarray(s.withdraw), np.asarray(s.bolus), strict=True):
         if t >= end:
             continue

@@ -27,7 +27,6 @@ from optim.optimisation.slsqp import FEASIBLE, OptimiseOptions, Progress, Soluti
 from optim.optimisation.tightening import finely, kept_between
 from optim.process.calendar import Calendar
 from optim.process.disturbance import Drift, executed
-from optim.process.objective import better
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
 
@@ -57,7 +56,6 @@ class About:
 
     result: FitResult
     seed: int
-    feed: str
     screened: Ranges
     notes: tuple[str, ...]
 
@@ -103,8 +101,8 @@ def optimise(
     if risk.on:
         x, robustness, more = _robust(problem, begin, bounds, ensemble, risk, options, about, progress)
         reports += [replace(r, start=len(found) + r.start) for r in more]
-    optimum = outcome(problem, "optimum", x, ensemble, about.feed, about.screened)
-    baseline = outcome(problem, "platform", problem.design.platform, ensemble, about.feed, about.screened)
+    optimum = outcome(problem, "optimum", x, ensemble, about.screened)
+    baseline = outcome(problem, "platform", problem.design.platform, ensemble, about.screened)
     notes = list(about.notes)
     outside = [d.name for d in optimum.decisions if d.outside_screened]
     if robustness:
@@ -154,7 +152,7 @@ def optimise(
 def _variant(problem: ProcessProblem, v: Variant) -> VariantReport:
     if v.solution is None:
         return VariantReport(v.name, float("nan"), "no process meets all limits")
-    return VariantReport(v.name, float(problem.objective.natural(np.array(v.solution.objective))), "")
+    return VariantReport(v.name, float(problem.objective.from_solver(np.array(v.solution.objective))), "")
 
 
 def _robust(
@@ -195,7 +193,7 @@ def _robust(
         seen, met = judge(close, x, pool, risk, seen_drift)
         later, met_later = judge(close, x, held, risk, held_drift) if len(held) else (np.nan, np.nan)
         judged.append(Judged(name, seen, later, met, met_later))
-    nominal = outcome(problem, "nominal optimum", starts[0], ensemble, about.feed, about.screened)
+    nominal = outcome(problem, "nominal optimum", starts[0], ensemble, about.screened)
     reports = []
     for k, end in enumerate(ends):
         s = end.solution
@@ -211,11 +209,11 @@ def _history(problem: ProcessProblem, found: list[Solution]) -> tuple[float, ...
     longest = max(len(s.history) for s in found)
     padded = [np.pad(s.history, (0, longest - len(s.history)), mode="edge") for s in found if s.history]
     best_so_far = np.fmax.reduce(np.array(padded), axis=0)
-    return tuple(float(v) for v in problem.objective.natural(best_so_far))
+    return tuple(float(v) for v in problem.objective.from_solver(best_so_far))
 
 
 def _report(problem: ProcessProblem, s: Solution) -> SolveReport:
-    value = float(problem.objective.natural(np.array(s.objective))) if np.isfinite(s.objective) else float("nan")
+    value = float(problem.objective.from_solver(np.array(s.objective))) if np.isfinite(s.objective) else float("nan")
     return SolveReport(s.start, value, s.max_violation, s.kkt, s.iterations, s.success, s.message)
 
 
@@ -261,12 +259,13 @@ def rank(
     # members are joint draws of all clones: compare within a member, and only where every clone could be simulated
     whole = np.isfinite(at_own).all(axis=0)
     draws = at_own[:, whole]
-    good = better(draws, problem.metric)
+    sign = problem.objective.target.sign
+    good = sign * draws
     wins = np.bincount(good.argmax(axis=0), minlength=len(able)) / max(1, draws.shape[1])
     loss = (good.max(axis=0) - good).mean(axis=1)
     order = np.argsort(-np.median(good, axis=1))
     true_values = {c: truth(c, processes[c]) for c in able} if truth else {}
-    by_truth = sorted(true_values, key=lambda c: -better(np.array(true_values[c]), problem.metric))
+    by_truth = sorted(true_values, key=lambda c: -sign * true_values[c])
     rows = [
         RankedClone(
             clone=able[i],
@@ -292,7 +291,7 @@ def rank(
     best_at = {name: (processes[name], ensembles[name][0]) for name in able}
     return Ranking(
         objective=problem.metric,
-        unit=problem.metrics[problem.metric],
+        unit=problem.metrics[problem.metric].unit,
         rows=tuple(rows),
         model=r.model,
         dataset=r.dataset,
@@ -338,7 +337,8 @@ def _scout(
 
     Processes have several local optima, much the same ones for all clones of a screen.
     """
-    clone = max(at_platform, key=lambda c: np.nan_to_num(better(at_platform[c][0], problem.metric), nan=-np.inf))
+    sign = problem.objective.target.sign
+    clone = max(at_platform, key=lambda c: np.nan_to_num(sign * at_platform[c][0], nan=-np.inf))
     starts = start_points(problem, options.starts, seed)
     found = solve(problem, starts, np.tile(ensembles[clone][0], (len(starts), 1)), options, progress)
     chosen = distinct(problem, found, options.rank_starts)
@@ -365,5 +365,5 @@ def _finite(values: np.ndarray) -> np.ndarray:
 def _metric(problem: ProcessProblem, x: np.ndarray, ensembles: dict[str, np.ndarray], clones: list[str]) -> np.ndarray:
     """The maximised metric, [C, E], NaN for a member that failed."""
     e = problem.evaluate(x, np.concatenate([ensembles[c] for c in clones]))
-    values = np.where(e.status == 0, problem.objective.natural(e.objective), np.nan)
+    values = np.where(e.status == 0, problem.objective.from_solver(e.objective), np.nan)
     return values.reshape(len(clones), -1)

@@ -14,7 +14,7 @@ import numpy as np
 
 from optim.errors import ConfigError, InfeasibleError, nearest
 from optim.optimisation.slsqp import Floor, OptimiseOptions, Progress, Solution, best, solve, start_points, tiled
-from optim.process.objective import OBJECTIVES, Objective, better
+from optim.process.metrics import OBJECTIVES
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
 
@@ -80,7 +80,7 @@ def pareto(
             f"pareto.against: unknown '{against}'.{nearest(against, OBJECTIVES)} Known: {', '.join(OBJECTIVES)}"
         )
     try:
-        other = replace(problem, objective=Objective(against, (), problem.objective.market))
+        other = replace(problem, objective=replace(problem.objective, maximise=against, mix=()))
     except ConfigError as err:
         raise ConfigError(f"pareto.against: {err}") from err
     if other.metric == problem.metric:
@@ -123,14 +123,14 @@ def pareto(
         FrontPoint(float(a), float(b), dict(zip(names, map(float, row), strict=True)), kkt, ok)
         for (a, b), row, (kkt, ok) in zip(values, x, reports, strict=True)
     ]
-    scores = np.stack([better(values[:, i], m) for i, m in enumerate((problem.metric, other.metric))], axis=1)
+    scores = values * [p.objective.target.sign for p in (problem, other)]
     front = nondominated(scores)
     return Front(
         clone=clone,
         first=problem.metric,
         second=other.metric,
-        first_unit=problem.metrics[problem.metric],
-        second_unit=problem.metrics[other.metric],
+        first_unit=problem.metrics[problem.metric].unit,
+        second_unit=problem.metrics[other.metric].unit,
         points=tuple(rows[i] for i in front),
         platform=(float(platform[0]), float(platform[1])),
         hypervolume=hypervolume(scores[front]),

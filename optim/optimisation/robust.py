@@ -19,7 +19,6 @@ from optim.errors import ConfigError, nearest
 from optim.optimisation.slsqp import FEASIBLE, Answers, Bounds, OptimiseOptions, Progress, Solution, search
 from optim.process.disturbance import AS_PLANNED, Drift
 from optim.process.disturbance import lanes as lanes_of
-from optim.process.objective import LESS_IS_BETTER
 from optim.process.problem import Evaluation, ProcessProblem
 
 MEASURES = ("nominal", "expectation", "cvar", "quantile")
@@ -118,8 +117,7 @@ def judge(
     values = utility(problem, e.metrics)
     values = np.where(good, values, np.min(values[good], initial=np.inf))
     met = good & (e.margins >= -FEASIBLE).all(axis=1)
-    sign = -1.0 if problem.metric in LESS_IS_BETTER else 1.0
-    return sign * float(risk.of(values)), float(np.mean(met))
+    return problem.objective.target.sign * float(risk.of(values)), float(np.mean(met))
 
 
 def _around(values: np.ndarray, width: float) -> tuple[float, float]:
@@ -148,8 +146,7 @@ class _Lane:
 
 def utility(problem: ProcessProblem, metrics: np.ndarray) -> np.ndarray:
     """The maximised metric as something of which more is better, from all metrics [.., M]."""
-    sign = -1.0 if problem.metric in LESS_IS_BETTER else 1.0
-    return sign * metrics[..., list(problem.metrics).index(problem.metric)]
+    return problem.objective.target.sign * metrics[..., list(problem.metrics).index(problem.metric)]
 
 
 def solve_robust(

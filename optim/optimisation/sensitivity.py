@@ -121,7 +121,7 @@ def stress(
     return Stress(
         clone=clone,
         objective=problem.metric,
-        unit=problem.metrics[problem.metric],
+        unit=problem.metrics[problem.metric].unit,
         value=float(base.metrics[0, place]),
         met=float(np.mean(met)),
         influences=_influences(problem, x, ensemble, options, bounds, progress),
@@ -180,7 +180,7 @@ def _side(
     """`stay` is the process itself in every lane, `base` the best one at the estimate, `s` the lane's own best."""
     place = list(problem.metrics).index(problem.metric)
     able = stay.status[lane] == 0
-    anew = float(problem.objective.natural(np.array(s.objective))) if s.max_violation <= FEASIBLE else float("nan")
+    anew = float(problem.objective.from_solver(np.array(s.objective))) if s.max_violation <= FEASIBLE else float("nan")
     kept = bool(base.status[lane] == 0 and (base.margins[lane] >= -FEASIBLE).all())
     moved = ""
     if np.isfinite(anew) and (not kept or s.objective - float(base.objective[lane]) > WORTH):

@@ -16,7 +16,7 @@ from scipy.optimize import minimize, nnls
 from scipy.stats import qmc
 
 from optim.process.design import Design
-from optim.process.objective import LESS_IS_BETTER
+from optim.process.metrics import find_metric
 from optim.process.problem import ProcessProblem
 
 Progress = Callable[[str], None]
@@ -152,7 +152,7 @@ def solve(
         margins, jacobian = [e.margins - clear], [slopes.margins]
         for floor in floors:
             i = list(problem.metrics).index(floor.metric)
-            sign = -1.0 if floor.metric in LESS_IS_BETTER else 1.0
+            sign = find_metric(floor.metric).sign
             scale = np.maximum(np.abs(floor.level[lanes]), 1e-12 * np.abs(floor.level).max() + 1e-300)
             margins.append((sign * (e.metrics[:, i] - floor.level[lanes]) / scale)[:, None])
             jacobian.append(sign * slopes.metrics[:, i : i + 1] / scale[:, None, None])

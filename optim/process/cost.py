@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optim.errors import ConfigError, nearest
+from optim.process.metrics import PRODUCTS, Product
 from optim.types import Array, Scalar
 
 CATEGORIES = ("media", "feed", "seed train", "single use", "facility", "labour", "quality", "downstream")
@@ -27,7 +28,7 @@ DRIVERS: dict[str, str] = {
     "suite_days": "d",
     "harvest_l": "L",
     "clarified_l": "L",  # harvest volume times the effort that dead cells add
-    "captured_g": "g",
+    **{f"captured_{p.unit.lower()}": p.unit for p in PRODUCTS.values()},  # product that reaches the first column
 }
 # effort of clarification = 1 + RISE * softplus((viability0 - viability) / WIDTH) / softplus(viability0 / WIDTH);
 # constructed: rises smoothly as viability falls below 80 %, doubling at about none alive
@@ -52,7 +53,7 @@ class PriceItem:
     scale_exponent: float = 0.0
     scale_reference_l: float = 1.0
     titre_exponent: float = 0.0
-    titre_reference: float = 1.0  # g/L
+    titre_reference: float = 1.0  # amount of product per L
 
     def __post_init__(self) -> None:
         key = f"cost.items.{self.name}"
@@ -79,7 +80,7 @@ class Harvest(NamedTuple):
     feed_l: Scalar
     culture_h: Scalar
     harvest_l: Scalar
-    titre: Scalar  # g product per L of harvest
+    titre: Scalar  # amount of product, in its own unit, per L of harvest
     viability: Scalar  # 1 where the model has none
 
 
@@ -124,6 +125,15 @@ class CostBook:
         bad = sum(not item.verified for item in self.items)
         return f"{bad} of {len(self.items)} prices are unverified"
 
+    def check_product(self, product: Product) -> None:
+        """Refuse prices per amount of another kind of product. Raises `ConfigError`."""
+        for item in self.items:
+            if item.driver.startswith("captured_") and DRIVERS[item.driver] != product.unit:
+                raise ConfigError(
+                    f"cost.items.{item.name}.driver: '{item.driver}' counts a product in {DRIVERS[item.driver]}, but "
+                    f"{product.title} are counted in {product.unit}; choose a price book for it (cost=...)"
+                )
+
     def drivers(self, h: Harvest) -> dict[str, Scalar]:
         """Amount of each driver of a batch."""
         first = next(iter(self.stage_yields.values()))
@@ -137,8 +147,7 @@ class CostBook:
             "suite_days": (h.culture_h + self.turnaround_h) / 24.0,
             "harvest_l": h.harvest_l,
             "clarified_l": h.harvest_l * (1.0 + CLARITY_RISE * rise),
-            "captured_g": h.titre * h.harvest_l * first,
-        }
+        } | {f"captured_{p.unit.lower()}": h.titre * h.harvest_l * first for p in PRODUCTS.values()}
 
     def costs(self, prices: Array, h: Harvest) -> Array:
         """Cost of every item of one batch, [I], in the book's currency; `prices` [I] may be traced."""
@@ -155,8 +164,8 @@ class CostBook:
             ]
         )
 
-    def released_g(self, h: Harvest) -> Scalar:
-        """Product released per attempted batch, g: failed batches count with nothing."""
+    def released_amount(self, h: Harvest) -> Scalar:
+        """Product released per attempted batch, in the product's unit: failed batches count with nothing."""
         return h.titre * h.harvest_l * self.recovery * self.success
 
     def elasticities(self, h: Harvest) -> dict[str, float]:

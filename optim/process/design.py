@@ -40,8 +40,8 @@ class Design:
     """A family of processes in one vessel.
 
     A bolus is meant to feed the coming day: when harvest comes sooner, a proportionate part of it is given, so that a
-    process depends continuously on its harvest time. Where `second_feed_ratio` is above 0, that many litres of the last
-    feed (base) flow with every litre of the first.
+    process depends continuously on its harvest time. Where `second_feed_ratio` is above 0, that many litres of
+    `second_feed` (such as base) flow with every litre of the first feed.
     """
 
     decisions: tuple[Decision, ...]
@@ -53,6 +53,7 @@ class Design:
     sample_times_h: tuple[float, ...]
     sample_volume_l: float
     feeds: tuple[str, ...] = ("feed",)
+    second_feed: str = ""
     second_feed_ratio: float = 0.0
     do_percent: float | None = None
     kla_per_h: float | None = None
@@ -75,6 +76,11 @@ class Design:
                 raise ConfigError(
                     f"design.decisions.{d.name}.feed: no feed '{d.feed}'.{nearest(d.feed, self.feeds)} Known: {known}"
                 )
+        if self.second_feed_ratio > 0.0 and self.second_feed not in self.feeds[1:]:
+            raise ConfigError(
+                "design.second_feed_ratio: name the feed that flows with the first one in design.second_feed_id; "
+                f"'{self.second_feed}' is none of {', '.join(self.feeds[1:]) or 'no further feeds'}"
+            )
         if math.isfinite(self.checked_from_h):
             return  # of a process that runs, some decisions have passed
         kinds = {d.kind for d in self.decisions}
@@ -260,8 +266,9 @@ class Design:
             start.append(sum((a for a, _ in parts), jnp.zeros(len(starts), x.dtype)))
             stop.append(sum((b for _, b in parts), jnp.zeros(len(starts), x.dtype)))
         if self.second_feed_ratio > 0.0:
-            start[-1] = start[-1] + self.second_feed_ratio * start[0]
-            stop[-1] = stop[-1] + self.second_feed_ratio * stop[0]
+            j = self.feeds.index(self.second_feed)
+            start[j] = start[j] + self.second_feed_ratio * start[0]
+            stop[j] = stop[j] + self.second_feed_ratio * stop[0]
         return jnp.asarray(starts), jnp.stack(start, axis=1), jnp.stack(stop, axis=1)
 
     def _steps(self, x: Array, places: list[int], unit: float) -> _Line | None:

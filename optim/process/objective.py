@@ -1,4 +1,4 @@
-"""What a process is judged by: the metrics of a batch, and the one (or the mix of several) that is maximised."""
+"""The objective: the metric or weighted mix that an optimisation maximises, and the market that profit needs."""
 
 from __future__ import annotations
 
@@ -10,36 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from optim.errors import ConfigError, nearest
+from optim.process.metrics import MIX, OBJECTIVES, PRODUCTS, PROFIT, Metric, Product, batch_metrics
 from optim.types import Array, Scalar
 
-METRICS: dict[str, str] = {
-    "yield_per_cost_g_per_eur": "g/EUR",
-    "cogs_eur_per_g": "EUR/g",
-    "released_g": "g per batch",
-    "cost_eur": "EUR per batch",
-    "titre_g_per_l": "g/L",
-    "space_time_yield_g_per_l_d": "g/L/d",
-    "productivity_g_per_d": "g per day of the suite",
-    "harvest_h": "h",
-    "harvest_volume_l": "L per batch",
-    "product_per_biomass_g_per_g": "g/g",
-    "viability_at_harvest": "-",
-}
-PROFIT, MIX = "profit_eur_per_year", "mix"
-FURTHER = {PROFIT: "EUR per year", MIX: "weighted geometric mean"}
-# what may be maximised (or, where less is better, minimised) -> the metric it is
-OBJECTIVES = {
-    "yield_per_cost": "yield_per_cost_g_per_eur",
-    "cogs": "cogs_eur_per_g",
-    "released": "released_g",
-    "titre": "titre_g_per_l",
-    "space_time_yield": "space_time_yield_g_per_l_d",
-    "productivity": "productivity_g_per_d",
-    "product_per_biomass": "product_per_biomass_g_per_g",
-    "culture_time": "harvest_h",
-    "profit": PROFIT,
-}
-LESS_IS_BETTER = ("cogs_eur_per_g", "cost_eur", "harvest_h")
 # Batches a year are the fewer of what the suite can do and what the market takes. The smaller of two is smoothed, so
 # that the optimum, which often lies where both are equal, has a derivative: there it is 1.4 % too low.
 SHARPNESS = 50.0
@@ -83,6 +56,7 @@ class Objective:
     maximise: str
     mix: tuple[tuple[str, float], ...] = ()  # further objectives with their weights; that of `maximise` is 1
     market: Market | None = None
+    product: Product = PRODUCTS["titre"]
 
     def __post_init__(self) -> None:
         for key, name in (("maximise", self.maximise), *(("mix", name) for name, _ in self.mix)):
@@ -95,6 +69,11 @@ class Objective:
             raise ConfigError("objective.mix: names an objective twice, or the one that is maximised already")
         if "profit" in names and self.market is None:
             raise ConfigError("objective.market: missing; profit needs a price, a demand and the days of a suite")
+        if "profit" in names and self.product.unit != "g":
+            raise ConfigError(
+                f"objective.market: prices and demand are in g, but {self.product.title} are counted in "
+                f"{self.product.unit}; maximise yield_per_cost or cogs instead"
+            )
         if "profit" in names and self.mix:
             raise ConfigError("objective.mix: profit may be negative and cannot be part of a mix; limit it instead")
         if any(not weight > 0.0 for _, weight in self.mix):
@@ -106,26 +85,26 @@ class Objective:
         return (self.maximise, *(name for name, _ in self.mix))
 
     @property
-    def metric(self) -> str:
-        """Name of the metric that is maximised."""
-        return MIX if self.mix else OBJECTIVES[self.maximise]
+    def target(self) -> Metric:
+        """The metric that is maximised."""
+        return MIX if self.mix else OBJECTIVES[self.maximise].of_product(self.product)
 
     @property
-    def metrics(self) -> dict[str, str]:
-        """Every metric of a process with its unit: those of a batch, and those that this objective adds."""
+    def metrics(self) -> dict[str, Metric]:
+        """Every metric of a process by name: those of a batch, and those that this objective adds."""
         own = [*([PROFIT] if self.market else []), *([MIX] if self.mix else [])]
-        return METRICS | {name: FURTHER[name] for name in own}
+        return batch_metrics(self.product) | {m.name: m for m in own}
 
     def complete(self, batch: Array) -> Array:
         """All metrics [.., len(metrics)] from those of a batch [.., len(METRICS)]."""
-        named = dict(zip(METRICS, jnp.moveaxis(jnp.asarray(batch), -1, 0), strict=True))
-        rows = [named[name] for name in METRICS]
+        rows = list(jnp.moveaxis(jnp.asarray(batch), -1, 0))
+        named = {m.key: row for m, row in zip(batch_metrics(self.product).values(), rows, strict=True)}
         if self.market:
-            rows.append(self.market.profit(named["released_g"], named["cost_eur"], named["harvest_h"]))
+            rows.append(self.market.profit(named["released"], named["cost"], named["culture_time"]))
         if self.mix:
             parts = ((self.maximise, 1.0), *self.mix)
             total = sum(weight for _, weight in parts)
-            logs = [weight * seen(named[OBJECTIVES[name]], OBJECTIVES[name]) for name, weight in parts]
+            logs = [weight * OBJECTIVES[key].to_solver(named[key]) for key, weight in parts]
             rows.append(jnp.exp(sum(logs[1:], logs[0]) / total))
         return jnp.stack(rows, axis=-1)
 
@@ -133,46 +112,28 @@ class Objective:
         """Slopes of all metrics [L, M, D] from values [L, M0] and slopes [L, M0, D] of those of a batch."""
         return np.asarray(_slopes(self, batch, slopes))
 
-    def seen(self, metrics: np.ndarray) -> np.ndarray:
-        """What a solver maximises, [..], from all metrics [.., M]."""
-        value = metrics[..., list(self.metrics).index(self.metric)]
-        return np.asarray(seen(value, self.metric, self._scale))
+    def to_solver(self, metrics: np.ndarray) -> np.ndarray:
+        """The objective as a solver maximises it, [..], from all metrics [.., M]."""
+        return np.asarray(self.target.to_solver(metrics[..., self._place], self._scale))
 
-    def slope_seen(self, metrics: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+    def slopes_to_solver(self, metrics: np.ndarray, slopes: np.ndarray) -> np.ndarray:
         """Gradient [L, D] of what a solver maximises, from all metrics [L, M] and their slopes [L, M, D]."""
-        i = list(self.metrics).index(self.metric)
-        if self.metric == PROFIT:
-            return slopes[:, i] / self._scale
-        sign = -1.0 if self.metric in LESS_IS_BETTER else 1.0
-        return sign * slopes[:, i] / np.maximum(metrics[:, i, None], 1e-30)
+        i = self._place
+        if self.target.signed:
+            return self.target.sign * slopes[:, i] / self._scale
+        return self.target.sign * slopes[:, i] / np.maximum(metrics[:, i, None], 1e-30)
 
-    def natural(self, value: np.ndarray) -> np.ndarray:
+    def from_solver(self, value: np.ndarray) -> np.ndarray:
         """The metric, from what a solver maximises."""
-        if self.metric == PROFIT:
-            return np.asarray(value) * self._scale
-        return np.exp(-np.asarray(value) if self.metric in LESS_IS_BETTER else np.asarray(value))
+        return self.target.from_solver(value, self._scale)
+
+    @property
+    def _place(self) -> int:
+        return list(self.metrics).index(self.target.name)
 
     @property
     def _scale(self) -> float:
         return self.market.revenue if self.market else 1.0
-
-
-def better(values: np.ndarray, metric: str) -> np.ndarray:
-    """A metric as something of which more is better: itself, or its negative."""
-    return -np.asarray(values) if metric in LESS_IS_BETTER else np.asarray(values)
-
-
-def change(new: float, old: float) -> float:
-    """Relative change of a metric, which may be negative."""
-    return float((new - old) / abs(old)) if old else float("nan")
-
-
-def seen(value: Array, metric: str, scale: float = 1.0) -> Array:
-    """A metric as something to maximise: its logarithm, that of its inverse where less is better; profit per scale."""
-    if metric == PROFIT:
-        return value / scale
-    log = jnp.log(jnp.maximum(jnp.asarray(value), 1e-30))
-    return -log if metric in LESS_IS_BETTER else log
 
 
 @partial(jax.jit, static_argnums=0)

@@ -15,7 +15,16 @@ from optim.kinetics.base import AbstractKineticModel
 from optim.process.cost import CostBook, Harvest
 from optim.process.design import Design
 from optim.process.disturbance import AS_PLANNED, Drift, lanes
-from optim.process.objective import METRICS, Objective
+from optim.process.metrics import (
+    OBJECTIVES,
+    FinishedBatch,
+    Metric,
+    Product,
+    batch_metrics,
+    compute_metrics,
+    is_metric,
+)
+from optim.process.objective import Objective
 from optim.schedule.grid import IntervalGrid, bucket
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
@@ -45,7 +54,7 @@ class Constraint:
         for key, value, allowed in (("kind", self.kind, ("max", "min")), ("where", self.where, ("path", "end"))):
             if value not in allowed:
                 raise ConfigError(f"constraints.{self.name}.{key}: {value!r} is not one of {', '.join(allowed)}")
-        if self.variable in METRICS and self.where != "end":
+        if is_metric(self.variable) and self.where != "end":
             raise ConfigError(
                 f"constraints.{self.name}.where: {self.variable} is known at the end only; say where: end"
             )
@@ -94,7 +103,7 @@ class _Static(NamedTuple):
     design: Design
     book: _Hashed
     constraints: tuple[Constraint, ...]
-    product: str
+    product: Product
     observed: tuple[str, ...]
     retention: tuple[float, ...] | None
 
@@ -108,23 +117,31 @@ class ProcessProblem:
     book: CostBook
     constraints: tuple[Constraint, ...]
     objective: Objective
-    product: str  # observed variable that is the product: titre or product
     observed: tuple[str, ...]
     initial: np.ndarray
     feeds: np.ndarray
     integrator: Integrator
 
     def __post_init__(self) -> None:
-        allowed = (*self.observed, "volume", *METRICS)
+        known = batch_metrics(self.product)
+        allowed = (*self.observed, "volume", *known)
         for c in self.constraints:
             if c.variable not in allowed:
                 raise ConfigError(
                     f"constraints.{c.name}.variable: the model does not predict '{c.variable}'."
                     f"{nearest(c.variable, allowed)} It predicts {', '.join(self.observed)}; "
-                    f"a batch has {', '.join(('volume', *METRICS))}"
+                    f"a batch has {', '.join(('volume', *known))}"
                 )
-        if "product_per_biomass" in self.objective.names and "biomass" not in self.observed:
-            raise ConfigError("objective.maximise: product_per_biomass needs a model with biomass")
+        if self.product.variable not in self.observed:
+            raise ConfigError(
+                f"the product is '{self.product.variable}', which the model does not predict. "
+                f"It predicts {', '.join(self.observed)}"
+            )
+        for key in self.objective.names:
+            lacking = [v for v in OBJECTIVES[key].needs if v not in self.observed]
+            if lacking:
+                raise ConfigError(f"objective.maximise: {key} needs a model with {', '.join(lacking)}")
+        self.book.check_product(self.product)
 
     @property
     def static(self) -> _Static:
@@ -135,13 +152,18 @@ class ProcessProblem:
         return _Static(self.model, self.design, _Hashed(self.book), self.constraints, self.product, self.observed, kept)
 
     @property
-    def metric(self) -> str:
-        """Name of the metric that is maximised."""
-        return self.objective.metric
+    def product(self) -> Product:
+        """What the process makes."""
+        return self.objective.product
 
     @property
-    def metrics(self) -> dict[str, str]:
-        """Every metric of a process, with its unit."""
+    def metric(self) -> str:
+        """Name of the metric that is maximised."""
+        return self.objective.target.name
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """Every metric of a process, by name."""
         return self.objective.metrics
 
     def evaluate(
@@ -162,7 +184,7 @@ class ProcessProblem:
         batch, slopes = self._run(_derivatives, x, p, prices, drift)
         e = self._evaluation(batch)
         metrics = self.objective.slopes(batch.metrics, slopes.metrics)
-        return e, Slopes(self.objective.slope_seen(e.metrics, metrics), slopes.margins, metrics)
+        return e, Slopes(self.objective.slopes_to_solver(e.metrics, metrics), slopes.margins, metrics)
 
     def trace(self, x: np.ndarray, p: np.ndarray, prices: np.ndarray | None = None, drift: Drift = AS_PLANNED) -> Trace:
         """Trajectories of every lane; arguments as in `evaluate`."""
@@ -171,7 +193,7 @@ class ProcessProblem:
 
     def _evaluation(self, batch: _Batch) -> Evaluation:
         metrics = np.asarray(self.objective.complete(batch.metrics))
-        return Evaluation(self.objective.seen(metrics), batch.margins, metrics, batch.status)
+        return Evaluation(self.objective.to_solver(metrics), batch.margins, metrics, batch.status)
 
     def _run(self, program: Any, x: np.ndarray, p: np.ndarray, prices: np.ndarray | None, drift: Drift) -> Any:
         static, n = self.static, len(x)
@@ -210,7 +232,7 @@ def _lane(s: _Static, params: Any, prices: Array, grid: IntervalGrid, trajectory
         status=trajectory.status,
         harvest=harvest,
         margins=_margins(s, trajectory, seen, metrics, grid, last),
-        metrics=jnp.stack([metrics[name] for name in METRICS]),
+        metrics=metrics,
     )
 
 
@@ -223,7 +245,7 @@ def _harvest(s: _Static, trajectory: Trajectory, seen: dict[str, Array], grid: I
     # samples are drawn for the laboratory, not from the production vessel: what they took is put back in proportion
     taken = jnp.sum(a.withdraw)
     volume = trajectory.volume[last]
-    titre = seen[s.product][last]
+    titre = seen[s.product.variable][last] * s.product.per_canonical
     gathered, medium = volume + taken, jnp.zeros(())
     if s.design.perfused:
         # what left the vessel, through the device or with the bleed, is harvest too; only the device's holds product
@@ -231,7 +253,7 @@ def _harvest(s: _Static, trajectory: Trajectory, seen: dict[str, Array], grid: I
         collected = jnp.zeros(())
         for species in s.model.species:
             if species.collected:
-                collected = collected + trajectory.collected[species.name][last]
+                collected = collected + trajectory.collected[species.name][last] * s.product.per_canonical
         titre = (titre * (volume + taken) + collected) / gathered
         medium = jnp.sum(flowed[jnp.asarray(s.design.perfusion_feeds)])
     return Harvest(
@@ -244,42 +266,38 @@ def _harvest(s: _Static, trajectory: Trajectory, seen: dict[str, Array], grid: I
     )
 
 
-def _metrics(s: _Static, prices: Array, h: Harvest, seen: dict[str, Array], last: Array) -> dict[str, Array]:
+def _metrics(s: _Static, prices: Array, h: Harvest, seen: dict[str, Array], last: Array) -> Array:
+    """All metrics of a batch, [len(METRICS)]."""
     book = s.book.book
-    grams = book.released_g(h)
-    cost = jnp.sum(book.costs(prices, h))
-    occupied = (h.culture_h + book.turnaround_h) / 24.0
-    content = h.titre / seen["biomass"][last] if "biomass" in seen else jnp.full((), jnp.nan)
-    return {
-        "yield_per_cost_g_per_eur": grams / cost,
-        "cogs_eur_per_g": cost / grams,
-        "released_g": grams,
-        "cost_eur": cost,
-        "titre_g_per_l": h.titre,
-        "space_time_yield_g_per_l_d": grams / (h.harvest_l * occupied),
-        "productivity_g_per_d": grams / occupied,
-        "harvest_h": h.culture_h,
-        "harvest_volume_l": h.harvest_l,
-        "product_per_biomass_g_per_g": content,
-        "viability_at_harvest": h.viability,
-    }
+    batch = FinishedBatch(
+        released=book.released_amount(h),
+        cost=jnp.sum(book.costs(prices, h)),
+        titre=h.titre,
+        harvest_l=h.harvest_l,
+        culture_h=h.culture_h,
+        occupied_d=(h.culture_h + book.turnaround_h) / 24.0,
+        viability=h.viability,
+        observed={name: values[last] for name, values in seen.items()},
+    )
+    return compute_metrics(batch, s.product)
 
 
 def _margins(
     s: _Static,
     trajectory: Trajectory,
     seen: dict[str, Array],
-    metrics: dict[str, Array],
+    metrics: Array,
     grid: IntervalGrid,
     last: Array,
 ) -> Array:
     added = jnp.sum(grid.actions.bolus, axis=1) - grid.actions.withdraw
     volume = (trajectory.volume + jnp.append(added, 0.0)) * 1000.0  # mL, just after what is added at the node
     since = s.design.checked_from_h
+    places = list(batch_metrics(s.product))
     rows = []
     for c in s.constraints:
-        if c.variable in METRICS:
-            value = metrics[c.variable][None]
+        if c.variable in places:
+            value = metrics[places.index(c.variable)][None]
         else:
             # at the moment itself the volume can still be chosen; what an assay reads has come about before
             own, past = (volume, grid.t < since) if c.variable == "volume" else (seen[c.variable], grid.t <= since)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from optim.errors import IncompatibleError
 from optim.optimisation.result import Action, DecisionValue, Optimum, ProcessOutcome
-from optim.process.objective import LESS_IS_BETTER, change
+from optim.process.metrics import find_metric
 from optim.recipe.rounding import broken_limits
 
 HOURS = 24.0
@@ -123,7 +123,7 @@ def make_recipe(title: str, optimum: Optimum, rounded: ProcessOutcome, provenanc
         decisions=rounded.decisions,
         process=rounded,
         baseline=optimum.baseline,
-        rounding_loss_percent=100.0 * change(after, before) * (1.0 if optimum.objective in LESS_IS_BETTER else -1.0),
+        rounding_loss_percent=-100.0 * find_metric(optimum.objective).relative_gain(after, before),
         notes=optimum.notes + _warnings(rounded),
         provenance=provenance,
     )

@@ -11,7 +11,6 @@ from optim.estimation.noise import MEASURED
 from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
 from optim.optimisation.result import Action, ProcessOutcome
-from optim.process.objective import LESS_IS_BETTER, change
 from optim.process.problem import ProcessProblem, Trace
 from optim.replanning.remaining import SAME_H, Passed
 from optim.replanning.result import (
@@ -53,7 +52,7 @@ def account(
     traces = [here.trace(np.tile(at, (len(p), 1)), p) for at in (o.planned, x)]
     values = [_objective(here, t) for t in traces]
     both = (traces[0].status == 0) & (traces[1].status == 0)
-    better = (here.objective.seen(traces[1].metrics) - here.objective.seen(traces[0].metrics))[both]
+    better = (here.objective.to_solver(traces[1].metrics) - here.objective.to_solver(traces[0].metrics))[both]
     kept = bool(np.array_equal(x, o.planned))
     limits = _limits(here, batch, before, after, traces, eased)
     readings = _readings(o, fitting, plan)
@@ -302,7 +301,7 @@ def _moved(o: Outlook, fitting: FitProblem) -> tuple[MovedParameter, ...]:
 
 def _gained(problem: ProcessProblem, new: float, old: float) -> float:
     """Relative change of the metric for the better."""
-    return change(new, old) * (-1.0 if problem.metric in LESS_IS_BETTER else 1.0)
+    return problem.objective.target.relative_gain(new, old)
 
 
 # --- words ---

@@ -126,10 +126,10 @@ class Remaining(Design):
 
     def _with_others(self, rate: Array, level: Array) -> Array:
         """Rates [r] in mL/h of the first feed, the second in its ratio, and what else flows as it does now: [r, J]."""
-        columns = [rate / 1000.0]
+        columns = [jnp.full(rate.shape[0], level[j]) for j in range(len(self.feeds))]
+        columns[0] = rate / 1000.0
         if self.second_feed_ratio > 0.0:
-            columns.append(rate * self.second_feed_ratio / 1000.0)
-        columns += [jnp.full(rate.shape[0], level[j]) for j in range(len(columns), len(self.feeds))]
+            columns[self.feeds.index(self.second_feed)] = rate * self.second_feed_ratio / 1000.0
         return jnp.stack(columns, axis=1)
 
 
@@ -227,6 +227,7 @@ def remaining(design: Design, run: Run, now_h: float, feeds: Sequence[str]) -> t
         sample_times_h=tuple(t for t in design.sample_times_h if t >= now_h - SAME_H and not drawn.get(t)),
         sample_volume_l=design.sample_volume_l,
         feeds=tuple(feeds),
+        second_feed=design.second_feed,
         second_feed_ratio=design.second_feed_ratio,
         checked_from_h=now_h,
         done_n=int(use.sum()),

@@ -28,7 +28,6 @@ from optim.optimisation.slsqp import (
 )
 from optim.optimisation.tightening import finely, kept_between
 from optim.process.calendar import Calendar, bounds_with
-from optim.process.objective import LESS_IS_BETTER
 from optim.process.problem import Constraint, ProcessProblem
 from optim.recipe.rounding import kept_best, roundings
 from optim.replanning.explain import account
@@ -84,7 +83,7 @@ def replan(
     hours = _Hours(options.calendar, o.design)
     x, eased = _decided(o, hours, options, seed, progress)
     here, ranges = o.problem, screened or {}
-    before, after = (outcome(here, n, at, o.lanes, batch.feeds, ranges) for n, at in (("plan", o.planned), ("new", x)))
+    before, after = (outcome(here, n, at, o.lanes, ranges) for n, at in (("plan", o.planned), ("new", x)))
     return account(o, fitting, old, batch, plan, before, after, x, eased, hours.closed(o.planned), seed, notes)
 
 
@@ -150,7 +149,7 @@ def _decided(
         return x, eased
     # by trajectories, which are wanted of both anyway: one program less to compile
     e = here.trace(np.stack([o.planned, x]), np.tile(p, (2, 1)))
-    value = here.objective.seen(e.metrics)
+    value = here.objective.to_solver(e.metrics)
     usable_plan = e.status[0] == 0 and np.min(e.margins[0], initial=0.0) >= -ROUNDED
     if usable_plan and value[1] < value[0] + options.least_gain:
         return o.planned, eased
@@ -174,7 +173,7 @@ def _safer(
     (end,) = solve_robust(here, x[None], lanes, risk, options.optimise, progress, bounds=tiled(within, 1))
     new = _rounded(o.problem, end.solution.x, lanes[0], within)
     (old_value, old_met), (value, met) = (judge(here, at, lanes, risk) for at in (o.planned, new))
-    gain = (value - old_value) / abs(old_value) * (-1.0 if here.metric in LESS_IS_BETTER else 1.0)
+    gain = here.objective.target.relative_gain(value, old_value)
     kept = keep and old_met >= min(risk.chance, met) and gain < options.least_gain
     return o.planned if kept else new
 

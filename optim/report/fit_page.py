@@ -9,8 +9,9 @@ import numpy as np
 
 from optim.estimation.result import FitResult, Observations
 from optim.estimation.score import interval_coverage, r_squared
+from optim.process.metrics import readable_name
 from optim.report import plots
-from optim.report.page import number, png, render, words
+from optim.report.page import number, png, render
 from optim.units import VARIABLES, display
 
 
@@ -64,7 +65,7 @@ def fit_page(result: FitResult, title: str, images: dict[str, bytes]) -> str:
         own=[p for p in r.parameters if p.level in ("clone", "batch", "vessel")],
         search=search_text(r),
         scored=any(np.isfinite(m.log_score) for m in r.comparison),
-        words=words,
+        readable_name=readable_name,
         num=number,
     )
 
@@ -80,7 +81,7 @@ def search_text(r: FitResult) -> str:
 
 def _headline(r: FitResult, covered: float) -> list[tuple[str, str]]:
     worst = min(r.r2, key=lambda v: r.r2[v])
-    cards = [(f"lowest R², {words(worst)}", f"{r.r2[worst]:.3f}")]
+    cards = [(f"lowest R², {readable_name(worst)}", f"{r.r2[worst]:.3f}")]
     if r.left_out is not None:
         cards.append(("readings of left-out runs in their 90 % bands", f"{covered:.0%}"))
     best = sum(s.optimum == 0 for s in r.starts)

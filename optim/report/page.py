@@ -11,11 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from optim.optimisation.result import Optimum
-from optim.process.objective import change
+from optim.process.metrics import find_metric, name_of_metric, readable_name, relative_change
 from optim.recipe.recipe import Recipe
 from optim.report import plots
 
-HEADLINE = ("yield_per_cost_g_per_eur", "product_per_biomass_g_per_g", "titre_g_per_l", "cost_eur")
+HEADLINE = ("yield_per_cost", "product_per_biomass", "titre", "cost")  # metrics on the cards, besides the objective
 
 
 def png(figure: Figure) -> bytes:
@@ -31,17 +31,19 @@ def page(recipe: Recipe, optimum: Optimum) -> str:
     figures = {"feeds": plots.feeds(shown), "processes": plots.processes(shown), "cost": plots.cost(shown)}
     images = {name: "data:image/png;base64," + base64.b64encode(png(f)).decode() for name, f in figures.items()}
     provenance = {k: v for k, v in asdict(recipe.provenance).items() if k != "config" and v != ""}
-    keys = [recipe.objective, *(k for k in HEADLINE if k != recipe.objective)]
+    shared = [name for name in recipe.process.metrics if name in recipe.baseline.metrics]
+    keys = dict.fromkeys([recipe.objective, *(name_of_metric(key, shared) for key in HEADLINE)])
     return render(
         "recipe.html.j2",
         r=recipe,
         images=images,
         provenance=provenance,
         rates=any(f.mode == "continuous" for f in recipe.feeds),
-        headline=[k for k in keys if k in recipe.process.metrics and k in recipe.baseline.metrics][:4],
-        words=words,
+        headline=[k for k in keys if k in shared][:4],
+        readable_name=readable_name,
         num=number,
-        change=lambda new, old: f"{100.0 * change(new, old):+.0f} %" if old else "",
+        metric=lambda name, value: find_metric(name).text(value) if find_metric(name).format else number(value),
+        change=lambda new, old: f"{100.0 * relative_change(new, old):+.0f} %" if old else "",
     )
 
 
@@ -51,13 +53,6 @@ def render(template: str, **values: object) -> str:
         loader=PackageLoader("optim.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     return environment.get_template(template).render(**values)
-
-
-def words(name: str) -> str:
-    """A name as people read it: units at its end are dropped, they stand beside."""
-    for suffix in ("_g_per_l_d", "_g_per_l", "_g_per_eur", "_eur_per_g", "_g_per_g", "_eur", "_ml", "_utc"):
-        name = name.removesuffix(suffix)
-    return name.replace("_", " ")
 
 
 def number(value: float) -> str:

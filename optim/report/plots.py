@@ -14,6 +14,7 @@ from optim.data.dataset import Dataset
 from optim.estimation.result import FitResult, Observations
 from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.optimisation.result import Optimum, Ranking
+from optim.process.metrics import name_of_metric, readable_name
 from optim.units import VARIABLES, display
 
 # Okabe-Ito colours: told apart by people with any common colour vision
@@ -265,7 +266,7 @@ def ranking(result: Ranking) -> Figure:
         truth = np.array([r.truth for r in rows], dtype=float)
         a.plot(truth, y, "x", color=ORANGE, markersize=5, label="truth, same process")
     a.set_yticks(y, [r.clone for r in rows])
-    a.set_xlabel(f"{result.objective.split('_g_per_')[0].replace('_', ' ')} [{result.unit}]", fontsize=STYLE["font"])
+    a.set_xlabel(f"{readable_name(result.objective)} [{result.unit}]", fontsize=STYLE["font"])
     a.legend(fontsize=STYLE["small"], frameon=False, loc="lower right")
     b.barh(y, [r.probability_best for r in rows], color=GREEN, height=0.6)
     b.set_xlim(0.0, 1.0)
@@ -302,7 +303,7 @@ def feeds(optimum: Optimum) -> Figure:
     """Feeds of optimum and platform process: a panel for the boluses and one for the rates of every feed."""
     pairs = ((optimum.baseline, GREY, -0.2), (optimum.optimum, BLUE, 0.2))
     wanted = [(x.what, x.kind) for p, *_ in pairs for x in p.actions if x.kind in ("bolus", "feed_rate")]
-    rows = [row for row in dict.fromkeys(wanted) if row[0] != "base"]
+    rows = list(dict.fromkeys(wanted))
     figure = _figure(7.0, 0.6 + 2.0 * max(1, len(rows)), "Feeds", optimum.simulated)
     last = max(x.time_h for p, *_ in pairs for x in p.actions) / 24.0
     panels = figure.subplots(max(1, len(rows)), 1, squeeze=False, sharex=True)[:, 0]
@@ -328,15 +329,16 @@ def feeds(optimum: Optimum) -> Figure:
 
 
 def cost(optimum: Optimum) -> Figure:
-    """Waterfall: cost per gram of the platform process, what each category adds or saves, that of the optimum."""
+    """Waterfall of the cost of goods: platform process, what each category adds or saves, optimum."""
+    released, cogs = (name_of_metric(key, optimum.optimum.metrics) for key in ("released", "cogs"))
     before, after = (
         {
-            c: sum(i.cost for i in p.cost_items if i.category == c) / p.metrics["released_g"].p50
+            c: sum(i.cost for i in p.cost_items if i.category == c) / p.metrics[released].p50
             for c in _categories(optimum)
         }
         for p in (optimum.baseline, optimum.optimum)
     )
-    figure = _figure(7.0, 3.0, f"Cost per released gram [{optimum.optimum.currency}/g]", optimum.simulated)
+    figure = _figure(7.0, 3.0, f"Cost of goods [{optimum.optimum.metric_units[cogs]}]", optimum.simulated)
     a = figure.add_subplot(1, 1, 1)
     _tidy(a)
     names = [c for c in before if max(before[c], after[c]) > 0.0]
@@ -365,7 +367,7 @@ def convergence(result: FitResult, optimum: Optimum | None = None) -> Figure:
     panels: list[tuple[str, Any]] = [("fit: cost per iteration", result.history)]
     panels.append(("fit: cost of each start", sorted(s.cost for s in result.starts)))
     if optimum is not None:
-        panels.append((f"optimiser: {optimum.objective.split('_g_')[0]} per evaluation", optimum.history))
+        panels.append((f"optimiser: {readable_name(optimum.objective)} per evaluation", optimum.history))
         ends = [s.objective for s in optimum.starts if s.max_violation <= 1e-6]
         panels.append(("optimiser: where each start ended", sorted(ends, reverse=True)))
     for i, (title, values) in enumerate(panels):

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from optim.optimisation.pareto import Front
 from optim.optimisation.result import Optimum
 from optim.optimisation.sensitivity import Stress
-from optim.process.objective import change
+from optim.process.metrics import readable_name, relative_change
 from optim.report.plots import BLUE, GREEN, GREY, INK, ORANGE, STYLE, _figure, _tidy
 from optim.report.terminal_process import measured
 
@@ -18,15 +18,15 @@ MOST = 16  # rows of a tornado
 def tornado(found: Stress) -> Figure:
     """Change of the metric over the range of each parameter and price: the process as it is, and optimised anew."""
     rows = found.influences[:MOST]
-    what = found.objective.split("_g_per_")[0].replace("_", " ")
+    what = readable_name(found.objective)
     figure = _figure(8.5, 1.1 + 0.27 * len(rows), f"What the {what} of {found.clone} leans on", found.simulated)
     a = figure.add_subplot(1, 1, 1)
     _tidy(a)
     y = np.arange(len(rows))[::-1]
     for side, colour, label in (("low", BLUE, "at the low end"), ("high", ORANGE, "at the high end")):
         ends = [getattr(r, side) for r in rows]
-        stay = np.array([100.0 * change(e.stay, found.value) for e in ends])
-        anew = np.array([100.0 * change(e.anew, found.value) for e in ends])
+        stay = np.array([100.0 * relative_change(e.stay, found.value) for e in ends])
+        anew = np.array([100.0 * relative_change(e.anew, found.value) for e in ends])
         a.barh(y, np.nan_to_num(stay), 0.62, color=colour, alpha=0.75, label=f"{label}, process as it is")
         a.plot(
             anew,
@@ -51,7 +51,7 @@ def tornado(found: Stress) -> Figure:
 def drifts(found: Stress) -> Figure:
     """Change of the metric under each drift with its 90 % interval, and how often all limits are met."""
     rows = found.drifts
-    what = found.objective.split("_g_per_")[0].replace("_", " ")
+    what = readable_name(found.objective)
     title = f"What drifts do to the process of {found.clone}"
     figure = _figure(8.5, 1.0 + 0.27 * (len(rows) + 1), title, found.simulated)
     a, b = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
@@ -84,8 +84,8 @@ def front(found: Front) -> Figure:
     x, y = [p.second for p in found.points], [p.first for p in found.points]
     a.plot(x, y, "o-", color=BLUE, markersize=5, linewidth=1.3, label="best of both")
     a.plot(found.platform[1], found.platform[0], "s", color=GREY, markersize=6, label="platform process")
-    a.set_xlabel(f"{_name(found.second)} [{found.second_unit}]", fontsize=STYLE["font"])
-    a.set_ylabel(f"{_name(found.first)} [{found.first_unit}]", fontsize=STYLE["font"])
+    a.set_xlabel(f"{readable_name(found.second)} [{found.second_unit}]", fontsize=STYLE["font"])
+    a.set_ylabel(f"{readable_name(found.first)} [{found.first_unit}]", fontsize=STYLE["font"])
     a.legend(fontsize=STYLE["small"], frameon=False)
     return figure
 
@@ -114,26 +114,8 @@ def robustness(optimum: Optimum) -> Figure:
     b.set_xlim(0.0, 100.0)
     a.set_yticks(y, [row.process for row in r.rows], fontsize=STYLE["font"])
     a.set_ylim(-0.6, len(r.rows) - 0.4)
-    a.set_xlabel(
-        f"{_name(key)} [{optimum.optimum.metric_units[key]}]: 90 % (bar), measure (dots)", fontsize=STYLE["small"]
-    )
+    what = f"{readable_name(key)} [{optimum.optimum.metric_units[key]}]"
+    a.set_xlabel(f"{what}: 90 % (bar), measure (dots)", fontsize=STYLE["small"])
     b.set_xlabel("scenarios in which all limits are met [%]", fontsize=STYLE["small"])
     b.legend(fontsize=STYLE["small"], frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
     return figure
-
-
-def _name(metric: str) -> str:
-    for tail in (
-        "_g_per_eur",
-        "_eur_per_g",
-        "_g_per_l_d",
-        "_g_per_l",
-        "_g_per_d",
-        "_g_per_g",
-        "_eur_per_year",
-        "_h",
-        "_g",
-    ):
-        if metric.endswith(tail):
-            return metric.removesuffix(tail).replace("_", " ")
-    return metric.replace("_", " ")

@@ -11,7 +11,7 @@ from optim.estimation.result import FitResult
 from optim.estimation.score import r_squared
 from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.optimisation.result import Optimum, Ranking, Series
-from optim.process.objective import better, change
+from optim.process.metrics import find_metric, relative_change
 from optim.report.terminal_process import robustness_lines, variant_lines
 
 NAN = float("nan")
@@ -80,11 +80,12 @@ def fit_metrics(r: FitResult) -> dict[str, float]:
 def ranking_lines(r: Ranking, top: int = 5) -> list[str]:
     """The best clones, and how the ranking stands against a simulated truth."""
     lines = [f"ranking by {r.objective} ({r.unit}), each of {len(r.rows)} clones at its own optimum"]
+    text = find_metric(r.objective).text
     for c in [c for c in r.rows if not c.message][:top]:
-        true = f"   truth {c.truth:.4g} (rank {c.truth_rank})" if c.truth is not None else ""
+        true = f"   truth {text(c.truth)} (rank {c.truth_rank})" if c.truth is not None else ""
         lines.append(
-            f"  {c.rank:>2} {c.clone:<8} {c.objective.p50:.4g} [{c.objective.p05:.4g}, {c.objective.p95:.4g}]   "
-            f"platform {c.at_platform.p50:.4g}   P(best) {c.probability_best:.2f}{true}"
+            f"  {c.rank:>2} {c.clone:<8} {text(c.objective.p50)} [{text(c.objective.p05)}, {text(c.objective.p95)}]   "
+            f"platform {text(c.at_platform.p50)}   P(best) {c.probability_best:.2f}{true}"
         )
     lines.append(
         f"  prices: {'; '.join(r.price_flips[:4]) or 'the first stays the first over the range of every price'}"
@@ -105,7 +106,7 @@ def ranking_metrics(r: Ranking) -> dict[str, float]:
     if len(pairs) > 2:
         said, true = np.array(pairs).T
         metrics["ranking/spearman_with_truth"] = float(spearmanr(said, true).statistic)
-        good = better(true, r.objective)
+        good = find_metric(r.objective).sign * true
         metrics["ranking/regret"] = float((good.max() - good[0]) / abs(good.max()))
     return metrics
 
@@ -113,11 +114,11 @@ def ranking_metrics(r: Ranking) -> dict[str, float]:
 def optimum_lines(o: Optimum) -> list[str]:
     """The gain over the platform process, the decisions and the limits that bind."""
     a, b = o.optimum.metrics[o.objective], o.baseline.metrics[o.objective]
-    unit = o.optimum.metric_units[o.objective]
+    unit, text = o.optimum.metric_units[o.objective], find_metric(o.objective).text
     ok = sum(x.success for x in o.starts)
     lines = [
-        f"optimum of {o.objective} for {o.clone}: {a.p50:.4g} {unit} [{a.p05:.4g}, {a.p95:.4g}], "
-        f"platform {b.p50:.4g} [{b.p05:.4g}, {b.p95:.4g}], {change(a.p50, b.p50):+.0%}; "
+        f"optimum of {o.objective} for {o.clone}: {text(a.p50)} {unit} [{text(a.p05)}, {text(a.p95)}], "
+        f"platform {text(b.p50)} [{text(b.p05)}, {text(b.p95)}], {relative_change(a.p50, b.p50):+.0%}; "
         f"{ok} of {len(o.starts)} starts converged"
     ]
     grouped: dict[str, str] = {}

@@ -7,7 +7,7 @@ import numpy as np
 from optim.optimisation.pareto import Front
 from optim.optimisation.result import Robustness, VariantReport
 from optim.optimisation.sensitivity import Stress
-from optim.process.objective import change
+from optim.process.metrics import find_metric, relative_change
 
 MEASURED = {
     "nominal": "at the estimate",
@@ -46,12 +46,13 @@ def variant_lines(rows: tuple[VariantReport, ...], unit: str, most: int = 8) -> 
 
 def stress_lines(s: Stress, most: int = 8) -> list[str]:
     """What moves the metric most, what would change the process, and what drifts do."""
-    lines = [f"stress on the process of {s.clone}: {s.objective} {s.value:.4g} {s.unit}, all limits met in {s.met:.0%}"]
+    value = f"{s.objective} {find_metric(s.objective).text(s.value)} {s.unit}"
+    lines = [f"stress on the process of {s.clone}: {value}, all limits met in {s.met:.0%}"]
     lines.append(f"  {'parameter or price':<24} {'range':<22} {'as it is':>18} {'optimised anew':>18}")
     for r in s.influences[:most]:
         span = f"{r.low.value:.3g} to {r.high.value:.3g} {r.unit}"
         stay, anew = (
-            " ".join(f"{100.0 * change(getattr(side, which), s.value):>+7.1f}%" for side in (r.low, r.high))
+            " ".join(f"{100.0 * relative_change(getattr(side, which), s.value):>+7.1f}%" for side in (r.low, r.high))
             for which in ("stay", "anew")
         )
         lines.append(f"  {r.name:<24} {span:<22} {stay:>18} {anew:>18}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 from optim.optimisation.result import Action
+from optim.process.metrics import find_metric
 from optim.replanning.result import Replan
 
 
 def replan_lines(r: Replan) -> list[str]:
     """What was seen, what to do until the next sample, every decision with its reason, and both plans' prospects."""
     a, b = r.plan.metrics[r.objective], r.replanned.metrics[r.objective]
-    unit = r.plan.metric_units[r.objective]
+    unit, text = r.plan.metric_units[r.objective], find_metric(r.objective).text
     clone = r.clone if r.known_clone else f"{r.clone}, new to the fit"
     lines = [f"run {r.run} ({clone}) on day {r.now_h / 24.0:.3g}: {len(r.readings)} readings"]
     lines += [f"  seen: {text}" for text in r.seen] or ["  seen: nothing out of line with the plan"]
@@ -24,8 +25,8 @@ def replan_lines(r: Replan) -> list[str]:
         now = "-" if math.isnan(d.now) else f"{d.now:.4g}"
         lines.append(f"  {d.name:<24}{d.planned:>10.4g}{now:>10} {d.unit}   {d.reason}")
     lines.append(
-        f"  {r.objective}: plan {a.p50:.4g} {unit} [{a.p05:.4g}, {a.p95:.4g}], anew {b.p50:.4g} "
-        f"[{b.p05:.4g}, {b.p95:.4g}], {r.gain:+.1%} at the estimate, better with probability {r.chance_better:.2f}"
+        f"  {r.objective}: plan {text(a.p50)} {unit} [{text(a.p05)}, {text(a.p95)}], anew {text(b.p50)} "
+        f"[{text(b.p05)}, {text(b.p95)}], {r.gain:+.1%} at the estimate, better with probability {r.chance_better:.2f}"
     )
     for c in r.limits:
         lines.append(

@@ -106,10 +106,8 @@ class PlaceSettings:
     """Prediction of new clones from their first days."""
 
     fit: str | None = None  # output folder of the run whose fit is used; default: that of this run
-    days: tuple[float, ...] = (0.0, 3.0, 5.0, 7.0)  # of culture, after which the clones are predicted
+    days: tuple[float, ...] = (0.0, 3.0, 5.0, 7.0)  # of culture, after which clones are predicted
     draws: int = 200  # plausible parameter sets of the answer
 
     def __post_init__(self) -> None:
         at_least("place.draws", self.draws, 1)
-        for day in self.days:
-            at_least("place.days", day, 0.0)

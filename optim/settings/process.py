@@ -54,7 +54,8 @@ class DesignSettings:
     initial: dict[str, float] = field(default_factory=dict)  # first sample of a microbial process, by variable
     feed_composition: dict[str, float] = field(default_factory=dict)  # canonical units; empty: the dataset's feed
     further_feeds: dict[str, dict[str, float]] = field(default_factory=dict)  # compositions; empty: the dataset's
-    second_feed_ratio: float = 0.0  # L of base that flow with every L of the first feed
+    second_feed_id: str = ""  # what flows with the first feed: a further feed, or a medium of the dataset
+    second_feed_ratio: float = 0.0  # L of it that flow with every L of the first feed
     ph: float = 7.0  # where no decision says otherwise
     do_percent: float | None = None  # dissolved oxygen, % of saturation with air; none: not controlled
     kla_per_h: float | None = None  # oxygen transfer, 1/h; none: not stated

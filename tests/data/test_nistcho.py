@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -18,7 +19,6 @@ from optim.data import open as registry
 from optim.data.open import open_dataset
 from optim.data.sources import nistcho
 from optim.errors import DatasetError
-from optim.estimation.estimate import FitOptions
 from optim.estimation.fit import fit
 from optim.estimation.score import r_squared
 from optim.kinetics.base import Environment
@@ -266,10 +266,9 @@ def test_counts_and_viability_of_seven_strategies_are_described():
     cfg = compose(["experiment=nistcho_growth"])
     result = fit(
         build_fit(cfg, open_dataset(cfg.dataset.name)),
-        FitOptions(2, cfg.fit.max_iterations, cfg.fit.tolerance, 8, cfg.fit.start_spread),
-        cfg.seed,
-        "cho_growth",
-        leave_one_out=True,
+        replace(cfg.fit, starts=2, ensemble=8),
+        seed=cfg.seed,
+        model_name="cho_growth",
     )
     assert result.r2["vcd"] > 0.93
     left = r_squared(result.left_out)

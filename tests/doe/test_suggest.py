@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -14,7 +16,7 @@ from optim.app.build import build_fit, compose
 from optim.data.dataset import Event, Measurements, Run
 from optim.data.open import open_dataset
 from optim.doe.alternatives import _filling, _line
-from optim.doe.candidates import Safety, Setting, information, processes, runs_of, safe, sampled_h
+from optim.doe.candidates import Safety, Setting, check_written, information, processes, runs_of, safe, sampled_h
 from optim.doe.posterior_normal import Belief, belief_of, lanes, parameters
 from optim.doe.selection import WAYS, Alternatives, Candidates, State, choose
 from optim.doe.suggest import SuggestOptions, chosen, runs_to_do, weighed
@@ -24,7 +26,11 @@ from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import build_problem
 from optim.optimisation.evaluate import actions
 from optim.optimisation.slsqp import OptimiseOptions
-from optim.process.objective import METRICS
+from optim.process.decision import Decision
+from optim.process.design import Design
+from optim.schedule.from_run import schedule_of
+from optim.schedule.schedule import to_grid
+from optim.synthetic import FEED, MEDIUM
 
 DRAWS = 8192
 
@@ -252,7 +258,9 @@ def test_the_covariance_after_runs_is_that_of_a_posterior_with_the_runs(fitted):
     posterior, point = fitted
     belief = belief_of(posterior, point)
     runs, clones = planned("B", "B", "A"), np.array([1, 1, 0])
-    info = information(posterior, belief, runs[:1], clones, np.zeros(3, int))
+    info = information(
+        posterior, belief, runs[:1], clone=clones, run=np.zeros(3, int), media=posterior.problem.dataset.media
+    )
     precision = np.linalg.inv(belief.covariance)
     for k in range(3):
         at = belief.places(int(clones[k]))
@@ -275,7 +283,7 @@ SMALL = SuggestOptions(
     runs=3, every_d=(3,), safe=0.6, processes=8, per_clone=2, members=3, top=1, optima=1, scenarios=16, draws=256
 )  # fmt: skip
 QUICK = OptimiseOptions(starts=2, rank_starts=1, max_iterations=12, tolerance=1e-4)
-SETTING = Setting("feed_a", "basal_a", 0.5, "NEXT1")
+SETTING = Setting("basal_a", 0.5, "NEXT1", {"basal_a": MEDIUM, "feed_a": FEED})
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +314,7 @@ def test_runs_do_what_the_design_says(process_problem):
     for run, own in zip(
         runs_of(process_problem, x, np.zeros(6, int), [design.sample_times_h], SETTING), x, strict=True
     ):
-        listed = actions(process_problem, own, "feed_a")
+        listed = actions(process_problem, own)
         for kind in ("bolus", "sample"):
             ours = [(e.time_h, 1000.0 * e.value) for e in run.events if e.kind == kind]
             assert np.allclose(ours, [(a.time_h, a.value) for a in listed if a.kind == kind])
@@ -314,6 +322,86 @@ def test_runs_do_what_the_design_says(process_problem):
         ours = [(0.0, run.temperature_c), *((e.time_h, e.value) for e in run.events if e.kind == "temperature")]
         assert np.allclose(ours, levels)
         assert run.end_time_h == next(a.time_h for a in listed if a.kind == "harvest")
+
+
+MANY = (
+    Decision("feed", "feed_rate", 0.0, 9.0, 1.0, 0.1, time_h=0.0),
+    Decision("stop", "feed_rate", 0.0, 9.0, 0.0, 0.1, time_h=48.0),
+    Decision("ramp_a", "feed_node", 0.0, 9.0, 0.0, 0.1, time_h=0.0, feed="sugar"),
+    Decision("ramp_b", "feed_node", 0.0, 9.0, 4.0, 0.1, time_h=96.0, feed="sugar"),
+    Decision("dose", "bolus", 0.0, 9.0, 2.0, 0.1, time_h=24.0, feed="salt"),
+    Decision("when", "addition_time", 0.0, 90.0, 30.0, 1.0, feed="inducer"),
+    Decision("much", "addition_volume", 0.0, 9.0, 3.0, 0.1, feed="inducer"),
+    Decision("cells", "inoculum", 0.1, 2.0, 0.5, 0.1),
+    Decision("shift", "shift_time", 10.0, 90.0, 50.0, 1.0),
+    Decision("cold", "shift_temperature", 30.0, 37.0, 33.0, 0.5),
+    Decision("sour", "shift_ph", 6.5, 7.5, 6.8, 0.05),
+    Decision("harvest", "harvest", 40.0, 120.0, 72.0, 1.0),
+)
+NAMES = ("feed_a", "sugar", "salt", "inducer", "soda")
+
+
+def many(*more: Decision, **change: object) -> Design:
+    """A design with five feeds, of which the last flows with the first."""
+    fixed = dict(feeds=NAMES, second_feed="soda", second_feed_ratio=0.25, inoculum_vcd=0.5)
+    return Design((*MANY, *more), 1.0, 37.0, 7.0, 120.0, 24.0, (24.0, 48.0), 0.01, **fixed | change)
+
+
+def test_every_decision_of_a_run_is_in_its_sheet():
+    """Against the schedule that is simulated: what flows, is given, drawn and set, in every interval."""
+    design = many()
+
+    class Problem:
+        pass
+
+    Problem.design = design
+    setting = Setting("basal_a", 0.5, "NEXT1", {name: {} for name in ("basal_a", *NAMES)})
+    x = np.array([[3.0, 0.0, 0.0, 4.0, 2.0, 31.0, 3.0, 0.8, 50.0, 32.0, 6.7, 70.0]])
+    (run,) = runs_of(Problem, x, np.zeros(1, int), [design.sample_times_h], setting)
+    assert run.inoculum_vcd == 0.8
+    s = jax.tree.map(np.asarray, design.schedule(jnp.asarray(x[0])))
+    mine = schedule_of(run, s.times[s.times < 70.0], NAMES)
+    ours, theirs = (to_grid(jax.tree.map(jnp.asarray, each), 32)[0] for each in (mine, s))
+    t = np.unique(np.round(np.concatenate([ours.t, theirs.t]), 9))
+    for name in ("withdraw", "bolus"):
+        assert np.sum(getattr(ours.actions, name), axis=0) == pytest.approx(
+            np.sum(getattr(theirs.actions, name), axis=0)
+        )
+    for a, b in zip(_read_at(ours, t), _read_at(theirs, t), strict=True):
+        assert np.allclose(a, b, rtol=1e-12, atol=1e-15)
+    given = {e.feed_id for e in run.events if e.kind == "bolus"}
+    assert given == {"salt", "inducer"}
+    assert [(e.time_h, e.value) for e in run.events if e.kind == "ph"] == [(50.0, 6.7)]
+
+
+def _read_at(grid, t: np.ndarray):
+    """Rates, temperature and pH in the middle of every interval between times t."""
+    at = 0.5 * (t[1:] + t[:-1])
+    i = np.searchsorted(np.asarray(grid.t), at, side="right") - 1
+    left, right = np.asarray(grid.t)[i], np.asarray(grid.t)[i + 1]
+    share = ((at - left) / (right - left))[:, None]
+    a = grid.actions
+    rate = np.asarray(a.rate_start)[i] * (1.0 - share) + np.asarray(a.rate_end)[i] * share
+    return rate, np.asarray(a.start.temperature)[i], np.asarray(a.start.ph)[i]
+
+
+@pytest.mark.parametrize(
+    ("row", "change", "words"),
+    [
+        (dict(kind="shift_ramp", lower=0.0, upper=9.0), {}, r"decisions\.d is a shift_ramp"),
+        (dict(kind="perfusion", lower=0.0, upper=9.0), {}, r"decisions\.d is a perfusion"),
+        (dict(kind="bleed", lower=0.0, upper=9.0), {}, r"decisions\.d is a bleed"),
+        (dict(kind="do", lower=0.0, upper=90.0), {}, r"decisions\.d is a do"),
+        (dict(kind="medium_component", lower=0.0, upper=90.0, component="glucose"), {}, "is a medium_component"),
+        (None, dict(kla_per_h=10.0), r"design\.kla_per_h"),
+        (None, dict(feeds=(*NAMES, "suger")), r"'suger' has no composition\. Did you mean 'sugar'"),
+    ],
+)
+def test_what_a_sheet_cannot_state_is_refused(row, change, words):
+    more = (Decision(**dict(name="d", platform=1.0, resolution=0.0) | row),) if row else ()
+    setting = Setting("basal_a", 0.5, "NEXT1", {name: {} for name in ("basal_a", *NAMES)})
+    with pytest.raises(ConfigError, match=words):
+        check_written(many(*more, **change), setting)
 
 
 @pytest.mark.slow
@@ -333,8 +421,8 @@ def test_a_run_is_simulated_as_its_process(short, process_problem):
         posterior.problem.model, posterior.problem.table, dataset, posterior.problem.noise, posterior.problem.integrator
     )
     p = parameters(posterior.problem, belief, belief.mean[None], np.array([0]))
-    metrics = process_problem.evaluate(x, p).metrics[0]
-    assert future.predict(u)[0][0, 0] == pytest.approx(metrics[list(METRICS).index("titre_g_per_l")], rel=1e-5)
+    metrics = dict(zip(process_problem.metrics, process_problem.evaluate(x, p).metrics[0], strict=True))
+    assert future.predict(u)[0][0, 0] == pytest.approx(metrics["titre_g_per_l"], rel=1e-5)
 
 
 @pytest.mark.slow

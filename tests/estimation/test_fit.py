@@ -14,21 +14,23 @@ from scipy.stats import norm
 
 from optim.app.build import build_fit, compose
 from optim.artefact import load, save
+from optim.data.dataset import Event
 from optim.data.open import open_dataset
 from optim.errors import ConfigError, DatasetError, FitError, IncompatibleError
-from optim.estimation.estimate import FitOptions, multi_start
+from optim.estimation.estimate import multi_start
 from optim.estimation.fit import fit
 from optim.estimation.levenberg_marquardt import Search, minimise
-from optim.estimation.noise import ABOVE, BELOW, MEASURED, AssayNoise, NoiseModel, whitened_residual
+from optim.estimation.noise import ABOVE, BELOW, MEASURED, NoiseModel, whitened_residual
 from optim.estimation.normal_equations import Arrow
 from optim.estimation.posterior import Posterior
 from optim.estimation.problem import build_problem
 from optim.estimation.result import FitResult
 from optim.estimation.score import r_squared
 from optim.parameters import ParameterSpec, ParameterTable
+from optim.settings.estimation import AssaySettings, FitSettings
 from optim.simulation.engine.march import Integrator
 
-QUICK = FitOptions(
+QUICK = FitSettings(
     starts=2, max_iterations=25, tolerance=1e-5, ensemble=24, start_spread=0.3, quality=False, identify=False
 )
 
@@ -101,11 +103,11 @@ def test_residuals_are_the_likelihood():
 
 def test_noise_refuses_what_it_cannot_mean():
     with pytest.raises(ConfigError, match="Did you mean 'glucose'"):
-        NoiseModel({"glucos": AssayNoise(0.1, 0.1)})
+        NoiseModel({"glucos": AssaySettings(0.1, 0.1)})
     with pytest.raises(ConfigError, match="floor must be positive"):
-        NoiseModel({"glucose": AssayNoise(0.1, 0.0)})
+        NoiseModel({"glucose": AssaySettings(0.1, 0.0)})
     with pytest.raises(ConfigError, match="no entry for 'lactate'"):
-        NoiseModel({"glucose": AssayNoise(0.1, 0.1)}).sd_on_scale("lactate", np.ones(1))
+        NoiseModel({"glucose": AssaySettings(0.1, 0.1)}).sd_on_scale("lactate", np.ones(1))
 
 
 # --- cost, gradient, optimum ---
@@ -193,7 +195,7 @@ def _only(m, runs: int):
 
 @pytest.fixture(scope="module")
 def fitted(small_problem) -> FitResult:
-    return fit(small_problem, QUICK, 1, "cho_moller")
+    return fit(small_problem, QUICK, seed=1, model_name="cho_moller")
 
 
 def test_known_parameters_are_recovered_within_their_intervals(fitted):
@@ -212,10 +214,10 @@ def test_intervals_are_neither_points_nor_the_prior(fitted):
 
 
 def test_the_same_seed_gives_the_same_numbers(small_problem, fitted):
-    again = fit(small_problem, QUICK, 1, "cho_moller")
+    again = fit(small_problem, QUICK, seed=1, model_name="cho_moller")
     assert np.array_equal(again.shared, fitted.shared)
     assert np.array_equal(again.clone, fitted.clone)
-    other = fit(small_problem, QUICK, 2, "cho_moller")
+    other = fit(small_problem, QUICK, seed=2, model_name="cho_moller")
     assert not np.array_equal(other.clone, fitted.clone)
 
 
@@ -272,7 +274,7 @@ def test_an_artefact_that_lacks_something_says_what_and_what_to_do(tmp_path, fit
 
 
 def test_predictions_are_wider_for_a_run_left_out(small_problem):
-    result = fit(small_problem, replace(QUICK, starts=1), 1, "cho_moller", leave_one_out=True)
+    result = fit(small_problem, replace(QUICK, starts=1, leave_one_out=True), seed=1, model_name="cho_moller")
     width = np.mean(result.observations.upper90 - result.observations.lower90)
     left = np.mean(result.left_out.upper90 - result.left_out.lower90)
     assert left > width
@@ -285,6 +287,23 @@ def test_when_every_start_fails_it_says_so(small_problem):
     broken = replace(small_problem, integrator=Integrator(max_steps=3))
     with pytest.raises(FitError, match="every start of the fit failed"):
         multi_start(broken, replace(QUICK, starts=2), 0, quiet)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (dict(medium_id="basal_b"), r"run 'C01-1': dataset 'small' has no medium or feed 'basal_b'\. Did you mean"),
+        (
+            dict(events=(Event(24.0, "bolus", "fed_a", 1e-4, 1e-4),)),
+            r"no medium or feed 'fed_a'\. Did you mean 'feed_a'",
+        ),
+    ],
+)
+def test_an_unknown_feed_or_medium_is_no_water(small_problem, change, words):
+    p, data = small_problem, small_problem.dataset
+    broken = replace(data, runs=(replace(data.runs[0], **change), *data.runs[1:]))
+    with pytest.raises(DatasetError, match=words):
+        build_problem(p.model, p.table, broken, p.noise, p.integrator)
 
 
 def test_data_that_the_model_cannot_predict_are_refused():
@@ -337,10 +356,9 @@ def test_the_public_ecoli_runs_are_fitted_better_than_by_their_authors():
     cfg = compose(["experiment=ecoli_protein_l"])
     result = fit(
         build_fit(cfg, open_dataset(cfg.dataset.name)),
-        FitOptions(cfg.fit.starts, cfg.fit.max_iterations, cfg.fit.tolerance, 8, cfg.fit.start_spread),
-        cfg.seed,
-        "ecoli_protein_l",
-        leave_one_out=True,
+        replace(cfg.fit, ensemble=8),
+        seed=cfg.seed,
+        model_name="ecoli_protein_l",
     )
     left = r_squared(result.left_out)
     for name, paper, paper_left in (

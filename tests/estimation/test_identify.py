@@ -11,11 +11,12 @@ import pytest
 from optim.data.dataset import Dataset, Measurements, Run
 from optim.estimation.identifiability.practical import PRIOR, WELL, identify
 from optim.estimation.levenberg_marquardt import Search, minimise
-from optim.estimation.noise import AssayNoise, NoiseModel
+from optim.estimation.noise import NoiseModel
 from optim.estimation.posterior import Posterior
 from optim.estimation.problem import build_problem
 from optim.kinetics.base import AbstractKineticModel, Species
 from optim.parameters import ParameterSpec, ParameterTable
+from optim.settings.estimation import AssaySettings
 from optim.simulation.engine.march import Integrator
 
 # samples of a batch that ends, without substrate, at about 13 h: all taken while there is plenty
@@ -64,7 +65,7 @@ def spec(name: str, value: float, prior_sd: float) -> ParameterSpec:
 
 
 TABLE = ParameterTable((spec("mu_max", 0.2, 0.5), spec("Ks", 1.0, 1.0)))
-NOISE = NoiseModel({"biomass": AssayNoise(0.01, 0.01), "glucose": AssayNoise(0.02, 0.1)}, estimate_scale=False)
+NOISE = NoiseModel({"biomass": AssaySettings(0.01, 0.01), "glucose": AssaySettings(0.02, 0.1)}, estimate_scale=False)
 
 
 def batch(late: bool = False, extra: tuple[float, str] | None = None):

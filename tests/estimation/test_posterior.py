@@ -10,13 +10,14 @@ import pytest
 from scipy.optimize import least_squares
 
 from optim.data.dataset import Dataset, Event, Measurements, Run
-from optim.estimation.estimate import FitOptions, estimate_spread, multi_start
+from optim.estimation.estimate import estimate_spread, multi_start
 from optim.estimation.levenberg_marquardt import Search, minimise
-from optim.estimation.noise import AssayNoise, NoiseModel
+from optim.estimation.noise import NoiseModel
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import FitProblem, build_problem
 from optim.kinetics.base import AbstractKineticModel, Species
 from optim.parameters import ParameterSpec, ParameterTable
+from optim.settings.estimation import AssaySettings, FitSettings
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.steppers import Tsit5
 
@@ -90,13 +91,13 @@ EVERYTHING = (
 )
 NOISE = NoiseModel(
     {
-        "vcd": AssayNoise(0.08, 0.05, kind="lognormal", robust=4.0),
-        "viability": AssayNoise(0.3, 0.0, kind="logit"),
-        "glucose": AssayNoise(0.05, 0.3),
+        "vcd": AssaySettings(0.08, 0.05, kind="lognormal", robust=4.0),
+        "viability": AssaySettings(0.3, 0.0, kind="logit"),
+        "glucose": AssaySettings(0.05, 0.3),
     }
 )
 SIMPLE = NoiseModel(
-    {"vcd": AssayNoise(0.05, 0.05), "viability": AssayNoise(0.0, 0.01), "glucose": AssayNoise(0.04, 0.2)}
+    {"vcd": AssaySettings(0.05, 0.05), "viability": AssaySettings(0.0, 0.01), "glucose": AssaySettings(0.04, 0.2)}
 )
 
 
@@ -181,7 +182,7 @@ def test_what_a_vessel_deviates_in_does_what_its_name_says(everything):
     point = e.prior_point()
     y, _ = everything.predict(e.lane_parameters(point))
     v = everything.vessels
-    columns = {name: e.n_per_group + i for i, name in enumerate(s.name for s in everything.vessel)}
+    columns = {name: e.n_per_group + i for i, name in enumerate(s.name for s in everything.vessel_specs)}
     more = replace(point, block=point.block.copy())
     more.block[0, columns["volume_factor"]] = np.log(1.25)
     z, _ = everything.predict(e.lane_parameters(more))
@@ -189,7 +190,7 @@ def test_what_a_vessel_deviates_in_does_what_its_name_says(everything):
     assert np.all(z[0, first] < y[0, first])  # the same feed in more broth
     assert np.allclose(z[1:], y[1:])  # and no other vessel
     scaled = replace(point, shared=point.shared.copy())
-    batch = e.n_shared + e.n_per_group + [s.name for s in everything.batch].index("scale_vcd")
+    batch = e.n_shared + e.n_per_group + [s.name for s in everything.batch_specs].index("scale_vcd")
     scaled.shared[batch] = np.log(1.1)  # of batch 0
     z, _ = everything.predict(e.lane_parameters(scaled))
     vcd = v.variable == everything.variables.index("vcd")
@@ -275,7 +276,8 @@ def test_the_spread_between_clones_is_found():
     posterior = Posterior(problem)
     truth = posterior.prior_point()
     truth.block[:, 0] += 0.1 * np.random.default_rng(4).standard_normal(40)
-    found, ends = multi_start(with_readings(problem, truth), FitOptions(starts=1, noise_rounds=8), 0, lambda text: None)
+    options = FitSettings(starts=1, noise_rounds=8)
+    found, ends = multi_start(with_readings(problem, truth), options, 0, lambda text: None)
     sd = float(np.std(truth.block[:, 0]))
     assert found.spread[0] == pytest.approx(sd, rel=0.2)
     # one more step of the same kind changes nothing
@@ -286,5 +288,5 @@ def test_the_spread_between_clones_is_found():
 def test_few_data_leave_the_spread_as_it_was_stated():
     problem = problem_of(PLAIN, SIMPLE, clones=2, vessels=1)
     blind = replace(problem, vessels=problem.vessels._replace(weight=np.zeros_like(problem.vessels.weight)))
-    found, _ = multi_start(blind, FitOptions(starts=1, noise_rounds=6), 0, lambda text: None)
+    found, _ = multi_start(blind, FitSettings(starts=1, noise_rounds=6), 0, lambda text: None)
     assert found.spread[0] == pytest.approx(0.2, rel=0.05)

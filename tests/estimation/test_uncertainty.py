@@ -19,7 +19,7 @@ from optim.errors import ApproximationWarning, FitError
 from optim.estimation.fit import parameter_estimates
 from optim.estimation.identifiability.structural import structural
 from optim.estimation.levenberg_marquardt import Search, minimise
-from optim.estimation.parameter_index import select_parameters, all_parameters
+from optim.estimation.parameter_index import all_parameters, select_parameters
 from optim.estimation.posterior import Z90, Point, Posterior, Readings
 from optim.estimation.uncertainty.agreement import agreement
 from optim.estimation.uncertainty.bootstrap import BootstrapOptions, bootstrap
@@ -101,7 +101,7 @@ def test_a_prior_left_out_leaves_cost_and_equations(gaussian):
         step = 1e-4 * np.ones_like(best.shared), 1e-4 * np.ones_like(best.block)
         ahead = posterior.move_point(without, *step)
         posterior.evaluate_cost([ahead])
-        promised = -without.arrow.decrease(*step)
+        promised = -without.arrow.predicted_decrease(*step)
         assert ahead.cost - without.cost == pytest.approx(promised, rel=1e-3)
 
 

@@ -16,7 +16,7 @@ import compare  # noqa: E402
 import laboratory as lab_of  # noqa: E402
 import response_surface as rsm  # noqa: E402
 
-from optim.process.objective import METRICS  # noqa: E402
+from optim.process.metrics import find_metric  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -166,4 +166,4 @@ def test_a_process_that_breaks_a_limit_is_not_made():
 
 
 def test_metrics_have_the_value_that_is_judged():
-    assert lab_of.VALUE in METRICS
+    assert find_metric(lab_of.VALUE).key == "yield_per_cost"

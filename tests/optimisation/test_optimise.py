@@ -13,7 +13,8 @@ from optim.optimisation.evaluate import outcome
 from optim.optimisation.optimise import About, _price_flips, optimise, rank
 from optim.optimisation.slsqp import OptimiseOptions, best, kkt_residual, solve, start_points
 from optim.process.design import Decision
-from optim.process.objective import Objective, change
+from optim.process.metrics import relative_change
+from optim.process.objective import Objective
 from optim.process.problem import Constraint, Evaluation, Slopes
 from optim.report.terminal import ranking_metrics
 from optim.simulation.engine.march import Integrator
@@ -91,11 +92,11 @@ def test_starts_are_the_platform_and_then_spread(process_problem):
 
 @pytest.fixture(scope="module")
 def about(small_problem):
-    from optim.estimation.estimate import FitOptions
     from optim.estimation.fit import fit
+    from optim.settings.estimation import FitSettings
 
-    result = fit(small_problem, FitOptions(1, 10, 1e-4, 4, 0.3, 1), 1, "cho_moller")
-    return About(result, 1, "feed_a", {"bolus": (0.2, 0.6), "harvest": (0.0, 336.0)}, ("a note",))
+    result = fit(small_problem, FitSettings(1, 10, 1e-4, 4, 0.3, 1), seed=1, model_name="cho_moller")
+    return About(result, 1, {"bolus": (0.2, 0.6), "harvest": (0.0, 336.0)}, ("a note",))
 
 
 @pytest.fixture(scope="module")
@@ -191,15 +192,15 @@ def test_a_price_that_changes_who_leads_is_named(process_problem, published):
 
 
 def test_changes_of_what_may_be_negative_have_the_right_sign():
-    assert change(-50.0, -100.0) == pytest.approx(0.5)
-    assert change(2.0, 1.0) == pytest.approx(1.0)
+    assert relative_change(-50.0, -100.0) == pytest.approx(0.5)
+    assert relative_change(2.0, 1.0) == pytest.approx(1.0)
 
 
 def test_members_that_fail_are_counted_and_left_out(small_design, published):
     names = list(small_design.model.Parameters._fields)
     ensemble = np.repeat(published, 5, axis=0)
     ensemble[3, names.index("mu_max")] = np.nan
-    found = outcome(small_design, "platform", small_design.design.platform, ensemble, "feed_a", {})
+    found = outcome(small_design, "platform", small_design.design.platform, ensemble, {})
     assert found.failed_members == 1
     assert np.isfinite(found.metrics["titre_g_per_l"].p95)
 
@@ -207,11 +208,11 @@ def test_members_that_fail_are_counted_and_left_out(small_design, published):
 def test_an_estimate_that_fails_is_an_error(small_design, published):
     broken = replace(small_design, integrator=Integrator(max_steps=4))
     with pytest.raises(SimulationError, match="cannot be simulated: max_steps"):
-        outcome(broken, "platform", small_design.design.platform, published, "feed_a", {})
+        outcome(broken, "platform", small_design.design.platform, published, {})
 
 
 def test_what_lies_outside_the_screen_says_so(small_design, published):
     ranges = {"harvest": (0.0, 200.0), "temperature": (31.0, 35.0)}
-    found = outcome(small_design, "platform", np.array([33.0, 336.0]), published, "feed_a", ranges)
+    found = outcome(small_design, "platform", np.array([33.0, 336.0]), published, ranges)
     flags = {d.name: d.outside_screened for d in found.decisions}
     assert flags == {"shift_temperature": False, "harvest": True}

@@ -16,6 +16,7 @@ from optim.optimisation.slsqp import Bounds, Floor, OptimiseOptions, solve
 from optim.optimisation.tightening import broken, kept_between
 from optim.process.decision import Decision
 from optim.process.disturbance import AS_PLANNED, Drift, executed
+from optim.process.metrics import find_metric
 from optim.process.objective import Objective
 from optim.process.problem import Evaluation, Slopes
 
@@ -75,11 +76,11 @@ class Toy:
     book: Book = field(default_factory=Book)
     constraints: tuple = (Limit(),)
     model: Model = field(default_factory=Model)
-    metrics: ClassVar = {"titre_g_per_l": "g/L", "harvest_h": "h"}
+    metrics: ClassVar = {name: find_metric(name) for name in ("titre_g_per_l", "harvest_h")}
 
     @property
     def metric(self):
-        return self.objective.metric
+        return self.objective.target.name
 
     def derivatives(self, x, p, prices=None, drift=AS_PLANNED):
         c = np.full(len(x), 2.0) if prices is None else prices[:, 0]

@@ -15,7 +15,8 @@ from optim.optimisation.evaluate import actions
 from optim.process.decision import KINDS, Decision
 from optim.process.design import Component, Design
 from optim.process.disturbance import AS_PLANNED, Drift
-from optim.process.objective import METRICS, Market, Objective
+from optim.process.metrics import PRODUCTS, batch_metrics
+from optim.process.objective import Market, Objective
 from optim.process.problem import Constraint
 from optim.recipe.recipe import feed_schedule
 from optim.schedule.actions import Bleed, Feed, Harvest, Perfusion, Setpoint
@@ -176,7 +177,7 @@ def told(d: Design, *x: float):
     class Problem:
         design = d
 
-    return actions(Problem, np.array(x), "feed")  # type: ignore[arg-type]
+    return actions(Problem, np.array(x))  # type: ignore[arg-type]
 
 
 def test_a_recipe_tells_a_ramp_and_what_is_held_after_it():
@@ -352,7 +353,7 @@ def test_perfusion_agrees_with_the_plan_it_stands_for(screen, tmp_path):
     last = int(grid.intervals)
     grams = float(seen["titre"][last] * t.volume[last] + t.collected["mAb"][last])
     scale = problem.book.production_volume_l / d.start_volume_l
-    m = dict(zip(METRICS, trace.metrics[0], strict=True))
+    m = dict(zip(problem.metrics, trace.metrics[0], strict=True))
     assert m["titre_g_per_l"] * m["harvest_volume_l"] == pytest.approx(grams * scale, rel=1e-6)
     vcd = problem.observed.index("vcd")
     assert trace.observed[0, vcd, -1] == pytest.approx(float(seen["vcd"][last]), rel=1e-6)
@@ -365,6 +366,8 @@ def test_perfusion_agrees_with_the_plan_it_stands_for(screen, tmp_path):
 # --- objectives ---
 
 MARKET = Market(price_eur_per_g=400.0, demand_g_per_year=50_000.0, suite_days_per_year=330.0, turnaround_h=48.0)
+
+METRICS = batch_metrics(PRODUCTS["titre"])
 
 
 def batch(**changes: float) -> np.ndarray:
@@ -386,19 +389,21 @@ def test_what_a_solver_sees_is_the_metric_and_its_slope(objective):
     rows = batch() * (1.0 + 0.1 * rng.random((5, len(METRICS))))
     slopes = rng.standard_normal((5, len(METRICS), 3)) * rows[:, :, None]
     metrics = np.asarray(objective.complete(rows))
-    value = metrics[:, list(objective.metrics).index(objective.metric)]
-    assert objective.natural(objective.seen(metrics)) == pytest.approx(value, rel=1e-12)
+    value = metrics[:, list(objective.metrics).index(objective.target.name)]
+    assert objective.from_solver(objective.to_solver(metrics)) == pytest.approx(value, rel=1e-12)
     every = objective.slopes(rows, slopes)
-    gradient = objective.slope_seen(metrics, every)
+    gradient = objective.slopes_to_solver(metrics, every)
     h = 1e-6
     for k in range(3):
-        up, down = (objective.seen(np.asarray(objective.complete(rows + s * h * slopes[:, :, k]))) for s in (1, -1))
+        up, down = (
+            objective.to_solver(np.asarray(objective.complete(rows + s * h * slopes[:, :, k]))) for s in (1, -1)
+        )
         assert gradient[:, k] == pytest.approx((up - down) / (2.0 * h), rel=1e-5, abs=1e-8)
 
 
 def test_less_is_better_where_it_is():
     cheap, dear = (np.asarray(Objective("cogs").complete(batch(cogs_eur_per_g=c))) for c in (50.0, 60.0))
-    assert Objective("cogs").seen(cheap) > Objective("cogs").seen(dear)
+    assert Objective("cogs").to_solver(cheap) > Objective("cogs").to_solver(dear)
 
 
 def test_profit_sells_no_more_than_the_market_takes_and_makes_no_more_than_the_suite_can():

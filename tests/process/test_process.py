@@ -13,7 +13,6 @@ from optim.app.build import build_process, compose
 from optim.errors import ConfigError
 from optim.process.cost import CostBook, Harvest, PriceItem, book_from_mapping
 from optim.process.design import Decision, Design
-from optim.process.objective import METRICS
 from optim.process.problem import Constraint
 from optim.schedule.schedule import to_grid
 from optim.simulation.engine.march import Integrator
@@ -35,7 +34,7 @@ def batch(volume: float, titre: float, days: float, viability: float = 0.9) -> H
 def usd_per_g(book: CostBook, volume: float, titre: float, days: float) -> float:
     scaled = replace(book, production_volume_l=volume)
     h = batch(volume, titre, days)
-    return float(jnp.sum(scaled.costs(jnp.asarray(book.prices()), h)) / scaled.released_g(h)) / EUR_PER_USD
+    return float(jnp.sum(scaled.costs(jnp.asarray(book.prices()), h)) / scaled.released_amount(h)) / EUR_PER_USD
 
 
 @pytest.mark.parametrize(
@@ -84,7 +83,7 @@ def test_dead_cells_make_clarification_dearer(book):
 def test_failed_batches_count_with_nothing(book):
     h = batch(2000.0, 5.0, 14.0)
     half = replace(book, success=0.5 * book.success)
-    assert float(half.released_g(h)) == pytest.approx(0.5 * float(book.released_g(h)))
+    assert float(half.released_amount(h)) == pytest.approx(0.5 * float(book.released_amount(h)))
 
 
 ITEM = dict(
@@ -155,13 +154,20 @@ def test_a_process_depends_continuously_on_its_harvest():
     assert fed(60.0) == pytest.approx(0.2e-3 + 0.3e-3)
 
 
+def test_a_second_feed_is_named():
+    for second in ("", "feed", "bse"):
+        with pytest.raises(ConfigError, match=r"second_feed_id; '.*' is none of base"):
+            design(feeds=("feed", "base"), second_feed=second, second_feed_ratio=0.2)
+
+
 def test_an_exponential_feed_and_base_in_proportion():
     d = design(
         decisions=(
             Decision("feed_start", "feed_start", 1.0, 50.0, 10.0, 0.1),
             Decision("feed_exponent", "feed_exponent", 0.0, 0.2, 0.1, 0.001),
         ),
-        end_h=10.0, node_step_h=0.25, sample_times_h=(), feeds=("feed", "base"), second_feed_ratio=0.2,
+        end_h=10.0, node_step_h=0.25, sample_times_h=(), feeds=("feed", "base"),
+        second_feed="base", second_feed_ratio=0.2,
     )  # fmt: skip
     grid, _ = to_grid(d.schedule(jnp.array([10.0, 0.1])))
     n = int(grid.intervals)
@@ -202,7 +208,7 @@ def test_metrics_follow_from_the_simulation_and_the_bill(process_problem, publis
     problem = process_problem
     x = problem.design.platform[None]
     trace = problem.trace(x, published)
-    m = dict(zip(METRICS, trace.metrics[0], strict=True))
+    m = dict(zip(problem.metrics, trace.metrics[0], strict=True))
     assert int(trace.status[0]) == 0
     titre = trace.observed[0, problem.observed.index("titre"), -1]
     assert m["titre_g_per_l"] == pytest.approx(titre)
@@ -252,6 +258,12 @@ def test_a_process_that_fails_has_a_status_and_no_metric(process_problem, publis
     [
         ("objective.maximise=yeild_per_cost", "Did you mean 'yield_per_cost'"),
         ("design.feed_id=feed_b", "Did you mean 'feed_a'"),
+        ("design.medium_id=basal_b", "Did you mean 'basal_a'"),
+        ("+design.feed_composition.glucos=400", r"'feed_a' cannot hold 'glucos'\. Did you mean 'glucose'"),
+        ("+design.further_feeds.sugar={}", "has no medium 'sugar'"),
+        ("+design.further_feeds.feed_a={}", "'feed_a' is the name of another feed"),
+        ("design.second_feed_id=basal", "Did you mean 'basal_a'"),
+        ("design.second_feed_ratio=0.1", "name the feed that flows with the first one in design.second_feed_id"),
         ("constraints.limits.lactate.variable=lactat", "Did you mean 'lactate'"),
         ("objective.maximise=product_per_biomass", "needs a model with biomass"),
         ("design.decisions.harvest.platform=[1,2]", "neither a number nor a list of 1 numbers"),

@@ -17,8 +17,7 @@ from optim.artefact import load, save
 from optim.data.dataset import Event, Measurements, Run
 from optim.data.open import open_dataset
 from optim.data.writer import write_dataset
-from optim.errors import ConfigError, DisagreementWarning, IncompatibleError
-from optim.estimation.estimate import FitOptions
+from optim.errors import ConfigError, DatasetError, DisagreementWarning, IncompatibleError
 from optim.estimation.fit import fit
 from optim.optimisation.optimise import About, optimise, parameter_sets
 from optim.optimisation.slsqp import OptimiseOptions, best, solve
@@ -33,6 +32,7 @@ from optim.report import plots_replan
 from optim.report.terminal_replan import replan_lines
 from optim.schedule.from_run import schedule_of
 from optim.schedule.schedule import to_grid
+from optim.settings.estimation import FitSettings
 from optim.simulation.balance import Vessel
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import check, observe, simulate_one
@@ -52,7 +52,8 @@ def cfg(small_screen):
 
 @pytest.fixture(scope="module")
 def old(small_problem):
-    return fit(small_problem, FitOptions(1, 15, 1e-4, 16, 0.3, 1, quality=False, identify=False), 1, "cho_moller")
+    settings = FitSettings(1, 15, 1e-4, 16, 0.3, 1, quality=False, identify=False)
+    return fit(small_problem, settings, seed=1, model_name="cho_moller")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def process(cfg, small_screen):
 @pytest.fixture(scope="module")
 def optimum(process, old):
     sets = parameter_sets(old, FIXED, process.model, CLONE)
-    about = About(old, 1, "feed_a", {}, ())
+    about = About(old, 1, {}, ())
     return optimise(process, CLONE, sets, OptimiseOptions(starts=4, max_iterations=80, tolerance=1e-8), about)
 
 
@@ -145,7 +146,7 @@ def planned_anew(cfg, process, old, plan, small_screen):
 
     def go(run, readings, now_h, problem=process, options=FEW, whole=True):
         data = a_dataset(screen, run, readings)
-        here, batch = running(problem, data, 0, now_h, "feed_a")
+        here, batch = running(problem, data, 0, now_h)
         fitting = until_now(cfg, data, 0, now_h)
         if whole:
             return replan(here, fitting, old, batch, plan, options, 1)
@@ -456,7 +457,9 @@ def test_a_ramp_that_is_cut_off_has_come_as_far_as_it_would():
 
 def test_an_exponential_feed_goes_on_by_its_decisions():
     rows = (Decision("start", "feed_start", 0.0, 9.0, 1.0, 0.0), Decision("grow", "feed_exponent", 0.0, 1.0, 0.1, 0.0))
-    design = Design(rows, 1.0, 30.0, 7.0, 30.0, 5.0, (), 0.0, feeds=("f", "base"), second_feed_ratio=0.5)
+    design = Design(
+        rows, 1.0, 30.0, 7.0, 30.0, 5.0, (), 0.0, feeds=("f", "base"), second_feed="base", second_feed_ratio=0.5
+    )
     run = a_run([Event(0.0, "feed_rate", "f", 0.001, 0.004), Event(0.0, "feed_rate", "base", 0.002, 0.002)], end_h=20.0)
     left, _ = remaining(design, run, 10.0, ("f", "base"))
     s = jax.tree.map(np.asarray, left.schedule(jnp.asarray([2.0, 0.1])))
@@ -465,6 +468,32 @@ def test_an_exponential_feed_goes_on_by_its_decisions():
     assert s.rate_start[0] == pytest.approx([0.001, 0.002])
     assert s.rate_end[0] == pytest.approx([0.0025, 0.002])
     assert s.rate_start[1] == pytest.approx([0.002 * np.e, 0.001 * np.e])
+
+
+def test_feeds_of_a_running_batch_keep_the_names_of_the_design(small_screen):
+    """With a further feed between the first and the second, every rate stays in its own column."""
+    more = ["+design.further_feeds={sugar: {glucose: 900.0}, soda: {lactate: 1.0}}", "design.second_feed_id=soda"]
+    problem = build_process(compose([*more, "design.second_feed_ratio=0.5"]), open_dataset(str(small_screen)))
+    screen = open_dataset(str(small_screen))
+    media = screen.media | {"sugar": {"glucose": 900.0}, "soda": {"lactate": 2.0}}
+    events = [bolus(3 * DAY, 0.3, "sugar"), bolus(4 * DAY, 0.2, "soda"), bolus(5 * DAY, 0.4)]
+    data = replace(a_dataset(screen, a_run(events), []), media=media)
+    here, batch = running(problem, data, 0, 6 * DAY)
+    # its soda is another than the design's
+    assert batch.feeds == ("feed_a", "sugar", "soda", "soda (as given)")
+    assert [e.feed_id for e in batch.run.events] == ["sugar", "soda (as given)", "feed_a"]
+    holds = [here.model.feed(media[name]) for name in ("feed_a", "sugar")]
+    assert np.allclose(here.feeds[:2], holds)
+    assert here.feeds[3] == pytest.approx(here.model.feed({"lactate": 2.0}))
+    left, _ = remaining(problem.design, batch.run, 6 * DAY, batch.feeds)
+    both = left._with_others(jnp.array([4.0]), jnp.array([9.0, 0.3, 9.0, 0.4]))
+    assert both[0] == pytest.approx([0.004, 0.3, 0.002, 0.4])
+
+
+def test_a_batch_fed_with_what_nobody_knows_is_refused(process, small_screen):
+    data = a_dataset(open_dataset(str(small_screen)), a_run([bolus(3 * DAY, 0.3, "sugar")]), [])
+    with pytest.raises(DatasetError, match=r"no medium or feed 'sugar'"):
+        running(process, data, 0, 6 * DAY)
 
 
 def test_a_traced_schedule_needs_its_past(process):

@@ -30,10 +30,10 @@ WHERE = Provenance("2026-01-01 00:00", "0.1.0", "", "3.13", "0.12", "abc", "seed
 
 @pytest.fixture(scope="module")
 def fitted(small_problem):
-    from optim.estimation.estimate import FitOptions
     from optim.estimation.fit import fit
+    from optim.settings.estimation import FitSettings
 
-    return fit(small_problem, FitOptions(1, 10, 1e-4, 6, 0.3, 1), 1, "cho_moller")
+    return fit(small_problem, FitSettings(1, 10, 1e-4, 6, 0.3, 1), seed=1, model_name="cho_moller")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def optimum(process_problem, published, fitted):
     rng = np.random.default_rng(0)
     ensemble = published * np.exp(0.02 * rng.standard_normal((8, published.shape[1])))
     ensemble[0] = published[0]
-    about = About(fitted, 1, "feed_a", {"bolus": (0.0, 0.4)}, ("SIMULATED data: nothing here was measured",))
+    about = About(fitted, 1, {"bolus": (0.0, 0.4)}, ("SIMULATED data: nothing here was measured",))
     return optimise(process_problem, "C01", ensemble, OptimiseOptions(2, 1, 15, 1e-5), about), ensemble
 
 
@@ -49,7 +49,7 @@ def optimum(process_problem, published, fitted):
 def recipe(process_problem, optimum) -> Recipe:
     o, ensemble = optimum
     x = np.array(rounded_decisions(o.optimum.decisions))
-    rounded = outcome(process_problem, "optimum", x, ensemble, "feed_a", {"bolus": (0.0, 0.4)})
+    rounded = outcome(process_problem, "optimum", x, ensemble, {"bolus": (0.0, 0.4)})
     return make_recipe("A title", o, rounded, WHERE)
 
 

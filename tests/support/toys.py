@@ -9,11 +9,12 @@ import numpy as np
 
 from optim.data.dataset import Dataset, Measurements, Run
 from optim.estimation.levenberg_marquardt import Search, minimise
-from optim.estimation.noise import AssayNoise, NoiseModel
+from optim.estimation.noise import NoiseModel
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import FitProblem, build_problem
 from optim.kinetics.base import AbstractKineticModel
 from optim.parameters import ParameterSpec, ParameterTable
+from optim.settings.estimation import AssaySettings
 from optim.simulation.engine.march import Integrator
 
 TIGHT = Integrator(rtol=1e-9, atol=1e-10)
@@ -53,7 +54,8 @@ def toy(
         run, np.tile(np.asarray(times, float), len(runs)), ("biomass",) * n, np.ones(n), ("",) * n, ("1",) * n
     )
     dataset = Dataset("toy", "", "", "", "", True, "", runs, readings, {"medium": {}})
-    noise = NoiseModel({"biomass": AssayNoise(sd if kind != "normal" else 0.0, 0.0 if kind != "normal" else sd, kind)})
+    assay = AssaySettings(0.0, sd) if kind == "normal" else AssaySettings(sd, 0.0, kind)
+    noise = NoiseModel({"biomass": assay})
     problem = build_problem(model, ParameterTable(tuple(rows)), dataset, noise, TIGHT)
     free = (*problem.shared_specs, *problem.batch_specs, *problem.group_specs, *problem.vessel_specs)
     u = np.array([[_true(truth, s.name, c, s.forward(s.value)) for s in free] for c in clones])

@@ -27,7 +27,7 @@ from optim.app.build import build_fit, compose
 from optim.data.dataset import Dataset, Measurements
 from optim.data.open import open_dataset
 from optim.estimation.ensemble import draw_laplace
-from optim.estimation.estimate import FitOptions, multi_start
+from optim.estimation.estimate import multi_start
 from optim.estimation.fit import build_fit_result
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.predictive import Z90
@@ -36,6 +36,7 @@ from optim.estimation.result import FitResult
 from optim.estimation.transfer.new_clone import predict_new_clone
 from optim.parameters import ParameterSpec, ParameterTable
 from optim.runtime import configure
+from optim.settings.estimation import FitSettings, PlaceSettings
 from optim.synthetic import ScreenOptions, make_screen
 
 Row = dict[str, Any]
@@ -45,7 +46,7 @@ FEW, FEW_UNTIL_H = 3, 120.0  # so many clones of a screen are sampled until then
 PLACED = 10  # so many of the screens are asked about new clones, which takes longer than all the rest
 NEW, DAYS = 2, (0.0, 3.0, 5.0, 7.0)  # clones that the fit has not seen, of another screen of the same population
 DRAWS = 200
-OPTIONS = FitOptions(starts=1, tolerance=1e-6)
+OPTIONS = FitSettings(starts=1, tolerance=1e-6)
 # a process that all clones are compared in: what a vessel of the screen got, as predicted on its last day
 COMPARED, ASSAY = 0, "titre"
 HERE = Path(__file__).parent
@@ -122,7 +123,7 @@ def study(seed: int) -> Row:
     readings: list[Row] = []
     place_s = None
     if seed < FIRST_SEED + PLACED:
-        fitted = build_fit_result(posterior, points, OPTIONS, seed, "cho_moller")
+        fitted = build_fit_result(posterior, points, OPTIONS, seed=seed, model_name="cho_moller")
         start = time.perf_counter()
         placed, readings = placing(fitted, seed)
         place_s = (time.perf_counter() - start) / NEW
@@ -194,7 +195,7 @@ def placing(fitted: FitResult, seed: int) -> tuple[list[Row], list[Row]]:
     assert truth is not None
     problem = build_fit(compose([]), new)
     found, readings = [], []
-    for at in predict_new_clone(fitted, problem, DAYS, draws=DRAWS, seed=seed).placed:
+    for at in predict_new_clone(fitted, problem, PlaceSettings(days=DAYS, draws=DRAWS), seed=seed).placed:
         base = {"seed": seed, "clone": at.clone, "day": at.day}
         for p in at.parameters:
             row = problem.table[p.name]

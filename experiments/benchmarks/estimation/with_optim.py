@@ -10,12 +10,13 @@ from screen import Screen
 from optim.data.dataset import Dataset, Measurements
 from optim.estimation.levenberg_marquardt import Search, minimise
 from optim.estimation.likelihood import Vessels
-from optim.estimation.noise import AssayNoise, NoiseModel
+from optim.estimation.noise import NoiseModel
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import FitProblem
 from optim.kinetics.base import AbstractKineticModel, Environment, Species
 from optim.parameters import ParameterSpec, ParameterTable
 from optim.schedule.grid import Actions, IntervalGrid
+from optim.settings.estimation import AssaySettings
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.steppers import Tsit5
 
@@ -123,7 +124,7 @@ def problem_of(s: Screen, rtol: float = made.RTOL) -> FitProblem:
         model=ScreenModel(),
         table=ParameterTable(tuple(rows)),
         dataset=Dataset("screen", "", "CHO", "", "", True, "", (), empty, {}),
-        noise=NoiseModel({name: AssayNoise(0.05, 0.1) for name in ASSAYS}, estimate_scale=False),
+        noise=NoiseModel({name: AssaySettings(0.05, 0.1) for name in ASSAYS}, estimate_scale=False),
         integrator=Integrator(Tsit5(), rtol=rtol, atol=rtol * made.ATOL / made.RTOL),
         variables=ASSAYS,
         vessels=vessels,
@@ -165,5 +166,5 @@ class Optim:
 
     def fit_many(self, thetas: list[np.ndarray]) -> list[Fit]:
         """All starts together."""
-        ends = minimise(self.posterior, [self._point(t) for t in thetas], Search(), lambda text: None)
+        ends = minimise(self.posterior, [self._point(t) for t in thetas], Search(60, 1e-6), lambda text: None)
         return [Fit(np.concatenate([p.shared, p.block.ravel()]), p.cost, p.iterations) for p in ends]

@@ -16,7 +16,6 @@ from optim.app.build import build_process, compose
 from optim.data.open import open_dataset
 from optim.process.cost import Harvest
 from optim.process.design import BOLUS_COVERS_H, Design
-from optim.process.objective import METRICS
 from optim.process.problem import ProcessProblem
 from optim.synthetic import ASSAYS, DAY, INOCULUM_SD, ScreenOptions, clone_truth
 
@@ -88,13 +87,13 @@ class Laboratory:
         when = np.unique([int(np.argmin(np.abs(t - s))) for s in (*np.arange(0.0, end, DAY), end)])
         assayed = {name: self._assay(name, values[when]) for name, values in seen.items()}
         harvest = Harvest(*(float(np.asarray(v)[0]) for v in trace.harvest))
-        harvest = harvest._replace(titre=assayed[p.product][-1], viability=assayed["viability"][-1])
+        harvest = harvest._replace(titre=assayed[p.product.variable][-1], viability=assayed["viability"][-1])
         room = []
         for c in p.constraints:
             if c.variable != "volume":
                 value = assayed[c.variable] if c.where == "path" else assayed[c.variable][-1:]
                 room.append(float(np.min(value - c.limit if c.kind == "min" else c.limit - value)) / abs(c.limit))
-        grams = float(p.book.released_g(harvest))
+        grams = float(p.book.released_amount(harvest))
         return Reading(grams / float(np.sum(p.book.costs(p.book.prices(), harvest))), np.array(room))
 
     def _assay(self, name: str, true: np.ndarray) -> np.ndarray:
@@ -116,7 +115,7 @@ class Laboratory:
             width = nodes if c.where == "path" else 1
             room[c.name] = float(np.min(e.margins[0, at : at + width]))
             at += width
-        return Judgement(clone, float(e.metrics[0, list(METRICS).index(VALUE)]), room)
+        return Judgement(clone, float(e.metrics[0, list(p.metrics).index(VALUE)]), room)
 
     def truth(self) -> dict[str, np.ndarray]:
         """True parameters by clone, [1, P]."""

@@ -13,7 +13,6 @@ import numpy as np
 from laboratory import VALUE, Laboratory, Recommendation
 
 from optim.app.build import build_fit, build_process, compose
-from optim.app.commands.fit import fit_options
 from optim.app.shared import screened_ranges, solve_options
 from optim.data.open import open_dataset
 from optim.estimation.fit import fit
@@ -51,12 +50,12 @@ def learn(seed: int, mismatch: bool = False) -> tuple[Learnt, Learnt]:
         made = make_screen(Path(folder) / "screen", f"screen {seed}", ScreenOptions(seed=seed, mismatch=mismatch))
         cfg = compose(["tracking=off", f"dataset.name={made}"])
         dataset = open_dataset(cfg.dataset.name)
-    options = replace(fit_options(cfg), quality=False, identify=False)
-    found = fit(build_fit(cfg, dataset), options, cfg.seed, cfg.model.name)
+    options = replace(cfg.fit, quality=False, identify=False)
+    found = fit(build_fit(cfg, dataset), options, seed=cfg.seed, model_name=cfg.model.name)
     problem = build_process(cfg, dataset)
     fixed = {n: float(p.value) for n, p in cfg.model.parameters.items() if p.level == "fixed"}
     sets = {c: parameter_sets(found, fixed, problem.model, c) for c in found.clones}
-    about = About(found, cfg.seed, cfg.design.feed_id, screened_ranges(dataset), ())
+    about = About(found, cfg.seed, screened_ranges(dataset), ())
     search = solve_options(cfg)
     ranking = rank(problem, sets, search, about)
     clone = ranking.rows[0].clone

@@ -10,7 +10,6 @@ import numpy as np
 
 from optim.data.dataset import Dataset, Event, Measurements, Run
 from optim.kinetics.cho_moller import ChoMoller, Parameters
-from optim.process.objective import METRICS
 from optim.process.problem import ProcessProblem
 from optim.replanning.remaining import remaining
 from optim.schedule.from_run import feeds_of, schedule_of
@@ -172,7 +171,7 @@ def judged(problem: ProcessProblem, batch: Batch, plan: dict[str, float]) -> dic
     trace = replace(problem, design=left, integrator=EXACT).trace(x[None], row[None])
     if trace.status[0] != 0:
         raise RuntimeError(f"the truth of seed {batch.truth.seed} cannot be simulated: status {trace.status[0]}")
-    found = {"objective": float(trace.metrics[0, list(METRICS).index(problem.metric)])}
+    found = {"objective": float(trace.metrics[0, list(problem.metrics).index(problem.metric)])}
     volume = 1000.0 * (trace.volume[0])
     for c in problem.constraints:
         value = volume if c.variable == "volume" else trace.observed[0, problem.observed.index(c.variable)]

@@ -86,7 +86,7 @@ class Bench:
             batch = batch.until(24.0 * day, plan, self.times)
             data = batch.dataset()
             begin = time.perf_counter()
-            problem, under_way = running(self.problem, data, 0, batch.now_h, "feed_a")
+            problem, under_way = running(self.problem, data, 0, batch.now_h)
             found = replan(
                 problem, until_now(self.cfg, data, 0, batch.now_h), self.fit, under_way, Plan(plan, EMPTY), OPTIONS, 1
             )

@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,6 @@ from scipy.stats import wilcoxon
 
 from optim.app.build import build_fit, build_process, compose
 from optim.data.open import open_dataset
-from optim.estimation.estimate import FitOptions
 from optim.estimation.fit import fit
 from optim.optimisation.optimise import About, optimise, parameter_sets, rank
 from optim.optimisation.robust import FEASIBLE, Risk
@@ -41,14 +41,11 @@ def one_screen(seed: int, folder: Path) -> dict[str, object]:
         make_screen(data, f"screen_{seed}", ScreenOptions(clones=CLONES, seed=100 + seed))
     cfg = compose(["objective=robust", f"dataset.name={data}"])
     dataset = open_dataset(str(data))
-    f = cfg.fit
-    options = FitOptions(
-        2, f.max_iterations, f.tolerance, 64, f.start_spread, f.noise_rounds, quality=False, identify=False
-    )
-    result = fit(build_fit(cfg, dataset), options, seed, cfg.model.name)
+    options = replace(cfg.fit, starts=2, ensemble=64, quality=False, identify=False)
+    result = fit(build_fit(cfg, dataset), options, seed=seed, model_name=cfg.model.name)
     problem = build_process(cfg, dataset)
     fixed = {n: float(p.value) for n, p in cfg.model.parameters.items() if p.level == "fixed"}
-    about = About(result, seed, cfg.design.feed_id, {}, ())
+    about = About(result, seed, {}, ())
     search = OptimiseOptions(8, 2, cfg.optimise.max_iterations, cfg.optimise.tolerance)
     ensembles = {c: parameter_sets(result, fixed, problem.model, c) for c in result.clones}
     clone = rank(problem, ensembles, search, about).rows[0].clone

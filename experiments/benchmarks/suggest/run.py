@@ -30,7 +30,6 @@ from optim.doe.candidates import Setting, sampled_h
 from optim.doe.posterior_normal import belief_of
 from optim.doe.selection import State
 from optim.doe.suggest import SuggestOptions, Weighed, chosen, runs_to_do, weighed
-from optim.estimation.estimate import FitOptions
 from optim.estimation.fit import fit
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.transfer.continued_fit import revive_posterior, update
@@ -38,6 +37,7 @@ from optim.kinetics.cho_moller import Parameters
 from optim.optimisation.slsqp import OptimiseOptions, best, solve
 from optim.process.problem import ProcessProblem
 from optim.runtime import configure
+from optim.settings.estimation import FitSettings
 from optim.synthetic import (
     ASSAYS,
     INOCULUM_SD,
@@ -54,7 +54,7 @@ STRATEGIES = ("decision", "d_optimal", "space_filling", "random")
 FIRST_SEED, ROUNDS = 4001, 2
 # the first screen: one vessel of each clone, six days, read every second day with noise a few times the generator's
 CLONES, UNTIL_H, READ_H, NOISE = 16, 144.0, (48.0, 96.0, 144.0), 2.5
-FIT = FitOptions(starts=1, tolerance=1e-5, ensemble=8, quality=False, identify=False)
+FIT = FitSettings(starts=1, tolerance=1e-5, ensemble=8, quality=False, identify=False)
 SOLVING = OptimiseOptions(starts=6, rank_starts=2, max_iterations=60, tolerance=1e-6)
 SUGGEST = SuggestOptions(runs=8, every_d=(2,), safe=0.7, per_clone=8, members=12, processes=48, top=4, optima=3)
 TRUTH_STARTS = 3
@@ -78,7 +78,7 @@ class Campaign:
         data = self.data("round0")
         self.process: ProcessProblem = build_process(self.cfg, data)
         d = self.cfg.design
-        self.setting = Setting(d.feed_id, d.medium_id, d.inoculum_vcd_1e6_per_ml, "")
+        self.setting = Setting(d.medium_id, d.inoculum_vcd_1e6_per_ml, "", data.media)
         self.best = 0.0
 
     def data(self, name: str) -> Dataset:
@@ -158,7 +158,7 @@ def campaign(seed: int, strategies: tuple[str, ...]) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         c = Campaign(seed, Path(folder))
         problem = build_fit(c.cfg, c.data("round0"))
-        first = fit(problem, FIT, seed, c.cfg.model.name)
+        first = fit(problem, FIT, seed=seed, model_name=c.cfg.model.name)
         posterior, point = revive_posterior(first, problem)
         w = weighed(posterior, point, c.process, c.setting, SUGGEST, SOLVING, seed)
         clone, processes = decided(w)

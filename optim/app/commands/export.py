@@ -80,7 +80,7 @@ def _rounded(problem: ProcessProblem, optimum: Optimum, ensemble: np.ndarray, li
     e = problem.evaluate(x, np.tile(ensemble[0], (len(x), 1)))
     worst = np.where(e.status == 0, e.margins.min(axis=1, initial=np.inf), -np.inf)
     chosen = ways[kept_best(worst[1:], float(worst[0]))]
-    return outcome(problem, "optimum", chosen, ensemble, lineage.feed, lineage.screened)
+    return outcome(problem, "optimum", chosen, ensemble, lineage.screened)
 
 
 def _provenance(s: Session, dataset: Dataset, created_utc: str | None) -> Provenance:

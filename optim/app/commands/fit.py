@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from optim.app.build import build_fit, model_config
 from optim.app.session import Session
@@ -12,7 +13,6 @@ from optim.artefact import load
 from optim.data.dataset import Dataset
 from optim.data.open import open_dataset
 from optim.errors import BoundActiveWarning, UnidentifiableWarning
-from optim.estimation.estimate import FitOptions
 from optim.estimation.fit import fit as fit_problem
 from optim.estimation.result import FitResult, ModelScore
 from optim.estimation.score import log_predictive_density, r_squared
@@ -20,7 +20,6 @@ from optim.estimation.transfer.continued_fit import update
 from optim.export.tables import parameter_csv
 from optim.report import terminal
 from optim.report.fit_page import fit_images, fit_page
-from optim.settings.settings import Settings
 
 VAGUE = 0.9  # of the prior's standard deviation: a posterior wider than this has learnt nothing
 
@@ -35,21 +34,12 @@ def fit(s: Session) -> FitResult:
         f"{len(dataset.measurements.value)} values"
     )
     problem = build_fit(cfg, dataset)
-    options = fit_options(cfg)
+    named: dict[str, Any] = {"seed": cfg.seed, "model_name": cfg.model.name, "progress": s.progress}
     if cfg.fit.continue_from:
-        old = load(FitResult, Path(cfg.fit.continue_from) / "fit")
-        result = update(
-            old,
-            problem,
-            options,
-            seed=cfg.seed,
-            model_name=cfg.model.name,
-            leave_one_out=cfg.fit.leave_one_out,
-            progress=s.progress,
-        )
+        result = update(load(FitResult, Path(cfg.fit.continue_from) / "fit"), problem, cfg.fit, **named)
     else:
-        result = fit_problem(problem, options, cfg.seed, cfg.model.name, cfg.fit.leave_one_out, s.progress)
-    scores = [_compared(s, dataset, name, options) for name in cfg.fit.compare if name != cfg.model.name]
+        result = fit_problem(problem, cfg.fit, **named)
+    scores = [_compared(s, dataset, name) for name in cfg.fit.compare if name != cfg.model.name]
     scores.append(_score(result))
     result = replace(result, comparison=tuple(sorted(scores, key=lambda m: -m.aicc)) if len(scores) > 1 else ())
     s.keep(result, "fit")
@@ -63,31 +53,11 @@ def _groups(dataset: Dataset) -> str:
     return f"one strain in {len({run.experiment_id for run in dataset.runs})} campaigns"
 
 
-def fit_options(cfg: Settings) -> FitOptions:
-    """Settings of a fit."""
-    f = cfg.fit
-    return FitOptions(
-        starts=f.starts,
-        max_iterations=f.max_iterations,
-        tolerance=f.tolerance,
-        ensemble=f.ensemble,
-        start_spread=f.start_spread,
-        noise_rounds=f.noise_rounds,
-        estimate_spread=f.estimate_spread,
-        startup=f.startup,
-        quality=f.quality,
-        identify=f.identify,
-        profiles=tuple(f.profiles),
-        ensemble_by=f.ensemble_by,
-        draws=f.draws,
-    )
-
-
-def _compared(s: Session, dataset: Dataset, name: str, options: FitOptions) -> ModelScore:
+def _compared(s: Session, dataset: Dataset, name: str) -> ModelScore:
     problem = build_fit(s.cfg, dataset, model_config(name))
     # compared by their scores alone
-    one = replace(options, ensemble=2, quality=False, identify=False, profiles=(), ensemble_by="laplace")
-    return _score(fit_problem(problem, one, s.cfg.seed, name, s.cfg.fit.leave_one_out, s.progress))
+    one = replace(s.cfg.fit, ensemble=2, quality=False, identify=False, profiles=(), ensemble_by="laplace")
+    return _score(fit_problem(problem, one, seed=s.cfg.seed, model_name=name, progress=s.progress))
 
 
 def _score(r: FitResult) -> ModelScore:

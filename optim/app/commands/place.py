@@ -25,9 +25,7 @@ def place(s: Session) -> NewClonePrediction:
     dataset = open_dataset(cfg.dataset.name)
     problem = build_fit(cfg, dataset)
     s.say(f"{len(dataset.clones)} new clones of '{dataset.name}' under the population of the fit of '{old.dataset}'")
-    found = predict_new_clone(
-        old, problem, tuple(cfg.place.days), draws=cfg.place.draws, seed=cfg.seed, progress=s.progress
-    )
+    found = predict_new_clone(old, problem, cfg.place, seed=cfg.seed, progress=s.progress)
     s.keep(found, "placement")
     s.lines(terminal.placement_lines(found))
     s.table(placement_csv(found), "placement")

@@ -38,7 +38,7 @@ def rank(s: Session, result: FitResult | None = None) -> Ranking:
         def truth(clone: str, x: np.ndarray) -> float:
             named = known[""] | known[clone]
             p = np.array([[named[n] for n in problem.model.Parameters._fields]])
-            return float(problem.objective.natural(problem.evaluate(x[None], p).objective[0]))
+            return float(problem.objective.from_solver(problem.evaluate(x[None], p).objective[0]))
 
     lineage = about(s, problem, result, dataset)
     if s.cfg.calendar is not None:

@@ -47,7 +47,7 @@ def replan(s: Session) -> Replan:
     dataset = open_dataset(s.cfg.dataset.name)
     index = chosen_run(dataset, cfg.run)
     now = now_of(dataset, index, cfg.now_h)
-    problem, batch = running(build_process(s.cfg, dataset), dataset, index, now, s.cfg.design.feed_id)
+    problem, batch = running(build_process(s.cfg, dataset), dataset, index, now)
     plan = read_plan(Path(cfg.plan) if cfg.plan else folder / "optimum", problem)
     fitting = until_now(s.cfg, dataset, index, now)
     options = ReplanOptions(solve_options(s.cfg), cfg.draws, cfg.least_gain, risk(s.cfg), calendar(s.cfg))
@@ -109,15 +109,13 @@ def now_of(dataset: Dataset, index: int, wanted: float | None) -> float:
     return float(wanted)
 
 
-def running(
-    problem: ProcessProblem, dataset: Dataset, index: int, now_h: float, feed_id: str
-) -> tuple[ProcessProblem, Batch]:
+def running(problem: ProcessProblem, dataset: Dataset, index: int, now_h: float) -> tuple[ProcessProblem, Batch]:
     """The process problem for this very run (its start, and every feed that it was given), and the batch."""
     run, model = dataset.runs[index], problem.model
-    names, rows = [feed_id, "base"][: len(problem.feeds)], list(problem.feeds)
+    names, rows = list(problem.design.feeds), list(problem.feeds)
     renamed: dict[str, str] = {}
     for feed in dict.fromkeys(e.feed_id for e in run.events if e.feed_id):
-        own = np.asarray(model.feed(dataset.media[feed]), float)
+        own = np.asarray(model.feed(dataset.medium(feed, run.run_id)), float)
         if feed in names and np.allclose(own, rows[names.index(feed)]):
             continue
         # of another composition than the design's: given as it was, and no decision of the design
@@ -125,7 +123,7 @@ def running(
         names.append(renamed[feed])
         rows.append(own)
     events = tuple(replace(e, feed_id=renamed.get(e.feed_id, e.feed_id)) for e in run.events)
-    start = model.initial(dataset.media[run.medium_id], run.inoculum_vcd, dataset.initial_sample(index))
+    start = model.initial(dataset.medium(run.medium_id, run.run_id), run.inoculum_vcd, dataset.initial_sample(index))
     problem = replace(problem, feeds=np.array(rows, float), initial=np.array([start[n] for n in model.names()], float))
     return problem, Batch(replace(run, events=events), now_h, tuple(names))
 

@@ -23,7 +23,7 @@ def simulate(s: Session) -> ProcessOutcome:
     values = build_table(s.cfg.model, problem.model).values()
     p = np.array([[values[n] for n in problem.model.Parameters._fields]])
     ranges = screened_ranges(dataset)
-    found = outcome(problem, "platform", problem.design.platform, p, s.cfg.design.feed_id, ranges)
+    found = outcome(problem, "platform", problem.design.platform, p, ranges)
     file = s.out / "simulation.csv"
     file.write_text(trajectory_csv(found.trajectory))
     s.say(f"{s.cfg.title}: platform process at the model's published parameters")

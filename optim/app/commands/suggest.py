@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from optim.app.build import build_fit, build_process
+from optim.app.build import build_fit, build_process, feed_media
 from optim.app.session import Session
 from optim.app.shared import about, solve_options
 from optim.artefact import load
@@ -57,7 +58,7 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
         s.progress,
     )
     s.keep(found, "suggestion")
-    folder = write_plan(found, dataset, posterior.problem.variables, s.out / "next")
+    folder = write_plan(found, replace(dataset, media=setting.media), posterior.problem.variables, s.out / "next")
     s.tracker.folder(folder, folder.name)
     s.lines(terminal_suggest.suggestion_lines(found))
     for note in found.notes:
@@ -92,8 +93,6 @@ def _options(cfg: Settings) -> SuggestOptions:
 def _setting(cfg: Settings, dataset: Dataset) -> Setting:
     """What the runs have in common; refused where it would not be read again."""
     d, name = cfg.design, str(cfg.suggest.experiment)
-    if d.feed_composition:
-        raise ConfigError("suggest: design.feed_composition is no medium of the dataset, so no run can name it")
     if d.initial:
         raise ConfigError("suggest: design.initial states a first sample; runs yet to be done have none")
     known = {run.experiment_id for run in dataset.runs}
@@ -103,7 +102,14 @@ def _setting(cfg: Settings, dataset: Dataset) -> Setting:
         raise ConfigError(
             f"suggest.experiment: '{name}' is already in '{dataset.name}'; give the new runs another name"
         )
-    return Setting(d.feed_id, d.medium_id, d.inoculum_vcd_1e6_per_ml, name)
+    feeds = feed_media(d, dataset)
+    for feed, holds in feeds.items():
+        if dataset.media.get(feed, holds) != holds:
+            raise ConfigError(
+                f"suggest: feed '{feed}' of the design holds something else than that of '{dataset.name}'; "
+                "give the design's feed another name"
+            )
+    return Setting(d.medium_id, d.inoculum_vcd_1e6_per_ml, name, dict(dataset.media) | feeds)
 
 
 def _ranked(s: Session, process: ProcessProblem, result: FitResult) -> dict[str, np.ndarray] | None:

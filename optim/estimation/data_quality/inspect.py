@@ -217,7 +217,7 @@ def _against_medium(dataset: Dataset) -> list[Finding]:
     """First samples that are off from the medium's composition by the factor of a slip between units."""
     findings = []
     for b, run in enumerate(dataset.runs):
-        medium = dataset.media.get(run.medium_id, {})
+        medium = dataset.medium(run.medium_id, run.run_id)
         for name, value in dataset.initial_sample(b).items():
             made = medium.get(name, 0.0)
             if value <= 0.0 or made <= 0.0:

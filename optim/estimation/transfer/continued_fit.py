@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from optim.errors import FitError, IncompatibleError
-from optim.estimation.estimate import FitOptions, estimate_noise, estimate_noise_and_spread
+from optim.estimation.estimate import estimate_noise, estimate_noise_and_spread, search_of
 from optim.estimation.fit import build_fit_result
 from optim.estimation.levenberg_marquardt import Progress, minimise
 from optim.estimation.posterior import Point, Posterior
@@ -15,6 +15,7 @@ from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
 from optim.estimation.transfer.earlier_fit import EarlierFit
 from optim.runtime import require_float64
+from optim.settings.estimation import FitSettings
 
 
 def revive_posterior(old: FitResult, problem: FitProblem) -> tuple[Posterior, Point]:
@@ -39,11 +40,10 @@ def revive_posterior(old: FitResult, problem: FitProblem) -> tuple[Posterior, Po
 def update(
     old: FitResult,
     problem: FitProblem,
-    options: FitOptions,
+    options: FitSettings,
     *,
     seed: int,
     model_name: str,
-    leave_one_out: bool = False,
     progress: Progress = lambda text: None,
 ) -> FitResult:
     """Continue a fit: estimate all parameters of `problem` (old runs and new ones) from the optimum of `old`.
@@ -54,13 +54,13 @@ def update(
     """
     require_float64("update")
     posterior, point = _at_estimates(old, problem)
-    point = minimise(posterior, [point], options.search, progress)[0]
+    point = minimise(posterior, [point], search_of(options), progress)[0]
     if not np.isfinite(point.cost):
         raise FitError("the fit cannot be continued: its estimates fail on the new runs; fit from scratch")
     history = point.history
     posterior, point = estimate_noise_and_spread(posterior, point, options, progress)
     point.history = history
-    result = build_fit_result(posterior, [point], options, seed, model_name, leave_one_out, progress)
+    result = build_fit_result(posterior, [point], options, seed=seed, model_name=model_name, progress=progress)
     note = f"continued from a fit of '{old.dataset}' ({old.dataset_hash[:12]})"
     return replace(result, notes=(*result.notes, note))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -29,19 +28,19 @@ from optim.estimation.transfer.prediction import (
 )
 from optim.parameters import to_natural
 from optim.runtime import require_float64
+from optim.settings.estimation import PlaceSettings
 
 
 def predict_new_clone(
     old: FitResult,
     problem: FitProblem,
-    days: Sequence[float] = (0.0, 3.0, 5.0, 7.0),
+    options: PlaceSettings,
     *,
-    draws: int = 200,
     seed: int = 0,
     search: Search = CONDITIONING_SEARCH,
     progress: Progress = lambda text: None,
 ) -> NewClonePrediction:
-    """Posterior of new clones after each of some `days`, from their samples up to that day and the population of a fit.
+    """Posterior of new clones after each of `options.days`, from their samples so far and the population of a fit.
 
     `problem` holds the new clones alone, with everything that is planned for their vessels; each clone is predicted by
     itself. Under every member of the ensemble of `old` the parameters of the clone, its vessels and its new batches
@@ -59,11 +58,11 @@ def predict_new_clone(
         own = problem.select_vessels(np.flatnonzero(problem.vessel_group == c))
         members = EnsembleMembers(earlier, own, np.random.default_rng(seed))
         points = members.start_points()
-        for day in sorted(days):
+        for day in sorted(options.days):
             posterior, points = condition_members(
                 members, own.readings_until(24.0 * day), points, search=search, progress=progress
             )
-            predicted.append(_predicted_clone(members, posterior, points, float(day), draws, seed))
+            predicted.append(_predicted_clone(members, posterior, points, float(day), options.draws, seed))
     return NewClonePrediction(
         fit_dataset=old.dataset,
         fit_dataset_hash=old.dataset_hash,

@@ -14,9 +14,10 @@ from scipy.stats import chi2
 from optim.errors import FitError
 from optim.estimation.ensemble import Draws
 from optim.estimation.levenberg_marquardt import Progress, Search, minimise
-from optim.estimation.noise import ABOVE, BELOW, LEAST_FRACTION, MEASURED, AssayNoise
+from optim.estimation.noise import ABOVE, BELOW, LEAST_FRACTION, MEASURED
 from optim.estimation.posterior import Parts, Point, Posterior, Readings
 from optim.runtime import require_float64
+from optim.settings.estimation import AssaySettings, FitSettings
 
 Kind = Literal["auto", "vessels", "parametric"]
 # replicates that are fitted side by side; bounds the memory of their Jacobians
@@ -31,9 +32,9 @@ class BootstrapOptions:
     vessels where every clone has at least two, else parametric.
     """
 
-    replicates: int = 200
+    replicates: int = FitSettings.draws
     kind: Kind = "auto"
-    search: Search = field(default_factory=lambda: Search(max_iterations=30))
+    search: Search = field(default_factory=lambda: Search(30, 1e-6))
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class _Readings:
         return Readings(value, censored)
 
     def _scattered(
-        self, assay: AssayNoise, y: np.ndarray, sd: np.ndarray, z: np.ndarray, share: np.ndarray
+        self, assay: AssaySettings, y: np.ndarray, sd: np.ndarray, z: np.ndarray, share: np.ndarray
     ) -> np.ndarray:
         """Readings about y, from standard normal z; heavy tails, where the noise is robust, from uniform shares."""
         if assay.robust:

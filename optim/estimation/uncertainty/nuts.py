@@ -29,6 +29,7 @@ from optim.estimation.normal_equations import Arrow
 from optim.estimation.posterior import Point, Posterior
 from optim.parameters import ParameterSpec
 from optim.runtime import require_float64
+from optim.settings.estimation import FitSettings
 from optim.simulation.engine.march import Integrator
 from optim.types import Array
 
@@ -40,7 +41,7 @@ SCALES = {"identity": 0, "log": 1, "logit": 2}
 class SampleOptions:
     """Settings of the sampler. `accept` is the acceptance rate that the step size is tuned to."""
 
-    draws: int = 300  # kept of each chain
+    draws: int = FitSettings.draws  # kept of each chain
     warmup: int = 200  # before, to find the typical set and the step size
     chains: int = 4
     accept: float = 0.8

@@ -44,7 +44,7 @@ class ProfileOptions:
     step: float = 0.45
     beyond: float = 1.2  # how far past the level a side is walked, as a factor
     disagreement: float = 1.5
-    search: Search = field(default_factory=lambda: Search(max_iterations=25))
+    search: Search = field(default_factory=lambda: Search(25, 1e-6))
 
 
 @dataclass(frozen=True)
