@@ -1,11 +1,13 @@
-"""Artefacts on disk: a folder with one JSON file and, where there are arrays, one npz file. Never pickle.
+"""Artefacts: results with a content hash and a lineage, stored as JSON and, where there are arrays, npz. Never pickle.
 
-A folder is written beside its final place and then renamed, so a reader never sees half of one.
+A folder is written beside its final place and then renamed, so a reader never sees half of one. The content hash is
+checked when an artefact is read, so a file that was damaged or edited is refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -16,12 +18,89 @@ import typing
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from optim.errors import IncompatibleError, OptimError
+
+SHORT = 12  # digits of an id that messages show
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where an artefact comes from: model, data, seed, and the ids of the artefacts that it was made from."""
+
+    model: str
+    dataset: str
+    dataset_hash: str
+    simulated: bool
+    seed: int
+    notes: tuple[str, ...] = ()  # what a reader must know: unverified numbers, extrapolation, ...
+    parents: dict[str, str] = field(default_factory=dict)  # kind of artefact -> its id
+
+    @classmethod
+    def of(cls, *parents: Artefact, seed: int, notes: tuple[str, ...] = ()) -> Lineage:
+        """The lineage of an artefact that is made from others; model and data are those of the first."""
+        first = parents[0].lineage
+        return dataclasses.replace(first, seed=seed, notes=notes, parents={p.kind(): p.id for p in parents})
+
+    def with_data(self, dataset: str, dataset_hash: str, simulated: bool) -> Lineage:
+        """The same lineage with other data than the parents'; simulated where either are."""
+        simulated = simulated or self.simulated
+        return dataclasses.replace(self, dataset=dataset, dataset_hash=dataset_hash, simulated=simulated)
+
+    def noted(self, *notes: str) -> Lineage:
+        """The same lineage with more notes."""
+        return dataclasses.replace(self, notes=(*self.notes, *notes))
+
+
+class Artefact:
+    """Base of the results that commands leave: dataclasses with a schema, a lineage and a content hash."""
+
+    schema: ClassVar[str]  # 'optim.KIND/VERSION'
+    made_by: ClassVar[str]  # the command that makes one
+
+    lineage: Lineage
+
+    @classmethod
+    def kind(cls) -> str:
+        """The noun of the schema: fit, ranking, optimum, ..."""
+        return cls.schema.removeprefix("optim.").split("/")[0]
+
+    @cached_property
+    def id(self) -> str:
+        """SHA-256 of the schema and of everything that is stored: equal content has an equal id."""
+        arrays: dict[str, np.ndarray] = {}
+        return content_id(self.schema, _encode(self, "", arrays), arrays)
+
+
+def content_id(schema: str, body: Any, arrays: dict[str, np.ndarray] | None = None) -> str:
+    """SHA-256 of plain JSON data in canonical form, and of arrays with their names, types and shapes."""
+    plain = json.dumps([schema, body], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    digest = hashlib.sha256(plain.encode())
+    for name, array in sorted((arrays or {}).items()):
+        digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def require_parent(child: Artefact, child_place: Path, parent: Artefact, parent_place: Path) -> None:
+    """Refuse an artefact that was made from another parent. Raises `IncompatibleError` with both ids and the remedy."""
+    require_id(child.lineage.parents.get(parent.kind(), ""), child_place, parent, parent_place, child.made_by)
+
+
+def require_id(made_from: str, child_place: Path, parent: Artefact, parent_place: Path, made_by: str) -> None:
+    """As `require_parent`, for a child of which only the parent's id is at hand ('' when it states none)."""
+    if made_from != parent.id:
+        known = f"{parent.kind()} {made_from[:SHORT]}" if made_from else f"no {parent.kind()}"
+        raise IncompatibleError(
+            f"{child_place} was made from {known}, but {parent_place} holds {parent.kind()} {parent.id[:SHORT]}; "
+            f"run `{made_by}` again"
+        )
 
 
 @contextmanager
@@ -46,14 +125,14 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         raise OptimError(f"cannot write {folder}: {err.strerror or err}. Choose a writable folder.") from err
 
 
-def save(artefact: Any, folder: Path) -> Path:
-    """Write a dataclass that carries a `schema` class variable to `folder` (replaced when it exists).
+def save(artefact: Artefact, folder: Path) -> Path:
+    """Write an artefact to `folder`, which is replaced when it exists.
 
     Raises `OptimError` when the place cannot be written.
     """
     arrays: dict[str, np.ndarray] = {}
     body = _encode(artefact, "", arrays)
-    document = {"schema": type(artefact).schema, "body": body}
+    document = {"schema": artefact.schema, "id": content_id(artefact.schema, body, arrays), "body": body}
     with whole_folder(folder) as draft:
         (draft / "artefact.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
         if arrays:
@@ -61,13 +140,13 @@ def save(artefact: Any, folder: Path) -> Path:
     return folder
 
 
-def load[T](cls: type[T], folder: Path) -> T:
-    """Read an artefact of class `cls`; refuses another schema, a missing or a damaged file.
+def load[T: Artefact](cls: type[T], folder: Path) -> T:
+    """Read an artefact of class `cls`; refuses another schema, and a file that is missing, damaged or edited.
 
-    Raises `IncompatibleError`.
+    Raises `IncompatibleError` that names the command which makes the artefact anew.
     """
     file = folder / "artefact.json"
-    schema, made_by = cls.schema, cls.made_by  # type: ignore[attr-defined]
+    schema, made_by = cls.schema, cls.made_by
     try:
         document = json.loads(file.read_text())
     except FileNotFoundError as err:
@@ -85,12 +164,19 @@ def load[T](cls: type[T], folder: Path) -> T:
         if npz.exists():
             with np.load(npz, allow_pickle=False) as stored:
                 arrays = {key: stored[key] for key in stored.files}
-        return _decode(cls, document["body"], arrays)
+        artefact: T = _decode(cls, document["body"], arrays)
+        stated, actual = document["id"], content_id(schema, document["body"], arrays)
     except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as err:
         said = f"lacks {err}" if isinstance(err, KeyError) else str(err)
         raise IncompatibleError(
             f"{folder} does not hold what {schema} is: {said}; run `{made_by}` again with this version"
         ) from err
+    if stated != actual:
+        raise IncompatibleError(
+            f"{folder} was changed after it was written: its content has the id {actual[:SHORT]}, and it says "
+            f"{str(stated)[:SHORT]}; run `{made_by}` again"
+        )
+    return artefact
 
 
 def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:

@@ -20,11 +20,11 @@ from optim.data.writer import event_rows, run_rows, write_dataset
 from optim.kinetics.cho_moller import ChoMoller, Parameters
 from optim.runtime import require_float64
 from optim.schedule.from_run import feeds_of, schedule_of
-from optim.schedule.grid import bucket
+from optim.schedule.grid import padded_length
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import check, observe, simulate
+from optim.simulation.simulate import check_trajectory, observe_nodes, simulate
 
 DAY = 24.0
 START_ML, SAMPLE_ML, DAYS = 13.0, 0.35, 14
@@ -141,7 +141,7 @@ def simulate_screen(
     require_float64("simulate_screen")
     model, days = ChoMoller(), times_h
     schedules = [schedule_of(run, days[days < run.end_time_h], feeds_of(run)) for run in runs]
-    size = bucket(max(len(s.times) for s in schedules))
+    size = padded_length(max(len(s.times) for s in schedules))
     grids = [to_grid(jax.tree.map(jnp.asarray, s), size)[0] for s in schedules]
     grid = jax.tree.map(lambda *x: jnp.stack(x), *grids)
     start = np.array([list(model.initial(MEDIUM, INOCULUM, {}).values()) for _ in runs])
@@ -153,8 +153,8 @@ def simulate_screen(
     volumes = jnp.asarray([run.start_volume_l for run in runs])
     run_all = jax.jit(lambda p, c, v, g, d: simulate(model, p, c, v, g, d, integrator))
     trajectory = run_all(p, model.State(*start.T), volumes, grid, Vessel(feeds))
-    seen = jax.vmap(lambda p, t, g: observe(model, p, t, g))(p, trajectory, grid)
-    check(trajectory, tuple(run.run_id for run in runs))
+    seen = jax.vmap(lambda p, t, g: observe_nodes(model, p, t, g))(p, trajectory, grid)
+    check_trajectory(trajectory, tuple(run.run_id for run in runs))
     places = np.array([[int(np.argmin(np.abs(np.asarray(t) - d))) for d in days] for t in trajectory.t])
     return {name: np.take_along_axis(np.asarray(v), places, axis=1) for name, v in seen.items()}
 

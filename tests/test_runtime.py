@@ -30,7 +30,7 @@ ENTRIES = {
     "optimisation.evaluate": ["outcome"],
     "doe.suggest": ["weighed", "suggest"],
     "replanning.replan": ["replan"],
-    "optimal_control.maximise": ["maximise"],
+    "optimal_control.maximise": ["maximise_control"],
     "synthetic": ["simulate_screen"],
 }
 

@@ -183,6 +183,7 @@ def build_process(
     """The process problem of a configuration."""
     import numpy as np
 
+    from optim.data.screened import screened_ranges
     from optim.estimation.problem import observable_names
     from optim.kinetics import kinetics
     from optim.process.cost import book_from_mapping
@@ -232,6 +233,7 @@ def build_process(
         initial=np.array([start[name] for name in equations.names()]),
         feeds=np.array(list(feeds.values())),
         integrator=_integrator(cfg, equations),
+        screened=screened_ranges(dataset),
     )
 
 

@@ -1,30 +1,25 @@
-"""What commands on a process state alike: notes, the ranges that were screened, settings of the solver."""
+"""What commands on a process state alike: notes, settings of the solver, and what they refuse."""
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
-from optim.app.build import build_process
+from optim.app.build import build_process, build_table
 from optim.app.session import Session
-from optim.artefact import load
+from optim.artefact import Artefact, Lineage, load, require_parent
 from optim.data.dataset import Dataset
 from optim.data.open import open_dataset
-from optim.errors import ConfigError, IncompatibleError
-from optim.estimation.result import FitResult
-from optim.optimisation.evaluate import Ranges
-from optim.optimisation.optimise import About, parameter_sets
-from optim.optimisation.result import Optimum
-from optim.optimisation.robust import Risk
-from optim.optimisation.slsqp import OptimiseOptions
-from optim.process.calendar import Calendar
-from optim.process.disturbance import Drift
+from optim.errors import IncompatibleError
+from optim.estimation.result import FitResult, require_table
+from optim.kinetics import kinetics
+from optim.optimisation.result import Optimum, Ranking
 from optim.process.problem import ProcessProblem
 from optim.settings.settings import Settings
 
 
-def about(s: Session, problem: ProcessProblem, result: FitResult, dataset: Dataset) -> About:
-    """What an artefact says of itself."""
-    notes = ["SIMULATED data: nothing here was measured"] if dataset.simulated else []
+def process_lineage(s: Session, problem: ProcessProblem, result: FitResult, *others: Artefact) -> Lineage:
+    """The lineage of an artefact that is made from a fit, other artefacts, prices and limits."""
+    notes = ["SIMULATED data: nothing here was measured"] if result.lineage.simulated else []
     notes.append(f"price book '{problem.book.title}': {problem.book.unverified_text()}")
     loose = [c.name for c in problem.constraints if not c.verified]
     if loose:
@@ -35,73 +30,25 @@ def about(s: Session, problem: ProcessProblem, result: FitResult, dataset: Datas
     market = s.cfg.objective.market
     if market is not None and not market.verified:
         notes.append(f"price and demand of the market are unverified ({market.source})")
-    return About(result, s.cfg.seed, screened_ranges(dataset), tuple(notes))
+    return Lineage.of(result, *others, seed=s.cfg.seed, notes=tuple(notes))
 
 
-def screened_ranges(dataset: Dataset) -> Ranges:
-    """Range of each kind of decision in the data: what the screen can speak for.
+def require_configured(cfg: Settings, result: FitResult, place: Path) -> None:
+    """Refuse a configuration that contradicts the fit at `place`: another model, or other parameters.
 
-    Feeds that hold nothing (a base, water) are no feeds of the cells, and are left out.
+    Raises `IncompatibleError`.
     """
-    ranges: Ranges = {"harvest": (0.0, max(run.end_time_h for run in dataset.runs))}
-    levels, steps, shifts, doses, starts, rates = [], [], [], [0.0], [], []
-    for run in dataset.runs:
-        changes = [e for e in run.events if e.kind == "temperature"]
-        held = [(0.0, run.temperature_c)] + [(e.time_h, e.value) for e in changes]
-        until = [t for t, _ in held[1:]] + [run.end_time_h]
-        levels.append(sum(v * (b - a) for (a, v), b in zip(held, until, strict=True)) / run.end_time_h)
-        if len(changes) == 1:
-            steps.append(changes[0].value)
-            shifts.append(changes[0].time_h)
-        doses += [1000.0 * e.value for e in run.events if e.kind == "bolus" and dataset.medium(e.feed_id)]
-        flows = [e for e in run.events if e.kind == "feed_rate" and dataset.medium(e.feed_id)]
-        rates += [1000.0 * e.value for e in flows]
-        starts += [1000.0 * e.value for e in flows if e.time_h == 0.0]
-    named = {"shift_temperature": steps, "shift_time": shifts, "feed_rate": rates, "feed_start": starts}
-    ranges |= {kind: (min(v), max(v)) for kind, v in named.items() if v}
-    if len(doses) > 1:
-        ranges["bolus"] = (min(doses), max(doses))
-    if not steps:
-        ranges["temperature"] = (min(levels), max(levels))
-    inocula = [run.inoculum_vcd for run in dataset.runs if run.inoculum_vcd is not None]
-    if inocula:
-        ranges["inoculum"] = (min(inocula), max(inocula))
-    ranges["ph"] = (min(run.ph for run in dataset.runs), max(run.ph for run in dataset.runs))
-    return ranges
-
-
-def solve_options(cfg: Settings) -> OptimiseOptions:
-    """Settings of the solver. Raises `ConfigError`."""
-    o = cfg.optimise
-    if o.starts < 1 or o.rank_starts < 1:
-        raise ConfigError("optimise: starts and rank_starts must be at least 1")
-    return OptimiseOptions(o.starts, o.rank_starts, o.max_iterations, o.tolerance)
-
-
-def risk(cfg: Settings) -> Risk:
-    """How an uncertain process is judged."""
-    r = cfg.objective.risk
-    e = r.execution
-    execution = Drift(e.feed, e.strength, e.inoculum, e.temperature_c, e.ph, e.delay_h)
-    return Risk(r.measure, r.tail, r.chance, r.members, execution)
-
-
-def calendar(cfg: Settings) -> Calendar | None:
-    """When people are there; None: always."""
-    if cfg.calendar is None:
-        return None
-    c = cfg.calendar
-    days = tuple(c.start_days), tuple(c.working_days)
-    return Calendar(days[0], c.start_hour, days[1], c.first_hour, c.last_hour, tuple(c.by_hand))
+    if result.lineage.model != cfg.model.name:
+        raise IncompatibleError(
+            f"{place} is a fit of model '{result.lineage.model}', the configuration says '{cfg.model.name}'; "
+            "run `optim fit` with this configuration first"
+        )
+    require_table(result, build_table(cfg.model, kinetics(cfg.model.kinetics)), place)
 
 
 def process_problem(s: Session, result: FitResult, dataset: Dataset, case: str = "") -> ProcessProblem:
-    if result.model != s.cfg.model.name:
-        raise IncompatibleError(
-            f"{s.out / 'fit'} is a fit of model '{result.model}', the configuration says '{s.cfg.model.name}'; "
-            "run `optim fit` with this configuration first"
-        )
-    if result.dataset_hash != dataset.content_hash:
+    require_configured(s.cfg, result, s.out / "fit")
+    if result.lineage.dataset_hash != dataset.content_hash:
         raise IncompatibleError(
             f"{s.out / 'fit'} was made from other data than '{dataset.name}' now holds; run `optim fit` again"
         )
@@ -111,16 +58,10 @@ def process_problem(s: Session, result: FitResult, dataset: Dataset, case: str =
     return build_process(s.cfg, dataset, chosen.maximise, dict(chosen.hold))
 
 
-def parameter_ensembles(
-    s: Session, problem: ProcessProblem, result: FitResult, clones: tuple[str, ...]
-) -> dict[str, np.ndarray]:
-    fixed = {n: float(p.value) for n, p in s.cfg.model.parameters.items() if p.level == "fixed"}
-    return {c: parameter_sets(result, fixed, problem.model, c) for c in clones}
-
-
-def optimised_process(s: Session) -> tuple[FitResult, Dataset, ProcessProblem, Optimum]:
+def optimised_process(s: Session) -> tuple[FitResult, ProcessProblem, Optimum]:
     """A fit and its optimum, as they lie in the output folder."""
     result, optimum = load(FitResult, s.out / "fit"), load(Optimum, s.out / "optimum")
+    require_parent(optimum, s.out / "optimum", result, s.out / "fit")
     dataset = open_dataset(s.cfg.dataset.name)
     problem = process_problem(s, result, dataset)
     if [d.name for d in problem.design.decisions] != [d.name for d in optimum.optimum.decisions]:
@@ -128,8 +69,18 @@ def optimised_process(s: Session) -> tuple[FitResult, Dataset, ProcessProblem, O
             f"{s.out / 'optimum'} has other decisions than the configured design ('{s.cfg.design.title}'); "
             "run `optim optimise` with this one"
         )
-    return result, dataset, problem, optimum
+    return result, problem, optimum
 
 
 def folder_of(kind: str, case: str) -> str:
     return f"{kind}_{case}" if case else kind
+
+
+def stored_ranking(s: Session, result: FitResult) -> Ranking | None:
+    """The ranking of the output folder, where there is one. Raises `IncompatibleError` when it is of another fit."""
+    folder = s.out / "ranking"
+    if result.group_by != "clone" or not folder.exists():
+        return None
+    ranking = load(Ranking, folder)
+    require_parent(ranking, folder, result, s.out / "fit")
+    return ranking

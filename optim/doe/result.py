@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
+from optim.artefact import Artefact, Lineage
 from optim.data.dataset import Run
 from optim.optimisation.result import DecisionValue
 
@@ -40,12 +41,13 @@ class CloneChance:
 
 
 @dataclass(frozen=True)
-class Suggestion:
+class Suggestion(Artefact):
     """The next experiments."""
 
-    schema: ClassVar[str] = "optim.suggestion/1"
+    schema: ClassVar[str] = "optim.suggestion/2"
     made_by: ClassVar[str] = "optim suggest"
 
+    lineage: Lineage
     by: str  # decision | d_optimal | space_filling | random
     objective: str  # name of the metric that the decision is about
     unit: str
@@ -59,9 +61,3 @@ class Suggestion:
     considered: int  # runs that were weighed
     refused: int  # clones x processes that were not safe enough
     least_met: float  # probability to meet all limits that was asked for
-    model: str
-    dataset: str
-    dataset_hash: str
-    simulated: bool
-    seed: int
-    notes: tuple[str, ...] = field(default=())

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 
+from optim.artefact import Lineage
 from optim.errors import FitError, IntegratorWarning
 from optim.estimation.data_quality.finding import Finding
 from optim.estimation.data_quality.inspect import inspect, inspect_raw
@@ -83,11 +84,15 @@ def build_fit_result(
     walked = _profiles(posterior, best, options, progress)
     compared = agreement(posterior, plain, walked, wide if isinstance(wide, Sampled) else None)
     return FitResult(
-        model=model_name,
-        dataset=problem.dataset.name,
-        dataset_hash=problem.dataset.content_hash,
-        simulated=problem.dataset.simulated,
-        seed=seed,
+        lineage=Lineage(
+            model=model_name,
+            dataset=problem.dataset.name,
+            dataset_hash=problem.dataset.content_hash,
+            simulated=problem.dataset.simulated,
+            seed=seed,
+            notes=_notes(problem),
+        ),
+        table=problem.table,
         shared_names=tuple(p.name for p in problem.shared_specs),
         clone_names=tuple(p.name for p in problem.group_specs),
         vessel_names=tuple(p.name for p in problem.vessel_specs),
@@ -123,7 +128,6 @@ def build_fit_result(
         profiles=walked,
         agreement=tuple(one.sentence for one in compared if not one.agrees),
         ensemble_by=options.ensemble_by,
-        notes=_notes(problem),
     )
 
 

@@ -18,7 +18,7 @@ from optim.parameters import OFFSET, SCALE
 from optim.schedule.grid import IntervalGrid
 from optim.simulation.balance import Vessel
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import Trajectory, observe, simulate
+from optim.simulation.simulate import Trajectory, observe_nodes, simulate
 from optim.types import Array
 
 
@@ -95,7 +95,7 @@ def predict_readings(
 
     def seen_by_assays(u: Array, p: Any, trajectory: Trajectory, v: Vessels) -> Array:
         named = layout.natural_parameters(u, fixed)
-        seen = observe(layout.model, p, trajectory, v.grid)
+        seen = observe_nodes(layout.model, p, trajectory, v.grid)
         return jnp.stack([layout.assay_reading(named, n, seen[n]) for n in layout.variables])[v.variable, v.node]
 
     p, start, volume = jax.vmap(begin)(u, v.initial, v.volume)

@@ -19,12 +19,12 @@ from optim.estimation.noise import NoiseModel, Scatter, on_scale, scatter_arrays
 from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.parameters import ParameterSpec, ParameterTable
 from optim.schedule.from_run import feeds_of, schedule_of
-from optim.schedule.grid import bucket
+from optim.schedule.grid import padded_length
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
-from optim.simulation.engine.batches import LANES, batches_of, joined
+from optim.simulation.engine.batches import LANES, join_batches, split_batches
 from optim.simulation.engine.march import Integrator
-from optim.simulation.engine.stiffness import explicit_steps, poor_choice
+from optim.simulation.engine.stiffness import explicit_step_count, stepper_advice
 
 # most vessels of one batch: enough to fill vector units, and one size, since every other is compiled anew
 MOST_LANES = 64
@@ -97,7 +97,7 @@ class FitProblem:
         """
         v = self.vessels if sd is None else self.vessels._replace(sd=sd)
         vessel, ready = np.asarray(vessel), []
-        for place, part in batches_of(v, vessel, min(-(-len(self.vessel_group) // 8) * 8, MOST_LANES)):
+        for place, part in split_batches(v, vessel, min(-(-len(self.vessel_group) // 8) * 8, MOST_LANES)):
             # a row that only fills up has no intervals: it ends where it begins
             used = np.append(True, np.diff(place) > 0)
             grid = part.grid._replace(intervals=jnp.where(used, part.grid.intervals, 0))
@@ -148,8 +148,8 @@ class FitProblem:
         few = np.arange(min(len(u), LANES))
         v = jax.tree.map(lambda x: x[few], self.vessels)
         _, p, trajectory = self.make_lanes(few).run_program(likelihood.predict_readings, u[few])
-        bound = explicit_steps(self.model, p, trajectory, v.grid, Vessel(v.feeds))
-        return poor_choice(self.integrator, trajectory.steps, bound)
+        bound = explicit_step_count(self.model, p, trajectory, v.grid, Vessel(v.feeds))
+        return stepper_advice(self.integrator, trajectory.steps, bound)
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class VesselLanes:
     def run_program(self, program: Any, u: np.ndarray, *rest: Any) -> Any:
         """A program of `likelihood` at u [L, Q]; its results as NumPy arrays."""
         p = self.problem
-        return joined(
+        return join_batches(
             [program(p.layout, u[rows], p.fixed_values, v, *rest, p.integrator) for rows, v in self.ready], len(u)
         )
 
@@ -210,7 +210,7 @@ def build_problem(
         except DatasetError as err:
             raise DatasetError(f"run '{run.run_id}': {err}") from err
         initial[b] = [start[name] for name in model.names()]
-    size = bucket(max(len(s.times) for s in schedules))
+    size = padded_length(max(len(s.times) for s in schedules))
     grids = []
     for run, schedule in zip(dataset.runs, schedules, strict=True):
         grid = jax.tree.map(np.asarray, to_grid(jax.tree.map(jnp.asarray, schedule), size)[0])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from optim.artefact import Artefact, Lineage
+from optim.errors import IncompatibleError
 from optim.estimation.data_quality.finding import Finding
 from optim.estimation.uncertainty.profile import Profile
+from optim.parameters import ParameterSpec, ParameterTable
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class ModelScore:
 
 
 @dataclass(frozen=True)
-class FitResult:
+class FitResult(Artefact):
     """A fitted model.
 
     Ensemble arrays are on the natural scale, member 0 is the estimate itself: shared [E, Ns],
@@ -94,14 +98,11 @@ class FitResult:
     `clones` are the groups that clone parameters belong to: clones, or experiments where `group_by` says so.
     """
 
-    schema: ClassVar[str] = "optim.fit/2"
+    schema: ClassVar[str] = "optim.fit/3"
     made_by: ClassVar[str] = "optim fit"
 
-    model: str
-    dataset: str
-    dataset_hash: str
-    simulated: bool
-    seed: int
+    lineage: Lineage
+    table: ParameterTable  # as it was fitted: levels, bounds, priors, and the values of fixed parameters
     shared_names: tuple[str, ...]
     clone_names: tuple[str, ...]
     vessel_names: tuple[str, ...]
@@ -138,4 +139,28 @@ class FitResult:
     profiles: tuple[Profile, ...] = ()
     agreement: tuple[str, ...] = ()  # where two ways to find an interval do not agree, in sentences
     ensemble_by: str = "laplace"  # laplace | bootstrap | nuts
-    notes: tuple[str, ...] = field(default=())  # what a reader must know: dropped rows, unverified numbers, ...
+
+    @property
+    def fixed(self) -> dict[str, float]:
+        """Parameters that were not estimated, by name, on the natural scale."""
+        return {row.name: row.value for row in self.table.of_level("fixed")}
+
+
+def require_table(result: FitResult, table: ParameterTable, place: Path) -> None:
+    """Refuse a parameter table that is not the one which was fitted; sources may differ.
+
+    Raises `IncompatibleError` that names every parameter that differs, both values and the remedy.
+    """
+    ours, theirs = ({row.name: row for row in rows} for rows in (table.rows, result.table.rows))
+    faults = [f"'{name}' is only in the configuration" for name in ours if name not in theirs]
+    faults += [f"'{name}' is only in the fit" for name in theirs if name not in ours]
+    for name in ours.keys() & theirs.keys():
+        for key in (f.name for f in fields(ParameterSpec) if f.name not in ("source", "verified")):
+            a, b = getattr(ours[name], key), getattr(theirs[name], key)
+            if a != b and repr(a) != repr(b):  # a bound that is not stated is NaN, which equals nothing
+                faults.append(f"'{name}': {key} is {a!r} in the configuration and {b!r} in the fit")
+    if faults:
+        raise IncompatibleError(
+            f"{place} was made with other parameters: {'; '.join(sorted(faults))}. Take the changes out of the "
+            "configuration, or run `optim fit` with it first"
+        )

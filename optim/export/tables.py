@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from optim.artefact import whole_folder
@@ -16,6 +15,7 @@ from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.optimisation.pareto import Front
 from optim.optimisation.result import Action, Optimum, Ranking, Series
 from optim.optimisation.sensitivity import Stress
+from optim.recipe.document import FILE, recipe_document
 from optim.recipe.recipe import Recipe
 from optim.replanning.result import DecisionChange
 from optim.report.page import page
@@ -24,8 +24,7 @@ from optim.report.page import page
 def export_recipe(recipe: Recipe, optimum: Optimum, folder: Path) -> Path:
     """Write all formats to `folder`, replacing it; it is complete or it is not there. Raises `OptimError`."""
     files = {
-        "recipe.json": json.dumps({"schema": recipe.schema, "recipe": _plain(recipe)}, indent=1, allow_nan=False)
-        + "\n",
+        FILE: json.dumps(recipe_document(recipe), indent=1, allow_nan=False) + "\n",
         "setpoints.csv": _csv(recipe.setpoints),
         "feed_schedule.csv": _csv(recipe.feeds),
         "trajectories.csv": trajectory_csv(recipe.process.trajectory),
@@ -106,17 +105,3 @@ def trajectory_csv(s: Series) -> str:
         label = f"{name} [{unit}]"
         table |= {f"{label} p05": s.p05[i], f"{label} p50": s.p50[i], f"{label} p95": s.p95[i]}
     return str(pd.DataFrame(table).to_csv(index=False, lineterminator="\n"))
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return [_plain(v) for v in value.tolist()]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from optim.errors import Status
-from optim.optimal_control.problem import ControlProblem, Path
+from optim.optimal_control.problem import ControlProblem, LanePath
 
 TRIALS = 16  # halvings of a step before it is given up
 SMALLEST_CURVATURE = 1e-6
@@ -43,14 +43,14 @@ class InteriorOptions:
 
 
 @dataclass
-class Lanes:
+class LaneIterates:
     """Where every lane stands."""
 
     w: np.ndarray  # [L, D] decisions, 0..1, strictly inside
     s: np.ndarray  # [L, R] slacks of the margins
     f: np.ndarray  # [L] what is minimised
     c: np.ndarray  # [L, R] margins
-    paths: list[Path]
+    paths: list[LanePath]
     nu: np.ndarray  # [L, R] multipliers of the margins
     low: np.ndarray  # [L, D] of the lower bounds
     high: np.ndarray  # [L, D]
@@ -66,7 +66,7 @@ class Lanes:
 
 
 @dataclass(frozen=True)
-class Found:
+class InteriorSolution:
     """Where the lanes ended. `kkt` is the largest scaled residual of the conditions of optimality."""
 
     w: np.ndarray
@@ -76,11 +76,11 @@ class Found:
     iterations: np.ndarray
     success: np.ndarray
     message: list[str]
-    paths: list[Path]
+    paths: list[LanePath]
     joined: np.ndarray  # [L] the start whose way it met and shares, or itself
 
 
-def solve(
+def solve_interior_point(
     problem: ControlProblem,
     starts: np.ndarray,
     options: InteriorOptions,
@@ -88,7 +88,7 @@ def solve(
     reserve: np.ndarray | None = None,
     barrier: np.ndarray | None = None,
     progress: Callable[[str], None] = lambda text: None,
-) -> Found:
+) -> InteriorSolution:
     """Maximise from scaled starts [L, D]. `scale` is a typical size of the value.
 
     `reserve` [L, R] is kept from every limit; `barrier` [L] replaces the first mu of the options.
@@ -106,7 +106,7 @@ def solve(
     to = lanes.joined
     while (to[to] != to).any():
         to = to[to]
-    return Found(
+    return InteriorSolution(
         lanes.w[to],
         -lanes.f[to] * scale,
         lanes.c[to] + reserve,
@@ -119,7 +119,7 @@ def solve(
     )
 
 
-def _join(lanes: Lanes) -> None:
+def _join(lanes: LaneIterates) -> None:
     """Lanes that have met go on as one: as the one that is ahead."""
     ahead = np.flatnonzero((lanes.message == "") | (lanes.message == "converged"))
     for i in ahead[np.argsort(lanes.mu[ahead], kind="stable")]:
@@ -138,22 +138,24 @@ def _begin(
     scale: float,
     reserve: np.ndarray | None,
     barrier: np.ndarray | None,
-) -> Lanes:
+) -> LaneIterates:
     w = np.clip(starts, 0.01, 0.99)
-    run = problem.run(w)
+    run = problem.simulate_decisions(w)
     count = len(w)
     mu = np.full(count, options.barrier) if barrier is None else np.array(barrier, float)
     c = run.margins - (0.0 if reserve is None else reserve)
     s = np.where(c > 1e-4, c, 0.01)
     message = np.where(run.status == 0, "", "the start could not be simulated").astype(object)
-    return Lanes(
+    return LaneIterates(
         w, s, -run.value / scale, c, list(run.paths), mu[:, None] / s, mu[:, None] / w, mu[:, None] / (1.0 - w), mu,
         np.ones(count), np.full(count, np.nan), np.ones(count), np.zeros(count, int),
         np.zeros(count, int), np.zeros(count, int), message, np.arange(count),
     )  # fmt: skip
 
 
-def _residual(lanes: Lanes, at: np.ndarray, gradient: np.ndarray, jacobian: np.ndarray, mu: np.ndarray) -> np.ndarray:
+def _residual(
+    lanes: LaneIterates, at: np.ndarray, gradient: np.ndarray, jacobian: np.ndarray, mu: np.ndarray
+) -> np.ndarray:
     """Largest violation of the conditions of optimality of the barrier problem, scaled by the multipliers."""
     w, s, nu, low, high = lanes.w[at], lanes.s[at], lanes.nu[at], lanes.low[at], lanes.high[at]
     still = gradient - np.einsum("lr,lrd->ld", nu, jacobian) - low + high
@@ -166,10 +168,15 @@ def _residual(lanes: Lanes, at: np.ndarray, gradient: np.ndarray, jacobian: np.n
 
 
 def _iterate(
-    problem: ControlProblem, lanes: Lanes, at: np.ndarray, options: InteriorOptions, scale: float, reserve: np.ndarray
+    problem: ControlProblem,
+    lanes: LaneIterates,
+    at: np.ndarray,
+    options: InteriorOptions,
+    scale: float,
+    reserve: np.ndarray,
 ) -> None:
     paths = [lanes.paths[i] for i in at]
-    slopes = problem.slopes(lanes.w[at], paths)
+    slopes = problem.first_derivatives(lanes.w[at], paths)
     gradient, jacobian = -slopes.value / scale, slopes.margins
     lanes.kkt[at] = _residual(lanes, at, gradient, jacobian, np.zeros(len(at)))
     lanes.message[at[lanes.kkt[at] < options.tolerance]] = "converged"
@@ -189,8 +196,8 @@ def _iterate(
     lanes.iterations[at] += 1
     lanes.stay[at] += 1
 
-    system = _System(lanes, at, gradient, jacobian, curved)
-    slope = system.slope(system.steps())
+    system = _NewtonSystem(lanes, at, gradient, jacobian, curved)
+    slope = system.merit_slope(system.newton_steps())
     # the last barrier problem is solved when the next step promises less than simulation can tell
     done = (
         (lanes.mu[at] <= least) & (-slope < ROUND_OFF * np.maximum(1.0, np.abs(lanes.f[at]))) & (lanes.kkt[at] < LOOSE)
@@ -200,7 +207,7 @@ def _iterate(
     _search(problem, lanes, at, system, scale, reserve, least)
 
 
-class _Steps(NamedTuple):
+class _NewtonSteps(NamedTuple):
     """Changes of decisions and slacks, and the share of them that stays inside, of lanes L."""
 
     w: np.ndarray
@@ -208,10 +215,12 @@ class _Steps(NamedTuple):
     longest: np.ndarray
 
 
-class _System:
+class _NewtonSystem:
     """The Newton system of the barrier problem of some lanes, in its eigenvectors."""
 
-    def __init__(self, lanes: Lanes, at: np.ndarray, gradient: np.ndarray, jacobian: np.ndarray, curved: np.ndarray):
+    def __init__(
+        self, lanes: LaneIterates, at: np.ndarray, gradient: np.ndarray, jacobian: np.ndarray, curved: np.ndarray
+    ):
         names = ("w", "s", "nu", "low", "high", "c")
         self.w, self.s, self.nu, self.low, self.high, self.c = (getattr(lanes, name)[at] for name in names)
         self.mu, self.rho, self.jacobian = lanes.mu[at][:, None], lanes.rho[at], jacobian
@@ -231,7 +240,7 @@ class _System:
         stretch = lanes.stretch[at][:, None]
         self.bend = np.where(self.value < SMALLEST_CURVATURE, bend / stretch, bend)
 
-    def steps(self, rows: np.ndarray | None = None, apart: np.ndarray | None = None) -> _Steps:
+    def newton_steps(self, rows: np.ndarray | None = None, apart: np.ndarray | None = None) -> _NewtonSteps:
         """Newton's, whole, of some rows; `apart` is how far margins and slacks are from each other."""
         at = np.arange(len(self.w)) if rows is None else rows
         jacobian, s = self.jacobian[at], self.s[at]
@@ -242,15 +251,15 @@ class _System:
         ds = np.einsum("lrd,ld->lr", jacobian, w) + apart
         keep = np.maximum(0.99, 1.0 - self.mu[at, 0])
         inside = [_longest(self.w[at], w, keep), _longest(1.0 - self.w[at], -w, keep), _longest(s, ds, keep)]
-        return _Steps(w, ds, np.minimum.reduce(inside))
+        return _NewtonSteps(w, ds, np.minimum.reduce(inside))
 
-    def slope(self, steps: _Steps) -> np.ndarray:
+    def merit_slope(self, steps: _NewtonSteps) -> np.ndarray:
         """Of the merit along the steps; not above 0."""
         found = -(self.downhill * steps.w).sum(axis=1) - (self.mu / self.s * steps.s).sum(axis=1)
         found -= self.rho * np.abs(self.c - self.s).sum(axis=1)
         return np.asarray(np.minimum(found, 0.0))
 
-    def multipliers(self, steps: _Steps, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def stepped_multipliers(self, steps: _NewtonSteps, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of margins and bounds after the steps."""
         w, s, mu = self.w[rows], self.s[rows], self.mu[rows]
         nu, low, high = self.nu[rows], self.low[rows], self.high[rows]
@@ -270,7 +279,9 @@ def _longest(x: np.ndarray, change: np.ndarray, keep: np.ndarray) -> np.ndarray:
     return np.asarray(np.minimum(1.0, keep * share.min(axis=1)))
 
 
-def _merit(lanes: Lanes, at: np.ndarray, f: np.ndarray, c: np.ndarray, w: np.ndarray, s: np.ndarray) -> np.ndarray:
+def _merit(
+    lanes: LaneIterates, at: np.ndarray, f: np.ndarray, c: np.ndarray, w: np.ndarray, s: np.ndarray
+) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):  # at a bound the merit is infinite, and no step goes there
         barrier = np.log(w).sum(axis=1) + np.log(1.0 - w).sum(axis=1) + np.log(s).sum(axis=1)
     return np.asarray(f - lanes.mu[at] * barrier + lanes.rho[at] * np.abs(c - s).sum(axis=1))
@@ -278,26 +289,26 @@ def _merit(lanes: Lanes, at: np.ndarray, f: np.ndarray, c: np.ndarray, w: np.nda
 
 def _search(
     problem: ControlProblem,
-    lanes: Lanes,
+    lanes: LaneIterates,
     at: np.ndarray,
-    system: _System,
+    system: _NewtonSystem,
     scale: float,
     reserve: np.ndarray,
     least: float,
 ) -> None:
     """Halve each lane's step until it improves the merit, and take it with its multipliers."""
-    whole = system.steps()
+    whole = system.newton_steps()
     alpha = whole.longest.copy()
     weights = np.abs(system.mu / system.s - system.sigma * whole.s).max(axis=1, initial=0.0)
     system.rho = lanes.rho[at] = np.maximum(lanes.rho[at], 1.5 * weights)
     before = _merit(lanes, at, lanes.f[at], lanes.c[at], lanes.w[at], lanes.s[at])
-    slope = system.slope(whole)
+    slope = system.merit_slope(whole)
 
-    def tried(rows: np.ndarray, steps: _Steps, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _tried(rows: np.ndarray, steps: _NewtonSteps, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Go a share of the steps [rows], where that improves the merit; whether it did, and what is left apart."""
         lane = at[rows]
         w = system.w[rows] + share[:, None] * steps.w
-        run = problem.run(w)
+        run = problem.simulate_decisions(w)
         f, c, good = -run.value / scale, run.margins - reserve[lane], run.status == 0
         straight = system.s[rows] + share[:, None] * steps.s
         # a margin that is inside is its own slack: what is feasible stays feasible, whatever the linear model said
@@ -306,7 +317,7 @@ def _search(
         allowed = before[rows] + SUFFICIENT * share * slope[rows]
         allowed += ROUND_OFF * np.maximum(1.0, np.abs(lanes.f[lane]))
         taken = good & np.isfinite(merit) & (merit <= allowed)
-        new = system.multipliers(_Steps(*(x[taken] for x in steps)), rows[taken])
+        new = system.stepped_multipliers(_NewtonSteps(*(x[taken] for x in steps)), rows[taken])
         for name, value in zip(("nu", "low", "high"), new, strict=True):
             getattr(lanes, name)[lane[taken]] = value
         for name, value in (("w", w), ("s", s), ("f", f), ("c", c)):
@@ -321,7 +332,7 @@ def _search(
         rows = np.flatnonzero(waiting)
         if not len(rows):
             break
-        taken, apart = tried(rows, _Steps(*(x[rows] for x in whole)), alpha[rows])
+        taken, apart = _tried(rows, _NewtonSteps(*(x[rows] for x in whole)), alpha[rows])
         stretch = lanes.stretch[at[rows[taken]]]
         good_length = system.turned[rows[taken]] & (trial == 0)
         lanes.stretch[at[rows[taken]]] = np.where(good_length, STRETCH * stretch, np.maximum(1.0, stretch / STRETCH**2))
@@ -332,8 +343,8 @@ def _search(
             # a limit that bends away from its tangent: aim again at where it was found to be
             rows = rows[bent]
             left = alpha[rows, None] * 2.0 * (system.c[rows] - system.s[rows]) + apart[bent]
-            second = system.steps(rows, left)
-            waiting[rows[tried(rows, second, second.longest)[0]]] = False
+            second = system.newton_steps(rows, left)
+            waiting[rows[_tried(rows, second, second.longest)[0]]] = False
     _centre(lanes, at, np.where(waiting, 1.0, DUAL_RANGE))
     # where no step is good enough, the barrier problem is solved as well as it can be
     stuck = at[waiting & (lanes.message[at] == "")]
@@ -346,7 +357,7 @@ def _search(
     lanes.mu[stuck] = np.maximum(least, 0.1 * lanes.mu[stuck])
 
 
-def _centre(lanes: Lanes, at: np.ndarray, width: np.ndarray) -> None:
+def _centre(lanes: LaneIterates, at: np.ndarray, width: np.ndarray) -> None:
     """Keep multipliers within a factor of what the barrier says they are; 1 sets them to it."""
     mu = lanes.mu[at][:, None]
     width = width[:, None]

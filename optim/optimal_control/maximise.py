@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from optim.errors import ConfigError, InfeasibleError
-from optim.optimal_control.interior_point import Found, InteriorOptions, solve
+from optim.optimal_control.interior_point import InteriorOptions, InteriorSolution, solve_interior_point
 from optim.optimal_control.problem import ControlProblem
 from optim.runtime import require_float64
 
@@ -35,7 +35,7 @@ class ControlOptions:
 
 
 @dataclass(frozen=True)
-class StartReport:
+class ControlStart:
     """Where one start ended. `violation` is the largest relative one along its whole path, `joined` the start whose way
     it met and shared (itself if none)."""
 
@@ -64,10 +64,10 @@ class ControlOptimum:
     success: bool
     message: str
     binding: tuple[str, ...]
-    starts: tuple[StartReport, ...]
+    starts: tuple[ControlStart, ...]
 
     @property
-    def optima(self) -> tuple[float, ...]:
+    def distinct_optima(self) -> tuple[float, ...]:
         """Values of the distinct local optima found, best first."""
         found: list[float] = []
         for value in sorted((s.value for s in self.starts if s.success), reverse=True):
@@ -76,7 +76,7 @@ class ControlOptimum:
         return tuple(found)
 
 
-def maximise(
+def maximise_control(
     problem: ControlProblem,
     options: ControlOptions | None = None,
     first: np.ndarray | None = None,
@@ -88,29 +88,33 @@ def maximise(
 
     Raises `InfeasibleError`, which names the limits in conflict, when no start ends with all limits met.
     """
-    require_float64("maximise")
+    require_float64("maximise_control")
     options = options or ControlOptions()
-    coarse = coarser(problem)
+    coarse = coarsen_problem(problem)
     starts = random_starts(coarse, options.starts, options.seed)
     barrier = np.full(len(starts), options.interior.barrier)
     if first is not None:
-        if np.shape(first)[-1:] != (problem.size,):
-            raise ConfigError(f"first: expected {problem.size} scaled decisions per start, not shape {np.shape(first)}")
-        given = np.repeat(resampled(problem, coarse, np.atleast_2d(first)), len(BARRIERS), axis=0)
+        if np.shape(first)[-1:] != (problem.decision_count,):
+            raise ConfigError(
+                f"first: expected {problem.decision_count} scaled decisions per start, not shape {np.shape(first)}"
+            )
+        given = np.repeat(resample_decisions(problem, coarse, np.atleast_2d(first)), len(BARRIERS), axis=0)
         starts = np.concatenate([given, starts])
         barrier = np.concatenate([np.resize(BARRIERS, len(given)), barrier])
     scale = _scale(coarse, starts)
-    found = solve(coarse, starts, options.interior, scale, barrier=barrier, progress=progress)
+    found = solve_interior_point(coarse, starts, options.interior, scale, barrier=barrier, progress=progress)
     joined, iterations = found.joined, found.iterations
     if coarse is not problem:
-        found = _continue(problem, resampled(coarse, problem, found.w), found, options, scale, RESTART, None, progress)
+        found = _continue(
+            problem, resample_decisions(coarse, problem, found.w), found, options, scale, RESTART, None, progress
+        )
         iterations = iterations + found.iterations
     problem, found, between, more = _within_limits(problem, found, options, scale, progress)
     violation = np.array([np.max(-b, initial=0.0) for b in between])
     violation[~np.isfinite(found.value)] = np.nan
     success = found.success & (violation <= FEASIBLE)
     reports = tuple(
-        StartReport(
+        ControlStart(
             i, float(found.value[i]), float(violation[i]), float(found.kkt[i]), int(iterations[i] + more[i]),
             int(joined[i]), bool(success[i]), _message(found.message[i], violation[i]),
         )
@@ -121,7 +125,7 @@ def maximise(
         raise InfeasibleError(_conflict(problem, found, between))
     # a solve that was cut short is no success, but a better process is a better process
     best = int(usable[np.argmax(found.value[usable])])
-    controls, hours = problem.decode(found.w[best][None])
+    controls, hours = problem.decode_decisions(found.w[best][None])
     close = between[best].min(axis=0, initial=np.inf) < BINDING
     return ControlOptimum(
         controls[0],
@@ -151,20 +155,20 @@ def random_starts(problem: ControlProblem, count: int, seed: int) -> np.ndarray:
     A start that cannot be simulated is drawn toward a steady quarter of every range until it can.
     """
     if not count:
-        return np.zeros((0, problem.size))
+        return np.zeros((0, problem.decision_count))
     rng = np.random.default_rng(seed)
     profiles = problem.intervals * len(problem.profiles)
-    w = rng.uniform(0.0, 1.0, (count, problem.size))
+    w = rng.uniform(0.0, 1.0, (count, problem.decision_count))
     w[:, :profiles] *= rng.uniform(0.05, 1.0, (count, 1))
     for _ in range(8):
-        failed = problem.run(w).status != 0
+        failed = problem.simulate_decisions(w).status != 0
         if not failed.any():
             break
         w[failed, :profiles] = 0.5 * (w[failed, :profiles] + 0.25)
     return w
 
 
-def coarser(problem: ControlProblem) -> ControlProblem:
+def coarsen_problem(problem: ControlProblem) -> ControlProblem:
     """The same problem on a grid that is coarse enough to search on: itself, if it is."""
     if problem.intervals <= COARSE:
         return problem
@@ -172,19 +176,19 @@ def coarser(problem: ControlProblem) -> ControlProblem:
     return replace(problem, intervals=max(divisors, default=COARSE))
 
 
-def resampled(source: ControlProblem, target: ControlProblem, w: np.ndarray) -> np.ndarray:
+def resample_decisions(source: ControlProblem, target: ControlProblem, w: np.ndarray) -> np.ndarray:
     """Scaled decisions on another grid: each interval has the mean over the time that it covers."""
     if source.intervals == target.intervals:
         return np.asarray(w)
-    controls, hours = source.decode(w)
+    controls, hours = source.decode_decisions(w)
     old, new = np.linspace(0.0, 1.0, source.intervals + 1), np.linspace(0.0, 1.0, target.intervals + 1)
     shared = np.minimum(new[1:, None], old[None, 1:]) - np.maximum(new[:-1, None], old[None, :-1])
     share = np.maximum(shared, 0.0) * target.intervals
-    return target.encode(np.einsum("ts,lsp->ltp", share, controls), hours)
+    return target.encode_decisions(np.einsum("ts,lsp->ltp", share, controls), hours)
 
 
 def _scale(problem: ControlProblem, starts: np.ndarray) -> float:
-    values = np.abs(problem.run(starts).value)
+    values = np.abs(problem.simulate_decisions(starts).value)
     values = values[np.isfinite(values) & (values > 0.0)]
     return float(np.median(values)) if len(values) else 1.0
 
@@ -195,19 +199,19 @@ def _scale(problem: ControlProblem, starts: np.ndarray) -> float:
 def _continue(
     problem: ControlProblem,
     w: np.ndarray,
-    before: Found,
+    before: InteriorSolution,
     options: ControlOptions,
     scale: float,
     barrier: float,
     reserve: np.ndarray | None,
     progress: Callable[[str], None],
-) -> Found:
+) -> InteriorSolution:
     """Solve on from w, every distinct lane of an earlier solution once."""
     alone, back = np.unique(before.joined, return_inverse=True)
     kept = None if reserve is None else reserve[alone]
     begin = np.clip(w[alone], INSET, 1.0 - INSET)
-    found = solve(problem, begin, options.interior, scale, kept, np.full(len(alone), barrier), progress)
-    return Found(
+    found = solve_interior_point(problem, begin, options.interior, scale, kept, np.full(len(alone), barrier), progress)
+    return InteriorSolution(
         found.w[back], found.value[back], found.margins[back], found.kkt[back], found.iterations[back],
         found.success[back], [found.message[i] for i in back], [found.paths[i] for i in back],
         before.joined,
@@ -216,11 +220,11 @@ def _continue(
 
 def _within_limits(
     problem: ControlProblem,
-    found: Found,
+    found: InteriorSolution,
     options: ControlOptions,
     scale: float,
     progress: Callable[[str], None],
-) -> tuple[ControlProblem, Found, list[np.ndarray], np.ndarray]:
+) -> tuple[ControlProblem, InteriorSolution, list[np.ndarray], np.ndarray]:
     """Solve on until limits along the path are met between the nodes, where the solver does not look, as well.
 
     Where they are broken by much, every interval is looked at in more parts; what little is left is kept in reserve at
@@ -228,10 +232,10 @@ def _within_limits(
     every lane, and the iterations used.
     """
     more = np.zeros(len(found.w), int)
-    reserve = np.zeros((len(found.w), int(problem.checked.sum())))
-    between = [problem.between(w, path) for w, path in zip(found.w, found.paths, strict=True)]
+    reserve = np.zeros((len(found.w), int(problem.margin_places.sum())))
+    between = [problem.margins_along_path(w, path) for w, path in zip(found.w, found.paths, strict=True)]
     for _ in range(ROUNDS):
-        short = np.stack([np.maximum(-b[problem.checked], 0.0) for b in between])
+        short = np.stack([np.maximum(-b[problem.margin_places], 0.0) for b in between])
         short = np.where(np.isfinite(short), short, 0.0)
         worst = short.max(axis=1, initial=0.0)
         # a lane that breaks a limit at the nodes as well did not converge, and no finer look will mend it
@@ -241,27 +245,27 @@ def _within_limits(
         barrier = REPAIR
         if worst[again].max() > COARSELY and problem.parts < PARTS:
             problem, barrier = replace(problem, parts=2 * problem.parts), RESTART
-            reserve = np.zeros((len(found.w), int(problem.checked.sum())))
+            reserve = np.zeros((len(found.w), int(problem.margin_places.sum())))
         else:
             reserve[again] = np.maximum(reserve[again], _asked(problem, found.margins[again], short[again]))
         found = _continue(problem, found.w, found, options, scale, barrier, reserve, progress)
         more += found.iterations
-        between = [problem.between(w, path) for w, path in zip(found.w, found.paths, strict=True)]
+        between = [problem.margins_along_path(w, path) for w, path in zip(found.w, found.paths, strict=True)]
     return problem, found, between, more
 
 
 def _asked(problem: ControlProblem, margins: np.ndarray, short: np.ndarray) -> np.ndarray:
     """Margins [L, R] that the nodes at both ends of a part must have, where a limit is short within it."""
-    whole = np.zeros((len(margins), *problem.checked.shape))
+    whole = np.zeros((len(margins), *problem.margin_places.shape))
     here = whole.copy()
-    whole[:, problem.checked], here[:, problem.checked] = short, margins
+    whole[:, problem.margin_places], here[:, problem.margin_places] = short, margins
     before = np.concatenate([whole[:, 1:], np.zeros_like(whole[:, :1])], axis=1)
     most = np.maximum(whole, before)
     asked = np.where(most > 0.0, here + 1.05 * most + 0.2 * FEASIBLE, 0.0)
-    return np.asarray(np.maximum(asked, 0.0)[:, problem.checked])
+    return np.asarray(np.maximum(asked, 0.0)[:, problem.margin_places])
 
 
-def _conflict(problem: ControlProblem, found: Found, between: list[np.ndarray]) -> str:
+def _conflict(problem: ControlProblem, found: InteriorSolution, between: list[np.ndarray]) -> str:
     """Which limits the least infeasible lane breaks."""
     whole = {i: b.min(axis=0) for i, b in enumerate(between) if np.isfinite(found.value[i]) and b.size}
     if not whole:

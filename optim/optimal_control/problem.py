@@ -18,19 +18,29 @@ import numpy as np
 
 from optim.errors import ConfigError, Status
 from optim.kinetics.base import AbstractKineticModel, Environment
-from optim.optimal_control.second_order import Chain, Held, Linear, Steps, cubic, curvature, joined, linear, steps_of
-from optim.schedule.grid import Actions, IntervalGrid, bucket
-from optim.simulation.balance import Vessel, amounts, concentrations
-from optim.simulation.engine.batches import in_batches
-from optim.simulation.engine.march import Integrator, to_task
-from optim.simulation.engine.reverse import Recorded, record
+from optim.optimal_control.second_order import (
+    AcceptedSteps,
+    ConstantControlRate,
+    StepChain,
+    StepDerivatives,
+    accepted_steps,
+    cubic_hermite,
+    differentiate_steps,
+    join_steps,
+    step_curvature,
+)
+from optim.schedule.grid import IntervalActions, IntervalGrid, padded_length
+from optim.simulation.balance import Vessel, to_amounts, to_concentrations
+from optim.simulation.engine.batches import map_batches
+from optim.simulation.engine.march import Integrator, pack_vessels
+from optim.simulation.engine.reverse import RecordedMarch, record_march
 from optim.types import Array, Scalar
 
 FEW, LANES, STEPS = 8, 32, 256  # lanes and steps at once in one compiled program
 
 
 @dataclass(frozen=True)
-class Profile:
+class ControlProfile:
     """A control that is constant in every interval: the rate of a feed, L/h, or (`feed` None) the temperature, degC."""
 
     name: str
@@ -46,7 +56,7 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class Limit:
+class ControlLimit:
     """value(State of concentrations, volume in L) <= limit (max) or >= limit (min), along the path or at the end."""
 
     name: str
@@ -62,13 +72,13 @@ class Limit:
         if self.limit == 0.0:
             raise ConfigError(f"limit {self.name}: 0 gives it no scale; use a small number")
 
-    def margin(self, c: Any, volume: Scalar) -> Scalar:
+    def relative_margin(self, c: Any, volume: Scalar) -> Scalar:
         """What is left to the limit, relative to it; met when >= 0."""
         room = self.limit - self.value(c, volume)
         return (room if self.kind == "max" else -room) / abs(self.limit)
 
 
-class End(NamedTuple):
+class TerminalState(NamedTuple):
     """A finished run, what its value depends on."""
 
     state: Any  # the model's State of concentrations
@@ -77,16 +87,16 @@ class End(NamedTuple):
     hours: Scalar
 
 
-class Run(NamedTuple):
+class SimulatedLanes(NamedTuple):
     """Lanes L. `value` is what is maximised; margins [L, R] are met when >= 0; `status` of the simulation."""
 
     value: np.ndarray
     margins: np.ndarray
     status: np.ndarray
-    paths: list[Path]
+    paths: list[LanePath]
 
 
-class Path(NamedTuple):
+class LanePath(NamedTuple):
     """The steps of one lane, and its states at the ends of the intervals."""
 
     k: np.ndarray
@@ -96,15 +106,15 @@ class Path(NamedTuple):
     nodes: np.ndarray  # [N+1, n]
 
 
-class Slopes(NamedTuple):
+class ControlDerivatives(NamedTuple):
     """Of lanes L with D decisions, and what `hessian` needs of them."""
 
     value: np.ndarray  # [L, D]
     margins: np.ndarray  # [L, R, D]
     states: np.ndarray  # [L, N+1, n, D]
     across: np.ndarray  # [L, N, n, n+q] states at the end of every interval by what it begins with
-    steps: Linear
-    chain: Chain
+    steps: StepDerivatives
+    chain: StepChain
     before: np.ndarray  # [rows, n, n+q] states before every step by what its interval begins with
     controls: np.ndarray  # [rows, q]
 
@@ -122,11 +132,11 @@ class ControlProblem:
     initial: np.ndarray
     volume_l: float
     composition: np.ndarray
-    profiles: tuple[Profile, ...]
+    profiles: tuple[ControlProfile, ...]
     intervals: int
     hours: tuple[float, float]
-    value: Callable[[End], Scalar]
-    limits: tuple[Limit, ...]
+    value: Callable[[TerminalState], Scalar]
+    limits: tuple[ControlLimit, ...]
     integrator: Integrator
     temperature_c: float = 37.0
     ph: float = 7.0
@@ -162,33 +172,33 @@ class ControlProblem:
         return self.hours[1] > self.hours[0]
 
     @property
-    def pieces(self) -> int:
+    def piece_count(self) -> int:
         """Parts of all intervals."""
         return self.intervals * self.parts
 
     @property
-    def size(self) -> int:
+    def decision_count(self) -> int:
         """Decisions D: every profile in the first interval, in the second, ..., then the duration if it is free."""
         return self.intervals * len(self.profiles) + self.free_end
 
     @property
-    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+    def decision_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """[D] in units of the controls."""
         low, high = ([getattr(p, side) for p in self.profiles] * self.intervals for side in ("lower", "upper"))
         more = self.free_end
         return np.array(low + [self.hours[0]] * more), np.array(high + [self.hours[1]] * more)
 
-    def decode(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def decode_decisions(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Controls [L, N, profiles] in their units and durations [L] in h, of scaled decisions [L, D]."""
-        low, high = self.bounds
+        low, high = self.decision_bounds
         x = low + (high - low) * np.asarray(w)
         count = self.intervals * len(self.profiles)
         hours = x[:, -1] if self.free_end else np.full(len(x), self.hours[0])
         return x[:, :count].reshape(len(x), self.intervals, -1), hours
 
-    def encode(self, controls: np.ndarray, hours: np.ndarray) -> np.ndarray:
+    def encode_decisions(self, controls: np.ndarray, hours: np.ndarray) -> np.ndarray:
         """The reverse: controls [L, N, profiles], hours [L]."""
-        low, high = self.bounds
+        low, high = self.decision_bounds
         x = np.asarray(controls, float).reshape(len(controls), -1)
         if self.free_end:
             x = np.concatenate([x, np.asarray(hours, float)[:, None]], axis=1)
@@ -197,10 +207,10 @@ class ControlProblem:
     # --- the vessel ---
 
     @cached_property
-    def rhs(self) -> Held:
+    def step_rate(self) -> ConstantControlRate:
         """The vessel with constant controls."""
         heated = any(p.feed is None for p in self.profiles)
-        return Held(self.model, len(self.composition), heated, self.temperature_c, self.ph)
+        return ConstantControlRate(self.model, len(self.composition), heated, self.temperature_c, self.ph)
 
     @cached_property
     def _columns(self) -> np.ndarray:
@@ -211,27 +221,27 @@ class ControlProblem:
     def _parameters(self) -> Any:
         return self.model.Parameters(*(jnp.asarray(float(v)) for v in self.parameters))
 
-    def run(self, w: np.ndarray) -> Run:
+    def simulate_decisions(self, w: np.ndarray) -> SimulatedLanes:
         """Simulate scaled decisions [L, D]."""
-        controls, hours = self.decode(w)
+        controls, hours = self.decode_decisions(w)
         recorded = self._record(controls, hours)
-        states = np.asarray(recorded.march.states)[:, : self.pieces + 1]
+        states = np.asarray(recorded.march.states)[:, : self.piece_count + 1]
         status = np.asarray(recorded.march.status)
         value, margins = self._read(states, w)
-        steps = steps_of(recorded)
+        steps = accepted_steps(recorded)
         cut = np.searchsorted(steps.vessel, np.arange(len(w) + 1))
         paths = [
-            Path(steps.k[a:b], steps.share[a:b], steps.y[a:b], steps.after[a:b], nodes)
+            LanePath(steps.k[a:b], steps.share[a:b], steps.y[a:b], steps.after[a:b], nodes)
             for a, b, nodes in zip(cut[:-1], cut[1:], states, strict=True)
         ]
         good = (status == 0) & np.isfinite(value) & np.isfinite(margins).all(axis=1)
         status = np.where((status == 0) & ~good, int(Status.NON_FINITE), status)
-        return Run(np.where(good, value, np.nan), margins, status, paths)
+        return SimulatedLanes(np.where(good, value, np.nan), margins, status, paths)
 
-    def _record(self, controls: np.ndarray, hours: np.ndarray) -> Recorded:
-        lanes, n = len(hours), self.pieces
+    def _record(self, controls: np.ndarray, hours: np.ndarray) -> RecordedMarch:
+        lanes, n = len(hours), self.piece_count
         controls = np.repeat(controls, self.parts, axis=1)
-        grid = bucket(n)
+        grid = padded_length(n)
         edge = np.minimum(np.arange(grid + 1), n) / n
         rate = np.zeros((lanes, grid, len(self.composition)))
         temperature = np.full((lanes, grid), self.temperature_c)
@@ -243,7 +253,7 @@ class ControlProblem:
                 rate[:, :n, p.feed] = controls[:, :, i]
         none = np.zeros((lanes, grid))
         setpoints = Environment(temperature, np.full((lanes, grid), self.ph))
-        actions = Actions(none, np.zeros_like(rate), rate, rate, setpoints)
+        actions = IntervalActions(none, np.zeros_like(rate), rate, rate, setpoints)
         whole = IntervalGrid(hours[:, None] * edge, actions, np.full(lanes, n, np.int32))
         full = self._width(lanes)
         whole = jax.tree.map(lambda a: np.concatenate([a, np.repeat(a[-1:], full - lanes, axis=0)]), whole)
@@ -255,7 +265,7 @@ class ControlProblem:
         tape = found.tape
         # rows of padding are repeated lanes: they are not anyone's steps
         own = np.asarray(tape.vessel)[:, None, :] < lanes
-        return Recorded(march, tape._replace(accepted=np.asarray(tape.accepted) & own), found.used)
+        return RecordedMarch(march, tape._replace(accepted=np.asarray(tape.accepted) & own), found.used)
 
     def _width(self, lanes: int) -> int:
         """How many lanes are simulated for so many: one that is compiled already, if that is not far too many."""
@@ -279,45 +289,45 @@ class ControlProblem:
             if p.feed is not None:
                 fed = fed.at[p.feed].set(jnp.sum(controls[:, i]) * hours / self.intervals)
         rows = tuple(y)
-        return self.value(End(concentrations(self.model, rows), y[len(self.model.species)], fed, hours))
+        return self.value(TerminalState(to_concentrations(self.model, rows), y[len(self.model.species)], fed, hours))
 
     def _margins(self, y: Array) -> Array:
-        c, volume = concentrations(self.model, tuple(y)), y[len(self.model.species)]
-        return jnp.stack([limit.margin(c, volume) for limit in self.limits])
+        c, volume = to_concentrations(self.model, tuple(y)), y[len(self.model.species)]
+        return jnp.stack([limit.relative_margin(c, volume) for limit in self.limits])
 
     @cached_property
     def _programs(self) -> dict[str, Any]:
         """Compiled once per problem: small functions of the state at nodes."""
-        low, high = (jnp.asarray(b) for b in self.bounds)
+        low, high = (jnp.asarray(b) for b in self.decision_bounds)
 
-        def end(y: Array, w: Array) -> Array:
+        def _end(y: Array, w: Array) -> Array:
             return self._end(y, low + (high - low) * w)
 
-        def within(c: Array, y: Array, after: Array) -> Array:
-            first, last = (self.rhs(self._parameters, self.composition, state, c) for state in (y, after))
-            inside = cubic(first, last, y, after, np.array([0.25, 0.5, 0.75, 1.0]))
+        def _within(c: Array, y: Array, after: Array) -> Array:
+            first, last = (self.step_rate(self._parameters, self.composition, state, c) for state in (y, after))
+            inside = cubic_hermite(first, last, y, after, np.array([0.25, 0.5, 0.75, 1.0]))
             return jnp.min(jax.vmap(self._margins)(inside), axis=0)
 
         nodes = lambda f: jax.jit(jax.vmap(jax.vmap(f)))  # noqa: E731
         return {
-            "value": jax.jit(jax.vmap(end)),
-            "slope": jax.jit(jax.vmap(jax.grad(end, (0, 1)))),
-            "bend": jax.jit(jax.vmap(jax.hessian(end, (0, 1)))),
+            "value": jax.jit(jax.vmap(_end)),
+            "slope": jax.jit(jax.vmap(jax.grad(_end, (0, 1)))),
+            "bend": jax.jit(jax.vmap(jax.hessian(_end, (0, 1)))),
             "margins": nodes(self._margins),
-            "within": jax.jit(jax.vmap(within)),
+            "within": jax.jit(jax.vmap(_within)),
             "margin_slopes": nodes(jax.jacfwd(self._margins)),
             "margin_bends": nodes(lambda y, v: jax.hessian(lambda y: v @ self._margins(y))(y)),
         }
 
     def _call(self, name: str, *lanes: np.ndarray) -> Any:
         """A program on rows of lanes or steps, in batches of one size: each program is compiled once."""
-        return in_batches(self._programs[name], lanes, STEPS if name == "within" else LANES)
+        return map_batches(self._programs[name], lanes, STEPS if name == "within" else LANES)
 
     @cached_property
-    def checked(self) -> np.ndarray:
+    def margin_places(self) -> np.ndarray:
         """Where margins are taken: [pieces, limits], at the end of every one along the path, or of the last."""
-        rows = np.tile([limit.where == "path" for limit in self.limits], (self.pieces, 1)).astype(bool)
-        rows = rows.reshape(self.pieces, len(self.limits))
+        rows = np.tile([limit.where == "path" for limit in self.limits], (self.piece_count, 1)).astype(bool)
+        rows = rows.reshape(self.piece_count, len(self.limits))
         rows[-1] = True
         return rows
 
@@ -325,29 +335,29 @@ class ControlProblem:
         value = self._call("value", states[:, -1], np.asarray(w))
         if not self.limits:
             return value, np.zeros((len(w), 0))
-        return value, self._call("margins", states[:, 1:])[:, self.checked]
+        return value, self._call("margins", states[:, 1:])[:, self.margin_places]
 
     # --- derivatives ---
 
-    def slopes(self, w: np.ndarray, paths: list[Path]) -> Slopes:
+    def first_derivatives(self, w: np.ndarray, paths: list[LanePath]) -> ControlDerivatives:
         """First derivatives at lanes that ended well; `paths` are theirs."""
-        lanes, n, species, d = len(w), self.pieces, len(self.model.species) + 1, self.size
-        controls, hours = self.decode(w)
-        q = self.rhs.controls
+        lanes, n, species, d = len(w), self.piece_count, len(self.model.species) + 1, self.decision_count
+        controls, hours = self.decode_decisions(w)
+        q = self.step_rate.control_count
         constant = np.zeros((lanes, n, q))
-        if self.rhs.heated:
+        if self.step_rate.heated:
             constant[:, :, -2] = self.temperature_c
         constant[:, :, self._columns] = np.repeat(controls, self.parts, axis=1)
         constant[:, :, -1] = hours[:, None] / n
 
         vessel = np.concatenate([np.full(len(path.k), lane) for lane, path in enumerate(paths)])
-        whole = Steps(vessel, *(np.concatenate([path[i] for path in paths]) for i in range(4)))
-        rows, k, share, y, after = joined(whole)
+        whole = AcceptedSteps(vessel, *(np.concatenate([path[i] for path in paths]) for i in range(4)))
+        rows, k, share, y, after = join_steps(whole)
         c = constant[rows, k]
         c[:, -1] *= share
-        first = linear(self.rhs, self._parameters, self.composition, c, y, after)
+        first = differentiate_steps(self.step_rate, self._parameters, self.composition, c, y, after)
 
-        chain = Chain(rows, k, share, lanes, n, q)
+        chain = StepChain(rows, k, share, lanes, n, q)
         before, across = chain.forward(first)
         spread = self._spread
         states = np.zeros((lanes, n + 1, species, d))
@@ -358,33 +368,35 @@ class ControlProblem:
         margins = np.zeros((lanes, 0, d))
         if self.limits:
             slopes = self._call("margin_slopes", np.stack([p.nodes[1:] for p in paths]))
-            margins = (slopes @ states[:, 1:])[:, self.checked]
-        return Slopes(value, margins, states, across, first, chain, before, c)
+            margins = (slopes @ states[:, 1:])[:, self.margin_places]
+        return ControlDerivatives(value, margins, states, across, first, chain, before, c)
 
     @cached_property
     def _spread(self) -> np.ndarray:
         """Controls of every interval by the scaled decisions, [N, q, D]."""
-        low, high = self.bounds
+        low, high = self.decision_bounds
         width, m = high - low, len(self.profiles)
-        out = np.zeros((self.pieces, self.rhs.controls, self.size))
-        for k in range(self.pieces):
+        out = np.zeros((self.piece_count, self.step_rate.control_count, self.decision_count))
+        for k in range(self.piece_count):
             for i, column in enumerate(self._columns):
                 at = k // self.parts * m + i
                 out[k, column, at] = width[at]
             if self.free_end:
-                out[k, -1, -1] = width[-1] / self.pieces
+                out[k, -1, -1] = width[-1] / self.piece_count
         return out
 
-    def hessian(self, w: np.ndarray, paths: list[Path], slopes: Slopes, weights: np.ndarray) -> np.ndarray:
+    def hessian(
+        self, w: np.ndarray, paths: list[LanePath], slopes: ControlDerivatives, weights: np.ndarray
+    ) -> np.ndarray:
         """Second derivatives [L, D, D] of value + weights [L, R] of the margins."""
-        lanes, n, species = len(w), self.pieces, len(self.model.species) + 1
+        lanes, n, species = len(w), self.piece_count, len(self.model.species) + 1
         ends = np.stack([p.nodes[1:] for p in paths])
         by_state, _ = self._call("slope", ends[:, -1], w)
         pull = np.zeros((lanes, n, species))  # of the state at the end of every interval
         bends = np.zeros((lanes, n, species, species))
         if self.limits:
             full = np.zeros((lanes, n, len(self.limits)))
-            full[:, self.checked] = weights
+            full[:, self.margin_places] = weights
             pull = np.einsum("lkp,lkpa->lka", full, self._call("margin_slopes", ends))
             bends = self._call("margin_bends", ends, full)
         pull[:, -1] += by_state
@@ -393,15 +405,15 @@ class ControlProblem:
             pull[:, k] += np.einsum("lab,la->lb", across[:, k + 1, :, :species], pull[:, k + 1])
 
         weight = slopes.chain.backward(slopes.steps, pull)
-        second = curvature(
-            self.rhs, self._parameters, self.composition, slopes.controls, slopes.steps, weight, slopes.before,
+        second = step_curvature(
+            self.step_rate, self._parameters, self.composition, slopes.controls, slopes.steps, weight, slopes.before,
             slopes.chain.share,
         )  # fmt: skip
-        inner = slopes.chain.summed(second)
+        inner = slopes.chain.sum_by_interval(second)
         outer = np.concatenate(
             [slopes.states[:, :-1], np.broadcast_to(self._spread, (lanes, *self._spread.shape))], axis=2
         )
-        d = self.size
+        d = self.decision_count
         total = np.swapaxes(outer.reshape(lanes, -1, d), 1, 2) @ (inner @ outer).reshape(lanes, -1, d)
         at_nodes = slopes.states[:, 1:]
         if self.limits:
@@ -415,17 +427,17 @@ class ControlProblem:
 
     # --- the whole path ---
 
-    def between(self, w: np.ndarray, path: Path) -> np.ndarray:
+    def margins_along_path(self, w: np.ndarray, path: LanePath) -> np.ndarray:
         """Smallest margin of every limit in every part, [pieces, limits]; inf for one at the end, in other parts.
 
         Looked at is the whole path of one lane [D]: the ends of all steps, and three places within each.
         """
-        worst = np.full((self.pieces, len(self.limits)), np.inf)
+        worst = np.full((self.piece_count, len(self.limits)), np.inf)
         if self.limits and len(path.k):
-            controls, hours = self.decode(w[None])
-            c = np.zeros((len(path.k), self.rhs.controls))
+            controls, hours = self.decode_decisions(w[None])
+            c = np.zeros((len(path.k), self.step_rate.control_count))
             c[:, self._columns] = np.repeat(controls[0], self.parts, axis=0)[path.k]
-            c[:, -1] = path.share * hours[0] / self.pieces
+            c[:, -1] = path.share * hours[0] / self.piece_count
             np.minimum.at(worst, path.k, self._call("within", c, path.y, path.after))
             worst[:, [limit.where == "end" for limit in self.limits]] = np.inf
             worst[-1] = np.minimum(worst[-1], self._call("margins", path.nodes[None, -1:])[0, 0])
@@ -436,10 +448,10 @@ class ControlProblem:
 def _recorded(
     model: AbstractKineticModel, integrator: Integrator, p: Any, initial: Array, volume: Array, composition: Array,
     grid: IntervalGrid,
-) -> Recorded:  # fmt: skip
+) -> RecordedMarch:  # fmt: skip
     lanes = grid.t.shape[0]
     state = model.State(*(jnp.full(lanes, initial[i]) for i in range(len(model.species))))
-    y0 = jnp.stack(amounts(model, state, jnp.full(lanes, volume), grid.actions), axis=-1)
+    y0 = jnp.stack(to_amounts(model, state, jnp.full(lanes, volume), grid.actions), axis=-1)
     every = jax.tree.map(lambda a: jnp.broadcast_to(a, (lanes, *jnp.shape(a))), p)
     vessel = Vessel(jnp.broadcast_to(composition, (lanes, *composition.shape)))
-    return record(model, to_task(every, y0, grid, vessel), integrator)
+    return record_march(model, pack_vessels(every, y0, grid, vessel), integrator)

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from optim.kinetics.base import AbstractKineticModel, Environment
-from optim.schedule.grid import Actions
-from optim.simulation.balance import Controls, Vessel, derivative
-from optim.simulation.engine.batches import in_batches
-from optim.simulation.engine.reverse import Recorded
+from optim.schedule.grid import IntervalActions
+from optim.simulation.balance import Controls, Vessel, state_derivative
+from optim.simulation.engine.batches import map_batches
+from optim.simulation.engine.reverse import RecordedMarch
 from optim.types import Array
 
 ROOT6 = 6.0**0.5
@@ -39,7 +39,7 @@ ROWS = 256  # steps at once in one compiled program
 
 
 @dataclass(frozen=True)
-class Held:
+class ConstantControlRate:
     """A right-hand side with constant controls: what is fed, and (optionally last but one) the temperature.
 
     Controls of a step are (rate of every feed in L/h, [temperature in degC,] length of the step in h).
@@ -52,7 +52,7 @@ class Held:
     ph: float
 
     @property
-    def controls(self) -> int:
+    def control_count(self) -> int:
         return self.feeds + self.heated + 1
 
     def __call__(self, p: Any, composition: Array, y: Array, c: Array) -> Array:
@@ -60,11 +60,13 @@ class Held:
         rates = c[: self.feeds]
         temperature = c[self.feeds] if self.heated else jnp.asarray(self.temperature, c.dtype)
         none = jnp.zeros((), c.dtype)
-        actions = Actions(none, jnp.zeros(self.feeds), rates, rates, Environment(temperature, jnp.asarray(self.ph)))
-        return jnp.stack(derivative(self.model, p, none, tuple(y), Controls(c[-1], actions), Vessel(composition)))
+        actions = IntervalActions(
+            none, jnp.zeros(self.feeds), rates, rates, Environment(temperature, jnp.asarray(self.ph))
+        )
+        return jnp.stack(state_derivative(self.model, p, none, tuple(y), Controls(c[-1], actions), Vessel(composition)))
 
 
-class Steps(NamedTuple):
+class AcceptedSteps(NamedTuple):
     """Accepted steps, R rows, ordered by vessel, interval and position."""
 
     vessel: np.ndarray
@@ -74,7 +76,7 @@ class Steps(NamedTuple):
     after: np.ndarray  # [R, n]
 
 
-def steps_of(run: Recorded) -> Steps:
+def accepted_steps(run: RecordedMarch) -> AcceptedSteps:
     """The steps of all vessels that ended well."""
     used = int(run.used)
     tape = run.tape._replace(**{name: np.asarray(x)[:used] for name, x in run.tape._asdict().items()})
@@ -91,10 +93,10 @@ def steps_of(run: Recorded) -> Steps:
     last[:-1] = (vessel[1:] != vessel[:-1]) | (k[1:] != k[:-1])
     ends = np.asarray(run.march.states)[vessel, k + 1]
     following = np.concatenate([y[1:], y[-1:]]) if len(y) else y
-    return Steps(vessel, k, share, y, np.where(last[:, None], ends, following))
+    return AcceptedSteps(vessel, k, share, y, np.where(last[:, None], ends, following))
 
 
-def joined(steps: Steps) -> Steps:
+def join_steps(steps: AcceptedSteps) -> AcceptedSteps:
     """Neighbours within an interval taken together, up to JOINED times the first of them in length.
 
     The tolerance of the simulation is tighter than derivatives need to be; growing steps after a transient stay alone.
@@ -111,10 +113,10 @@ def joined(steps: Steps) -> Steps:
     at = np.array(found, int)
     until = np.append(at[1:], len(begin)) - 1
     share = np.add.reduceat(steps.share, at) if len(at) else steps.share
-    return Steps(steps.vessel[at], steps.k[at], share, steps.y[at], steps.after[until])
+    return AcceptedSteps(steps.vessel[at], steps.k[at], share, steps.y[at], steps.after[until])
 
 
-class Linear(NamedTuple):
+class StepDerivatives(NamedTuple):
     """First derivatives of steps, R rows, by the state before and the controls, z = (y, c)."""
 
     stages: np.ndarray  # [R, 3, n]
@@ -122,16 +124,18 @@ class Linear(NamedTuple):
     last: np.ndarray  # [R, n, 3n] rows of the inverse of the matrix of the stage equations: those of the state after
 
 
-def linear(rhs: Held, p: Any, composition: np.ndarray, c: np.ndarray, y: np.ndarray, after: np.ndarray) -> Linear:
+def differentiate_steps(
+    rhs: ConstantControlRate, p: Any, composition: np.ndarray, c: np.ndarray, y: np.ndarray, after: np.ndarray
+) -> StepDerivatives:
     """Of steps with controls c [R, q] from y to `after` [R, n]."""
     if not len(c):
-        n, q = y.shape[1], rhs.controls
-        return Linear(np.zeros((0, 3, n)), np.zeros((0, 3 * n, n + q)), np.zeros((0, n, 3 * n)))
-    found: Linear = in_batches(lambda *rows: _linear(rhs, p, composition, *rows), (c, y, after), ROWS)
+        n, q = y.shape[1], rhs.control_count
+        return StepDerivatives(np.zeros((0, 3, n)), np.zeros((0, 3 * n, n + q)), np.zeros((0, n, 3 * n)))
+    found: StepDerivatives = map_batches(lambda *rows: _linear(rhs, p, composition, *rows), (c, y, after), ROWS)
     return found
 
 
-class Chain:
+class StepChain:
     """The steps of every interval of every lane, one after another; z = (state an interval begins with, its controls).
 
     `vessel` and `k` [R] say whose every step is, in order; controls within an interval are those of its steps, but for
@@ -148,7 +152,7 @@ class Chain:
         begin, count = begin[self._order], count[self._order]
         self._rows = [begin[: np.searchsorted(-count, -i)] + i for i in range(count.max(initial=0))]
 
-    def forward(self, first: Linear) -> tuple[np.ndarray, np.ndarray]:
+    def forward(self, first: StepDerivatives) -> tuple[np.ndarray, np.ndarray]:
         """States before every step [R, n, n+q], and at the end of every interval [lanes, intervals, n, n+q], by z."""
         n = first.stages.shape[2]
         across = np.zeros((len(self._order), n, n + self.controls))
@@ -164,7 +168,7 @@ class Chain:
             across[: len(rows), :, n:] += a[:, :, n:]
         return before, self._back(across)
 
-    def backward(self, first: Linear, weight: np.ndarray) -> np.ndarray:
+    def backward(self, first: StepDerivatives, weight: np.ndarray) -> np.ndarray:
         """The weights [lanes, intervals, n] of the states at the end of intervals, at the end of every step [R, n]."""
         n = first.stages.shape[2]
         carried = weight.reshape(-1, n)[self._order][:, None]
@@ -175,7 +179,7 @@ class Chain:
             carried[: len(rows)] = carried[: len(rows)] @ by[rows]
         return found
 
-    def summed(self, values: np.ndarray) -> np.ndarray:
+    def sum_by_interval(self, values: np.ndarray) -> np.ndarray:
         """Sums over the steps of every interval of values [R, ...]."""
         found = np.zeros((np.prod(self.shape, dtype=int), *values.shape[1:]))
         at = np.flatnonzero(np.diff(self.interval, prepend=-1))
@@ -189,10 +193,16 @@ class Chain:
         return found.reshape(*self.shape, *values.shape[1:])
 
 
-def curvature(
-    rhs: Held, p: Any, composition: np.ndarray, c: np.ndarray, first: Linear, weight: np.ndarray, before: np.ndarray,
+def step_curvature(
+    rhs: ConstantControlRate,
+    p: Any,
+    composition: np.ndarray,
+    c: np.ndarray,
+    first: StepDerivatives,
+    weight: np.ndarray,
+    before: np.ndarray,
     share: np.ndarray,
-) -> Any:  # fmt: skip
+) -> Any:
     """Second derivatives [R, n+q, n+q] of weight [R, n] times the state after each step.
 
     They are by (state, controls) that its interval begins with: `before` [R, n, n+q] is the state before the step by
@@ -201,10 +211,10 @@ def curvature(
     if not len(c):
         return np.zeros((0, first.by.shape[2], first.by.shape[2]))
     rows = (c, first, weight, before, share)
-    return in_batches(lambda *rows: _curvature(rhs, p, composition, *rows), rows, ROWS)
+    return map_batches(lambda *rows: _curvature(rhs, p, composition, *rows), rows, ROWS)
 
 
-def cubic(slope0: Array, slope1: Array, y: Array, after: Array, places: np.ndarray) -> Array:
+def cubic_hermite(slope0: Array, slope1: Array, y: Array, after: Array, places: np.ndarray) -> Array:
     """States [S, n] at places 0..1 within a step, on the cubic through both ends with the slopes there."""
     s, change = jnp.asarray(places)[:, None], after - y
     return y + s * change + s * (1 - s) * ((1 - s) * (slope0 - change) - s * (slope1 - change))
@@ -216,38 +226,38 @@ _over_stages = partial(jax.vmap, in_axes=(0, None))
 
 
 @partial(jax.jit, static_argnums=0)
-def _linear(rhs: Held, p: Any, composition: Array, c: Array, y: Array, after: Array) -> Linear:
+def _linear(rhs: ConstantControlRate, p: Any, composition: Array, c: Array, y: Array, after: Array) -> StepDerivatives:
     (count, n), q = y.shape, c.shape[1]
     a, c, y, after = jnp.asarray(RADAU), c.T, y.T, after.T
     rate = partial(rhs, p, composition)
     rates = _over_stages(_over_rows(rate))
     derivatives = _over_stages(_over_rows(jax.jacfwd(rate, (0, 1))))
 
-    def by_stages(x: Array) -> Array:
+    def _by_stages(x: Array) -> Array:
         """Sum over the stages j of a[i, j] x[j]."""
         return sum(a[:, j].reshape(3, *[1] * (x.ndim - 1)) * x[j] for j in range(3))
 
-    def inverse_at(stages: Array) -> tuple[Array, Array]:
+    def _inverse_at(stages: Array) -> tuple[Array, Array]:
         by_y, by_c = derivatives(stages, c)
         m = jnp.eye(3 * n).reshape(3, n, 3, n, 1) - a[:, None, :, None, None] * jnp.moveaxis(by_y, 0, 1)[None]
         return _inverse(m.reshape(3 * n, 3 * n, count)), by_c
 
     first, last = (_over_rows(rate)(state, c) for state in (y, after))
-    guess = _over_rows(lambda f0, f1, y0, y1: cubic(f0, f1, y0, y1, NODES))(first, last, y, after)
-    inverse, _ = inverse_at(guess)
+    guess = _over_rows(lambda f0, f1, y0, y1: cubic_hermite(f0, f1, y0, y1, NODES))(first, last, y, after)
+    inverse, _ = _inverse_at(guess)
     for _ in range(2):
-        defect = guess - y - by_stages(rates(guess, c))
+        defect = guess - y - _by_stages(rates(guess, c))
         guess = guess - _product(inverse, defect.reshape(3 * n, 1, count)).reshape(guess.shape)
-    inverse, by_c = inverse_at(guess)
+    inverse, by_c = _inverse_at(guess)
     right = jnp.concatenate(
         [
             jnp.broadcast_to(jnp.tile(jnp.eye(n), (3, 1))[..., None], (3 * n, n, count)),
-            by_stages(by_c).reshape(3 * n, q, count),
+            _by_stages(by_c).reshape(3 * n, q, count),
         ],
         axis=1,
     )
     found = (guess, _product(inverse, right), inverse[2 * n :])
-    return Linear(*(cast(Any, jnp.moveaxis(x, -1, 0)) for x in found))
+    return StepDerivatives(*(cast(Any, jnp.moveaxis(x, -1, 0)) for x in found))
 
 
 def _inverse(m: Array) -> Array:
@@ -257,7 +267,7 @@ def _inverse(m: Array) -> Array:
     """
     place = jnp.arange(len(m))
 
-    def eliminate(k: Array, m: Array) -> Array:
+    def _eliminate(k: Array, m: Array) -> Array:
         at = (place == k)[:, None]
         pivot = 1.0 / m[k, k]
         row = jnp.where(at, pivot, m[k] * pivot)
@@ -265,7 +275,7 @@ def _inverse(m: Array) -> Array:
         rest = jnp.where(at[None], 0.0, m) - column[:, None] * row
         return jnp.where(at[:, None], row, rest)
 
-    return jax.lax.fori_loop(0, len(m), eliminate, m)
+    return jax.lax.fori_loop(0, len(m), _eliminate, m)
 
 
 def _product(m: Array, x: Array) -> Array:
@@ -276,7 +286,14 @@ def _product(m: Array, x: Array) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 def _curvature(
-    rhs: Held, p: Any, composition: Array, c: Array, first: Linear, weight: Array, before: Array, share: Array
+    rhs: ConstantControlRate,
+    p: Any,
+    composition: Array,
+    c: Array,
+    first: StepDerivatives,
+    weight: Array,
+    before: Array,
+    share: Array,
 ) -> Array:
     n, q = weight.shape[1], c.shape[1]
     stages, by, last, before = (jnp.moveaxis(x, 0, -1) for x in (*first, before))
@@ -286,10 +303,10 @@ def _curvature(
     mu = sum(last[i] * weight[i] for i in range(n)).reshape(3, n, -1)
     v = jnp.stack([sum(RADAU[i, j] * mu[i] for i in range(3)) for j in range(3)])
 
-    def hessian(y: Array, c: Array, v: Array) -> Array:
+    def _hessian(y: Array, c: Array, v: Array) -> Array:
         return jax.hessian(lambda z: v @ rate(z[:n], z[n:]))(jnp.concatenate([y, c]))
 
-    inner = jax.vmap(_over_rows(hessian), (0, None, 0))(stages, c, v)
+    inner = jax.vmap(_over_rows(_hessian), (0, None, 0))(stages, c, v)
     still = jnp.broadcast_to(jnp.eye(n + q)[n:, :, None], (q, n + q, c.shape[1]))
     own = still.at[-1, -1].multiply(share)  # controls of the step by those of the interval
     t = _product(by, jnp.concatenate([before, own])).reshape(3, n, n + q, -1)

@@ -20,7 +20,6 @@ from optim.runtime import require_float64
 from optim.schedule.schedule import Schedule
 from optim.units import VARIABLES, display
 
-Ranges = dict[str, tuple[float, float]]
 AT_BOUND = 1e-4  # of a decision's span
 ACTIVE = 1e-3  # of a constraint's limit
 SETPOINTS = {
@@ -38,7 +37,6 @@ def outcome(
     name: str,
     x: np.ndarray,
     ensemble: np.ndarray,
-    screened: Ranges,
 ) -> ProcessOutcome:
     """The process with decisions x [D] over the ensemble [E, P], member 0 being the estimate.
 
@@ -57,7 +55,7 @@ def outcome(
     }
     return ProcessOutcome(
         name=name,
-        decisions=decision_values(problem, x, screened),
+        decisions=decision_values(problem, x),
         actions=actions(problem, x),
         trajectory=_series(problem, trace, good),
         metrics=metrics,
@@ -69,11 +67,11 @@ def outcome(
     )
 
 
-def decision_values(problem: ProcessProblem, x: np.ndarray, screened: Ranges) -> tuple[DecisionValue, ...]:
-    """Decisions with bounds; `screened` gives the range of a kind of decision in the screening data, by kind."""
+def decision_values(problem: ProcessProblem, x: np.ndarray) -> tuple[DecisionValue, ...]:
+    """Decisions with their bounds and screened ranges."""
     rows = []
     for d, value in zip(problem.design.decisions, x, strict=True):
-        low, high = (None, None) if d.feed else screened.get(d.kind, (None, None))
+        low, high = (None, None) if d.feed else problem.screened.get(d.kind, (None, None))
         span = d.upper - d.lower
         slack = max(1e-6, 0.5 * d.resolution)
         outside = low is not None and high is not None and not low - slack <= value <= high + slack

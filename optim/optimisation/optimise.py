@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from optim.artefact import Lineage
 from optim.errors import InfeasibleError
 from optim.estimation.result import FitResult
 from optim.kinetics.base import AbstractKineticModel
 from optim.optimisation.choices import Variant, variants
-from optim.optimisation.evaluate import Ranges, constraint_values, outcome
+from optim.optimisation.evaluate import constraint_values, outcome
 from optim.optimisation.result import (
     Interval,
     Judged,
@@ -22,13 +23,15 @@ from optim.optimisation.result import (
     SolveReport,
     VariantReport,
 )
-from optim.optimisation.robust import ESTIMATE, Risk, judge, solve_robust
-from optim.optimisation.slsqp import FEASIBLE, OptimiseOptions, Progress, Solution, best, solve, start_points, tiled
+from optim.optimisation.robust import ESTIMATE, judge, solve_robust
+from optim.optimisation.slsqp import FEASIBLE, Progress, Solution, best, solve, start_points, tiled
 from optim.optimisation.tightening import finely, kept_between
-from optim.process.calendar import Calendar
 from optim.process.disturbance import Drift, executed
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
+from optim.settings.objective import RiskSettings
+from optim.settings.optimisation import OptimiseSettings
+from optim.settings.process import CalendarSettings
 
 DISTINCT = 0.1  # of a decision's span: processes that differ by less count as one
 HELD_OUT = 64  # scenarios, where they can be drawn
@@ -36,11 +39,11 @@ DISTINCT_STARTS = 2  # where choices and a robust search begin; they cost as muc
 NEWCOMER = "population"  # stands for a clone or campaign that has not been seen
 
 
-def parameter_sets(result: FitResult, fixed: dict[str, float], model: AbstractKineticModel, clone: str) -> np.ndarray:
+def parameter_sets(result: FitResult, model: AbstractKineticModel, clone: str) -> np.ndarray:
     """Ensemble of one clone (or of `population`) in the order of the model's Parameters, [E, P]; member 0 is the
     estimate."""
     members = len(result.shared)
-    named = {name: np.full(members, value) for name, value in fixed.items()}
+    named = {name: np.full(members, value) for name, value in result.fixed.items()}
     named |= {name: result.shared[:, i] for i, name in enumerate(result.shared_names)}
     own = result.newcomer if clone == NEWCOMER else result.clone[:, result.clones.index(clone)]
     named |= {name: own[:, i] for i, name in enumerate(result.clone_names)}
@@ -50,36 +53,25 @@ def parameter_sets(result: FitResult, fixed: dict[str, float], model: AbstractKi
     return np.stack([named[name] for name in model.Parameters._fields], axis=1)
 
 
-@dataclass(frozen=True)
-class About:
-    """What an artefact says of itself."""
-
-    result: FitResult
-    seed: int
-    screened: Ranges
-    notes: tuple[str, ...]
-
-
 def optimise(
     problem: ProcessProblem,
     clone: str,
     ensemble: np.ndarray,
-    options: OptimiseOptions,
-    about: About,
+    options: OptimiseSettings,
+    lineage: Lineage,
     first: np.ndarray | None = None,
     progress: Progress = lambda text: None,
-    risk: Risk = ESTIMATE,
-    calendar: Calendar | None = None,
-    choices: dict[str, dict[str, float]] | None = None,
+    risk: RiskSettings = ESTIMATE,
+    calendar: CalendarSettings | None = None,
 ) -> Optimum:
     """Best process for one parameter ensemble [E, P], beside the platform process; `first` is an extra start.
 
-    The best processes for the estimate that differ are where choices (`calendar`, and `choices` of decisions held at
-    values, by name) and a robust search begin. Raises `InfeasibleError` that
-    names the constraints no start could meet, or says in how many parameter sets they can be met.
+    The best processes for the estimate that differ are where choices (`calendar`, and `options.choices` of decisions
+    held at values, by name) and a robust search begin. Raises `InfeasibleError` that names the constraints no start
+    could meet, or says in how many parameter sets they can be met.
     """
     require_float64("optimise")
-    starts = start_points(problem, options.starts, about.seed)
+    starts = start_points(problem, options.starts, lineage.seed)
     if first is not None:
         starts = np.concatenate([starts, first[None]])
     found = solve(problem, starts, np.tile(ensemble[0], (len(starts), 1)), options, progress)
@@ -91,19 +83,19 @@ def optimise(
     x, robustness = chosen.x, None
     tried: tuple[Variant, ...] = ()
     begin, bounds = distinct(problem, found, DISTINCT_STARTS, first=x), None
-    if calendar or choices:
-        tried = variants(problem, begin, ensemble[0], calendar, choices or {}, options, progress)
+    if calendar or options.choices:
+        tried = variants(problem, begin, ensemble[0], calendar, options.choices, options, progress)
         assert tried[0].solution is not None
         bounds = tried[0].bounds
         chosen, between = kept_between(problem, tried[0].solution, ensemble[0], options, progress, bounds)
         x = chosen.x
         begin = x[None]
-    if risk.on:
-        x, robustness, more = _robust(problem, begin, bounds, ensemble, risk, options, about, progress)
+    if risk.is_active:
+        x, robustness, more = _robust(problem, begin, bounds, ensemble, risk, options, lineage, progress)
         reports += [replace(r, start=len(found) + r.start) for r in more]
-    optimum = outcome(problem, "optimum", x, ensemble, about.screened)
-    baseline = outcome(problem, "platform", problem.design.platform, ensemble, about.screened)
-    notes = list(about.notes)
+    optimum = outcome(problem, "optimum", x, ensemble)
+    baseline = outcome(problem, "platform", problem.design.platform, ensemble)
+    notes = list[str]()
     outside = [d.name for d in optimum.decisions if d.outside_screened]
     if robustness:
         last = robustness.rows[-1]
@@ -115,7 +107,7 @@ def optimise(
             f"asked were {risk.chance:.0%}: so few scenarios say too little; raise objective.risk.members (and "
             "fit.ensemble)"
         )
-    if between and not risk.on:
+    if between and not risk.is_active:
         told = ", ".join(f"{name} by {v:.1e} of its limit" for name, v in between.items())
         notes.append(f"between the nodes of the design the optimum breaks {told}; lower design.node_step_h")
     if tried:
@@ -127,22 +119,16 @@ def optimise(
     unmet = [c.name for c in baseline.constraints if c.margin < -1e-6 * abs(c.limit)]
     if unmet:
         notes.append(f"the platform process itself does not meet: {', '.join(unmet)}")
-    r = about.result
     return Optimum(
+        lineage=lineage.noted(*notes),
         clone=clone,
         objective=problem.metric,
         optimum=optimum,
         baseline=baseline,
         starts=tuple(reports),
-        model=r.model,
-        dataset=r.dataset,
-        dataset_hash=r.dataset_hash,
-        simulated=r.simulated,
-        seed=about.seed,
         vessel_volume_l=problem.design.start_volume_l,
         production_volume_l=problem.book.production_volume_l,
         history=history,
-        notes=tuple(notes),
         robustness=robustness,
         variants=tuple(_variant(problem, v) for v in tried),
         bounds=bounds,
@@ -160,18 +146,18 @@ def _robust(
     starts: np.ndarray,
     bounds: np.ndarray | None,
     ensemble: np.ndarray,
-    risk: Risk,
-    options: OptimiseOptions,
-    about: About,
+    risk: RiskSettings,
+    options: OptimiseSettings,
+    lineage: Lineage,
     progress: Progress,
 ) -> tuple[np.ndarray, Robustness, list[SolveReport]]:
     # where the plant errs, a scenario is a parameter set with a draw of its errors: sets may be drawn more than once
-    split = max(2, len(ensemble) // 2) if risk.errs else min(risk.members, len(ensemble))
-    used = risk.members if risk.errs else split
+    split = max(2, len(ensemble) // 2) if risk.execution.has_errors else min(risk.members, len(ensemble))
+    used = risk.members if risk.execution.has_errors else split
     pool, held = np.resize(ensemble[:split], (used, ensemble.shape[1])), ensemble[split:]
-    if risk.errs and len(held):
+    if risk.execution.has_errors and len(held):
         held = np.resize(held, (max(HELD_OUT, used), ensemble.shape[1]))
-    drift = executed(risk.execution, used + len(held), about.seed)
+    drift = executed(risk.execution, used + len(held), lineage.seed)
     seen_drift, held_drift = Drift(*(v[:used] for v in drift)), Drift(*(v[used:] for v in drift))
     own = tiled(bounds, len(starts))
     close = finely(problem)  # limits are promised just after boluses, too
@@ -193,7 +179,7 @@ def _robust(
         seen, met = judge(close, x, pool, risk, seen_drift)
         later, met_later = judge(close, x, held, risk, held_drift) if len(held) else (np.nan, np.nan)
         judged.append(Judged(name, seen, later, met, met_later))
-    nominal = outcome(problem, "nominal optimum", starts[0], ensemble, about.screened)
+    nominal = outcome(problem, "nominal optimum", starts[0], ensemble)
     reports = []
     for k, end in enumerate(ends):
         s = end.solution
@@ -232,8 +218,8 @@ def _conflict(problem: ProcessProblem, found: list[Solution], p: np.ndarray) -> 
 def rank(
     problem: ProcessProblem,
     ensembles: dict[str, np.ndarray],
-    options: OptimiseOptions,
-    about: About,
+    options: OptimiseSettings,
+    lineage: Lineage,
     truth: Callable[[str, np.ndarray], float] | None = None,
     progress: Progress = lambda text: None,
 ) -> Ranking:
@@ -246,7 +232,7 @@ def rank(
     members = len(next(iter(ensembles.values())))
     platform = np.tile(problem.design.platform, (members * len(clones), 1))
     at_platform = dict(zip(clones, _metric(problem, platform, ensembles, list(clones)), strict=True))
-    base = _scout(problem, ensembles, at_platform, options, about.seed, progress)
+    base = _scout(problem, ensembles, at_platform, options, lineage.seed, progress)
     starts = np.concatenate([base for _ in clones])
     parameters = np.concatenate([np.tile(ensembles[c][0], (len(base), 1)) for c in clones])
     found = solve(problem, starts, parameters, options, progress)
@@ -287,18 +273,12 @@ def rank(
         for c in clones
         if c not in able
     ]
-    r = about.result
     best_at = {name: (processes[name], ensembles[name][0]) for name in able}
     return Ranking(
+        lineage=lineage,
         objective=problem.metric,
         unit=problem.metrics[problem.metric].unit,
         rows=tuple(rows),
-        model=r.model,
-        dataset=r.dataset,
-        dataset_hash=r.dataset_hash,
-        simulated=r.simulated,
-        seed=about.seed,
-        notes=about.notes,
         price_flips=_price_flips(problem, best_at, able[order[0]]),
     )
 
@@ -329,7 +309,7 @@ def _scout(
     problem: ProcessProblem,
     ensembles: dict[str, np.ndarray],
     at_platform: dict[str, np.ndarray],
-    options: OptimiseOptions,
+    options: OptimiseSettings,
     seed: int,
     progress: Progress,
 ) -> np.ndarray:

@@ -12,11 +12,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from optim.artefact import Artefact, Lineage
 from optim.errors import ConfigError, InfeasibleError, nearest
-from optim.optimisation.slsqp import Floor, OptimiseOptions, Progress, Solution, best, solve, start_points, tiled
+from optim.optimisation.slsqp import Floor, Progress, Solution, best, solve, start_points, tiled
 from optim.process.metrics import OBJECTIVES
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
+from optim.settings.optimisation import OptimiseSettings
 
 ROUNDS = 2  # of starting again from the neighbours
 
@@ -33,16 +35,17 @@ class FrontPoint:
 
 
 @dataclass(frozen=True)
-class Front:
+class Front(Artefact):
     """Processes of one clone from the best in the first metric to the best in the second.
 
     `hypervolume` is the share of the rectangle between the front's worst and best values of both that lies below the
     front: 0.5 for a straight line, 1 where both can be had at once.
     """
 
-    schema: ClassVar[str] = "optim.front/1"
+    schema: ClassVar[str] = "optim.front/2"
     made_by: ClassVar[str] = "optim pareto"
 
+    lineage: Lineage
     clone: str
     first: str  # metric
     second: str
@@ -52,8 +55,6 @@ class Front:
     platform: tuple[float, float]
     hypervolume: float
     lost: int  # levels at which no start met all limits
-    simulated: bool
-    notes: tuple[str, ...] = ()
 
 
 def pareto(
@@ -62,10 +63,8 @@ def pareto(
     against: str,
     parameters: np.ndarray,
     points: int,
-    options: OptimiseOptions,
-    seed: int,
-    simulated: bool,
-    notes: tuple[str, ...] = (),
+    options: OptimiseSettings,
+    lineage: Lineage,
     progress: Progress = lambda text: None,
     bounds: np.ndarray | None = None,
 ) -> Front:
@@ -89,7 +88,7 @@ def pareto(
         raise ConfigError("pareto.points: a front needs at least 3")
     if other.metric not in problem.metrics:  # profit has to be known to both
         raise ConfigError("objective.market: missing; profit needs a price, a demand and the days of a suite")
-    starts = start_points(problem, options.starts, seed)
+    starts = start_points(problem, options.starts, lineage.seed)
     many = np.tile(parameters, (len(starts), 1))
     ends = []
     for p in (problem, other):
@@ -126,6 +125,7 @@ def pareto(
     scores = values * [p.objective.target.sign for p in (problem, other)]
     front = nondominated(scores)
     return Front(
+        lineage=lineage,
         clone=clone,
         first=problem.metric,
         second=other.metric,
@@ -135,8 +135,6 @@ def pareto(
         platform=(float(platform[0]), float(platform[1])),
         hypervolume=hypervolume(scores[front]),
         lost=len(levels) - len(kept),
-        simulated=simulated,
-        notes=notes,
     )
 
 
@@ -146,7 +144,7 @@ def solve_levels(
     levels: np.ndarray,
     starts: np.ndarray,
     parameters: np.ndarray,
-    options: OptimiseOptions,
+    options: OptimiseSettings,
     bounds: np.ndarray | None,
     progress: Progress,
 ) -> list[Solution | None]:

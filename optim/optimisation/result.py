@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+
+from optim.artefact import Artefact, Lineage
 
 
 @dataclass(frozen=True)
@@ -160,26 +162,21 @@ class VariantReport:
 
 
 @dataclass(frozen=True)
-class Optimum:
+class Optimum(Artefact):
     """The best process found for one clone, beside the process it is compared with."""
 
-    schema: ClassVar[str] = "optim.optimum/2"
+    schema: ClassVar[str] = "optim.optimum/3"
     made_by: ClassVar[str] = "optim optimise"
 
+    lineage: Lineage
     clone: str
     objective: str  # name of the metric that was maximised
     optimum: ProcessOutcome
     baseline: ProcessOutcome
     starts: tuple[SolveReport, ...]
-    model: str
-    dataset: str
-    dataset_hash: str
-    simulated: bool
-    seed: int
     vessel_volume_l: float
     production_volume_l: float
     history: tuple[float, ...] = ()  # best feasible metric over all starts after each evaluation
-    notes: tuple[str, ...] = field(default=())
     robustness: Robustness | None = None  # where uncertainty was part of the question
     variants: tuple[VariantReport, ...] = ()  # discrete choices that were compared, the best first
     bounds: np.ndarray | None = None  # [2, D] of the choice that was taken
@@ -202,19 +199,14 @@ class RankedClone:
 
 
 @dataclass(frozen=True)
-class Ranking:
+class Ranking(Artefact):
     """Clones by yield per cost."""
 
-    schema: ClassVar[str] = "optim.ranking/2"
+    schema: ClassVar[str] = "optim.ranking/3"
     made_by: ClassVar[str] = "optim rank"
 
+    lineage: Lineage
     objective: str
     unit: str
     rows: tuple[RankedClone, ...]
-    model: str
-    dataset: str
-    dataset_hash: str
-    simulated: bool
-    seed: int
-    notes: tuple[str, ...] = field(default=())
     price_flips: tuple[str, ...] = ()  # prices within whose range another clone leads

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optim.data.screened import Ranges
 from optim.errors import ConfigError, nearest
 from optim.kinetics.base import AbstractKineticModel
 from optim.process.cost import CostBook, Harvest
@@ -25,12 +26,12 @@ from optim.process.metrics import (
     is_metric,
 )
 from optim.process.objective import Objective
-from optim.schedule.grid import IntervalGrid, bucket
+from optim.schedule.grid import IntervalGrid, padded_length
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
-from optim.simulation.engine.batches import in_batches
+from optim.simulation.engine.batches import map_batches
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import Trajectory, observe, simulate
+from optim.simulation.simulate import Trajectory, observe_nodes, simulate
 from optim.types import Array
 
 
@@ -110,7 +111,10 @@ class _Static(NamedTuple):
 
 @dataclass(frozen=True)
 class ProcessProblem:
-    """What is optimised. `initial` holds concentrations at the start, `feeds` [J, N] those of every feed."""
+    """What is optimised. `initial` holds concentrations at the start, `feeds` [J, N] those of every feed.
+
+    `screened` is the range of each kind of decision in the data behind the model; outside it the model extrapolates.
+    """
 
     model: AbstractKineticModel
     design: Design
@@ -121,6 +125,7 @@ class ProcessProblem:
     initial: np.ndarray
     feeds: np.ndarray
     integrator: Integrator
+    screened: Ranges = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = batch_metrics(self.product)
@@ -198,7 +203,7 @@ class ProcessProblem:
     def _run(self, program: Any, x: np.ndarray, p: np.ndarray, prices: np.ndarray | None, drift: Drift) -> Any:
         static, n = self.static, len(x)
         paid = np.tile(self.book.prices(), (n, 1)) if prices is None else np.asarray(prices, float)
-        return in_batches(
+        return map_batches(
             lambda *lane: program(static, *lane, self.initial, self.feeds, self.integrator),
             (np.asarray(x, float), np.asarray(p, float), paid, lanes(drift, n)),
         )
@@ -219,7 +224,7 @@ class _Hashed:
 
 
 def _lane(s: _Static, params: Any, prices: Array, grid: IntervalGrid, trajectory: Trajectory) -> Trace:
-    seen = observe(s.model, params, trajectory, grid)
+    seen = observe_nodes(s.model, params, trajectory, grid)
     last = grid.intervals
     harvest = _harvest(s, trajectory, seen, grid, last)
     metrics = _metrics(s, prices, harvest, seen, last)
@@ -312,7 +317,7 @@ def _trace(
 ) -> Trace:
     def gridded(x: Array, drift: Drift) -> IntervalGrid:
         schedule = drift.applied(s.design.schedule(x))
-        return to_grid(schedule, bucket(schedule.times.shape[0]))[0]
+        return to_grid(schedule, padded_length(schedule.times.shape[0]))[0]
 
     n, species = x.shape[0], len(s.model.species)
     cells = jnp.asarray([name in s.model.inoculum_species for name in s.model.names()])

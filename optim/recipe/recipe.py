@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from optim.artefact import Lineage
 from optim.errors import IncompatibleError
 from optim.optimisation.result import Action, DecisionValue, Optimum, ProcessOutcome
 from optim.process.metrics import find_metric
@@ -16,7 +17,10 @@ VOLUME_BASIS = "starting working volume"  # stating the basis avoids the commone
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a recipe comes from. Only `created_utc` and `run_id` differ between two equal runs."""
+    """When, where and by which code and configuration a recipe was made.
+
+    Between two equal runs only `created_utc`, `run_id` and what `config` says of the output folder differ.
+    """
 
     created_utc: str
     code_version: str
@@ -25,9 +29,6 @@ class Provenance:
     jax: str
     config_hash: str
     config: str
-    dataset: str
-    dataset_hash: str
-    seed: int
     run_id: str
 
 
@@ -72,13 +73,14 @@ class Feed:
 class Recipe:
     """A process as handed over. Status is always DRAFT: approval is the receiving organisation's act."""
 
-    schema: ClassVar[str] = "optim.recipe/1"
+    schema: ClassVar[str] = "optim.recipe/2"
+    made_by: ClassVar[str] = "optim export"
 
+    lineage: Lineage
     title: str
     status: str
     clone: str
     objective: str
-    simulated: bool
     start_volume_ml: float
     production_volume_l: float
     volume_basis: str
@@ -91,13 +93,13 @@ class Recipe:
     process: ProcessOutcome  # simulated again after rounding
     baseline: ProcessOutcome
     rounding_loss_percent: float  # of the objective
-    notes: tuple[str, ...]
     provenance: Provenance
 
 
 def make_recipe(title: str, optimum: Optimum, rounded: ProcessOutcome, provenance: Provenance) -> Recipe:
     """The recipe of `rounded`: the optimum's decisions, rounded and simulated again.
 
+    Its parents are the optimum and what the optimum was made from.
     Raises `IncompatibleError` when the two processes do not have the same decisions.
     """
     best = optimum.optimum
@@ -106,12 +108,13 @@ def make_recipe(title: str, optimum: Optimum, rounded: ProcessOutcome, provenanc
     start_ml = 1000.0 * optimum.vessel_volume_l
     before, after = best.metrics[optimum.objective].p50, rounded.metrics[optimum.objective].p50
     samples = [a for a in rounded.actions if a.kind == "sample"]
+    made_from = {**optimum.lineage.parents, optimum.kind(): optimum.id}
     return Recipe(
+        lineage=replace(optimum.lineage.noted(*_warnings(rounded)), parents=made_from),
         title=title,
         status="DRAFT",
         clone=optimum.clone,
         objective=optimum.objective,
-        simulated=optimum.simulated,
         start_volume_ml=start_ml,
         production_volume_l=optimum.production_volume_l,
         volume_basis=VOLUME_BASIS,
@@ -124,7 +127,6 @@ def make_recipe(title: str, optimum: Optimum, rounded: ProcessOutcome, provenanc
         process=rounded,
         baseline=optimum.baseline,
         rounding_loss_percent=-100.0 * find_metric(optimum.objective).relative_gain(after, before),
-        notes=optimum.notes + _warnings(rounded),
         provenance=provenance,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import chi2
 
+from optim.artefact import Lineage
 from optim.estimation.noise import MEASURED
 from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
@@ -43,8 +44,7 @@ def account(
     x: np.ndarray,
     eased: dict[str, float],
     closed: frozenset[str],
-    seed: int,
-    notes: tuple[str, ...],
+    lineage: Lineage,
 ) -> Replan:
     """The whole account of open decisions x [D] beside the plan's; `before` and `after` are the two processes, and
     `closed` names decisions that nobody is there to carry out as planned."""
@@ -63,12 +63,12 @@ def account(
     samples = [a.time_h for a in ahead if a.kind == "sample" and a.time_h > batch.now_h + SAME_H]
     next_sample = min(samples, default=float(after.actions[-1].time_h))
     failed = after.failed_members
-    notes += tuple(a.statement for a in agreement if a.off)
-    notes += tuple(_eased_notes(here, eased))
+    notes = [a.statement for a in agreement if a.off] + _eased_notes(here, eased)
     if failed:
-        notes += (f"{failed} of {len(p)} parameter sets could not be simulated; left out",)
+        notes.append(f"{failed} of {len(p)} parameter sets could not be simulated; left out")
     n = len(here.model.Parameters._fields)
     return Replan(
+        lineage=lineage.noted(*notes),
         run=batch.run.run_id,
         clone=batch.run.clone_id,
         known_clone=fitting.groups[0] in old.clones,
@@ -92,14 +92,6 @@ def account(
         ensemble=p[:, :n],
         start=p[:, n : n + len(here.model.species) + 1],
         seen=_seen(o, fitting, plan, readings, moved, limits),
-        model=old.model,
-        fit_dataset=old.dataset,
-        fit_dataset_hash=old.dataset_hash,
-        dataset=fitting.dataset.name,
-        dataset_hash=fitting.dataset.content_hash,
-        simulated=old.simulated or fitting.dataset.simulated,
-        seed=seed,
-        notes=notes,
     )
 
 

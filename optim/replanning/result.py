@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from optim.artefact import Artefact, Lineage
 from optim.optimisation.result import Action, ProcessOutcome
 
 
@@ -85,12 +86,13 @@ class LimitOutlook:
 
 
 @dataclass(frozen=True)
-class Replan:
+class Replan(Artefact):
     """A running batch planned anew. Both processes share the past as it was done, and the updated parameter sets."""
 
-    schema: ClassVar[str] = "optim.replan/1"
+    schema: ClassVar[str] = "optim.replan/2"
     made_by: ClassVar[str] = "optim replan"
 
+    lineage: Lineage  # data are those of the running batch
     run: str
     clone: str
     known_clone: bool
@@ -114,11 +116,3 @@ class Replan:
     ensemble: np.ndarray  # [E, P] parameters in model order, the first is the estimate
     start: np.ndarray  # [E, N + 1] concentrations and volume (L) at the start
     seen: tuple[str, ...]  # what was seen and done, in sentences
-    model: str
-    fit_dataset: str
-    fit_dataset_hash: str
-    dataset: str
-    dataset_hash: str
-    simulated: bool
-    seed: int
-    notes: tuple[str, ...] = field(default=())

@@ -7,7 +7,7 @@ two always belong together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,14 @@ from optim.replanning.remaining import Passed, Remaining, remaining
 
 @dataclass(frozen=True)
 class Plan:
-    """The process that a batch follows: decisions by name in their units, and what was predicted of it."""
+    """The process that a batch follows: decisions by name in their units, and what was predicted of it.
+
+    `source` is the artefact that it was read from, its id by its kind.
+    """
 
     decisions: dict[str, float]
     trajectory: Series
+    source: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from dataclasses import asdict
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from optim.artefact import SHORT
 from optim.optimisation.result import Optimum
 from optim.process.metrics import find_metric, name_of_metric, readable_name, relative_change
+from optim.recipe.document import recipe_document
 from optim.recipe.recipe import Recipe
 from optim.report import plots
 
@@ -30,7 +32,15 @@ def page(recipe: Recipe, optimum: Optimum) -> str:
     shown = _as_rounded(recipe, optimum)
     figures = {"feeds": plots.feeds(shown), "processes": plots.processes(shown), "cost": plots.cost(shown)}
     images = {name: "data:image/png;base64," + base64.b64encode(png(f)).decode() for name, f in figures.items()}
-    provenance = {k: v for k, v in asdict(recipe.provenance).items() if k != "config" and v != ""}
+    lineage = recipe.lineage
+    made_from = ", ".join(f"{kind} {parent[:SHORT]}" for kind, parent in lineage.parents.items())
+    provenance = {k: v for k, v in asdict(recipe.provenance).items() if k != "config" and v != ""} | {
+        "dataset": lineage.dataset,
+        "dataset_hash": lineage.dataset_hash,
+        "seed": lineage.seed,
+        "recipe_id": recipe_document(recipe)["id"],
+        "made_from": made_from,
+    }
     shared = [name for name in recipe.process.metrics if name in recipe.baseline.metrics]
     keys = dict.fromkeys([recipe.objective, *(name_of_metric(key, shared) for key in HEADLINE)])
     return render(

@@ -97,7 +97,7 @@ def fit_assay(
     keys = _panel_keys(result, o)
     panels = panels or panel_pages(result, variable, o)[0]
     kind = "fit" if observations is None else "prediction of runs left out"
-    figure, axes = _grid(len(panels), f"{variable} [{_unit(variable)}]: {kind}", result.simulated, share=True)
+    figure, axes = _grid(len(panels), f"{variable} [{_unit(variable)}]: {kind}", result.lineage.simulated, share=True)
     day = float(o.time_h.max()) > 72.0
     top = float(np.nanmax(np.maximum(o.value[names], o.predicted[names]))) * 1.1
     for panel, a in zip(panels, axes, strict=True):
@@ -123,7 +123,7 @@ def parity(result: FitResult) -> Figure:
     """Predicted against measured, per assay; left-out predictions too where they exist."""
     o = result.observations
     variables = list(dict.fromkeys(o.variable))
-    figure, axes = _grid(len(variables), "Predicted against measured", result.simulated, 2.6, 2.4)
+    figure, axes = _grid(len(variables), "Predicted against measured", result.lineage.simulated, 2.6, 2.4)
     for variable, a in zip(variables, axes, strict=True):
         for source, colour, marker in ((o, BLUE, "o"), (result.left_out, ORANGE, "x")):
             if source is None:
@@ -149,7 +149,7 @@ def residuals(result: FitResult) -> Figure:
     """Standardised residuals over time, per assay: a trend says that the model lacks something."""
     o = result.observations
     variables = list(dict.fromkeys(o.variable))
-    figure, axes = _grid(len(variables), "Standardised residuals", result.simulated, 2.6, 1.9)
+    figure, axes = _grid(len(variables), "Standardised residuals", result.lineage.simulated, 2.6, 1.9)
     day = float(o.time_h.max()) > 72.0
     for variable, a in zip(variables, axes, strict=True):
         use = (np.array(o.variable) == variable) & (np.array(o.censored) == "")
@@ -166,7 +166,7 @@ def residuals(result: FitResult) -> Figure:
 def starts(result: FitResult) -> Figure:
     """Waterfall: the cost at the end of every start, the best first, in steps above the best."""
     ends = sorted(s.cost for s in result.starts if np.isfinite(s.cost))
-    figure = _figure(7.0, 2.6, "Cost at the end of every start", result.simulated)
+    figure = _figure(7.0, 2.6, "Cost at the end of every start", result.lineage.simulated)
     a = figure.add_subplot(1, 1, 1)
     _tidy(a)
     above = np.array(ends) - ends[0]
@@ -182,7 +182,9 @@ def starts(result: FitResult) -> Figure:
 def profiles(result: FitResult) -> Figure:
     """Cost along each profiled parameter, all others fitted again; the line is where its 90 % interval ends."""
     shown = result.profiles[:MOST_PANELS]
-    figure, axes = _grid(len(shown), "Profiles: rise of the cost along one parameter", result.simulated, 2.4, 2.0)
+    figure, axes = _grid(
+        len(shown), "Profiles: rise of the cost along one parameter", result.lineage.simulated, 2.4, 2.0
+    )
     for profile, a in zip(shown, axes, strict=True):
         order = np.argsort(profile.value)
         a.plot(profile.value[order], profile.rise[order], "o-", color=BLUE, markersize=2.6, linewidth=1.0)
@@ -206,7 +208,7 @@ def placement(result: NewClonePrediction, clone: str, dataset: Dataset) -> Figur
     vessel = b.vessel[0]
     variables = list(dict.fromkeys(v for v, name in zip(b.variable, b.vessel, strict=True) if name == vessel))
     figure = Figure(figsize=(2.2 * len(variables), 0.9 + 1.6 * len(path)), layout="constrained", facecolor="white")
-    _title(figure, f"{clone}, vessel {vessel}: what its first days say of the rest", result.simulated)
+    _title(figure, f"{clone}, vessel {vessel}: what its first days say of the rest", result.lineage.simulated)
     m, run = dataset.measurements, dataset.vessels.index(vessel)
     axes = figure.subplots(len(path), len(variables), sharex=True, sharey="col", squeeze=False)
     for r, (row, placed) in enumerate(zip(axes, path, strict=True)):
@@ -234,7 +236,7 @@ def placement(result: NewClonePrediction, clone: str, dataset: Dataset) -> Figur
 def recovery(result: FitResult) -> Figure:
     """Estimate with 90 % interval against the truth of a simulated screen."""
     names = list(dict.fromkeys(r.name for r in result.recovery))
-    figure, axes = _grid(len(names), "Recovery of the truth", result.simulated, 2.4, 2.1)
+    figure, axes = _grid(len(names), "Recovery of the truth", result.lineage.simulated, 2.4, 2.1)
     for name, a in zip(names, axes, strict=True):
         rows = [r for r in result.recovery if r.name == name]
         x, y = np.array([r.truth for r in rows]), np.array([r.estimate for r in rows])
@@ -253,7 +255,7 @@ def recovery(result: FitResult) -> Figure:
 def ranking(result: Ranking) -> Figure:
     """Clones by the maximised metric, each at its own optimum, with interval and probability of being the best."""
     rows = [r for r in result.rows if not r.message]
-    figure = _figure(8.0, 0.9 + 0.26 * len(rows), "Clones, each at its own optimised process", result.simulated)
+    figure = _figure(8.0, 0.9 + 0.26 * len(rows), "Clones, each at its own optimised process", result.lineage.simulated)
     a, b = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
     y = np.arange(len(rows))[::-1]
     for axes in (a, b):
@@ -278,7 +280,9 @@ def processes(optimum: Optimum) -> Figure:
     """Trajectories of optimum and platform process with 90 % bands."""
     s = optimum.optimum.trajectory
     names = list(s.names)
-    figure, axes = _grid(len(names), f"Optimum and platform process, {optimum.clone}", optimum.simulated, 2.5, 1.9)
+    figure, axes = _grid(
+        len(names), f"Optimum and platform process, {optimum.clone}", optimum.lineage.simulated, 2.5, 1.9
+    )
     day = float(s.time_h.max()) > 72.0
     for name, a in zip(names, axes, strict=True):
         for process, colour in ((optimum.baseline, GREY), (optimum.optimum, BLUE)):
@@ -304,7 +308,7 @@ def feeds(optimum: Optimum) -> Figure:
     pairs = ((optimum.baseline, GREY, -0.2), (optimum.optimum, BLUE, 0.2))
     wanted = [(x.what, x.kind) for p, *_ in pairs for x in p.actions if x.kind in ("bolus", "feed_rate")]
     rows = list(dict.fromkeys(wanted))
-    figure = _figure(7.0, 0.6 + 2.0 * max(1, len(rows)), "Feeds", optimum.simulated)
+    figure = _figure(7.0, 0.6 + 2.0 * max(1, len(rows)), "Feeds", optimum.lineage.simulated)
     last = max(x.time_h for p, *_ in pairs for x in p.actions) / 24.0
     panels = figure.subplots(max(1, len(rows)), 1, squeeze=False, sharex=True)[:, 0]
     for a, (what, kind) in zip(panels, rows, strict=False):
@@ -338,7 +342,7 @@ def cost(optimum: Optimum) -> Figure:
         }
         for p in (optimum.baseline, optimum.optimum)
     )
-    figure = _figure(7.0, 3.0, f"Cost of goods [{optimum.optimum.metric_units[cogs]}]", optimum.simulated)
+    figure = _figure(7.0, 3.0, f"Cost of goods [{optimum.optimum.metric_units[cogs]}]", optimum.lineage.simulated)
     a = figure.add_subplot(1, 1, 1)
     _tidy(a)
     names = [c for c in before if max(before[c], after[c]) > 0.0]
@@ -363,7 +367,7 @@ def _categories(optimum: Optimum) -> list[str]:
 
 def convergence(result: FitResult, optimum: Optimum | None = None) -> Figure:
     """Cost per iteration of the best start, and where each start of fit and optimiser ended."""
-    figure = _figure(11.0, 2.6, "Convergence", result.simulated)
+    figure = _figure(11.0, 2.6, "Convergence", result.lineage.simulated)
     panels: list[tuple[str, Any]] = [("fit: cost per iteration", result.history)]
     panels.append(("fit: cost of each start", sorted(s.cost for s in result.starts)))
     if optimum is not None:

@@ -19,7 +19,7 @@ def tornado(found: Stress) -> Figure:
     """Change of the metric over the range of each parameter and price: the process as it is, and optimised anew."""
     rows = found.influences[:MOST]
     what = readable_name(found.objective)
-    figure = _figure(8.5, 1.1 + 0.27 * len(rows), f"What the {what} of {found.clone} leans on", found.simulated)
+    figure = _figure(8.5, 1.1 + 0.27 * len(rows), f"What the {what} of {found.clone} leans on", found.lineage.simulated)
     a = figure.add_subplot(1, 1, 1)
     _tidy(a)
     y = np.arange(len(rows))[::-1]
@@ -53,7 +53,7 @@ def drifts(found: Stress) -> Figure:
     rows = found.drifts
     what = readable_name(found.objective)
     title = f"What drifts do to the process of {found.clone}"
-    figure = _figure(8.5, 1.0 + 0.27 * (len(rows) + 1), title, found.simulated)
+    figure = _figure(8.5, 1.0 + 0.27 * (len(rows) + 1), title, found.lineage.simulated)
     a, b = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for axes in (a, b):
         _tidy(axes)
@@ -78,7 +78,7 @@ def drifts(found: Stress) -> Figure:
 
 def front(found: Front) -> Figure:
     """The front between two metrics, its ends and the platform process."""
-    figure = _figure(6.0, 4.2, f"Trade-off for {found.clone}", found.simulated)
+    figure = _figure(6.0, 4.2, f"Trade-off for {found.clone}", found.lineage.simulated)
     a = figure.add_subplot(1, 1, 1)
     _tidy(a)
     x, y = [p.second for p in found.points], [p.first for p in found.points]
@@ -94,7 +94,7 @@ def robustness(optimum: Optimum) -> Figure:
     """The metric over the parameter sets, and how often all limits are met: platform, nominal and robust process."""
     r = optimum.robustness
     assert r is not None
-    figure = _figure(8.5, 2.3, f"What robustness is worth, {optimum.clone}: {measured(r)}", optimum.simulated)
+    figure = _figure(8.5, 2.3, f"What robustness is worth, {optimum.clone}: {measured(r)}", optimum.lineage.simulated)
     a, b = figure.subplots(1, 2, sharey=True)
     for axes in (a, b):
         _tidy(axes)

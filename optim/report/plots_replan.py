@@ -20,7 +20,7 @@ def replan(r: Replan) -> Figure:
     scale = 24.0 if days else 1.0
     names = list(s.names)
     title = f"Run {r.run}, {'day' if days else 'hour'} {r.now_h / scale:.3g}: plan and plan made anew"
-    figure, axes = _grid(len(names) + 2, title, r.simulated, 2.6, 1.9)
+    figure, axes = _grid(len(names) + 2, title, r.lineage.simulated, 2.6, 1.9)
     for name, a in zip(names, axes, strict=False):
         _course(r, name, a, scale)
     _feed(r, axes[-2], scale)

@@ -16,7 +16,7 @@ PROFILE = ("bolus", "feed_rate")
 def suggestion(s: Suggestion) -> Figure:
     """Runs by clone and decision; chances of clones now; chance of the right clone and expected loss after each run."""
     height = max(3.4, 0.9 + 0.3 * len(s.runs))
-    figure = _figure(12.0, height, f"Next {len(s.runs)} runs, chosen by {s.by.replace('_', ' ')}", s.simulated)
+    figure = _figure(12.0, height, f"Next {len(s.runs)} runs, chosen by {s.by.replace('_', ' ')}", s.lineage.simulated)
     runs, clones, after = figure.subplots(1, 3, width_ratios=(1.5, 1.0, 1.0))
     _runs(runs, s)
     _clones(clones, s)

@@ -23,13 +23,21 @@ from optim.schedule.actions import (
     Setpoint,
     TopUp,
 )
-from optim.schedule.lines import FED, LASTING, SETPOINTS, clock, moments, setpoints, stretches
+from optim.schedule.lines import (
+    CONTINUOUS,
+    FEEDING,
+    SETPOINTS,
+    action_times,
+    flow_segments,
+    round_time,
+    setpoint_changes,
+)
 
 NEEDED = ("temperature_c", "ph")
 SIGNED = ("temperature_c", "growth_per_h")  # may be negative
 
 
-def faults(
+def plan_faults(
     actions: Sequence[Any],
     observed_h: Sequence[float] | np.ndarray,
     volume_ml: float | None,
@@ -37,7 +45,7 @@ def faults(
 ) -> list[str]:
     """Everything that is wrong; how actions go together is looked at once each is sound in itself."""
     found = [fault for action in actions for fault in _faults(action, volume_ml)]
-    ends = [clock(a.time_h) for a in actions if isinstance(a, Harvest)]
+    ends = [round_time(a.time_h) for a in actions if isinstance(a, Harvest)]
     if not found and len(ends) != 1:
         when = ", ".join(f"{t:g} h" for t in ends)
         found = [f"{len(ends)} harvests ({when}): keep one" if ends else "no harvest: add Harvest(time_h=...)"]
@@ -46,17 +54,17 @@ def faults(
     if found:
         return found
     found = [*_late(actions, ends[0]), *_clashes(actions, ends[0]), *_setpoint_faults(actions)]
-    outside = [t for t in observed_h if not 0.0 <= clock(t) <= ends[0]]
+    outside = [t for t in observed_h if not 0.0 <= round_time(t) <= ends[0]]
     found += [f"observed_h: {t:g} h lies outside the run, 0 to {ends[0]:g} h" for t in outside]
-    strange = {a.feed for a in actions if isinstance(a, FED) and feeds and a.feed not in feeds}
+    strange = {a.feed for a in actions if isinstance(a, FEEDING) and feeds and a.feed not in feeds}
     found += [f"feed '{feed}' is not among feeds=.{nearest(feed, feeds or ())}" for feed in sorted(strange)]
     return list(dict.fromkeys(found))
 
 
 def _name(action: Any) -> str:
     """An action as a message calls it."""
-    time = action.start_h if isinstance(action, (*LASTING, TopUp)) else action.time_h
-    of = f" of '{action.feed}'" if isinstance(action, FED) else ""
+    time = action.start_h if isinstance(action, (*CONTINUOUS, TopUp)) else action.time_h
+    of = f" of '{action.feed}'" if isinstance(action, FEEDING) else ""
     return f"{type(action).__name__}{of} at {time:g} h" if isinstance(time, Real) else f"{type(action).__name__}"
 
 
@@ -86,11 +94,11 @@ def _faults(action: Any, volume_ml: float | None) -> Iterator[str]:
 
 
 def _contradictions(action: Action, volume_ml: float | None) -> Iterator[str]:
-    if isinstance(action, (*LASTING, TopUp)):
+    if isinstance(action, (*CONTINUOUS, TopUp)):
         stop = math.inf if action.stop_h is None else action.stop_h
-        if clock(stop) <= clock(action.start_h):
+        if round_time(stop) <= round_time(action.start_h):
             yield f"stop_h {stop:g} is not after start_h; leave it out to run until harvest"
-    no_volume = "refers to the vessel's volume; give volume_ml to plan_of"
+    no_volume = "refers to the vessel's volume; give volume_ml to make_plan"
     match action:
         case Feed() if action.end_rate_ml_per_h is not None and action.growth_per_h is not None:
             yield "end_rate_ml_per_h (linear) and growth_per_h (exponential) are both given; keep one"
@@ -122,14 +130,17 @@ def _contradictions(action: Action, volume_ml: float | None) -> Iterator[str]:
 def _late(actions: Sequence[Action], end: float) -> Iterator[str]:
     """What lies beyond the harvest."""
     for a in actions:
-        if isinstance(a, (*LASTING, TopUp)):
-            begins, ends = [clock(a.start_h), *moments(a, end)], end if a.stop_h is None else clock(a.stop_h)
+        if isinstance(a, (*CONTINUOUS, TopUp)):
+            begins, ends = (
+                [round_time(a.start_h), *action_times(a, end)],
+                end if a.stop_h is None else round_time(a.stop_h),
+            )
         elif isinstance(a, Setpoint):
-            begins, ends = [clock(a.time_h)], clock(a.time_h + a.ramp_h)
+            begins, ends = [round_time(a.time_h)], round_time(a.time_h + a.ramp_h)
         elif isinstance(a, Harvest):
             continue
         else:
-            begins, ends = moments(a, end), end
+            begins, ends = action_times(a, end), end
         late = [t for t in begins if t > end or (t == end and not isinstance(a, Sample))]
         if late:
             yield f"{_name(a)}: {late[0]:g} h is not before the harvest at {end:g} h; move it or harvest later"
@@ -141,7 +152,7 @@ def _clashes(actions: Sequence[Action], end: float) -> Iterator[str]:
     """Actions that use the same pump, valve or feed at the same time."""
     busy: dict[tuple[str, str], list[tuple[float, float, Action]]] = {}
     for a in actions:
-        for line, s in stretches(a, end, 1.0):
+        for line, s in flow_segments(a, end, 1.0):
             busy.setdefault(line, []).append((s.start, s.stop, a))
     for (kind, what), uses in busy.items():
         name = f"feed '{what}'" if kind == "rate" else what.replace("_", " ").replace("level", "level control")
@@ -156,7 +167,7 @@ def _clashes(actions: Sequence[Action], end: float) -> Iterator[str]:
             continue
         if target.setdefault(a.feed, a.component) != a.component:
             yield f"{_name(a)}: the feed tops up {target[a.feed]} already, and can top up one thing only"
-        times = {(a.feed, t) for t in moments(a, end)}
+        times = {(a.feed, t) for t in action_times(a, end)}
         if checked & times:
             yield f"{_name(a)}: two top-ups of one feed at {min(t for _, t in checked & times):g} h; keep one"
         checked |= times
@@ -164,7 +175,7 @@ def _clashes(actions: Sequence[Action], end: float) -> Iterator[str]:
 
 def _setpoint_faults(actions: Sequence[Action]) -> Iterator[str]:
     for name in SETPOINTS:
-        found = setpoints(actions, name)
+        found = setpoint_changes(actions, name)
         if (found and found[0][0] > 0.0) or (not found and name in NEEDED):
             yield f"no {name} at time 0; add Setpoint(time_h=0.0, {name}=...)"
         elif found and found[0][2] > 0.0:
@@ -172,5 +183,5 @@ def _setpoint_faults(actions: Sequence[Action]) -> Iterator[str]:
         for (t, _, ramp), (after, _, _) in itertools.pairwise(found):
             if after == t:
                 yield f"Setpoint at {t:g} h: {name} is set twice; keep one"
-            elif after < clock(t + ramp):
+            elif after < round_time(t + ramp):
                 yield f"Setpoint at {after:g} h: {name} still ramps until {t + ramp:g} h; shorten that ramp"

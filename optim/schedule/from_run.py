@@ -6,7 +6,7 @@ import numpy as np
 
 from optim.data.dataset import Run
 from optim.kinetics.base import Environment
-from optim.schedule.schedule import Schedule, merge
+from optim.schedule.schedule import Schedule, merge_nodes
 
 
 def feeds_of(run: Run) -> tuple[str, ...]:
@@ -33,7 +33,7 @@ def schedule_of(run: Run, observed_h: np.ndarray, feeds: tuple[str, ...]) -> Sch
             setpoints.setdefault(event.time_h, {})[event.kind] = event.value
         if event.kind == "feed_rate":
             rates.setdefault(event.time_h, {})[place[event.feed_id]] = (event.value, event.value_end)
-    t, out, fed = merge(np.array(times), np.array(withdraw), np.array(bolus))
+    t, out, fed = merge_nodes(np.array(times), np.array(withdraw), np.array(bolus))
     inside = t < run.end_time_h
     rate_t, start, end = _rate_table(rates, len(feeds), run.end_time_h)
     setpoint_t = sorted(setpoints)

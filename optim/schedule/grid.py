@@ -11,7 +11,7 @@ from optim.kinetics.base import Environment
 from optim.types import Array
 
 
-class Actions(NamedTuple):
+class IntervalActions(NamedTuple):
     """What is done to one vessel in every interval (J feeds). A field that is None is not done and costs nothing.
 
     At the left edge, in this order: a sample is withdrawn, cell-free medium is removed, boluses are given, feeds top
@@ -43,11 +43,11 @@ class IntervalGrid(NamedTuple):
     """
 
     t: Array  # [K+1] h, nodes, non-decreasing
-    actions: Actions
+    actions: IntervalActions
     intervals: Array  # number of intervals in use; the rest is padding
 
 
-def split(grid: IntervalGrid, k: Array, t: Array) -> IntervalGrid:
+def split_interval(grid: IntervalGrid, k: Array, t: Array) -> IntervalGrid:
     """One vessel's grid with a node more, at time t within interval k; needs one interval of padding.
 
     Nothing happens at the new node: feeds and setpoints run on through it. Traceable, and exact in t.
@@ -59,21 +59,21 @@ def split(grid: IntervalGrid, k: Array, t: Array) -> IntervalGrid:
     a = jax.tree.map(lambda x: x[place - (place > k)], grid.actions)
     first, second = place == k, place == k + 1
 
-    def put(values: Array, mask: Array, value: Array | float) -> Array:
+    def _put(values: Array, mask: Array, value: Array | float) -> Array:
         return jnp.where(mask.reshape(-1, *[1] * (values.ndim - 1)), value, values)
 
-    def between(start: Array, end: Array) -> tuple[Array, Array]:
+    def _between(start: Array, end: Array) -> tuple[Array, Array]:
         middle = start[k] + share * (end[k] - start[k])
-        return put(start, second, middle), put(end, first, middle)
+        return _put(start, second, middle), _put(end, first, middle)
 
-    rate_start, rate_end = between(a.rate_start, a.rate_end)
+    rate_start, rate_end = _between(a.rate_start, a.rate_end)
     if a.growth is not None:
         # the line that is left goes on growing from where it is
         grown = jnp.exp(a.growth[k] * (t - left))
-        rate_start, rate_end = (put(x, second, x[k + 1] * grown) for x in (rate_start, rate_end))
+        rate_start, rate_end = (_put(x, second, x[k + 1] * grown) for x in (rate_start, rate_end))
     start, end = a.start, a.end
     if end is not None:
-        pairs = jax.tree.map(between, start, end)
+        pairs = jax.tree.map(_between, start, end)
         start, end = (jax.tree.map(lambda _, pair, i=i: pair[i], a.start, pairs) for i in (0, 1))
     still = {name: getattr(a, name) for name in ("withdraw", "bolus", "remove")}
     return IntervalGrid(
@@ -83,8 +83,8 @@ def split(grid: IntervalGrid, k: Array, t: Array) -> IntervalGrid:
             rate_end=rate_end,
             start=start,
             end=end,
-            topup_below=None if a.topup_below is None else put(a.topup_below, second, -jnp.inf),
-            **{name: None if x is None else put(x, second, 0.0) for name, x in still.items()},
+            topup_below=None if a.topup_below is None else _put(a.topup_below, second, -jnp.inf),
+            **{name: None if x is None else _put(x, second, 0.0) for name, x in still.items()},
         ),
         intervals=grid.intervals + 1,
     )
@@ -93,7 +93,7 @@ def split(grid: IntervalGrid, k: Array, t: Array) -> IntervalGrid:
 BUCKETS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
 
 
-def bucket(intervals: int) -> int:
+def padded_length(intervals: int) -> int:
     """The padded length for a number of intervals, so that schedules of different shape share a compiled program."""
     for size in BUCKETS:
         if intervals <= size:

@@ -23,11 +23,11 @@ from optim.schedule.actions import (
 ML = 1e-3  # L
 # setpoint of an action -> field of the environment
 SETPOINTS = {"temperature_c": "temperature", "ph": "ph", "do_percent": "do", "kla_per_h": "kla"}
-FED = (Addition, Exchange, TopUp, Feed, Perfusion, Chemostat)
-LASTING = (Feed, Perfusion, Chemostat, Bleed, Evaporation)
+FEEDING = (Addition, Exchange, TopUp, Feed, Perfusion, Chemostat)
+CONTINUOUS = (Feed, Perfusion, Chemostat, Bleed, Evaporation)
 
 
-class Stretch(NamedTuple):
+class Segment(NamedTuple):
     """A flow or setpoint from `start` to `stop` (h): a line from `first` to `last`, times exp(growth (t - start))."""
 
     start: float
@@ -36,85 +36,85 @@ class Stretch(NamedTuple):
     last: float
     growth: float = 0.0
 
-    def at(self, t: float) -> float:
+    def value_at(self, t: float) -> float:
         """The line, without the exponential."""
         share = (t - self.start) / (self.stop - self.start)
         return self.first * (1.0 - share) + self.last * share
 
 
-Line = tuple[str, str]  # ('rate', feed), ('flow', field of Schedule) or ('set', field of Setpoint)
+Channel = tuple[str, str]  # ('rate', feed), ('flow', field of Schedule) or ('set', field of Setpoint)
 
 
-def clock(time: float) -> float:
+def round_time(time: float) -> float:
     """A time rounded to 1e-9 h."""
     return round(float(time), 9)
 
 
-def moments(action: Action, end: float) -> list[float]:
+def action_times(action: Action, end: float) -> list[float]:
     """Times at which an action that does not last happens."""
     match action:
         case TopUp() if action.every_h is not None:
             until = end if action.stop_h is None else action.stop_h
             checks = math.floor((until - action.start_h) / action.every_h + 1e-9) + 1
-            every = [clock(action.start_h + i * action.every_h) for i in range(checks)]
+            every = [round_time(action.start_h + i * action.every_h) for i in range(checks)]
             return [t for t in every if t < end]
         case TopUp():
-            return [clock(t) for t in action.times_h]
+            return [round_time(t) for t in action.times_h]
         case Addition() | Removal() | Exchange():
-            return [clock(action.time_h)]
+            return [round_time(action.time_h)]
     return []
 
 
-def stretches(action: Action, end: float, volume_ml: float | None) -> Iterator[tuple[Line, Stretch]]:
+def flow_segments(action: Action, end: float, volume_ml: float | None) -> Iterator[tuple[Channel, Segment]]:
     """The flows of an action, in L/h, by what they flow through."""
-    if not isinstance(action, LASTING):
+    if not isinstance(action, CONTINUOUS):
         return
-    start, stop = clock(action.start_h), end if action.stop_h is None else clock(action.stop_h)
+    start, stop = round_time(action.start_h), end if action.stop_h is None else round_time(action.stop_h)
 
-    def held(value: float) -> Stretch:
-        return Stretch(start, stop, value, value)
+    def _held(value: float) -> Segment:
+        return Segment(start, stop, value, value)
 
     match action:
         case Feed():
             rate, last = action.rate_ml_per_h * ML, action.end_rate_ml_per_h
             last = rate if last is None else last * ML
-            yield ("rate", action.feed), Stretch(start, stop, rate, last, action.growth_per_h or 0.0)
+            yield ("rate", action.feed), Segment(start, stop, rate, last, action.growth_per_h or 0.0)
         case Perfusion():
             by_volume = (action.rate_vvd or 0.0) * (volume_ml or 0.0) / 24.0
             rate = by_volume if action.rate_ml_per_h is None else action.rate_ml_per_h
-            yield ("rate", action.feed), held(rate * ML)
-            yield ("flow", "level"), held(1.0)
+            yield ("rate", action.feed), _held(rate * ML)
+            yield ("flow", "level"), _held(1.0)
         case Chemostat():
             rate = action.dilution_per_h * (volume_ml or 0.0) * ML
-            yield ("rate", action.feed), held(rate)
-            yield ("flow", "bleed"), held(rate)
+            yield ("rate", action.feed), _held(rate)
+            yield ("flow", "bleed"), _held(rate)
         case Bleed():
             if action.rate_ml_per_h is not None:
-                yield ("flow", "bleed"), held(action.rate_ml_per_h * ML)
+                yield ("flow", "bleed"), _held(action.rate_ml_per_h * ML)
             if action.above_vcd_1e6_per_ml is not None:
-                yield ("flow", "bleed_above"), held(action.above_vcd_1e6_per_ml)  # 1e6/mL are 1e9/L
+                yield ("flow", "bleed_above"), _held(action.above_vcd_1e6_per_ml)  # 1e6/mL are 1e9/L
         case Evaporation():
-            yield ("flow", "evaporation"), held(action.rate_ml_per_h * ML)
+            yield ("flow", "evaporation"), _held(action.rate_ml_per_h * ML)
 
 
-def setpoints(actions: Sequence[Action], name: str) -> list[tuple[float, float, float]]:
+def setpoint_changes(actions: Sequence[Action], name: str) -> list[tuple[float, float, float]]:
     """(time, value, ramp) of a setpoint in order of time."""
     found = [a for a in actions if isinstance(a, Setpoint) and getattr(a, name) is not None]
-    return sorted((clock(a.time_h), float(getattr(a, name)), float(a.ramp_h)) for a in found)
+    return sorted((round_time(a.time_h), float(getattr(a, name)), float(a.ramp_h)) for a in found)
 
 
-def lines_of(actions: Sequence[Action], end: float, volume_ml: float | None) -> dict[Line, list[Stretch]]:
+def channel_segments(actions: Sequence[Action], end: float, volume_ml: float | None) -> dict[Channel, list[Segment]]:
     """Everything that flows or is held, as stretches that do not overlap."""
-    lines: dict[Line, list[Stretch]] = {}
+    lines: dict[Channel, list[Segment]] = {}
     for a in actions:
-        for line, stretch in stretches(a, end, volume_ml):
+        for line, stretch in flow_segments(a, end, volume_ml):
             lines.setdefault(line, []).append(stretch)
     for name in SETPOINTS:
-        found = setpoints(actions, name)
+        found = setpoint_changes(actions, name)
         held = found[0][1] if found else math.nan
         for i, (t, value, ramp) in enumerate(found):
-            there, until = clock(t + ramp), found[i + 1][0] if i + 1 < len(found) else end
-            pieces = (Stretch(t, there, held, value), Stretch(there, until, value, value))
+            there, until = round_time(t + ramp), found[i + 1][0] if i + 1 < len(found) else end
+            pieces = (Segment(t, there, held, value), Segment(there, until, value, value))
             lines.setdefault(("set", name), []).extend(s for s in pieces if s.stop > s.start)
             held = value
     return lines

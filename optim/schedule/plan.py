@@ -12,8 +12,8 @@ import numpy as np
 from optim.errors import ConfigError
 from optim.kinetics.base import Environment
 from optim.schedule.actions import Action, Addition, Exchange, Harvest, Removal, Setpoint, TopUp
-from optim.schedule.faults import faults
-from optim.schedule.lines import FED, ML, SETPOINTS, Line, Stretch, clock, lines_of, moments
+from optim.schedule.faults import plan_faults
+from optim.schedule.lines import FEEDING, ML, SETPOINTS, Channel, Segment, action_times, channel_segments, round_time
 from optim.schedule.schedule import FLOWS, Schedule
 
 
@@ -25,7 +25,7 @@ class Plan(NamedTuple):
     topups: dict[str, str]  # feed -> component of media, or species, that it tops up
 
 
-def plan_of(
+def make_plan(
     actions: Iterable[Action],
     observed_h: Sequence[float] | np.ndarray = (),
     volume_ml: float | None = None,
@@ -38,15 +38,15 @@ def plan_of(
     plans share them, else they come in order of first use. Raises `ConfigError` with all that is wrong.
     """
     actions = list(actions)
-    wrong = faults(actions, observed_h, volume_ml, feeds)
+    wrong = plan_faults(actions, observed_h, volume_ml, feeds)
     if wrong:
         raise ConfigError("\n  ".join(["this plan cannot be run", *wrong]))
-    (end,) = (clock(a.time_h) for a in actions if isinstance(a, Harvest))
-    columns = feeds or tuple(dict.fromkeys(a.feed for a in actions if isinstance(a, FED))) or ("",)
-    observed = [clock(t) for t in observed_h]
-    lines = lines_of(actions, end, volume_ml)
+    (end,) = (round_time(a.time_h) for a in actions if isinstance(a, Harvest))
+    columns = feeds or tuple(dict.fromkeys(a.feed for a in actions if isinstance(a, FEEDING))) or ("",)
+    observed = [round_time(t) for t in observed_h]
+    lines = channel_segments(actions, end, volume_ml)
     breaks = {kind: _breaks(lines, kind, end) for kind in ("rate", "flow", "set")}
-    happens = [t for a in actions for t in moments(a, end)]
+    happens = [t for a in actions for t in action_times(a, end)]
     nodes = sorted({t for t in (0.0, *observed, *happens, *itertools.chain(*breaks.values())) if t < end})
     rate = [_table(lines.get(("rate", feed), []), breaks["rate"], end) for feed in columns]
     flows = {f: lines["flow", f] for f in FLOWS if ("flow", f) in lines}
@@ -76,13 +76,13 @@ def _environment(values: tuple[np.ndarray, ...], given: list[bool]) -> Environme
     return Environment(**{name: v if there else None for name, v, there in named})
 
 
-def _breaks(lines: dict[Line, list[Stretch]], kind: str, end: float) -> list[float]:
+def _breaks(lines: dict[Channel, list[Segment]], kind: str, end: float) -> list[float]:
     own = [s for (k, _), stretches in lines.items() if k == kind for s in stretches]
     return sorted({t for t in (0.0, *(s.start for s in own), *(s.stop for s in own)) if t < end})
 
 
 def _table(
-    stretches: list[Stretch], breaks: list[float], end: float, nothing: float = 0.0
+    stretches: list[Segment], breaks: list[float], end: float, nothing: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """First value, last value and growth between breakpoints, of which some are another line's."""
     first, last = np.full(len(breaks), nothing), np.full(len(breaks), nothing)
@@ -91,7 +91,7 @@ def _table(
         for k, (t, until) in enumerate(itertools.pairwise([*breaks, end])):
             if s.start <= t < s.stop:
                 risen = math.exp(s.growth * (t - s.start))
-                first[k], last[k], growth[k] = s.at(t) * risen, s.at(until) * risen, s.growth
+                first[k], last[k], growth[k] = s.value_at(t) * risen, s.value_at(until) * risen, s.growth
     return first, last, growth
 
 
@@ -105,7 +105,7 @@ def _node_arrays(actions: list[Action], nodes: list[float], feeds: tuple[str, ..
     if any(isinstance(a, TopUp) for a in actions):
         out |= {"topup_below": np.full(shape, -math.inf), "topup_to": np.zeros(shape)}
     for a in actions:
-        for k in [node[t] for t in moments(a, end) if t < end]:
+        for k in [node[t] for t in action_times(a, end) if t < end]:
             if isinstance(a, Removal):
                 out["withdraw"][k] += a.volume_ml * ML
             if isinstance(a, Addition | Exchange):

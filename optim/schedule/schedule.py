@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optim.kinetics.base import Environment
-from optim.schedule.grid import Actions, IntervalGrid, bucket
+from optim.schedule.grid import IntervalActions, IntervalGrid, padded_length
 from optim.types import Array
 
 
@@ -53,7 +53,7 @@ def to_grid(schedule: Schedule, size: int | None = None) -> tuple[IntervalGrid, 
     Raises `ValueError` when `size` is too small for the nodes.
     """
     n = schedule.times.shape[0]
-    size = bucket(n) if size is None else size
+    size = padded_length(n) if size is None else size
     if size < n:
         raise ValueError(f"a grid of {size} intervals cannot hold {n} nodes")
     end = jnp.asarray(schedule.end)
@@ -64,7 +64,7 @@ def to_grid(schedule: Schedule, size: int | None = None) -> tuple[IntervalGrid, 
     left, right = t[:-1], t[1:]
     middle = 0.5 * (left + right)
 
-    def at_node(values: Array | None, nothing: float = 0.0) -> Array | None:
+    def _at_node(values: Array | None, nothing: float = 0.0) -> Array | None:
         if values is None:
             return None
         mask = happens.reshape(-1, *[1] * (values.ndim - 1))
@@ -74,17 +74,17 @@ def to_grid(schedule: Schedule, size: int | None = None) -> tuple[IntervalGrid, 
     first, last = _setpoints(schedule, left, right, middle)
     flow = None if schedule.flow_t is None else _breakpoint(schedule.flow_t, middle)
     flows = {name: None if flow is None else _take(getattr(schedule, name), flow) for name in FLOWS}
-    actions = Actions(
-        withdraw=at_node(schedule.withdraw),
-        bolus=at_node(schedule.bolus),
+    actions = IntervalActions(
+        withdraw=_at_node(schedule.withdraw),
+        bolus=_at_node(schedule.bolus),
         rate_start=start,
         rate_end=stop,
         start=first,
         end=last,
         growth=growth,
-        remove=at_node(schedule.remove),
-        topup_below=at_node(schedule.topup_below, -jnp.inf),
-        topup_to=at_node(schedule.topup_to),
+        remove=_at_node(schedule.remove),
+        topup_below=_at_node(schedule.topup_below, -jnp.inf),
+        topup_to=_at_node(schedule.topup_to),
         **flows,
     )
     pad = size - n
@@ -135,14 +135,16 @@ def _setpoints(schedule: Schedule, left: Array, right: Array, middle: Array) -> 
         return first, None
     begin, span = _line(schedule.setpoint_t, schedule.end, i)
 
-    def at(time: Array) -> Environment:
+    def _at(time: Array) -> Environment:
         share = (time - begin) / span
         return jax.tree.map(lambda a, b: a[i] + (b[i] - a[i]) * share, schedule.setpoints, schedule.setpoints_end)
 
-    return at(left), at(right)
+    return _at(left), _at(right)
 
 
-def merge(times: np.ndarray, withdraw: np.ndarray, bolus: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def merge_nodes(
+    times: np.ndarray, withdraw: np.ndarray, bolus: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Nodes with equal times become one, their volumes added (host side, where times are known numbers)."""
     unique, where = np.unique(times, return_inverse=True)
     out = np.zeros(len(unique))

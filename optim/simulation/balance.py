@@ -15,7 +15,7 @@ import numpy as np
 
 from optim.errors import ConfigError
 from optim.kinetics.base import AbstractKineticModel, Environment, Species
-from optim.schedule.grid import Actions
+from optim.schedule.grid import IntervalActions
 from optim.types import Array, Scalar, StateTuple
 
 # how fast broth is bled when the VCD is far above its limit, 1/h per relative excess: the loop of a real controller
@@ -39,10 +39,10 @@ class Controls(NamedTuple):
     """One row of a grid: the interval's length in h and its actions."""
 
     length: Scalar
-    actions: Actions
+    actions: IntervalActions
 
 
-class Flows(NamedTuple):
+class _VolumeFlows(NamedTuple):
     """What flows at one moment, L/h."""
 
     feeds: list[Scalar]
@@ -52,14 +52,14 @@ class Flows(NamedTuple):
     net: Scalar  # change of volume
 
 
-def environment(u: Actions, s: Scalar) -> Environment:
+def _environment_at(u: IntervalActions, s: Scalar) -> Environment:
     """The environment at position s of an interval."""
     if u.end is None:
         return u.start
     return jax.tree.map(lambda a, b: a + s * (b - a), u.start, u.end)
 
 
-def left_edge(model: AbstractKineticModel, y: StateTuple, u: Controls, vessel: Vessel) -> StateTuple:
+def apply_left_edge(model: AbstractKineticModel, y: StateTuple, u: Controls, vessel: Vessel) -> StateTuple:
     """The instant actions. y: amounts, the volume in L, and what was collected so far."""
     a, n = u.actions, len(model.species)
     volume = y[n]
@@ -85,7 +85,7 @@ def left_edge(model: AbstractKineticModel, y: StateTuple, u: Controls, vessel: V
     return (*amounts, new_volume, *collected)
 
 
-def _topups(amounts: list[Scalar], volume: Scalar, a: Actions, vessel: Vessel) -> list[Scalar]:
+def _topups(amounts: list[Scalar], volume: Scalar, a: IntervalActions, vessel: Vessel) -> list[Scalar]:
     if a.topup_to is None or a.topup_below is None or vessel.topup is None:
         return []
     doses = []
@@ -102,7 +102,9 @@ def _topups(amounts: list[Scalar], volume: Scalar, a: Actions, vessel: Vessel) -
     return doses
 
 
-def flows(model: AbstractKineticModel, s: Scalar, c: Any, r: Any, volume: Scalar, u: Controls, vessel: Vessel) -> Flows:
+def _volume_flows(
+    model: AbstractKineticModel, s: Scalar, c: Any, r: Any, volume: Scalar, u: Controls, vessel: Vessel
+) -> _VolumeFlows:
     """Every flow at position s of an interval, L/h, from concentrations c and reaction rates r."""
     a = u.actions
     feeds = []
@@ -120,7 +122,7 @@ def flows(model: AbstractKineticModel, s: Scalar, c: Any, r: Any, volume: Scalar
     if a.bleed is not None or a.bleed_above is not None:
         bleed = jnp.zeros_like(volume) if a.bleed is None else a.bleed
         if a.bleed_above is not None:
-            excess = c[viable_species(model)] / a.bleed_above - 1.0
+            excess = c[_viable_species(model)] / a.bleed_above - 1.0
             bleed = bleed + volume * BLEED_GAIN * BLEED_WIDTH * jax.nn.softplus(excess / BLEED_WIDTH)
         net = net - bleed
     if a.harvest is not None or a.level is not None:
@@ -128,18 +130,18 @@ def flows(model: AbstractKineticModel, s: Scalar, c: Any, r: Any, volume: Scalar
         if a.level is not None:
             harvest = harvest + a.level * jnp.maximum(net - harvest, 0.0)
         net = net - harvest
-    return Flows(feeds, titrant, harvest, bleed, net)
+    return _VolumeFlows(feeds, titrant, harvest, bleed, net)
 
 
-def derivative(
+def state_derivative(
     model: AbstractKineticModel, p: Any, s: Scalar, y: StateTuple, u: Controls, vessel: Vessel
 ) -> StateTuple:
     """dy/ds over the rescaled interval s in [0, 1]: the interval's length is a factor, so it can be differentiated."""
     n = len(model.species)
-    volume, env, a = y[n], environment(u.actions, s), u.actions
-    c = concentrations(model, y)
+    volume, env, a = y[n], _environment_at(u.actions, s), u.actions
+    c = to_concentrations(model, y)
     r = model.rates(p, c, env)
-    f = flows(model, s, c, r, volume, u, vessel)
+    f = _volume_flows(model, s, c, r, volume, u, vessel)
     change = []
     for i, species in enumerate(model.species):
         total = volume * r[i] if species.dilutes else r[i]
@@ -159,14 +161,14 @@ def derivative(
             total = total - f.harvest * (1.0 - _retained(vessel, i, model.species[i])) * c[i]
         change.append(total)
     collected: list[Scalar] = []
-    if collects(a):
+    if collects_harvest(a):
         none = jnp.zeros_like(volume)
         out = none if f.harvest is None else f.harvest
         collected = [out * (1.0 - _retained(vessel, i, model.species[i])) * c[i] for i in collected_species(model)]
     return tuple(u.length * x for x in (*change, f.net, *collected))
 
 
-def collects(a: Actions) -> bool:
+def collects_harvest(a: IntervalActions) -> bool:
     """Whether anything leaves through the retention device, so that what it carries is kept account of."""
     return a.harvest is not None or a.level is not None or a.remove is not None
 
@@ -176,32 +178,32 @@ def collected_species(model: AbstractKineticModel) -> tuple[int, ...]:
     return tuple(i for i, s in enumerate(model.species) if s.collected)
 
 
-def viable_species(model: AbstractKineticModel) -> int:
+def _viable_species(model: AbstractKineticModel) -> int:
     """Place of the viable cells: the first species of the inoculum."""
     return model.names().index(model.inoculum_species[0])
 
 
-def concentrations(model: AbstractKineticModel, y: StateTuple) -> Any:
+def to_concentrations(model: AbstractKineticModel, y: StateTuple) -> Any:
     """The model's State from amounts and volume."""
     n = len(model.species)
     inverse = 1.0 / y[n]
     return model.State(*(x * inverse if s.dilutes else x for x, s in zip(y[:n], model.species, strict=True)))
 
 
-def amounts(model: AbstractKineticModel, c: Any, volume: Scalar, actions: Actions) -> StateTuple:
+def to_amounts(model: AbstractKineticModel, c: Any, volume: Scalar, actions: IntervalActions) -> StateTuple:
     """Amounts, volume and (where something is collected) zeros, from concentrations."""
     first = tuple(x * volume if s.dilutes else x + 0.0 * volume for x, s in zip(c, model.species, strict=True))
     none = jnp.zeros_like(volume)
-    return (*first, volume, *(none for _ in collected_species(model) if collects(actions)))
+    return (*first, volume, *(none for _ in collected_species(model) if collects_harvest(actions)))
 
 
-def state_names(model: AbstractKineticModel, actions: Actions) -> tuple[str, ...]:
+def state_names(model: AbstractKineticModel, actions: IntervalActions) -> tuple[str, ...]:
     """What the states of a vessel are, in order: species, volume, and what was collected."""
-    more = [f"collected {model.species[i].name}" for i in collected_species(model)] if collects(actions) else []
+    more = [f"collected {model.species[i].name}" for i in collected_species(model)] if collects_harvest(actions) else []
     return (*model.names(), "volume", *more)
 
 
-def sizes(model: AbstractKineticModel, y: Array) -> Array:
+def state_scales(model: AbstractKineticModel, y: Array) -> Array:
     """The typical size of every state [N', L], for tolerances: the species' scale, in amounts."""
     n = len(model.species)
     rows = [*range(n), n, *(collected_species(model) if y.shape[0] > n + 1 else ())]
@@ -232,4 +234,4 @@ def _share(model: AbstractKineticModel, amounts: Any, added: Scalar, i: int) -> 
         return added
     if not model.species[i].component:
         return jnp.zeros_like(added)
-    return added / jnp.maximum(amounts[viable_species(model)], 1e-30)
+    return added / jnp.maximum(amounts[_viable_species(model)], 1e-30)

@@ -20,7 +20,7 @@ import numpy as np
 from optim.errors import ConfigError, SimulationError
 from optim.kinetics.base import AbstractKineticModel
 from optim.schedule.grid import IntervalGrid
-from optim.simulation.simulate import Trajectory, observe
+from optim.simulation.simulate import Trajectory, observe_nodes
 from optim.types import Array
 
 OXYGEN = "dissolved_oxygen"  # component of media, and variable
@@ -38,7 +38,7 @@ class OffGas(NamedTuple):
     flow_mmol_per_l_h: Array  # of all gas, per litre of broth
 
 
-def oxygen_transfer(
+def oxygen_transfer_rate(
     model: AbstractKineticModel,
     p: Any,
     trajectory: Trajectory,
@@ -63,7 +63,7 @@ def oxygen_transfer(
             raise ConfigError(f"oxygen transfer: {species[0].name} is in {species[0].unit}; expected %")
         saturation, dissolved = species[0].saturation, getattr(trajectory.concentrations, species[0].name)
     else:
-        seen = observe(model, p, trajectory, grid)
+        seen = observe_nodes(model, p, trajectory, grid)
         if OXYGEN not in seen:
             raise ConfigError(f"oxygen transfer: model {type(model).__name__} has no dissolved oxygen")
         if saturation_percent is None:

@@ -15,7 +15,7 @@ from optim.runtime import require_float64
 from optim.schedule.grid import IntervalGrid
 from optim.simulation.balance import Vessel
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import Trajectory, check, simulate
+from optim.simulation.simulate import Trajectory, check_trajectory, simulate
 
 # vessels that one device holds at a time; bounds the memory, and far above what fills vector units
 CHUNK = 4096
@@ -69,7 +69,7 @@ def simulate_batch(
         for whole, leaf in zip(jax.tree.leaves(found), jax.tree.leaves(part), strict=True):
             whole[place] = leaf[used]
     if not statuses:
-        check(found, tuple(names) if names is not None else tuple(str(i) for i in range(count)))
+        check_trajectory(found, tuple(names) if names is not None else tuple(str(i) for i in range(count)))
     return found
 
 
@@ -83,9 +83,9 @@ def _program(model: AbstractKineticModel, devices: int) -> tuple[Any, NamedShard
     mesh = jax.make_mesh((devices,), ("vessels",))
     shares, all_of_it = PartitionSpec("vessels"), PartitionSpec()
 
-    def run(p: Any, initial: Any, volume: Any, grid: Any, vessel: Any, integrator: Integrator) -> Trajectory:
+    def _run(p: Any, initial: Any, volume: Any, grid: Any, vessel: Any, integrator: Integrator) -> Trajectory:
         return simulate(model, model.Parameters(*p), initial, volume, grid, vessel, integrator)
 
     # each device runs a loop of its own: nothing is exchanged, and none waits for another before the end
-    shared = jax.shard_map(run, mesh=mesh, in_specs=(*[shares] * 5, all_of_it), out_specs=shares, check_vma=False)
+    shared = jax.shard_map(_run, mesh=mesh, in_specs=(*[shares] * 5, all_of_it), out_specs=shares, check_vma=False)
     return jax.jit(shared), NamedSharding(mesh, shares)

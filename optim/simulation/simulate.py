@@ -12,7 +12,7 @@ from optim.errors import SimulationError, Status
 from optim.kinetics.base import AbstractKineticModel
 from optim.runtime import require_float64
 from optim.schedule.grid import IntervalGrid
-from optim.simulation.balance import Vessel, amounts, collected_species, concentrations
+from optim.simulation.balance import Vessel, collected_species, to_amounts, to_concentrations
 from optim.simulation.engine.march import Integrator, march
 from optim.simulation.engine.reverse import march_reverse
 from optim.types import Array, Scalar
@@ -49,7 +49,7 @@ def simulate(
     """
     require_float64("simulate")
     initial = model.State(*(jnp.asarray(x) for x in initial))
-    y0 = jnp.stack(amounts(model, initial, jnp.asarray(volume), grid.actions), axis=-1)
+    y0 = jnp.stack(to_amounts(model, initial, jnp.asarray(volume), grid.actions), axis=-1)
     p = jax.tree.map(jnp.asarray, p)
     grid, vessel = jax.tree.map(jnp.asarray, (grid, vessel))
     run = march_reverse if derivative == "reverse" else march
@@ -59,7 +59,7 @@ def simulate(
     names = [model.species[i].name for i in collected_species(model)]
     return Trajectory(
         t=grid.t,
-        concentrations=concentrations(model, columns),
+        concentrations=to_concentrations(model, columns),
         volume=columns[n],
         collected=dict(zip(names, columns[n + 1 :], strict=False)),
         status=result.status,
@@ -88,7 +88,7 @@ def simulate_one(
     return one
 
 
-def observe(model: AbstractKineticModel, p: Any, trajectory: Trajectory, grid: IntervalGrid) -> dict[str, Array]:
+def observe_nodes(model: AbstractKineticModel, p: Any, trajectory: Trajectory, grid: IntervalGrid) -> dict[str, Array]:
     """What assays would read at every node of one vessel, each [K+1].
 
     The environment is that of the interval that ends at the node.
@@ -99,7 +99,7 @@ def observe(model: AbstractKineticModel, p: Any, trajectory: Trajectory, grid: I
     return model.observe(p, trajectory.concentrations, env)
 
 
-def check(trajectory: Trajectory, vessels: tuple[str, ...]) -> None:
+def check_trajectory(trajectory: Trajectory, vessels: tuple[str, ...]) -> None:
     """Raise `SimulationError` naming every vessel of a batched trajectory that did not end well."""
     status = np.atleast_1d(np.asarray(trajectory.status))
     if not status.any():

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from optim.kinetics.base import AbstractKineticModel
 from optim.runtime import require_float64
-from optim.schedule.grid import IntervalGrid, split
-from optim.simulation.balance import Controls, Vessel, amounts, concentrations
+from optim.schedule.grid import IntervalGrid, split_interval
+from optim.simulation.balance import Controls, Vessel, to_amounts, to_concentrations
 from optim.simulation.engine.march import Integrator
-from optim.simulation.engine.rhs import Held, right_hand_side
+from optim.simulation.engine.rhs import FrozenInputs, right_hand_side
 from optim.simulation.simulate import Trajectory, simulate
 from optim.types import Array
 
@@ -24,7 +24,7 @@ ROUNDS = 14
 Criterion = Callable[[Any, Array], Array]
 
 
-class Until(NamedTuple):
+class UntilResult(NamedTuple):
     """Runs [B] that ended at their criterion, or as planned."""
 
     trajectory: Trajectory  # the node of the crossing is the last in use
@@ -43,7 +43,7 @@ def simulate_until(
     vessel: Vessel,
     integrator: Integrator,
     criterion: Criterion,
-) -> Until:
+) -> UntilResult:
     """Simulate B vessels, each until `criterion` first rises to zero; arguments as for `simulate`.
 
     Whether it is met is judged at nodes, just before their actions: give nodes as close as the criterion moves. The
@@ -65,24 +65,24 @@ def simulate_until(
     pick = lambda a, i: jnp.take_along_axis(a, i[:, None], axis=1)[:, 0]  # noqa: E731
     low, high = pick(grid.t, k), pick(grid.t, node)
 
-    def cut(t: Array) -> IntervalGrid:
-        more = jax.vmap(split)(grid, k, t)
+    def _cut(t: Array) -> IntervalGrid:
+        more = jax.vmap(split_interval)(grid, k, t)
         return more._replace(intervals=jnp.where(crossed, k + 1, grid.intervals + 1).astype(jnp.int32))
 
-    def at(t: Array) -> tuple[Trajectory, Array]:
-        found = run(cut(t))
+    def _at(t: Array) -> tuple[Trajectory, Array]:
+        found = run(_cut(t))
         return found, pick(values(found.concentrations, found.volume), k + 1)
 
     known = jax.lax.stop_gradient((low, high, pick(at_nodes, node)))
-    time = jax.lax.stop_gradient(_root(lambda t: jax.lax.stop_gradient(at(t)[1]), *known))
-    found, value = at(time)
-    slope = _slope(model, p, cut(time), vessel, jax.lax.stop_gradient(found), k, criterion)
+    time = jax.lax.stop_gradient(_root(lambda t: jax.lax.stop_gradient(_at(t)[1]), *known))
+    found, value = _at(time)
+    slope = _slope(model, p, _cut(time), vessel, jax.lax.stop_gradient(found), k, criterion)
     real = crossed & (slope > 0.0)
     slope = jnp.where(real, slope, 0.0)
     # one Newton step: it moves the time by round-off, and gives it the derivative of the implicit function
     time = jnp.where(crossed, time - jnp.where(real, value / jnp.where(real, slope, 1.0), 0.0), high)
-    end = cut(time)
-    return Until(run(end), end, crossed, time, slope)
+    end = _cut(time)
+    return UntilResult(run(end), end, crossed, time, slope)
 
 
 def _slope(
@@ -99,16 +99,16 @@ def _slope(
     row = jnp.arange(k.shape[0])
     u = Controls(grid.t[row, k + 1] - grid.t[row, k], jax.tree.map(lambda a: a[row, k], grid.actions))
     c = model.State(*(x[row, k + 1] for x in trajectory.concentrations))
-    y = amounts(model, c, trajectory.volume[row, k + 1], grid.actions)
-    rhs = right_hand_side(model, Held(*lanes((u, p, vessel))))
+    y = to_amounts(model, c, trajectory.volume[row, k + 1], grid.actions)
+    rhs = right_hand_side(model, FrozenInputs(*lanes((u, p, vessel))))
     change = rhs(jnp.ones(k.shape), jnp.stack(y))
     inverse = jnp.where(u.length > 0.0, 1.0 / jnp.where(u.length > 0.0, u.length, 1.0), 0.0)
 
-    def value(y: tuple[Array, ...]) -> Array:
+    def _value(y: tuple[Array, ...]) -> Array:
         one = lambda x: jax.tree.map(lambda a: a[:, None], x)  # noqa: E731
-        return jax.vmap(criterion)(one(concentrations(model, y)), one(y[len(model.species)]))[:, 0]
+        return jax.vmap(criterion)(one(to_concentrations(model, y)), one(y[len(model.species)]))[:, 0]
 
-    return jax.lax.stop_gradient(jax.jvp(value, (tuple(y),), (tuple(x * inverse for x in change),))[1])
+    return jax.lax.stop_gradient(jax.jvp(_value, (tuple(y),), (tuple(x * inverse for x in change),))[1])
 
 
 def _root(f: Callable[[Array], Array], low: Array, high: Array, above: Array) -> Array:
@@ -117,7 +117,7 @@ def _root(f: Callable[[Array], Array], low: Array, high: Array, above: Array) ->
     Regula falsi in the Illinois form (Dowell & Jarratt 1971, BIT 11:168).
     """
 
-    def one(i: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
+    def _one(i: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
         low, high, below, above, side = state
         share = jnp.where(above > below, -below / jnp.where(above > below, above - below, 1.0), 0.5)
         t = jnp.where(i == 0, low, low + jnp.clip(share, 0.0, 1.0) * (high - low))
@@ -130,4 +130,4 @@ def _root(f: Callable[[Array], Array], low: Array, high: Array, above: Array) ->
         return jnp.where(up, low, t), jnp.where(up, t, high), below, above, side
 
     start = (low, high, jnp.full_like(low, -1.0), above, jnp.zeros(low.shape, jnp.int32))
-    return jax.lax.fori_loop(0, ROUNDS, one, start)[1]
+    return jax.lax.fori_loop(0, ROUNDS, _one, start)[1]

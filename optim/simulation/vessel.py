@@ -14,7 +14,7 @@ from optim.simulation.balance import Vessel
 from optim.units import VARIABLES
 
 
-def vessel(
+def make_vessel(
     model: AbstractKineticModel,
     plan: Plan,
     stocks: Mapping[str, Mapping[str, float]],

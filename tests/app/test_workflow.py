@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from optim.app import session as session_module
 from optim.app.build import compose
 from optim.app.commands import load_command
 from optim.app.session import session
-from optim.artefact import load
+from optim.artefact import load, save
 from optim.errors import ConfigError, IncompatibleError
 from optim.estimation.result import FitResult
 from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.optimisation.result import Optimum, Ranking
+from optim.recipe.document import read_document
 from optim.report import fit_page, page
 
 BUDGET = ["fit.starts=1", "fit.max_iterations=4", "fit.ensemble=4", "fit.noise_rounds=1", "fit.quality=false",
@@ -115,7 +117,7 @@ def test_data_without_a_process_are_fitted(tmp_path):
     said: list[str] = []
     overrides = ["experiment=nistcho_growth", "fit.leave_one_out=false"]
     result = go(tmp_path / "out", *overrides, command="fit", said=said)
-    assert not result.simulated
+    assert not result.lineage.simulated
     assert set(result.r2) == {"vcd", "viability"}
     assert "34 runs" in said[0]
 
@@ -142,6 +144,10 @@ def test_one_seed_gives_identical_numbers_and_another_does_not(finished, tmp_pat
     assert body[0]["process"]["metrics"] != body[2]["process"]["metrics"]
     a, b = (load(FitResult, f / "fit") for f in folders[:2])
     assert np.array_equal(a.clone, b.clone)
+    ids = [[load(kind, f / kind.kind()).id for kind in (FitResult, Ranking, Optimum)] for f in folders]
+    ids = [[*own, read_document(f / "recipe")["id"]] for own, f in zip(ids, folders, strict=True)]
+    assert ids[0] == ids[1]
+    assert not set(ids[0]) & set(ids[2])
 
 
 @pytest.fixture
@@ -151,12 +157,57 @@ def done(finished, tmp_path) -> Path:
 
 
 def test_every_command_can_be_run_alone_on_the_artefacts_before_it(done, small_screen):
-    before = load(Optimum, done / "optimum")
+    before = [load(Ranking, done / "ranking").id, load(Optimum, done / "optimum").id]
+    recipe = read_document(done / "recipe")["id"]
     for command in ("rank", "optimise", "export"):
         go(done, f"dataset.name={small_screen}", command=command)
-    assert load(Ranking, done / "ranking").rows
-    after = load(Optimum, done / "optimum")
-    assert after.clone == before.clone
+    # alone as within the whole flow, to the last digit
+    assert [load(Ranking, done / "ranking").id, load(Optimum, done / "optimum").id] == before
+    assert read_document(done / "recipe")["id"] == recipe
+
+
+def test_every_artefact_names_its_parents(finished):
+    fit, ranking, optimum = (load(kind, finished / kind.kind()) for kind in (FitResult, Ranking, Optimum))
+    assert fit.lineage.parents == {}
+    assert ranking.lineage.parents == {"fit": fit.id}
+    assert optimum.lineage.parents == {"fit": fit.id, "ranking": ranking.id}
+    recipe = read_document(finished / "recipe")["recipe"]
+    assert recipe["lineage"]["parents"] == {"fit": fit.id, "ranking": ranking.id, "optimum": optimum.id}
+
+
+@pytest.mark.parametrize(
+    ("command", "folder", "remedy"),
+    [
+        ("optimise", "ranking", "optim rank"),
+        ("suggest", "ranking", "optim rank"),
+        ("export", "optimum", "optim optimise"),
+        ("stress", "optimum", "optim optimise"),
+        ("pareto", "optimum", "optim optimise"),
+        ("replan", "optimum", "optim optimise"),
+    ],
+)
+def test_what_was_made_from_another_fit_is_refused(done, small_screen, command, folder, remedy):
+    old = load(FitResult, done / "fit")
+    new = replace(old, lineage=replace(old.lineage, seed=99))
+    save(new, done / "fit")
+    run = f"replan.run={old.vessels[0]}"
+    text = rf"{folder} was made from fit {old.id[:12]}, but \S+fit holds fit {new.id[:12]}; run `{remedy}` again"
+    with pytest.raises(IncompatibleError, match=text):
+        go(done, f"dataset.name={small_screen}", run, command=command)
+
+
+@pytest.mark.parametrize("command", ["rank", "optimise", "export", "stress", "pareto", "suggest", "replan", "place"])
+def test_fixed_parameters_are_those_of_the_fit(done, small_screen, command):
+    text = "'mu_d_max': value is 0.5 in the configuration and 0.06 in the fit.*run `optim fit`"
+    with pytest.raises(IncompatibleError, match=text):
+        go(done, f"dataset.name={small_screen}", "model.parameters.mu_d_max.value=0.5", command=command)
+
+
+def test_a_prior_or_bound_that_was_not_fitted_is_refused(done, small_screen):
+    changed = ("model.parameters.mu_max.upper=0.2", "model.parameters.mu_max.source=elsewhere")
+    text = r"with other parameters: 'mu_max': upper is 0\.2 in the configuration and 0\.09 in the fit\. Take"
+    with pytest.raises(IncompatibleError, match=text):
+        go(done, f"dataset.name={small_screen}", *changed, command="rank")
 
 
 def test_an_artefact_of_other_data_or_another_model_is_refused(done, small_screen):

@@ -82,7 +82,7 @@ def test_a_fit_continued_ends_where_one_from_scratch_does(problem, old, what):
         width = np.log(b.upper90 / b.lower90)
         assert abs(np.log(a.estimate / b.estimate)) < 0.03 * width, (a.level, a.name, a.owner)
     assert ours.log_likelihood == pytest.approx(theirs.log_likelihood, abs=0.1)
-    assert any("continued" in note for note in ours.notes)
+    assert any("continued" in note for note in ours.lineage.notes)
 
 
 # --- a new clone placed ---

@@ -17,7 +17,7 @@ from optim.kinetics.ecoli_oxygen import SATURATION, uptakes
 from optim.kinetics.ecoli_oxygen_steady import steady_oxygen
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.steppers import Tsit5
-from optim.simulation.simulate import Trajectory, observe
+from optim.simulation.simulate import Trajectory, observe_nodes
 
 FULL, STEADY = kinetics("ecoli_oxygen"), kinetics("ecoli_oxygen_steady")
 # bounds (measured): X, S, A relative to their size up to the first pulse (3.8e-5), and to the end (2.8e-4); DOT in % of
@@ -117,7 +117,7 @@ def test_dissolved_oxygen_is_that_of_the_full_model_away_from_pulses():
     n = int(cases[0].grid.intervals) + 1
     for v, case in enumerate(cases):
         one = jax.tree.map(lambda a, v=v: a[v], steady)
-        seen = np.asarray(observe(STEADY, case.p, one, case.grid)["dissolved_oxygen"])[1:n]
+        seen = np.asarray(observe_nodes(STEADY, case.p, one, case.grid)["dissolved_oxygen"])[1:n]
         # every node lies well after the last pulse or step of kLa; a node is just before its own
         assert np.abs(seen - full.concentrations.DOT[v, 1:n]).max() < DOT
         assert (seen > 0.0).all()

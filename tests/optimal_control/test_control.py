@@ -13,9 +13,15 @@ from conftest import ROOT
 from support.models import Inert, Monod, Undefined
 
 from optim.errors import ConfigError, InfeasibleError
-from optim.optimal_control.interior_point import InteriorOptions, solve
-from optim.optimal_control.maximise import ControlOptions, coarser, maximise, random_starts, resampled
-from optim.optimal_control.problem import ControlProblem, Limit, Profile
+from optim.optimal_control.interior_point import InteriorOptions, solve_interior_point
+from optim.optimal_control.maximise import (
+    ControlOptions,
+    coarsen_problem,
+    maximise_control,
+    random_starts,
+    resample_decisions,
+)
+from optim.optimal_control.problem import ControlLimit, ControlProblem, ControlProfile
 from optim.optimal_control.second_order import RADAU, _inverse
 from optim.simulation.engine.march import Integrator
 
@@ -33,8 +39,8 @@ def part(name: str):
 CASES = part("problems").CASES
 resimulated = part("resimulate").resimulated
 
-VOLUME = Limit("volume", lambda c, v: v, "max", 2.0, "end")
-SUBSTRATE = Limit("substrate", lambda c, v: c.S, "max", 0.4)
+VOLUME = ControlLimit("volume", lambda c, v: v, "max", 2.0, "end")
+SUBSTRATE = ControlLimit("substrate", lambda c, v: c.S, "max", 0.4)
 
 
 def problem(model=None, **change) -> ControlProblem:
@@ -45,7 +51,7 @@ def problem(model=None, **change) -> ControlProblem:
         initial=np.array([0.1, 0.2]),
         volume_l=1.0,
         composition=np.array([[0.0, 10.0]]),
-        profiles=(Profile("feed", 0.0, 0.2),),
+        profiles=(ControlProfile("feed", 0.0, 0.2),),
         intervals=6,
         hours=(8.0, 16.0),
         value=lambda end: end.state.X * end.volume - 0.3 * end.fed[0] - 0.01 * end.hours,
@@ -55,7 +61,7 @@ def problem(model=None, **change) -> ControlProblem:
     return ControlProblem(**given | change)
 
 
-HEATED = (Profile("feed", 0.0, 0.2), Profile("temperature", 30.0, 40.0, None))
+HEATED = (ControlProfile("feed", 0.0, 0.2), ControlProfile("temperature", 30.0, 40.0, None))
 
 
 @pytest.mark.parametrize(
@@ -65,12 +71,12 @@ HEATED = (Profile("feed", 0.0, 0.2), Profile("temperature", 30.0, 40.0, None))
 )
 def test_derivatives_match_finite_differences(p):
     rng = np.random.default_rng(1)
-    w, direction, step = rng.uniform(0.2, 0.8, (3, p.size)), rng.normal(size=p.size), 1e-5
-    weights = rng.normal(size=p.run(w).margins.shape)
+    w, direction, step = rng.uniform(0.2, 0.8, (3, p.decision_count)), rng.normal(size=p.decision_count), 1e-5
+    weights = rng.normal(size=p.simulate_decisions(w).margins.shape)
 
     def lagrangian(w):
-        run = p.run(w)
-        slopes = p.slopes(w, run.paths)
+        run = p.simulate_decisions(w)
+        slopes = p.first_derivatives(w, run.paths)
         value = run.value + (weights * run.margins).sum(axis=1)
         slope = slopes.value + np.einsum("lr,lrd->ld", weights, slopes.margins)
         return value, slope, p.hessian(w, run.paths, slopes, weights)
@@ -96,8 +102,8 @@ def test_small_matrices_are_inverted_as_lapack_does():
 
 def test_a_lane_does_not_depend_on_those_beside_it():
     p = problem()
-    w = np.random.default_rng(0).uniform(0.1, 0.9, (11, p.size))
-    many, one = p.run(w), p.run(w[7:8])
+    w = np.random.default_rng(0).uniform(0.1, 0.9, (11, p.decision_count))
+    many, one = p.simulate_decisions(w), p.simulate_decisions(w[7:8])
     assert np.array_equal(many.value[7:8], one.value)
     assert np.array_equal(many.paths[7].y, one.paths[0].y)
 
@@ -105,7 +111,7 @@ def test_a_lane_does_not_depend_on_those_beside_it():
 def test_what_must_be_fed_is_fed_and_no_more():
     # nothing reacts: 10 g/L times what fits into the vessel, however it is spread
     p = problem(Inert(), value=lambda end: end.state.S * end.volume, limits=(VOLUME,), hours=(16.0, 16.0))
-    found = maximise(p, ControlOptions(4))
+    found = maximise_control(p, ControlOptions(4))
     assert found.value == pytest.approx(0.2 + 10.0, rel=1e-5)
     assert found.binding == ("volume",)
     assert all(s.success for s in found.starts)
@@ -113,34 +119,34 @@ def test_what_must_be_fed_is_fed_and_no_more():
 
 def test_cells_are_kept_at_the_temperature_that_they_like():
     p = problem(profiles=HEATED, limits=(VOLUME,), hours=(12.0, 12.0), value=lambda end: end.state.X * end.volume)
-    found = maximise(p, ControlOptions(4))
+    found = maximise_control(p, ControlOptions(4))
     assert found.controls[:, 1] == pytest.approx(37.0, abs=0.05)
-    assert len(found.optima) == 1
+    assert len(found.distinct_optima) == 1
 
 
 def test_a_limit_holds_between_the_nodes_too():
     # fed hard over few intervals, S peaks within them: a limit at their ends alone would be broken
     p = problem(intervals=3, hours=(15.0, 15.0), limits=(SUBSTRATE, VOLUME), value=lambda end: end.state.X * end.volume)
-    loose = solve(p, np.full((1, p.size), 0.3), InteriorOptions(), 1.0)
-    assert p.between(loose.w[0], loose.paths[0]).min() < -1e-4
-    found = maximise(p, ControlOptions(3))
+    loose = solve_interior_point(p, np.full((1, p.decision_count), 0.3), InteriorOptions(), 1.0)
+    assert p.margins_along_path(loose.w[0], loose.paths[0]).min() < -1e-4
+    found = maximise_control(p, ControlOptions(3))
     assert found.violation <= 1e-6
     fine = replace(p, parts=200)
-    nodes = fine.run(fine.encode(found.controls[None], np.array([found.hours]))).margins
+    nodes = fine.simulate_decisions(fine.encode_decisions(found.controls[None], np.array([found.hours]))).margins
     assert -2e-6 <= nodes.min() < 1e-4
     assert "substrate" in found.binding
 
 
 def test_what_cannot_be_met_is_named():
-    needed = Limit("biomass", lambda c, v: c.X, "min", 50.0, "end")
+    needed = ControlLimit("biomass", lambda c, v: c.X, "min", 50.0, "end")
     with pytest.raises(InfeasibleError, match=r"biomass \(min 50, broken by"):
-        maximise(problem(limits=(VOLUME, needed)), ControlOptions(3))
+        maximise_control(problem(limits=(VOLUME, needed)), ControlOptions(3))
 
 
 def test_bad_problems_are_refused():
     for change, words in (
-        ({"profiles": (Profile("feed", 0.0, 0.2, 1),)}, "there is no feed 1"),
-        ({"profiles": (Profile("a", 0.0, 0.2), Profile("b", 0.0, 0.1))}, "two profiles"),
+        ({"profiles": (ControlProfile("feed", 0.0, 0.2, 1),)}, "there is no feed 1"),
+        ({"profiles": (ControlProfile("a", 0.0, 0.2), ControlProfile("b", 0.0, 0.1))}, "two profiles"),
         ({"hours": (10.0, 5.0)}, "in order"),
         ({"intervals": 0}, "nothing to optimise"),
         ({"initial": np.array([0.1])}, r"initial: expected 2 values in a row \(X, S\), not shape \(1,\)"),
@@ -150,52 +156,55 @@ def test_bad_problems_are_refused():
         with pytest.raises(ConfigError, match=words):
             problem(**change)
     with pytest.raises(ConfigError, match="cannot flow backward"):
-        Profile("feed", -0.1, 0.1)
+        ControlProfile("feed", -0.1, 0.1)
     with pytest.raises(ConfigError, match="no scale"):
-        Limit("x", lambda c, v: v, "max", 0.0)
+        ControlLimit("x", lambda c, v: v, "max", 0.0)
 
 
 def test_a_start_of_the_wrong_size_is_refused():
     with pytest.raises(ConfigError, match="expected 7 scaled decisions per start"):
-        maximise(problem(), ControlOptions(1), np.zeros(6))
+        maximise_control(problem(), ControlOptions(1), np.zeros(6))
 
 
 def test_what_did_not_converge_says_so():
     p = problem(limits=(VOLUME,))
-    found = maximise(p, ControlOptions(2, interior=InteriorOptions(max_iterations=2)))
+    found = maximise_control(p, ControlOptions(2, interior=InteriorOptions(max_iterations=2)))
     assert not found.success
     assert found.message == "iterations used up"
-    assert not found.optima
-    assert maximise(p, ControlOptions(2)).success
+    assert not found.distinct_optima
+    assert maximise_control(p, ControlOptions(2)).success
 
 
 def test_what_cannot_be_simulated_is_no_number():
     p = problem(Undefined())
     with np.errstate(all="ignore"), pytest.raises(InfeasibleError, match="no start could be simulated"):
-        maximise(p, ControlOptions(2))
-    run = p.run(np.full((1, p.size), 0.5))
+        maximise_control(p, ControlOptions(2))
+    run = p.simulate_decisions(np.full((1, p.decision_count), 0.5))
     assert np.isnan(run.value[0])
     assert run.status[0] != 0
 
 
 def test_a_finer_grid_keeps_what_a_coarse_one_feeds():
     p = problem(intervals=60)
-    rough = coarser(p)
+    rough = coarsen_problem(p)
     assert rough.intervals == 30
     w = random_starts(rough, 3, 0)
-    there = resampled(rough, p, w)
-    assert np.allclose(resampled(p, rough, there), w)
-    assert np.allclose(p.run(there).value, rough.run(w).value, rtol=1e-6)
+    there = resample_decisions(rough, p, w)
+    assert np.allclose(resample_decisions(p, rough, there), w)
+    assert np.allclose(p.simulate_decisions(there).value, rough.simulate_decisions(w).value, rtol=1e-6)
     odd = replace(p, intervals=37)
-    assert np.allclose(odd.decode(resampled(rough, odd, w))[0].mean(axis=1), rough.decode(w)[0].mean(axis=1))
+    assert np.allclose(
+        odd.decode_decisions(resample_decisions(rough, odd, w))[0].mean(axis=1),
+        rough.decode_decisions(w)[0].mean(axis=1),
+    )
 
 
 @pytest.mark.parametrize("name", ["park_ramirez", "lee_ramirez_q5"])
 def test_published_problems_are_solved_from_the_naive_feed(name):
     case = CASES[name]
     p = case.problem(20)
-    naive = p.encode(np.tile(case.naive, (1, 20, 1)), np.full(1, np.mean(p.hours)))
-    found = maximise(p, ControlOptions(0), naive)
+    naive = p.encode_decisions(np.tile(case.naive, (1, 20, 1)), np.full(1, np.mean(p.hours)))
+    found = maximise_control(p, ControlOptions(0), naive)
     value, violation = resimulated(name, found.controls, found.hours)
     assert found.value == pytest.approx(value, rel=1e-6)
     assert violation <= 1e-6
@@ -205,7 +214,7 @@ def test_published_problems_are_solved_from_the_naive_feed(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_random_starts_find_the_published_optimum_and_keep_its_limits(name):
-    found = maximise(CASES[name].problem(20), ControlOptions(8))
+    found = maximise_control(CASES[name].problem(20), ControlOptions(8))
     value, violation = resimulated(name, found.controls, found.hours)
     assert found.value == pytest.approx(value, rel=1e-5)
     assert violation <= 1e-6
@@ -214,7 +223,7 @@ def test_random_starts_find_the_published_optimum_and_keep_its_limits(name):
 
 def test_equal_seeds_give_equal_numbers_and_every_start_is_reported():
     p = problem()
-    a, b = (maximise(p, ControlOptions(5, seed=3)) for _ in range(2))
+    a, b = (maximise_control(p, ControlOptions(5, seed=3)) for _ in range(2))
     assert np.array_equal(a.controls, b.controls)
     assert [s.start for s in a.starts] == list(range(5))
     leads = [a.starts[s.joined] for s in a.starts]

@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 
 from optim.app.build import build_process, compose
+from optim.artefact import Lineage
 from optim.errors import InfeasibleError, SimulationError
 from optim.optimisation.evaluate import outcome
-from optim.optimisation.optimise import About, _price_flips, optimise, rank
-from optim.optimisation.slsqp import OptimiseOptions, best, kkt_residual, solve, start_points
+from optim.optimisation.optimise import _price_flips, optimise, rank
+from optim.optimisation.slsqp import best, kkt_residual, solve, start_points
 from optim.process.design import Decision
 from optim.process.metrics import relative_change
 from optim.process.objective import Objective
 from optim.process.problem import Constraint, Evaluation, Slopes
 from optim.report.terminal import ranking_metrics
+from optim.settings.optimisation import OptimiseSettings
 from optim.simulation.engine.march import Integrator
 
-FEW = OptimiseOptions(starts=3, rank_starts=1, max_iterations=40, tolerance=1e-7)
+FEW = OptimiseSettings(starts=3, rank_starts=1, max_iterations=40, tolerance=1e-7)
 
 
 @dataclass
@@ -91,12 +93,12 @@ def test_starts_are_the_platform_and_then_spread(process_problem):
 
 
 @pytest.fixture(scope="module")
-def about(small_problem):
+def lineage(small_problem):
     from optim.estimation.fit import fit
     from optim.settings.estimation import FitSettings
 
     result = fit(small_problem, FitSettings(1, 10, 1e-4, 4, 0.3, 1), seed=1, model_name="cho_moller")
-    return About(result, 1, {"bolus": (0.2, 0.6), "harvest": (0.0, 336.0)}, ("a note",))
+    return Lineage.of(result, seed=1, notes=("a note",))
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +111,9 @@ def small_design(screen):
     return problem
 
 
-def test_it_beats_a_grid_of_processes(small_design, published, about):
+def test_it_beats_a_grid_of_processes(small_design, published, lineage):
     problem = small_design
-    o = optimise(problem, "C01", np.repeat(published, 4, axis=0), FEW, about)
+    o = optimise(problem, "C01", np.repeat(published, 4, axis=0), FEW, lineage)
     d = problem.design
     grid = np.array(
         [(a, b) for a in np.linspace(d.lower[0], d.upper[0], 12) for b in np.linspace(d.lower[1], d.upper[1], 12)]
@@ -123,24 +125,24 @@ def test_it_beats_a_grid_of_processes(small_design, published, about):
     assert o.optimum.metrics[problem.metric].p50 >= o.baseline.metrics[problem.metric].p50
     assert all(c.margin >= -1e-6 * abs(c.limit) for c in o.optimum.constraints)
     assert len(o.starts) == 3
-    assert o.notes[0] == "a note"
+    assert o.lineage.notes[0] == "a note"
 
 
 @pytest.mark.slow
-def test_more_freedom_is_never_worse(small_design, process_problem, published, about):
-    few = optimise(small_design, "C01", published, FEW, about)
-    many = optimise(process_problem, "C01", published, FEW, about)
+def test_more_freedom_is_never_worse(small_design, process_problem, published, lineage):
+    few = optimise(small_design, "C01", published, FEW, lineage)
+    many = optimise(process_problem, "C01", published, FEW, lineage)
     key = process_problem.metric
     assert many.optimum.metrics[key].p50 > few.optimum.metrics[key].p50
 
 
-def test_an_impossible_process_names_the_limits_in_conflict(small_design, published, about):
+def test_an_impossible_process_names_the_limits_in_conflict(small_design, published, lineage):
     strict = Constraint("titre_at_harvest", "titre", "min", 500.0, "g/L", "end", "none", False)
     with pytest.raises(InfeasibleError, match=r"titre_at_harvest: .* against a min of 500 g/L"):
-        optimise(replace(small_design, constraints=(strict,)), "C01", published, FEW, about)
+        optimise(replace(small_design, constraints=(strict,)), "C01", published, FEW, lineage)
 
 
-def test_clones_are_ranked_by_what_they_can_do(small_design, published, about):
+def test_clones_are_ranked_by_what_they_can_do(small_design, published, lineage):
     names = list(small_design.model.Parameters._fields)
     good, poor = published.copy(), published.copy()
     good[0, names.index("qP")] *= 2.0
@@ -150,7 +152,7 @@ def test_clones_are_ranked_by_what_they_can_do(small_design, published, about):
     ensembles["middle"] = ensembles["middle"].copy()
     ensembles["middle"][:, names.index("qP")] *= 1.3 * spread[:, 0]
     r = rank(
-        small_design, ensembles, FEW, about, truth=lambda clone, x: {"poor": 1.0, "middle": 2.0, "good": 3.0}[clone]
+        small_design, ensembles, FEW, lineage, truth=lambda clone, x: {"poor": 1.0, "middle": 2.0, "good": 3.0}[clone]
     )
     assert [row.clone for row in r.rows] == ["good", "middle", "poor"]
     assert [row.truth_rank for row in r.rows] == [1, 2, 3]
@@ -161,13 +163,13 @@ def test_clones_are_ranked_by_what_they_can_do(small_design, published, about):
     assert r.price_flips == ()  # they differ in titre alone, so that every price falls on all alike
 
 
-def test_clones_are_ranked_by_cost_of_goods_the_cheapest_first(small_design, published, about):
+def test_clones_are_ranked_by_cost_of_goods_the_cheapest_first(small_design, published, lineage):
     names = list(small_design.model.Parameters._fields)
     good = published.repeat(4, 0)
     good[:, names.index("qP")] *= 2.0
     problem = replace(small_design, objective=Objective("cogs"))
     truth = {"good": 40.0, "poor": 70.0}
-    r = rank(problem, {"poor": published.repeat(4, 0), "good": good}, FEW, about, truth=lambda clone, x: truth[clone])
+    r = rank(problem, {"poor": published.repeat(4, 0), "good": good}, FEW, lineage, truth=lambda clone, x: truth[clone])
     assert [row.clone for row in r.rows] == ["good", "poor"]
     assert r.rows[0].objective.p50 < r.rows[1].objective.p50
     assert [row.probability_best for row in r.rows] == [1.0, 0.0]
@@ -200,7 +202,7 @@ def test_members_that_fail_are_counted_and_left_out(small_design, published):
     names = list(small_design.model.Parameters._fields)
     ensemble = np.repeat(published, 5, axis=0)
     ensemble[3, names.index("mu_max")] = np.nan
-    found = outcome(small_design, "platform", small_design.design.platform, ensemble, {})
+    found = outcome(small_design, "platform", small_design.design.platform, ensemble)
     assert found.failed_members == 1
     assert np.isfinite(found.metrics["titre_g_per_l"].p95)
 
@@ -208,11 +210,12 @@ def test_members_that_fail_are_counted_and_left_out(small_design, published):
 def test_an_estimate_that_fails_is_an_error(small_design, published):
     broken = replace(small_design, integrator=Integrator(max_steps=4))
     with pytest.raises(SimulationError, match="cannot be simulated: max_steps"):
-        outcome(broken, "platform", small_design.design.platform, published, {})
+        outcome(broken, "platform", small_design.design.platform, published)
 
 
 def test_what_lies_outside_the_screen_says_so(small_design, published):
     ranges = {"harvest": (0.0, 200.0), "temperature": (31.0, 35.0)}
-    found = outcome(small_design, "platform", np.array([33.0, 336.0]), published, ranges)
+    screened = replace(small_design, screened=ranges)
+    found = outcome(screened, "platform", np.array([33.0, 336.0]), published)
     flags = {d.name: d.outside_screened for d in found.decisions}
     assert flags == {"shift_temperature": False, "harvest": True}

@@ -14,17 +14,17 @@ from optim.kinetics import kinetics
 from optim.optimisation.evaluate import actions
 from optim.process.decision import KINDS, Decision
 from optim.process.design import Component, Design
-from optim.process.disturbance import AS_PLANNED, Drift
+from optim.process.disturbance import AS_PLANNED
 from optim.process.metrics import PRODUCTS, batch_metrics
 from optim.process.objective import Market, Objective
 from optim.process.problem import Constraint
 from optim.recipe.recipe import feed_schedule
 from optim.schedule.actions import Bleed, Feed, Harvest, Perfusion, Setpoint
-from optim.schedule.plan import plan_of
+from optim.schedule.plan import make_plan
 from optim.schedule.schedule import to_grid
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import observe, simulate_one
-from optim.simulation.vessel import vessel
+from optim.simulation.simulate import observe_nodes, simulate_one
+from optim.simulation.vessel import make_vessel
 
 DAY = 24.0
 
@@ -213,7 +213,7 @@ def test_what_is_perfused_does_not_fill_the_vessel():
 
 def test_a_delay_delays_flows_as_well():
     d = design(one("a", "bleed", 0.0, 3.0, 1.0, time_h=24.0), one("b", "bleed", 0.0, 3.0, 1.0, time_h=48.0))
-    late = AS_PLANNED._replace(delay=6.0).applied(d.schedule(jnp.array([1.0, 2.0])))
+    late = AS_PLANNED._replace(delay_h=6.0).applied(d.schedule(jnp.array([1.0, 2.0])))
     assert np.asarray(late.flow_t).tolist() == [0.0, 30.0, 54.0]
 
 
@@ -297,7 +297,7 @@ def test_a_drift_is_what_it_says(process_problem, published):
     seeded = problem.trace(x[None], published, drift=AS_PLANNED._replace(inoculum=1.2))
     vcd = problem.observed.index("vcd")
     assert seeded.observed[0, vcd, 0] == pytest.approx(1.2 * plain.observed[0, vcd, 0])
-    warm = problem.trace(x[None], published, drift=Drift(1.0, 1.0, 1.0, 0.5, 0.0, 0.0))
+    warm = problem.trace(x[None], published, drift=AS_PLANNED._replace(temperature_c=0.5))
     assert warm.temperature[0] == pytest.approx(plain.temperature[0] + 0.5)
 
 
@@ -333,7 +333,7 @@ def test_perfusion_agrees_with_the_plan_it_stands_for(screen, tmp_path):
     trace = problem.trace(x[None], p)
     assert int(trace.status[0]) == 0
     volume_ml = 1000.0 * d.start_volume_l
-    plan = plan_of(
+    plan = make_plan(
         [
             Setpoint(0.0, temperature_c=d.temperature_c, ph=d.ph),
             Perfusion(0.0, "fresh", rate_vvd=0.8, stop_h=96.0),
@@ -345,11 +345,11 @@ def test_perfusion_agrees_with_the_plan_it_stands_for(screen, tmp_path):
         volume_ml=volume_ml,
     )
     stocks = {"fresh": {"glucose": 35.0}, "feed_a": dict(screen.media["feed_a"])}
-    device = vessel(model, plan, stocks)
+    device = make_vessel(model, plan, stocks)
     grid = to_grid(plan.schedule)[0]
     start = model.State(*problem.initial)
     t = simulate_one(model, model.Parameters(*p[0]), start, d.start_volume_l, grid, device, problem.integrator)
-    seen = observe(model, model.Parameters(*p[0]), t, grid)
+    seen = observe_nodes(model, model.Parameters(*p[0]), t, grid)
     last = int(grid.intervals)
     grams = float(seen["titre"][last] * t.volume[last] + t.collected["mAb"][last])
     scale = problem.book.production_volume_l / d.start_volume_l

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +14,14 @@ from optim.app.build import build_process, compose
 from optim.app.commands import load_command
 from optim.app.commands.replan import chosen_run, now_of, read_plan, running, stopped, until_now
 from optim.app.session import session
-from optim.artefact import load, save
+from optim.artefact import Lineage, load, save
 from optim.data.dataset import Event, Measurements, Run
 from optim.data.open import open_dataset
 from optim.data.writer import write_dataset
 from optim.errors import ConfigError, DatasetError, DisagreementWarning, IncompatibleError
 from optim.estimation.fit import fit
-from optim.optimisation.optimise import About, optimise, parameter_sets
-from optim.optimisation.slsqp import OptimiseOptions, best, solve
-from optim.process.calendar import WEEKDAYS, Calendar
+from optim.optimisation.optimise import optimise, parameter_sets
+from optim.optimisation.slsqp import best, solve
 from optim.process.decision import Decision
 from optim.process.design import Design
 from optim.replanning.remaining import remaining
@@ -33,16 +33,19 @@ from optim.report.terminal_replan import replan_lines
 from optim.schedule.from_run import schedule_of
 from optim.schedule.schedule import to_grid
 from optim.settings.estimation import FitSettings
+from optim.settings.optimisation import OptimiseSettings
+from optim.settings.process import WEEKDAYS, CalendarSettings
+from optim.settings.replanning import ReplanSettings
 from optim.simulation.balance import Vessel
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import check, observe, simulate_one
+from optim.simulation.simulate import check_trajectory, observe_nodes, simulate_one
 from optim.synthetic import FEED, MEDIUM
 
-FEW = ReplanOptions(OptimiseOptions(starts=1, max_iterations=40, tolerance=1e-7), draws=15)
+FEW = ReplanOptions(OptimiseSettings(starts=1, max_iterations=40, tolerance=1e-7), ReplanSettings(draws=15))
 DAY = 24.0
 SAMPLE = 0.00035
 CLONE = "C01"
-FIXED = {n: float(p.value) for n, p in compose([]).model.parameters.items() if p.level == "fixed"}
+FIT = Path("before/fit")
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +66,9 @@ def process(cfg, small_screen):
 
 @pytest.fixture(scope="module")
 def optimum(process, old):
-    sets = parameter_sets(old, FIXED, process.model, CLONE)
-    about = About(old, 1, {}, ())
-    return optimise(process, CLONE, sets, OptimiseOptions(starts=4, max_iterations=80, tolerance=1e-8), about)
+    sets = parameter_sets(old, process.model, CLONE)
+    options = OptimiseSettings(starts=4, max_iterations=80, tolerance=1e-8)
+    return optimise(replace(process, screened={}), CLONE, sets, options, Lineage.of(old, seed=1))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +79,7 @@ def plan(optimum):
 @pytest.fixture(scope="module")
 def member(old, process):
     """Parameters of a member of the clone's ensemble: the truth of simulated batches."""
-    return parameter_sets(old, FIXED, process.model, CLONE)[3]
+    return parameter_sets(old, process.model, CLONE)[3]
 
 
 def bolus(time_h, ml, feed="feed_a"):
@@ -111,9 +114,9 @@ def independent(model, p, run, times, inoculum=1.0):
     one = simulate_one(
         model, values, model.State(*start), run.start_volume_l, grid, vessel, Integrator(rtol=1e-8, atol=1e-9)
     )
-    check(jax.tree.map(lambda x: x[None], one), ("truth",))
+    check_trajectory(jax.tree.map(lambda x: x[None], one), ("truth",))
     at = [int(np.argmin(np.abs(np.asarray(grid.t) - t))) for t in times]
-    seen = {k: np.asarray(v)[at] for k, v in observe(model, values, one, grid).items()}
+    seen = {k: np.asarray(v)[at] for k, v in observe_nodes(model, values, one, grid).items()}
     return seen | {"volume": 1000.0 * np.asarray(one.volume)[at]}
 
 
@@ -149,7 +152,7 @@ def planned_anew(cfg, process, old, plan, small_screen):
         here, batch = running(problem, data, 0, now_h)
         fitting = until_now(cfg, data, 0, now_h)
         if whole:
-            return replan(here, fitting, old, batch, plan, options, 1)
+            return replan(here, fitting, old, batch, plan, options, Lineage.of(old, seed=1))
         return outlook(here, fitting, old, batch, plan.decisions, options.draws, 1)
 
     return go
@@ -161,7 +164,7 @@ def planned_anew(cfg, process, old, plan, small_screen):
 @pytest.mark.slow
 def test_without_readings_the_plan_is_kept_and_is_the_optimum_of_the_prior(planned_anew, process, old, plan, member):
     found = planned_anew(a_run([sample(0.0)]), [], 0.0)
-    expected = parameter_sets(old, FIXED, process.model, CLONE)
+    expected = parameter_sets(old, process.model, CLONE)
     assert found.kept
     assert found.known_clone
     assert found.ensemble[0] == pytest.approx(expected[0], rel=1e-9)
@@ -177,7 +180,7 @@ def test_without_readings_the_plan_is_kept_and_is_the_optimum_of_the_prior(plann
     # an optimiser that starts elsewhere finds nothing better
     o = planned_anew(a_run([sample(0.0)]), [], 0.0, whole=False)
     again = best(
-        solve(o.problem, o.design.platform[None], o.lanes[:1], OptimiseOptions(max_iterations=150, tolerance=1e-9))
+        solve(o.problem, o.design.platform[None], o.lanes[:1], OptimiseSettings(max_iterations=150, tolerance=1e-9))
     )
     ours = o.problem.evaluate(o.planned[None], o.lanes[:1]).objective[0]
     assert again.objective < ours + 2e-4
@@ -243,7 +246,7 @@ def test_an_assay_that_agrees_with_nothing_is_named(planned_anew, process, plan,
     found = planned_anew(run, wrong, now)
     # it pulls the others with it, which are then named too
     assert "glucose" in [a.variable for a in found.agreement if a.off]
-    assert any("glucose does not agree" in note and "too low" in note for note in found.notes)
+    assert any("glucose does not agree" in note and "too low" in note for note in found.lineage.notes)
 
 
 # --- the past ---
@@ -341,7 +344,7 @@ def test_nothing_by_hand_is_planned_for_when_nobody_is_there(planned_anew, proce
     run = a_run(as_planned(plan, now))
     readings = readings_of(process.model, member, run, (0, 1, 2, 3, 4))
     # begun on a Monday at 9 h: nobody is there on days 4 to 6 and 11 to 13
-    week = Calendar(("monday",), working_days=WEEKDAYS[:4])
+    week = CalendarSettings(("monday",), working_days=WEEKDAYS[:4])
     found = planned_anew(run, readings, now, options=replace(FEW, calendar=week))
     rows = {d.name: d for d in found.decisions}
     windows = week.windows("monday", 336.0)
@@ -358,7 +361,7 @@ def test_nothing_by_hand_is_planned_for_when_nobody_is_there(planned_anew, proce
 
 def test_a_calendar_of_a_batch_under_way_has_the_day_it_began_on():
     with pytest.raises(ConfigError, match=r"day on which the batch began.*2 .monday, friday"):
-        replace(FEW, calendar=Calendar(("monday", "friday")))
+        replace(FEW, calendar=CalendarSettings(("monday", "friday")))
 
 
 # --- limits ---
@@ -397,7 +400,7 @@ def test_a_limit_that_nothing_can_meet_is_eased_and_said(planned_anew, process, 
     (row,) = found.limits
     assert row.eased_to > row.limit
     assert row.chance < 0.05
-    assert any("nothing that can still be done keeps titre below" in note for note in found.notes)
+    assert any("nothing that can still be done keeps titre below" in note for note in found.lineage.notes)
 
 
 # --- what is left of a design ---
@@ -529,17 +532,25 @@ def test_runs_and_times_that_cannot_be_are_refused(small_screen):
         now_of(data, 0, -1.0)
 
 
-def test_a_plan_of_another_design_is_refused(process, optimum, tmp_path):
+def test_a_plan_of_another_design_is_refused(process, old, optimum, tmp_path):
     save(optimum, tmp_path / "optimum")
-    assert read_plan(tmp_path / "optimum", process).decisions["harvest"] > 0.0
+    assert read_plan(tmp_path / "optimum", process, old, FIT).decisions["harvest"] > 0.0
     fewer = replace(process, design=replace(process.design, decisions=process.design.decisions[1:]))
     with pytest.raises(IncompatibleError, match=r"other decisions.*feed_volume_day_3"):
-        read_plan(tmp_path / "optimum", fewer)
+        read_plan(tmp_path / "optimum", fewer, old, FIT)
     with pytest.raises(IncompatibleError, match="does not exist"):
-        read_plan(tmp_path / "nowhere", process)
+        read_plan(tmp_path / "nowhere", process, old, FIT)
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(IncompatibleError, match="no recipe that can be followed"):
-        read_plan(tmp_path, process)
+        read_plan(tmp_path, process, old, FIT)
+
+
+def test_a_plan_that_was_made_from_another_fit_is_refused(process, old, optimum, tmp_path):
+    save(optimum, tmp_path / "optimum")
+    other = replace(old, lineage=replace(old.lineage, seed=99))
+    text = rf"optimum was made from fit {old.id[:12]}, but .*{other.id[:12]}; run `optim optimise` again"
+    with pytest.raises(IncompatibleError, match=text):
+        read_plan(tmp_path / "optimum", process, other, FIT)
 
 
 # --- the command ---
@@ -593,7 +604,7 @@ def test_the_command_reads_folders_and_leaves_an_artefact(tmp_path, old, optimum
     assert table.startswith("time_h,kind,what,value,unit")
     assert replan_lines(again) == replan_lines(found)
     # the next time, this is the plan
-    following = read_plan(tmp_path / "out" / "replan", process)
+    following = read_plan(tmp_path / "out" / "replan", process, old, FIT)
     assert following.decisions == {d.name: d.now for d in found.decisions}
     assert plots_replan.replan(again).axes
     assert {x.variable for x in again.readings} == {"vcd", "viability", "glucose", "lactate", "titre"}

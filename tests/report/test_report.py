@@ -11,21 +11,23 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from optim.artefact import Lineage
 from optim.errors import IncompatibleError, OptimError
 from optim.estimation.data_quality.finding import Finding
 from optim.estimation.result import StartReport
 from optim.export.tables import export_recipe
 from optim.optimisation.evaluate import outcome
-from optim.optimisation.optimise import About, optimise
+from optim.optimisation.optimise import optimise
 from optim.optimisation.result import Action, DecisionValue
-from optim.optimisation.slsqp import OptimiseOptions
+from optim.recipe.document import read_document, recipe_document
 from optim.recipe.recipe import Provenance, Recipe, feed_schedule, make_recipe
 from optim.recipe.rounding import broken_limits, kept_best, rounded_decisions, roundings
 from optim.report import plots, terminal
 from optim.report.fit_page import fit_images, fit_page, search_text
 from optim.report.page import number
+from optim.settings.optimisation import OptimiseSettings
 
-WHERE = Provenance("2026-01-01 00:00", "0.1.0", "", "3.13", "0.12", "abc", "seed: 1", "small", "hash", 1, "run")
+WHERE = Provenance("2026-01-01 00:00", "0.1.0", "", "3.13", "0.12", "abc", "seed: 1", "run")
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +43,36 @@ def optimum(process_problem, published, fitted):
     rng = np.random.default_rng(0)
     ensemble = published * np.exp(0.02 * rng.standard_normal((8, published.shape[1])))
     ensemble[0] = published[0]
-    about = About(fitted, 1, {"bolus": (0.0, 0.4)}, ("SIMULATED data: nothing here was measured",))
-    return optimise(process_problem, "C01", ensemble, OptimiseOptions(2, 1, 15, 1e-5), about), ensemble
+    lineage = Lineage.of(fitted, seed=1, notes=("SIMULATED data: nothing here was measured",))
+    problem = replace(process_problem, screened={"bolus": (0.0, 0.4)})
+    return optimise(problem, "C01", ensemble, OptimiseSettings(2, 1, 15, 1e-5), lineage), ensemble
 
 
 @pytest.fixture(scope="module")
 def recipe(process_problem, optimum) -> Recipe:
     o, ensemble = optimum
     x = np.array(rounded_decisions(o.optimum.decisions))
-    rounded = outcome(process_problem, "optimum", x, ensemble, {"bolus": (0.0, 0.4)})
+    rounded = outcome(replace(process_problem, screened={"bolus": (0.0, 0.4)}), "optimum", x, ensemble)
     return make_recipe("A title", o, rounded, WHERE)
 
 
 def decision(value: float, resolution: float = 0.1, unit: str = "mL", lower: float = 0.0, upper: float = 1.0):
     return DecisionValue("d", "bolus", unit, value, lower, upper, False, None, None, False, resolution)
+
+
+def test_a_recipe_has_an_id_of_its_content_and_refuses_what_was_edited(tmp_path, recipe, optimum):
+    when = replace(recipe.provenance, created_utc="2027-01-01 00:00", run_id="another", config="out: elsewhere")
+    assert recipe_document(replace(recipe, provenance=when))["id"] == recipe_document(recipe)["id"]
+    assert recipe_document(replace(recipe, sample_volume_ml=9.0))["id"] != recipe_document(recipe)["id"]
+    file = export_recipe(recipe, optimum[0], tmp_path / "recipe") / "recipe.json"
+    document = json.loads(file.read_text())
+    document["recipe"]["decisions"][0]["value"] += 0.1
+    file.write_text(json.dumps(document))
+    with pytest.raises(IncompatibleError, match=r"recipe\.json was changed after it was written.*`optim export` again"):
+        read_document(file.parent)
+    file.write_text(json.dumps(document | {"schema": "optim.recipe/1"}))
+    with pytest.raises(IncompatibleError, match=r"has schema 'optim\.recipe/1'.*`optim export` again"):
+        read_document(file.parent)
 
 
 def test_rounding_goes_to_the_nearest_step_within_bounds():
@@ -146,12 +164,15 @@ def test_other_decisions_are_refused(recipe, optimum):
         make_recipe("t", o, replace(o.optimum, decisions=o.optimum.decisions[1:]), WHERE)
 
 
-def test_exports_hold_the_recipe_and_can_be_read_back(tmp_path, recipe, optimum):
+def test_exports_hold_the_recipe_and_can_be_read_back(tmp_path, recipe, optimum, fitted):
     folder = export_recipe(recipe, optimum[0], tmp_path / "recipe")
     body = json.loads((folder / "recipe.json").read_text())
-    assert body["schema"] == "optim.recipe/1"
+    assert body["schema"] == "optim.recipe/2"
+    assert read_document(folder) == body
     assert body["recipe"]["status"] == "DRAFT"
-    assert body["recipe"]["provenance"]["dataset_hash"] == "hash"
+    made_from = optimum[0]
+    assert body["recipe"]["lineage"]["parents"] == {"fit": fitted.id, "optimum": made_from.id}
+    assert body["recipe"]["lineage"]["dataset_hash"] == fitted.lineage.dataset_hash
     metric = body["recipe"]["process"]["metrics"]["yield_per_cost_g_per_eur"]
     assert metric["p05"] <= metric["p50"] <= metric["p95"]
     feeds = pd.read_csv(folder / "feed_schedule.csv")

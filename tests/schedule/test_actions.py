@@ -33,12 +33,12 @@ from optim.schedule.actions import (
     Transfect,
 )
 from optim.schedule.grid import IntervalGrid
-from optim.schedule.plan import plan_of
+from optim.schedule.plan import make_plan
 from optim.schedule.schedule import FLOWS, to_grid
-from optim.simulation.balance import Controls, Vessel, left_edge
+from optim.simulation.balance import Controls, Vessel, apply_left_edge
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import Trajectory, simulate_one
-from optim.simulation.vessel import vessel
+from optim.simulation.vessel import make_vessel
 
 E = np.e
 K = 0.04  # 1/h
@@ -84,8 +84,8 @@ def filled(grid: IntervalGrid, device: Vessel) -> tuple[IntervalGrid, Vessel]:
 
 def run(*actions: Any, k: float = 0.0, **device: Any) -> dict[str, float]:
     """State at 20 h of 2 L that hold X = 3 and S = 1 at first. No other node than those of the actions."""
-    made = plan_of([*START, *actions], volume_ml=2000.0)
-    t = simulated(k, *filled(to_grid(made.schedule, 16)[0], vessel(MODEL, made, STOCKS, **device)))
+    made = make_plan([*START, *actions], volume_ml=2000.0)
+    t = simulated(k, *filled(to_grid(made.schedule, 16)[0], make_vessel(MODEL, made, STOCKS, **device)))
     assert Status(int(t.status)) is Status.OK
     return {"X": float(t.concentrations.X[-1]), "S": float(t.concentrations.S[-1]), "V": float(t.volume[-1])}
 
@@ -184,11 +184,11 @@ def test_every_check_of_a_repeated_top_up_happens():
     top = TopUp("salt", "glucose", below=2.0, to=4.0, every_h=2.0, start_h=1.0, stop_h=17.0)
     # half of the vessel is exchanged for water at 4 h and at 8 h: the checks at 5 h and 9 h lift it again
     water = {"water": {}} | STOCKS
-    made = plan_of(
+    made = make_plan(
         [Setpoint(0.0, temperature_c=37.0, ph=7.0), Harvest(20.0), top]
         + [Exchange(t, 1300.0, "water") for t in (4.0, 8.0)]
     )
-    t = simulated(0.0, *filled(to_grid(made.schedule, 16)[0], vessel(MODEL, made, water)))
+    t = simulated(0.0, *filled(to_grid(made.schedule, 16)[0], make_vessel(MODEL, made, water)))
     s = dict(zip(np.asarray(t.t), np.asarray(t.concentrations.S), strict=True))
     assert [round(s[h], 9) for h in (1.0, 3.0, 4.0, 7.0, 8.0, 11.0, 20.0)] == [1.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0]
     assert s[5.0] == pytest.approx(4.0 * (1.0 - 1.3 / 2.0625), rel=1e-6)
@@ -197,7 +197,7 @@ def test_every_check_of_a_repeated_top_up_happens():
 
 
 def test_what_is_not_done_is_none_and_gives_the_same():
-    made = plan_of(
+    made = make_plan(
         [Setpoint(0.0, temperature_c=37.0, ph=7.0), Chemostat(5.0, "medium", 0.1), Harvest(20.0)], volume_ml=2000.0
     )
     used = {name for name, value in made.schedule._asdict().items() if value is not None}
@@ -205,7 +205,7 @@ def test_what_is_not_done_is_none_and_gives_the_same():
     assert used == raw | {"flow_t", "bleed"}
     assert made.schedule.setpoints.do is None
     assert made.schedule.setpoints.kla is None
-    device = vessel(MODEL, made, STOCKS)
+    device = make_vessel(MODEL, made, STOCKS)
     assert device.retention is device.titrant is device.topup is None
     grid = to_grid(made.schedule, 16)[0]
     lean, full = simulated(K, grid, device), simulated(K, *filled(grid, device))
@@ -214,7 +214,7 @@ def test_what_is_not_done_is_none_and_gives_the_same():
 
 
 def test_a_plan_is_the_schedule_one_would_write_by_hand():
-    made = plan_of(
+    made = make_plan(
         [
             Harvest(10.0),
             Setpoint(4.0, temperature_c=33.0),
@@ -238,7 +238,7 @@ def test_a_plan_is_the_schedule_one_would_write_by_hand():
 
 def test_breakpoints_are_nodes_and_close_times_are_one():
     start = [Setpoint(0.0, temperature_c=37.0, ph=7.0, do_percent=40.0, kla_per_h=100.0), Harvest(20.0)]
-    made = plan_of(
+    made = make_plan(
         [
             *start,
             Feed("a", 0.1 * 3, 10.0, stop_h=6.0),
@@ -260,7 +260,7 @@ def test_breakpoints_are_nodes_and_close_times_are_one():
 
 
 def test_additions_differ_in_name_only():
-    plans = [plan_of([*START, kind(5.0, "x", 7.0)]) for kind in (Bolus, Inoculate, Transfect, Infect, Induce)]
+    plans = [make_plan([*START, kind(5.0, "x", 7.0)]) for kind in (Bolus, Inoculate, Transfect, Infect, Induce)]
     for made in plans:
         assert made.schedule.bolus.tolist() == [[0.0], [0.007]]
     assert Infect(5.0, "x", 7.0) != Induce(5.0, "x", 7.0)
@@ -317,23 +317,25 @@ REFUSED = {
 def test_a_bad_plan_is_refused_with_the_remedy(case):
     actions, message = REFUSED[case]
     with pytest.raises(ConfigError) as err:
-        plan_of([*START, *actions])
+        make_plan([*START, *actions])
     assert message in str(err.value)
     assert len(str(err.value).splitlines()) == 2, "one fault, one line"
 
 
 def test_a_plan_needs_an_end_and_setpoints_at_its_start():
     with pytest.raises(ConfigError, match="no harvest: add Harvest"):
-        plan_of([START[0]])
+        make_plan([START[0]])
     with pytest.raises(ConfigError, match=r"no temperature_c at time 0; add Setpoint\(time_h=0.0, temperature_c=...\)"):
-        plan_of([Setpoint(0.0, ph=7.0), Setpoint(2.0, temperature_c=37.0), START[1]])
+        make_plan([Setpoint(0.0, ph=7.0), Setpoint(2.0, temperature_c=37.0), START[1]])
     with pytest.raises(ConfigError, match="volume_ml is 0; give the volume"):
-        plan_of(START, volume_ml=0.0)
+        make_plan(START, volume_ml=0.0)
 
 
 def test_all_faults_are_told_at_once():
     with pytest.raises(ConfigError) as err:
-        plan_of([*START, Bolus(30.0, "medum", 1.0), Setpoint(5.0, kla_per_h=3.0)], observed_h=[99.0], feeds=("medium",))
+        make_plan(
+            [*START, Bolus(30.0, "medum", 1.0), Setpoint(5.0, kla_per_h=3.0)], observed_h=[99.0], feeds=("medium",)
+        )
     for part in ("30 h is not before", "no kla_per_h at time 0", "99 h lies outside", "Did you mean 'medium'?"):
         assert part in str(err.value)
 
@@ -342,25 +344,25 @@ def test_a_vessel_speaks_the_units_of_media():
     """Glucose is in mmol/L in the plan and the stock, in g/L in the model."""
     model = ChoPerfusion()
     top = TopUp("sugar", "glucose", below=11.0, to=33.0, times_h=(5.0,))
-    made = plan_of([*START, top, Inoculate(0.0, "seed", 10.0)])
-    device = vessel(
+    made = make_plan([*START, top, Inoculate(0.0, "seed", 10.0)])
+    device = make_vessel(
         model, made, {"sugar": {"glucose": 2000.0}, "seed": {"Xv": 20.0, "glucose": 30.0, "glutamine": 1.0}}
     )
     assert np.allclose(device.feeds, [[0.0, 2.0 * 180.156, 0.0, 0.0], [20.0, 0.03 * 180.156, 0.0, 0.0]])
     actions = jax.tree.map(lambda x: x[1], to_grid(made.schedule, 2)[0].actions)
-    y = left_edge(model, (2.0, 2.0 * 0.18, 0.0, 0.0, 2.0), Controls(jnp.asarray(15.0), actions), device)
+    y = apply_left_edge(model, (2.0, 2.0 * 0.18, 0.0, 0.0, 2.0), Controls(jnp.asarray(15.0), actions), device)
     assert float(y[1] / y[4]) == pytest.approx(33.0 * 0.180156, rel=1e-12)
     assert float(y[4]) == pytest.approx(2.0 * (1.0 + (33.0 - 0.18 / 0.180156) / (2000.0 - 33.0)), rel=1e-12)
 
 
 def test_properties_of_cells_are_kept_by_the_device_unless_said():
-    made = plan_of([*START, Exchange(6.0, 500.0, "fresh")])
+    made = make_plan([*START, Exchange(6.0, 500.0, "fresh")])
     model = RaavNguyen()
-    device = vessel(model, made, {"fresh": {}}, retention={"RC_E": 0.0}, titrant={"Xv": 0.5})
+    device = make_vessel(model, made, {"fresh": {}}, retention={"RC_E": 0.0}, titrant={"Xv": 0.5})
     names = model.names()
     assert [n for n, kept in zip(names, device.retention, strict=True) if kept == 0.0] == ["RC_E"]
     assert device.titrant.tolist() == [0.5] + [0.0] * (len(names) - 1)
-    lacking = vessel(ChoPerfusion(), made, {"fresh": {}})
+    lacking = make_vessel(ChoPerfusion(), made, {"fresh": {}})
     assert lacking.retention.tolist() == [1.0, 0.0, 0.0, 0.0]
 
 
@@ -380,19 +382,19 @@ BAD_VESSELS = {
 @pytest.mark.parametrize("case", BAD_VESSELS)
 def test_a_bad_vessel_is_refused(case):
     stocks, device, message = BAD_VESSELS[case]
-    made = plan_of([*START, TopUp("a", "glucose", 2.0, 4.0, times_h=(5.0,))])
+    made = make_plan([*START, TopUp("a", "glucose", 2.0, 4.0, times_h=(5.0,))])
     with pytest.raises(ConfigError) as err:
-        vessel(MODEL, made, stocks, **device)
+        make_vessel(MODEL, made, stocks, **device)
     assert message in str(err.value)
 
 
 def test_a_top_up_of_what_the_model_lacks_is_refused():
-    made = plan_of([*START, TopUp("a", "glutamine", 2.0, 4.0, times_h=(5.0,))])
+    made = make_plan([*START, TopUp("a", "glutamine", 2.0, 4.0, times_h=(5.0,))])
     with pytest.raises(ConfigError, match="the model has no 'glutamine' to top up"):
-        vessel(MODEL, made, GOOD)
+        make_vessel(MODEL, made, GOOD)
 
 
 def test_a_stock_cannot_hold_what_nothing_put_in_adds_to():
-    made = plan_of([*START, Transfect(5.0, "dna", 10.0)])
+    made = make_plan([*START, Transfect(5.0, "dna", 10.0)])
     with pytest.raises(ConfigError, match="stock 'dna': RC_E is a property of cells"):
-        vessel(RaavNguyen(), made, {"dna": {"RC_E": 1e5}})
+        make_vessel(RaavNguyen(), made, {"dna": {"RC_E": 1e5}})

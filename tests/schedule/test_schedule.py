@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from optim.data.dataset import Event, Run
 from optim.schedule.from_run import feeds_of, schedule_of
-from optim.schedule.grid import bucket
-from optim.schedule.schedule import merge, to_grid
+from optim.schedule.grid import padded_length
+from optim.schedule.schedule import merge_nodes, to_grid
 
 hours = st.floats(0.0, 400.0, allow_nan=False).map(lambda t: round(t, 3))
 litres = st.floats(0.0, 0.01, allow_nan=False)
@@ -37,7 +37,7 @@ def test_the_grid_gives_what_the_schedule_says_and_nothing_after_the_end(doses, 
 def test_merging_keeps_volume_and_sorts(rows):
     times = np.array([t for t, _ in rows])
     volume = np.array([v for _, v in rows])
-    t, out, fed = merge(times, volume, np.stack([volume, 2.0 * volume], axis=1))
+    t, out, fed = merge_nodes(times, volume, np.stack([volume, 2.0 * volume], axis=1))
     assert np.all(np.diff(t) > 0.0)
     assert out.sum() == pytest.approx(volume.sum())
     assert fed[:, 1].sum() == pytest.approx(2.0 * volume.sum())
@@ -64,7 +64,7 @@ def test_setpoints_hold_until_the_next():
 
 def test_a_bucket_holds_its_intervals():
     for n in (1, 16, 17, 300, 2048, 5000):
-        assert bucket(n) >= n
+        assert padded_length(n) >= n
     with pytest.raises(ValueError, match="cannot hold"):
         to_grid(plan([1.0, 2.0, 3.0], 4.0), 2)
 

@@ -14,7 +14,7 @@ from optim.errors import ConfigError, SimulationError
 from optim.kinetics import kinetics
 from optim.kinetics.ecoli_oxygen import SATURATION, uptakes
 from optim.schedule.grid import IntervalGrid
-from optim.simulation.gas import AIR_CARBON_DIOXIDE, AIR_OXYGEN, OffGas, check_off_gas, off_gas, oxygen_transfer
+from optim.simulation.gas import AIR_CARBON_DIOXIDE, AIR_OXYGEN, OffGas, check_off_gas, off_gas, oxygen_transfer_rate
 from optim.simulation.simulate import Trajectory
 
 MODELS = {"ecoli_oxygen": "stiff", "ecoli_oxygen_steady": "explicit"}
@@ -34,7 +34,7 @@ def transfer(name: str) -> tuple[np.ndarray, np.ndarray]:
     model, p, found, grid, n = run(name)
     c = found.concentrations
     given = None if name == "ecoli_oxygen" else SATURATION
-    otr = np.asarray(oxygen_transfer(model, p, found, grid, p.H, given))
+    otr = np.asarray(oxygen_transfer_rate(model, p, found, grid, p.H, given))
     assert otr.shape == grid.t.shape
     dot = SATURATION - otr / MMOL * p.H / np.where(grid.t <= 14.34, 220.0, 355.0)
     our = uptakes(p, c.S, c.A).q_O * dot / (p.K_o + dot) * c.X * MMOL
@@ -61,7 +61,7 @@ def test_transfer_agrees_between_the_two_models():
 def test_transfer_by_hand():
     model, p, found, grid, _ = run("ecoli_oxygen")
     c = found.concentrations
-    otr = np.asarray(oxygen_transfer(model, p, found, grid, 14000.0))
+    otr = np.asarray(oxygen_transfer_rate(model, p, found, grid, 14000.0))
     assert otr[0] == pytest.approx(220.0 * 1.0 / 14000.0 / 31.998 * 1000.0, rel=1e-12)  # 98 of 99 % at the start
     assert otr[3] == pytest.approx(220.0 * (99.0 - c.DOT[3]) / 14000.0 / 0.031998, rel=1e-12)
     assert grid.t[3] == 14.34  # before the step of kLa, which happens here
@@ -117,11 +117,11 @@ def test_a_vessel_that_takes_more_oxygen_than_enters_is_named():
 def test_what_has_no_oxygen_no_saturation_or_no_kla_is_refused():
     model, p, found, grid, _ = run("ecoli_oxygen_steady")
     with pytest.raises(ConfigError, match="saturation_percent"):
-        oxygen_transfer(model, p, found, grid, p.H)
+        oxygen_transfer_rate(model, p, found, grid, p.H)
     blind = grid._replace(actions=grid.actions._replace(start=grid.actions.start._replace(kla=None)))
     with pytest.raises(ConfigError, match="kla_per_h"):
-        oxygen_transfer(model, p, found, blind, p.H, SATURATION)
+        oxygen_transfer_rate(model, p, found, blind, p.H, SATURATION)
     other = kinetics("cho_perfusion")
     c = other.State(*(jnp.ones_like(grid.t) for _ in process("cho_perfusion").start))
     with pytest.raises(ConfigError, match="no dissolved oxygen"):
-        oxygen_transfer(other, configured("cho_perfusion"), found._replace(concentrations=c), grid, p.H)
+        oxygen_transfer_rate(other, configured("cho_perfusion"), found._replace(concentrations=c), grid, p.H)

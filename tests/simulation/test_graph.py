@@ -11,7 +11,14 @@ from support.models import Monod, Rate, TwoState, _Two
 
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
-from optim.simulation.engine.graph import Graph, Plain, call, dependence, on_lanes, trace
+from optim.simulation.engine.graph import (
+    Graph,
+    PlainFunction,
+    apply_graph,
+    evaluate_lanes,
+    output_dependence,
+    trace_graph,
+)
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.rosenbrock import Rodas5P
 from optim.simulation.engine.steppers import Tsit5
@@ -34,16 +41,16 @@ def with_arrays(a, b, c, d):
 X = tuple(jnp.array(x) for x in ([1.3, 0.4, 2.0], [0.7, 1.9, 2.0], [0.2, 3.0, 1.0], [1.1, 0.6, 5.0]))
 
 
-@pytest.mark.parametrize(("fn", "kind"), [(shared, Graph), (with_arrays, Plain)])
+@pytest.mark.parametrize(("fn", "kind"), [(shared, Graph), (with_arrays, PlainFunction)])
 @pytest.mark.parametrize("still", [0, 2])
 def test_a_graph_has_the_values_and_derivatives_of_its_function(fn, kind, still):
-    graph = trace(fn, 4, still=still)
+    graph = trace_graph(fn, 4, still=still)
     assert isinstance(graph, kind)
-    before, rest = graph.split(still)
+    before, rest = graph.split_frozen(still)
 
     def by_graph(*x):
         moving = x[: 4 - still]
-        return call(rest, (*moving, *call(before, x[4 - still :]))) if still else call(graph, x)
+        return apply_graph(rest, (*moving, *apply_graph(before, x[4 - still :]))) if still else apply_graph(graph, x)
 
     for got, expected in zip(by_graph(*X), jax.vmap(shared)(*X), strict=True):
         assert np.allclose(got, expected, rtol=1e-14)
@@ -60,30 +67,30 @@ def test_a_graph_has_the_values_and_derivatives_of_its_function(fn, kind, still)
 
 @pytest.mark.parametrize("fn", [shared, with_arrays])
 def test_the_linear_program_goes_both_ways_like_the_matrix(fn):
-    graph = trace(fn, 4)
+    graph = trace_graph(fn, 4)
     joint, places = graph.with_derivative((0, 1, 3))
     matrix = np.zeros((5, 4, 3))
-    for (i, j), value in zip(places, on_lanes(joint, X)[5:], strict=True):
+    for (i, j), value in zip(places, evaluate_lanes(joint, X)[5:], strict=True):
         matrix[i, j] = value
     true = jax.vmap(jax.jacfwd(lambda x: jnp.stack(shared(*x))))(jnp.stack(X, axis=1))
     assert np.allclose(np.moveaxis(matrix[:, [0, 1, 3]], 2, 0), true[:, :, np.array([0, 1, 3])], rtol=1e-12)
-    weighted, linear = graph.linearised((0, 1, 3))
-    weights = on_lanes(weighted, X)[5:]
+    weighted, linear = graph.linear_map((0, 1, 3))
+    weights = evaluate_lanes(weighted, X)[5:]
     moves, bars = [jnp.sin(1.0 + x) for x in X[:3]], [jnp.cos(x) for x in (*X, X[0])]
-    pushed = [np.zeros(3) if a is None else np.asarray(a) for a in linear.push(weights, moves)]
-    pulled = [np.zeros(3) if a is None else np.asarray(a) for a in linear.pull(weights, bars)]
+    pushed = [np.zeros(3) if a is None else np.asarray(a) for a in linear.push_forward(weights, moves)]
+    pulled = [np.zeros(3) if a is None else np.asarray(a) for a in linear.pull_back(weights, bars)]
     assert np.allclose(pushed, np.einsum("ijl,jl->il", matrix[:, [0, 1, 3]], np.stack(moves)), rtol=1e-12)
     assert np.allclose(pulled, np.einsum("ijl,il->jl", matrix[:, [0, 1, 3]], np.stack(bars)), rtol=1e-12)
 
 
 def test_shared_denominators_are_divided_by_once():
-    graph = trace(lambda a, b, c: (a / b + c / b, a / (a + b) * (c / (c + b))), 3)
+    graph = trace_graph(lambda a, b, c: (a / b + c / b, a / (a + b) * (c / (c + b))), 3)
     assert sum(graph.builder.nodes[i].cost == 8 for i in graph.order) == 2
 
 
 def test_dependence_is_read_off_the_program():
     jaxpr = jax.make_jaxpr(lambda a, b, c: (a * b, jax.jit(lambda x, y: (y, x))(b, c)[0], 2.0))(1.0, 1.0, 1.0).jaxpr
-    assert dependence(jaxpr) == [frozenset({0, 1}), frozenset({2}), frozenset()]
+    assert output_dependence(jaxpr) == [frozenset({0, 1}), frozenset({2}), frozenset()]
 
 
 class MonodByArrays(_Two):

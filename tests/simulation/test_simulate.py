@@ -14,10 +14,10 @@ from optim.kinetics.base import Environment
 from optim.schedule.schedule import to_grid
 from optim.simulation import simulate as simulate_module
 from optim.simulation.balance import Vessel
-from optim.simulation.engine.batches import in_batches
+from optim.simulation.engine.batches import map_batches
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.steppers import Tsit5
-from optim.simulation.simulate import check, simulate_one
+from optim.simulation.simulate import check_trajectory, simulate_one
 
 P = Rate(0.1, 0.5)
 FED = plan(
@@ -204,9 +204,9 @@ def test_a_lane_does_not_depend_on_its_neighbours_or_their_order():
         return t.concentrations.X[-1], t.status
 
     program = jax.jit(jax.vmap(one))
-    straight, _ = in_batches(program, (k,), 8)
-    turned, _ = in_batches(program, (k[::-1],), 8)
-    alone, _ = in_batches(program, (k[5:6],), 8)
+    straight, _ = map_batches(program, (k,), 8)
+    turned, _ = map_batches(program, (k[::-1],), 8)
+    alone, _ = map_batches(program, (k[5:6],), 8)
     assert np.array_equal(straight, turned[::-1])
     assert alone[0] == straight[5]
 
@@ -237,7 +237,7 @@ def test_a_failure_is_a_status_and_never_a_number(model, schedule, integrator, s
     assert int(t.status) in {status, Status.NON_FINITE if status == Status.STEP_TOO_SMALL else status}
     assert np.isnan(float(t.concentrations.X[int(grid.intervals)]))
     with pytest.raises(SimulationError, match=r"vessel 'V7' after .* h: .*;"):
-        check(t, ("V7",))
+        check_trajectory(t, ("V7",))
 
 
 def test_the_gradient_of_a_failed_vessel_is_no_nan_that_spreads():

@@ -16,9 +16,9 @@ from optim.kinetics.base import Environment
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
 from optim.simulation.engine.march import Integrator
-from optim.simulation.engine.rhs import traced
+from optim.simulation.engine.rhs import trace_right_hand_side
 from optim.simulation.engine.rosenbrock import Rodas5P
-from optim.simulation.engine.sparse import Solver
+from optim.simulation.engine.sparse import SparseSolver
 from optim.simulation.simulate import simulate_one
 
 
@@ -35,7 +35,7 @@ def truth(at: float) -> np.ndarray:
 
 
 def walk(steps: int, end: float) -> jax.Array:
-    step = jax.jit(lambda s, y, h: Rodas5P().step(traced(rhs, 2), s, y, h)[0])
+    step = jax.jit(lambda s, y, h: Rodas5P().step(trace_right_hand_side(rhs, 2), s, y, h)[0])
     y, h = jnp.array([[0.5], [1.0]]), jnp.full(1, end / steps)
     for i in range(steps):
         y = step(i * h, y, h)
@@ -50,7 +50,7 @@ def test_the_stiff_stepper_is_of_order_five():
 
 def within(h: float, theta: float) -> np.ndarray:
     start = jnp.array([[0.5], [1.0]])
-    y = Rodas5P().interpolate(traced(rhs, 2), jnp.zeros(1), start, jnp.full(1, h), jnp.full(1, theta))
+    y = Rodas5P().interpolate(trace_right_hand_side(rhs, 2), jnp.zeros(1), start, jnp.full(1, h), jnp.full(1, theta))
     return np.asarray(y)[:, 0]
 
 
@@ -76,7 +76,7 @@ def test_the_sparse_solver_solves_and_differentiates_like_a_dense_one():
 
     def sparse(scale, b, transposed=False):
         matrix = {(i, j): jnp.full(1, v) * (scale if i != j else 1.0) for (i, j), v in values.items()}
-        solver = Solver(matrix, n)
+        solver = SparseSolver(matrix, n)
         return jnp.concatenate((solver.solve_transposed if transposed else solver.solve)([x[None] for x in b]))
 
     a = jax.jacfwd(lambda x: jnp.linalg.inv(jax.jacfwd(lambda b: dense(1.0, b))(x)) @ x)(jnp.asarray(b))

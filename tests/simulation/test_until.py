@@ -12,13 +12,13 @@ from support.models import Exponential, Inert, Monod, Rate, Relaxing
 from optim.errors import SimulationError, Status
 from optim.kinetics import MODALITIES, kinetics
 from optim.kinetics.base import Environment
-from optim.schedule.grid import IntervalGrid, split
+from optim.schedule.grid import IntervalGrid, split_interval
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.rosenbrock import Rodas5P
 from optim.simulation.engine.steppers import Tsit5
-from optim.simulation.engine.stiffness import explicit_steps, poor_choice, stepper_for
+from optim.simulation.engine.stiffness import explicit_step_count, stepper_advice, stepper_for
 from optim.simulation.many import simulate_batch
 from optim.simulation.simulate import simulate, simulate_one
 from optim.simulation.until import simulate_until
@@ -87,7 +87,7 @@ def test_a_node_more_changes_nothing():
     whole = run(grid)
     for k in range(4):
         t = grid.t[k] + 0.37 * (grid.t[k + 1] - grid.t[k])
-        more = split(grid, k, t)
+        more = split_interval(grid, k, t)
         assert int(more.intervals) == int(grid.intervals) + 1
         found = run(more)
         kept = np.delete(np.arange(9), k + 1)[:5]
@@ -114,7 +114,7 @@ def work(model, p, stepper, end=40.0):
     args = (batch(p, n), (jnp.full(n, 1.0), jnp.full(n, 2.0)), jnp.ones(n), batch(grid, n), batch(FEED, n))
     integrator = Integrator(stepper, rtol=1e-8)
     t = simulate(model, *args, integrator)
-    return integrator, np.asarray(t.steps), explicit_steps(model, args[0], t, args[3], args[4])
+    return integrator, np.asarray(t.steps), explicit_step_count(model, args[0], t, args[3], args[4])
 
 
 def test_the_steps_that_stability_asks_for_are_counted_from_the_jacobian():
@@ -124,13 +124,13 @@ def test_the_steps_that_stability_asks_for_are_counted_from_the_jacobian():
 
 def test_a_poor_choice_of_stepper_is_told_and_a_good_one_is_not():
     integrator, steps, bound = work(Relaxing(), Rate(300.0, 1.0), Tsit5())
-    assert "use integrator=stiff" in poor_choice(integrator, steps, bound)
+    assert "use integrator=stiff" in stepper_advice(integrator, steps, bound)
     integrator, steps, bound = work(Relaxing(), Rate(300.0, 1.0), Rodas5P())
-    assert poor_choice(integrator, steps, bound) is None
+    assert stepper_advice(integrator, steps, bound) is None
     mild = np.array([400]), np.array([90.0])
-    assert poor_choice(Integrator(Tsit5()), *mild) is None
-    assert "use integrator=explicit" in poor_choice(Integrator(Rodas5P()), *mild)
-    assert poor_choice(Integrator(Rodas5P()), np.array([40]), np.array([9.0])) is None  # too little to save
+    assert stepper_advice(Integrator(Tsit5()), *mild) is None
+    assert "use integrator=explicit" in stepper_advice(Integrator(Rodas5P()), *mild)
+    assert stepper_advice(Integrator(Rodas5P()), np.array([40]), np.array([9.0])) is None  # too little to save
 
 
 # --- many vessels on several devices ----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import FitProblem
 from optim.kinetics.base import AbstractKineticModel, Environment, Species
 from optim.parameters import ParameterSpec, ParameterTable
-from optim.schedule.grid import Actions, IntervalGrid
+from optim.schedule.grid import IntervalActions, IntervalGrid
 from optim.settings.estimation import AssaySettings
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.steppers import Tsit5
@@ -96,7 +96,7 @@ def problem_of(s: Screen, rtol: float = made.RTOL) -> FitProblem:
     climate = Environment(none + 37.0, none + 7.0)
     grid = IntervalGrid(
         np.tile(times, (n, 1)),
-        Actions(none, bolus, np.zeros_like(bolus), np.zeros_like(bolus), climate),
+        IntervalActions(none, bolus, np.zeros_like(bolus), np.zeros_like(bolus), climate),
         np.full(n, count, np.int32),
     )
     feeds = np.zeros((n, 1, 7))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optim.kinetics.base import AbstractKineticModel, Environment, Species
-from optim.optimal_control.problem import ControlProblem, End, Limit, Profile
+from optim.optimal_control.problem import ControlLimit, ControlProblem, ControlProfile, TerminalState
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.stiffness import stepper_for
 from optim.types import Scalar
@@ -186,8 +186,8 @@ class Case:
     composition: tuple[tuple[float, ...], ...]
     upper: tuple[float, ...]  # L/h of every feed; the lower bound is 0
     hours: tuple[float, float]
-    value: Callable[[End], Scalar]
-    limits: tuple[Limit, ...]
+    value: Callable[[TerminalState], Scalar]
+    limits: tuple[ControlLimit, ...]
     naive: tuple[float, ...]  # L/h
     peer: dict[int, float]  # CasADi 3.8 + IPOPT, as published with the problem statement
     published: str
@@ -200,7 +200,7 @@ class Case:
             initial=np.array(self.start),
             volume_l=self.volume,
             composition=np.array(self.composition),
-            profiles=tuple(Profile(f"feed {j + 1}", 0.0, u, j) for j, u in enumerate(self.upper)),
+            profiles=tuple(ControlProfile(f"feed {j + 1}", 0.0, u, j) for j, u in enumerate(self.upper)),
             intervals=intervals,
             hours=self.hours,
             value=self.value,
@@ -209,11 +209,11 @@ class Case:
         )
 
 
-def _volume(limit: float) -> Limit:
-    return Limit("volume", lambda c, v: v, "max", limit, "end")
+def _volume(limit: float) -> ControlLimit:
+    return ControlLimit("volume", lambda c, v: v, "max", limit, "end")
 
 
-def _product(end: End) -> Scalar:
+def _product(end: TerminalState) -> Scalar:
     return end.state.P * end.volume
 
 
@@ -227,9 +227,9 @@ def _lee(price: float, peer: dict[int, float], published: str) -> Case:
 
 def _penicillin(hours: tuple[float, float], peer: dict[int, float], published: str) -> Case:
     limits = (
-        Limit("biomass", lambda c, v: c.X, "max", 40.0),
-        Limit("substrate", lambda c, v: c.S, "max", 25.0),
-        Limit("volume", lambda c, v: v, "max", 10.0),
+        ControlLimit("biomass", lambda c, v: c.X, "max", 40.0),
+        ControlLimit("substrate", lambda c, v: c.S, "max", 25.0),
+        ControlLimit("volume", lambda c, v: v, "max", 10.0),
     )
     return Case(
         Penicillin(), (1.5, 0.0, 0.0), 7.0, ((0.0, 0.0, 500.0),), (0.1,), hours, _product, limits,

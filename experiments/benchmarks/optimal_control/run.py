@@ -31,15 +31,15 @@ def one(name: str, intervals: int, starts: int) -> dict:
     from problems import CASES
     from resimulate import resimulated
 
-    from optim.optimal_control.maximise import ControlOptions, maximise
+    from optim.optimal_control.maximise import ControlOptions, maximise_control
 
     case = CASES[name]
     problem = case.problem(intervals)
-    naive = problem.encode(np.tile(case.naive, (1, intervals, 1)), np.full(1, np.mean(problem.hours)))
+    naive = problem.encode_decisions(np.tile(case.naive, (1, intervals, 1)), np.full(1, np.mean(problem.hours)))
 
     def timed(options: ControlOptions, first: np.ndarray | None) -> tuple:
         wall, cpu = time.perf_counter(), time.process_time()
-        found = maximise(problem, options, first)
+        found = maximise_control(problem, options, first)
         return found, time.perf_counter() - wall, time.process_time() - cpu
 
     best, cold, cold_cpu = timed(ControlOptions(starts), None)
@@ -52,7 +52,8 @@ def one(name: str, intervals: int, starts: int) -> dict:
         "problem": name, "intervals": intervals, "value": value, "violation": violation, "hours": best.hours,
         "kkt": best.kkt, "own": best.value, "naive": naive_value, "naive_violation": naive_violation,
         "success": best.success, "naive_success": alone.success, "values": [s.value for s in ended],
-        "failed": len(best.starts) - len(ended), "optima": list(best.optima), "cold": cold, "cold_cpu": cold_cpu,
+        "failed": len(best.starts) - len(ended), "optima": list(best.distinct_optima), "cold": cold,
+        "cold_cpu": cold_cpu,
         "warm": warm, "warm_cpu": warm_cpu, "naive_warm": alone_warm, "binding": list(best.binding),
         "iterations": [s.iterations for s in best.starts], "peer": case.peer.get(intervals),
     }  # fmt: skip

@@ -30,7 +30,7 @@ def optima(folder: Path, overrides: tuple[str, ...] = ()) -> dict[str, Row]:
 def _row(o: Optimum) -> Row:
     return {
         "clone": o.clone,
-        "model": o.model,
+        "model": o.lineage.model,
         "decisions": {d.name: [d.value, d.unit, d.outside_screened] for d in o.optimum.decisions},
         "optimum": _bands(o.optimum),
         "reference": _bands(o.baseline),

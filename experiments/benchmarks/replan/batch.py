@@ -16,7 +16,7 @@ from optim.schedule.from_run import feeds_of, schedule_of
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import check, observe, simulate
+from optim.simulation.simulate import check_trajectory, observe_nodes, simulate
 from optim.synthetic import ASSAYS, BASE, DAY, FEED, INOCULUM, MEDIUM, QP_RANGE, SAMPLE_ML, SPREAD, START_ML
 
 MODEL = ChoMoller()
@@ -146,7 +146,7 @@ class Batch:
 def _simulated(p: Parameters, start: jax.Array, volume: jax.Array, grid: object, feeds: jax.Array) -> object:
     one = jax.tree.map(lambda x: jnp.asarray(x)[None], (p, MODEL.State(*start), volume, grid, Vessel(feeds)))
     trajectory = simulate(MODEL, *one, EXACT)
-    return trajectory, jax.vmap(lambda p, t, g: observe(MODEL, p, t, g))(one[0], trajectory, one[3])
+    return trajectory, jax.vmap(lambda p, t, g: observe_nodes(MODEL, p, t, g))(one[0], trajectory, one[3])
 
 
 def truth_at(truth: Truth, run: Run, times: np.ndarray) -> dict[str, np.ndarray]:
@@ -155,7 +155,7 @@ def truth_at(truth: Truth, run: Run, times: np.ndarray) -> dict[str, np.ndarray]
     grid, _ = to_grid(jax.tree.map(jnp.asarray, schedule), INTERVALS)
     start, feeds = truth.start(), np.array([MODEL.feed(FEED)])
     trajectory, seen = _simulated(truth.parameters, start[:-1], start[-1], grid, feeds)
-    check(trajectory, (run.run_id,))
+    check_trajectory(trajectory, (run.run_id,))
     place = [int(np.argmin(np.abs(np.asarray(grid.t) - t))) for t in times]
     return {name: np.asarray(v)[0, place] for name, v in seen.items()}
 

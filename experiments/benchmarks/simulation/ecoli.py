@@ -16,7 +16,7 @@ from process import Process, perturbed
 from optim.app.build import model_config
 from optim.kinetics.base import Environment
 from optim.kinetics.ecoli_oxygen import SATURATION, SECONDS_PER_HOUR, EcoliOxygen, Parameters
-from optim.schedule.grid import Actions, IntervalGrid
+from optim.schedule.grid import IntervalActions, IntervalGrid
 from optim.simulation.balance import Vessel
 
 START = np.array([0.17, 4.94, 0.0129, 98.0, 98.0, 2.0])
@@ -81,7 +81,7 @@ def process(k_o: float) -> Process:
     pulse = np.array([PULSES_G_PER_L.get(t, 0.0) for t in left])
     none = np.zeros(count)
     rate = np.stack([feed, none], axis=1)
-    actions = Actions(
+    actions = IntervalActions(
         withdraw=none,
         bolus=np.zeros((count, 2)),
         rate_start=rate,

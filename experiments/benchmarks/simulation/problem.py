@@ -16,7 +16,7 @@ from process import Floats, Process, perturbed
 
 from optim.kinetics.base import Environment
 from optim.kinetics.cho_xing import ChoXing
-from optim.schedule.grid import Actions, IntervalGrid
+from optim.schedule.grid import IntervalActions, IntervalGrid
 from optim.simulation.balance import Vessel
 
 SPECIES = ("X", "Xd", "Glc", "Gln", "Lac", "Amm", "mAb")
@@ -107,7 +107,7 @@ def process(case: str, nodes_per_day: int = 1) -> Process:
     nodes = DAY_H / nodes_per_day * np.arange(count + 1)
     still = np.zeros((count, 1))
     climate = Environment(np.full(count, 37.0), np.full(count, 7.0))
-    actions = Actions(np.zeros(count), bolus[:, None], still, still, climate)
+    actions = IntervalActions(np.zeros(count), bolus[:, None], still, still, climate)
     return Process(
         name=case,
         parameters=parameters,

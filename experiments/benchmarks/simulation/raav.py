@@ -17,7 +17,7 @@ from process import Process, perturbed
 from optim.app.build import model_config
 from optim.kinetics.base import Environment
 from optim.kinetics.raav_nguyen import PROTEINS_PER_CAPSID, TRANSFECTION_DENSITY, Parameters, RaavNguyen
-from optim.schedule.grid import Actions, IntervalGrid
+from optim.schedule.grid import IntervalActions, IntervalGrid
 from optim.simulation.balance import Vessel
 
 NODES_H = np.array([0.0, 6.0, 12.0, 24.0, 48.0, 60.0, 72.0])
@@ -87,7 +87,7 @@ def process() -> Process:
         edge=edge,
         sizes=np.array([s.scale for s in model.species]),
         model=model,
-        grid=IntervalGrid(NODES_H, Actions(none[:, 0], none, none, none, climate), np.asarray(count, np.int32)),
+        grid=IntervalGrid(NODES_H, IntervalActions(none[:, 0], none, none, none, climate), np.asarray(count, np.int32)),
         vessel=Vessel(np.zeros((1, species))),
         start_l=1.0,
     )

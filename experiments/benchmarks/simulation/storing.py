@@ -24,13 +24,13 @@ PLANS = ((1, False), (1, True), (8, True))  # nodes per day, and whether their s
 
 def forgetful(process: Process, stepper: str, vessels: int) -> Peer:
     """Does all that `simulate` does, but that its visits keep no states."""
-    visit = march.visit
+    visit = march.serve_lanes
 
-    def keeps_nothing(model: Any, task: Any, integrator: Any, loop: march.Loop) -> march.Loop:
+    def keeps_nothing(model: Any, task: Any, integrator: Any, loop: march.LoopState) -> march.LoopState:
         return visit(model, task, integrator, loop)._replace(states=loop.states)
 
     program = jax.jit(lambda integrator, *arguments: simulate(process.model, *arguments, integrator))
-    with mock.patch.object(march, "visit", keeps_nothing):
+    with mock.patch.object(march, "serve_lanes", keeps_nothing):
         return peers.optim(process, stepper, vessels, problem.RTOL, program=program)
 
 

@@ -15,20 +15,14 @@ from optim import __version__
 from optim.app.build import config_hash
 from optim.app.schema import as_yaml
 from optim.app.session import Session
-from optim.app.shared import (
-    about,
-    folder_of,
-    parameter_ensembles,
-    process_problem,
-)
-from optim.artefact import load
-from optim.data.dataset import Dataset
+from optim.app.shared import folder_of, process_problem
+from optim.artefact import load, require_parent
 from optim.data.open import open_dataset
 from optim.errors import IncompatibleError, UnverifiedWarning
 from optim.estimation.result import FitResult
 from optim.export.tables import export_recipe
 from optim.optimisation.evaluate import outcome
-from optim.optimisation.optimise import About
+from optim.optimisation.optimise import parameter_sets
 from optim.optimisation.result import Optimum, ProcessOutcome
 from optim.process.problem import ProcessProblem
 from optim.recipe.recipe import Provenance, Recipe, make_recipe
@@ -49,15 +43,15 @@ def export(
     recipes = {}
     for case, optimum in optima.items():
         problem = process_problem(s, result, dataset, case)
-        ensemble = parameter_ensembles(s, problem, result, (optimum.clone,))[optimum.clone]
-        lineage = about(s, problem, result, dataset)
+        require_parent(optimum, s.out / folder_of("optimum", case), result, s.out / "fit")
+        ensemble = parameter_sets(result, problem.model, optimum.clone)
         if [d.name for d in problem.design.decisions] != [d.name for d in optimum.optimum.decisions]:
             raise IncompatibleError(
                 f"{s.out / folder_of('optimum', case)} has other decisions than the configured design "
                 f"('{s.cfg.design.title}'); export with its design, or run `optim optimise` with this one"
             )
-        rounded = _rounded(problem, optimum, ensemble, lineage)
-        provenance = _provenance(s, dataset, created_utc)
+        rounded = _rounded(problem, optimum, ensemble)
+        provenance = _provenance(s, created_utc)
         recipe = make_recipe(s.cfg.title, optimum, rounded, provenance)
         folder = export_recipe(recipe, optimum, s.out / folder_of("recipe", case))
         s.tracker.folder(folder, folder.name)
@@ -70,7 +64,7 @@ def export(
     return recipes
 
 
-def _rounded(problem: ProcessProblem, optimum: Optimum, ensemble: np.ndarray, lineage: About) -> ProcessOutcome:
+def _rounded(problem: ProcessProblem, optimum: Optimum, ensemble: np.ndarray) -> ProcessOutcome:
     """The optimum at what pumps can do, simulated again, rounded so that limits are kept where that can be."""
     decisions = optimum.optimum.decisions
     ways = roundings(decisions)
@@ -80,10 +74,10 @@ def _rounded(problem: ProcessProblem, optimum: Optimum, ensemble: np.ndarray, li
     e = problem.evaluate(x, np.tile(ensemble[0], (len(x), 1)))
     worst = np.where(e.status == 0, e.margins.min(axis=1, initial=np.inf), -np.inf)
     chosen = ways[kept_best(worst[1:], float(worst[0]))]
-    return outcome(problem, "optimum", chosen, ensemble, lineage.screened)
+    return outcome(problem, "optimum", chosen, ensemble)
 
 
-def _provenance(s: Session, dataset: Dataset, created_utc: str | None) -> Provenance:
+def _provenance(s: Session, created_utc: str | None) -> Provenance:
     return Provenance(
         created_utc=created_utc or datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         code_version=__version__,
@@ -92,9 +86,6 @@ def _provenance(s: Session, dataset: Dataset, created_utc: str | None) -> Proven
         jax=version("jax"),
         config_hash=config_hash(s.cfg),
         config=as_yaml(s.cfg),
-        dataset=dataset.name,
-        dataset_hash=dataset.content_hash,
-        seed=s.cfg.seed,
         run_id=s.tracker.run_id,
     )
 

@@ -63,12 +63,12 @@ def _compared(s: Session, dataset: Dataset, name: str) -> ModelScore:
 def _score(r: FitResult) -> ModelScore:
     left = r_squared(r.left_out) if r.left_out is not None else {}
     scores = [float("nan") if o is None else log_predictive_density(o) for o in (r.left_out, r.clones_left_out)]
-    return ModelScore(r.model, r.n_parameters, r.log_likelihood, r.aicc, r.bic, r.r2, left, *scores)
+    return ModelScore(r.lineage.model, r.n_parameters, r.log_likelihood, r.aicc, r.bic, r.r2, left, *scores)
 
 
 def _report_fit(s: Session, r: FitResult, dataset: Dataset) -> None:
     s.lines(terminal.fit_lines(r))
-    for note in r.notes:
+    for note in r.lineage.notes:
         s.note(note)
     bound = [f"{p.name} {p.owner}".strip() for p in r.parameters if p.at_bound]
     if bound:

@@ -6,22 +6,13 @@ import warnings
 
 import numpy as np
 
-from optim.app.build import build_process
 from optim.app.session import Session
-from optim.app.shared import (
-    about,
-    calendar,
-    folder_of,
-    parameter_ensembles,
-    process_problem,
-    risk,
-    solve_options,
-)
+from optim.app.shared import folder_of, process_lineage, process_problem, stored_ranking
 from optim.artefact import load
 from optim.data.open import open_dataset
 from optim.errors import ConfigError, ExtrapolationWarning, IncompatibleError, nearest
 from optim.estimation.result import FitResult
-from optim.optimisation.optimise import NEWCOMER
+from optim.optimisation.optimise import NEWCOMER, parameter_sets
 from optim.optimisation.optimise import optimise as optimise_process
 from optim.optimisation.result import Optimum, Ranking
 from optim.process.problem import ProcessProblem
@@ -30,28 +21,32 @@ from optim.report.plots_decision import robustness
 
 
 def optimise(s: Session, result: FitResult | None = None, ranking: Ranking | None = None) -> dict[str, Optimum]:
-    """Optimise the process of the chosen clone for every objective; reads `out/fit`, writes `out/optimum*`."""
-    result = result or load(FitResult, s.out / "fit")
+    """Optimise the process of the chosen clone for every objective; reads `out/fit`, writes `out/optimum*`.
+
+    Where there is a ranking (`out/ranking`), the process that it found for the clone is one of the starts.
+    """
+    if result is None:
+        result = load(FitResult, s.out / "fit")
+        ranking = stored_ranking(s, result)
     dataset = open_dataset(s.cfg.dataset.name)
-    clone = _chosen_clone(s, result, ranking)
+    clone = _chosen_clone(s, result, ranking, process_problem(s, result, dataset))
     found: dict[str, Optimum] = {}
     for case in ("", *s.cfg.objective.also):
         problem = process_problem(s, result, dataset, case)
-        ensemble = parameter_ensembles(s, problem, result, (clone,))[clone]
-        lineage = about(s, problem, result, dataset)
+        ensemble = parameter_sets(result, problem.model, clone)
         first = _ranked_process(problem, ranking, clone) if not case else None
-        choices = {str(name): dict(values) for name, values in s.cfg.optimise.choices.items()}
+        used = first is not None or s.cfg.optimise.clone == "best"
+        lineage = process_lineage(s, problem, result, *([ranking] if ranking and used else []))
         optimum = optimise_process(
             problem,
             clone,
             ensemble,
-            solve_options(s.cfg),
+            s.cfg.optimise,
             lineage,
             first,
             s.progress,
-            risk(s.cfg),
-            calendar(s.cfg),
-            choices,
+            s.cfg.objective.risk,
+            s.cfg.calendar,
         )
         s.keep(optimum, folder_of("optimum", case))
         found[case] = optimum
@@ -59,15 +54,14 @@ def optimise(s: Session, result: FitResult | None = None, ranking: Ranking | Non
     return found
 
 
-def _chosen_clone(s: Session, result: FitResult, ranking: Ranking | None) -> str:
-    wanted = str(s.cfg.optimise.clone)
+def _chosen_clone(s: Session, result: FitResult, ranking: Ranking | None, problem: ProcessProblem) -> str:
+    wanted = s.cfg.optimise.clone
     if wanted == "best":
         ranking = ranking or load(Ranking, s.out / "ranking")
-        metric = build_process(s.cfg, open_dataset(s.cfg.dataset.name)).metric
-        if (ranking.objective, ranking.dataset_hash, ranking.model) != (metric, result.dataset_hash, result.model):
+        if ranking.objective != problem.metric:
             raise IncompatibleError(
-                f"{s.out / 'ranking'} ranks by {ranking.objective}, of model '{ranking.model}'; this asks for {metric} "
-                f"of '{result.model}' on these data: run `optim rank` again, or name a clone (optimise.clone)"
+                f"{s.out / 'ranking'} ranks by {ranking.objective}, this asks for {problem.metric}: run `optim rank` "
+                "again, or name a clone (optimise.clone)"
             )
         return ranking.rows[0].clone
     allowed = (*result.clones, NEWCOMER, "best")
@@ -77,13 +71,17 @@ def _chosen_clone(s: Session, result: FitResult, ranking: Ranking | None) -> str
 
 
 def _ranked_process(problem: ProcessProblem, ranking: Ranking | None, clone: str) -> np.ndarray | None:
-    row = next((r for r in ranking.rows if r.clone == clone and r.decisions), None) if ranking else None
-    return np.array([row.decisions[d.name] for d in problem.design.decisions]) if row else None
+    """The clone's process in the ranking, where it is of the same objective and design."""
+    if ranking is None or ranking.objective != problem.metric:
+        return None
+    names = [d.name for d in problem.design.decisions]
+    row = next((r for r in ranking.rows if r.clone == clone and list(r.decisions) == names), None)
+    return np.array([row.decisions[n] for n in names]) if row else None
 
 
 def _report_optimum(s: Session, result: FitResult, o: Optimum, case: str) -> None:
     s.lines(terminal.optimum_lines(o))
-    for note in o.notes:
+    for note in o.lineage.notes:
         s.note(note)
     outside = sum(d.outside_screened for d in o.optimum.decisions)
     if outside:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from optim.app.build import build_fit
 from optim.app.session import Session
+from optim.app.shared import require_configured
 from optim.artefact import load
 from optim.data.open import open_dataset
 from optim.estimation.result import FitResult
@@ -21,10 +22,13 @@ def place(s: Session) -> NewClonePrediction:
     The fit is that of `place.fit`, the output folder of an earlier run.
     """
     cfg = s.cfg
-    old = load(FitResult, Path(cfg.place.fit or s.out) / "fit")
+    folder = Path(cfg.place.fit or s.out) / "fit"
+    old = load(FitResult, folder)
+    require_configured(cfg, old, folder)
     dataset = open_dataset(cfg.dataset.name)
     problem = build_fit(cfg, dataset)
-    s.say(f"{len(dataset.clones)} new clones of '{dataset.name}' under the population of the fit of '{old.dataset}'")
+    known = old.lineage.dataset
+    s.say(f"{len(dataset.clones)} new clones of '{dataset.name}' under the population of the fit of '{known}'")
     found = predict_new_clone(old, problem, cfg.place, seed=cfg.seed, progress=s.progress)
     s.keep(found, "placement")
     s.lines(terminal.placement_lines(found))

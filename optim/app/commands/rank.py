@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from optim.app.session import Session
-from optim.app.shared import (
-    about,
-    parameter_ensembles,
-    process_problem,
-    solve_options,
-)
+from optim.app.shared import process_lineage, process_problem
 from optim.artefact import load
 from optim.data.open import open_dataset
 from optim.errors import ConfigError
 from optim.estimation.result import FitResult
 from optim.export.tables import ranking_csv
+from optim.optimisation.optimise import parameter_sets
 from optim.optimisation.optimise import rank as rank_clones
 from optim.optimisation.result import Ranking
 from optim.report import plots, terminal
@@ -30,7 +24,7 @@ def rank(s: Session, result: FitResult | None = None) -> Ranking:
     problem = process_problem(s, result, dataset)
     if result.group_by != "clone":
         raise ConfigError("rank: the fit groups runs by experiment, so there are no clones to rank")
-    ensembles = parameter_ensembles(s, problem, result, result.clones)
+    ensembles = {clone: parameter_sets(result, problem.model, clone) for clone in result.clones}
     truth = None
     if dataset.truth is not None:
         known = dataset.truth
@@ -40,10 +34,10 @@ def rank(s: Session, result: FitResult | None = None) -> Ranking:
             p = np.array([[named[n] for n in problem.model.Parameters._fields]])
             return float(problem.objective.from_solver(problem.evaluate(x[None], p).objective[0]))
 
-    lineage = about(s, problem, result, dataset)
+    lineage = process_lineage(s, problem, result)
     if s.cfg.calendar is not None:
-        lineage = replace(lineage, notes=(*lineage.notes, "clones are ranked without regard to working hours"))
-    ranking = rank_clones(problem, ensembles, solve_options(s.cfg), lineage, truth, s.progress)
+        lineage = lineage.noted("clones are ranked without regard to working hours")
+    ranking = rank_clones(problem, ensembles, s.cfg.optimise, lineage, truth, s.progress)
     s.keep(ranking, "ranking")
     s.lines(terminal.ranking_lines(ranking))
     s.tracker.metrics(terminal.ranking_metrics(ranking))

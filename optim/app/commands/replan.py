@@ -12,8 +12,8 @@ import numpy as np
 
 from optim.app.build import build_fit, build_process
 from optim.app.session import Session
-from optim.app.shared import calendar, risk, solve_options
-from optim.artefact import load
+from optim.app.shared import require_configured
+from optim.artefact import Lineage, load, require_id, require_parent
 from optim.data.dataset import Dataset, Run
 from optim.data.open import open_dataset
 from optim.errors import ConfigError, DisagreementWarning, IncompatibleError, nearest
@@ -22,12 +22,14 @@ from optim.estimation.result import FitResult
 from optim.export.tables import replan_csv, trajectory_csv
 from optim.optimisation.result import Optimum, Series
 from optim.process.problem import ProcessProblem
+from optim.recipe.document import FILE, read_document
+from optim.recipe.recipe import Recipe
 from optim.replanning.replan import ReplanOptions
 from optim.replanning.replan import replan as replan_batch
 from optim.replanning.result import Replan
 from optim.replanning.running_batch import Batch, Plan
 from optim.report import plots_replan, terminal_replan
-from optim.schedule.grid import bucket
+from optim.schedule.grid import padded_length
 
 AFTER_H = 0.01  # what is done at this very moment lies within the run
 
@@ -40,29 +42,27 @@ def replan(s: Session) -> Replan:
     cfg = s.cfg.replan
     folder = Path(cfg.fit) if cfg.fit else s.out
     old = load(FitResult, folder / "fit")
-    if old.model != s.cfg.model.name:
-        raise IncompatibleError(
-            f"{folder / 'fit'} is a fit of model '{old.model}', the configuration says '{s.cfg.model.name}'"
-        )
+    require_configured(s.cfg, old, folder / "fit")
     dataset = open_dataset(s.cfg.dataset.name)
     index = chosen_run(dataset, cfg.run)
     now = now_of(dataset, index, cfg.now_h)
     problem, batch = running(build_process(s.cfg, dataset), dataset, index, now)
-    plan = read_plan(Path(cfg.plan) if cfg.plan else folder / "optimum", problem)
+    plan = read_plan(Path(cfg.plan) if cfg.plan else folder / "optimum", problem, old, folder / "fit")
     fitting = until_now(s.cfg, dataset, index, now)
-    options = ReplanOptions(solve_options(s.cfg), cfg.draws, cfg.least_gain, risk(s.cfg), calendar(s.cfg))
-    if cfg.draws < 2:
-        raise ConfigError("replan.draws: at least 2 parameter sets are needed to judge a plan")
+    options = ReplanOptions(s.cfg.optimise, cfg, s.cfg.objective.risk, s.cfg.calendar)
     notes: tuple[str, ...] = (
-        ("SIMULATED data: nothing here was measured",) if dataset.simulated or old.simulated else ()
+        ("SIMULATED data: nothing here was measured",) if dataset.simulated or old.lineage.simulated else ()
     )
     started, meant = 1000.0 * batch.run.start_volume_l, float(s.cfg.vessel.start_volume_ml)
     if abs(started - meant) > 1e-3 * meant:
         notes += (f"the run started with {started:g} mL, the design is for {meant:g} mL: doses are not scaled",)
-    found = replan_batch(problem, fitting, old, batch, plan, options, s.cfg.seed, None, notes, s.progress)
+    lineage = Lineage.of(old, seed=s.cfg.seed, notes=notes)
+    lineage = lineage.with_data(dataset.name, dataset.content_hash, dataset.simulated)
+    lineage = replace(lineage, parents={**lineage.parents, **plan.source})
+    found = replan_batch(problem, fitting, old, batch, plan, options, lineage, s.progress)
     s.keep(found, "replan")
     s.lines(terminal_replan.replan_lines(found))
-    for note in found.notes:
+    for note in found.lineage.notes:
         s.note(note)
     off = [a.variable for a in found.agreement if a.off]
     if off:
@@ -124,7 +124,9 @@ def running(problem: ProcessProblem, dataset: Dataset, index: int, now_h: float)
         rows.append(own)
     events = tuple(replace(e, feed_id=renamed.get(e.feed_id, e.feed_id)) for e in run.events)
     start = model.initial(dataset.medium(run.medium_id, run.run_id), run.inoculum_vcd, dataset.initial_sample(index))
-    problem = replace(problem, feeds=np.array(rows, float), initial=np.array([start[n] for n in model.names()], float))
+    initial = np.array([start[n] for n in model.names()], float)
+    # its own data are no screen
+    problem = replace(problem, feeds=np.array(rows, float), initial=initial, screened={})
     return problem, Batch(replace(run, events=events), now_h, tuple(names))
 
 
@@ -158,7 +160,7 @@ def stopped(run: Run, end_h: float) -> Run:
 def _roomy(problem: FitProblem) -> FitProblem:
     """The same with room for more readings, so that a compiled program serves for some days of a batch."""
     v = problem.vessels
-    more = bucket(v.value.shape[1]) - v.value.shape[1]
+    more = padded_length(v.value.shape[1]) - v.value.shape[1]
     rows: dict[str, Any] = {"node": 0, "variable": 0, "value": 0.0, "sd": 1.0, "censored": 0, "weight": 0.0}
     padded: dict[str, Any] = {
         k: np.pad(getattr(v, k), ((0, 0), (0, more)), constant_values=fill) for k, fill in rows.items()
@@ -166,33 +168,44 @@ def _roomy(problem: FitProblem) -> FitProblem:
     return replace(problem, vessels=v._replace(**padded))
 
 
-def read_plan(folder: Path, problem: ProcessProblem) -> Plan:
+def read_plan(folder: Path, problem: ProcessProblem, fit: FitResult, fit_folder: Path) -> Plan:
     """The plan of the folder of an optimum, of a recipe, or of a batch planned anew before.
 
-    Raises `IncompatibleError` when it is none of them, or of another design.
+    Raises `IncompatibleError` when it is none of them, of another design, or made from another fit.
     """
-    recipe = folder / "recipe.json"
-    if recipe.exists():
-        try:
-            process = json.loads(recipe.read_text())["recipe"]["process"]
-            decisions = {d["name"]: float(d["value"]) for d in process["decisions"]}
-            s = process["trajectory"]
-            bands = (np.array(s[q], float) for q in ("p05", "p50", "p95"))
-            series = Series(np.array(s["time_h"], float), tuple(s["names"]), tuple(s["units"]), *bands)
-        except (KeyError, TypeError, ValueError) as err:
-            raise IncompatibleError(f"{recipe} is no recipe that can be followed: {err!r}") from err
+    if (folder / FILE).exists():
+        plan = _of_recipe(folder, fit, fit_folder)
     elif _is_replan(folder):
         earlier = load(Replan, folder)
+        require_parent(earlier, folder, fit, fit_folder)
         decisions = {d.name: d.planned if np.isnan(d.now) else d.now for d in earlier.decisions}
-        series = earlier.replanned.trajectory
+        plan = Plan(decisions, earlier.replanned.trajectory, {earlier.kind(): earlier.id})
     else:
-        optimum = load(Optimum, folder).optimum
-        decisions, series = {d.name: d.value for d in optimum.decisions}, optimum.trajectory
+        optimum = load(Optimum, folder)
+        require_parent(optimum, folder, fit, fit_folder)
+        best = optimum.optimum
+        plan = Plan({d.name: d.value for d in best.decisions}, best.trajectory, {optimum.kind(): optimum.id})
     wanted = [d.name for d in problem.design.decisions]
-    if list(decisions) != wanted:
-        differ = ", ".join(sorted(set(decisions) ^ set(wanted))) or "their order"
+    if list(plan.decisions) != wanted:
+        differ = ", ".join(sorted(set(plan.decisions) ^ set(wanted))) or "their order"
         raise IncompatibleError(f"{folder} has other decisions than the configured design ({differ})")
-    return Plan(decisions, series)
+    return plan
+
+
+def _of_recipe(folder: Path, fit: FitResult, fit_folder: Path) -> Plan:
+    document = read_document(folder)
+    try:
+        recipe = document["recipe"]
+        process = recipe["process"]
+        decisions = {d["name"]: float(d["value"]) for d in process["decisions"]}
+        s = process["trajectory"]
+        bands = (np.array(s[q], float) for q in ("p05", "p50", "p95"))
+        series = Series(np.array(s["time_h"], float), tuple(s["names"]), tuple(s["units"]), *bands)
+        made_from = str(recipe["lineage"]["parents"].get(fit.kind(), ""))
+    except (KeyError, TypeError, ValueError) as err:
+        raise IncompatibleError(f"{folder / FILE} is no recipe that can be followed: {err!r}") from err
+    require_id(made_from, folder, fit, fit_folder, Recipe.made_by)
+    return Plan(decisions, series, {"recipe": document["id"]})
 
 
 def _is_replan(folder: Path) -> bool:

@@ -6,9 +6,6 @@ import numpy as np
 
 from optim.app.build import build_process, build_table
 from optim.app.session import Session
-from optim.app.shared import (
-    screened_ranges,
-)
 from optim.data.open import open_dataset
 from optim.export.tables import trajectory_csv
 from optim.optimisation.evaluate import outcome
@@ -22,8 +19,7 @@ def simulate(s: Session) -> ProcessOutcome:
     problem = build_process(s.cfg, dataset)
     values = build_table(s.cfg.model, problem.model).values()
     p = np.array([[values[n] for n in problem.model.Parameters._fields]])
-    ranges = screened_ranges(dataset)
-    found = outcome(problem, "platform", problem.design.platform, p, ranges)
+    found = outcome(problem, "platform", problem.design.platform, p)
     file = s.out / "simulation.csv"
     file.write_text(trajectory_csv(found.trajectory))
     s.say(f"{s.cfg.title}: platform process at the model's published parameters")

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from optim.app.build import build_fit, build_process, feed_media
 from optim.app.session import Session
-from optim.app.shared import about, solve_options
+from optim.app.shared import process_lineage, require_configured, stored_ranking
 from optim.artefact import load
 from optim.data.dataset import Dataset
 from optim.data.open import open_dataset
 from optim.doe.candidates import Setting
 from optim.doe.result import Suggestion
-from optim.doe.suggest import SuggestOptions
 from optim.doe.suggest import suggest as suggest_runs
-from optim.errors import ConfigError, IncompatibleError
+from optim.errors import ConfigError
 from optim.estimation.result import FitResult
 from optim.estimation.transfer.continued_fit import revive_posterior
 from optim.export.lab_sheet import suggestion_csv, write_plan
@@ -33,35 +31,31 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
     `out/next` is a dataset that lacks its measurements: done and filled in, it is read like any other.
     """
     cfg = s.cfg
-    options = _options(cfg)
     result = result or load(FitResult, s.out / "fit")
     if result.group_by != "clone":
         raise ConfigError("suggest: the fit groups runs by experiment, so there are no clones to choose among")
-    if result.model != cfg.model.name:
-        raise IncompatibleError(
-            f"{s.out / 'fit'} is a fit of model '{result.model}', the configuration says '{cfg.model.name}'; "
-            "run `optim fit` with this configuration first"
-        )
+    require_configured(cfg, result, s.out / "fit")
     dataset = open_dataset(cfg.dataset.name)
     process = build_process(cfg, dataset)
     posterior, point = revive_posterior(result, build_fit(cfg, dataset))
     setting = _setting(cfg, dataset)
+    ranking = stored_ranking(s, result)
     found = suggest_runs(
         posterior,
         point,
         process,
         setting,
-        options,
-        solve_options(cfg),
-        about(s, process, result, dataset),
-        _ranked(s, process, result),
+        cfg.suggest,
+        cfg.optimise,
+        process_lineage(s, process, result, *([ranking] if ranking else [])),
+        _ranked(process, ranking),
         s.progress,
     )
     s.keep(found, "suggestion")
     folder = write_plan(found, replace(dataset, media=setting.media), posterior.problem.variables, s.out / "next")
     s.tracker.folder(folder, folder.name)
     s.lines(terminal_suggest.suggestion_lines(found))
-    for note in found.notes:
+    for note in found.lineage.notes:
         s.note(note)
     s.say(f"  runs and events to execute, and a table to fill in: {folder}")
     s.tracker.metrics(terminal_suggest.suggestion_metrics(found))
@@ -70,29 +64,9 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
     return found
 
 
-def _options(cfg: Settings) -> SuggestOptions:
-    o = cfg.suggest
-    return SuggestOptions(
-        runs=o.runs,
-        samples=o.samples,
-        by=o.by,
-        every_d=tuple(o.every_d),
-        days=tuple(o.days),
-        safe=o.safe,
-        new_clones=o.new_clones,
-        processes=o.processes,
-        per_clone=o.per_clone,
-        members=o.members,
-        top=o.top,
-        optima=o.optima,
-        scenarios=o.scenarios,
-        draws=o.draws,
-    )
-
-
 def _setting(cfg: Settings, dataset: Dataset) -> Setting:
     """What the runs have in common; refused where it would not be read again."""
-    d, name = cfg.design, str(cfg.suggest.experiment)
+    d, name = cfg.design, cfg.suggest.experiment
     if d.initial:
         raise ConfigError("suggest: design.initial states a first sample; runs yet to be done have none")
     known = {run.experiment_id for run in dataset.runs}
@@ -112,16 +86,11 @@ def _setting(cfg: Settings, dataset: Dataset) -> Setting:
     return Setting(d.medium_id, d.inoculum_vcd_1e6_per_ml, name, dict(dataset.media) | feeds)
 
 
-def _ranked(s: Session, process: ProcessProblem, result: FitResult) -> dict[str, np.ndarray] | None:
-    """The processes of a ranking of the same data, to start from."""
-    folder: Path = s.out / "ranking"
-    try:
-        ranking = load(Ranking, folder)
-    except IncompatibleError:
+def _ranked(process: ProcessProblem, ranking: Ranking | None) -> dict[str, np.ndarray] | None:
+    """The processes of a ranking by the same objective and design, to start from."""
+    if ranking is None or ranking.objective != process.metric:
         return None
     names = [d.name for d in process.design.decisions]
-    if ranking.dataset_hash != result.dataset_hash or ranking.objective != process.metric:
-        return None
     return {
         row.clone: np.array([row.decisions[n] for n in names])
         for row in ranking.rows

@@ -20,7 +20,7 @@ from optim.estimation.noise import MEASURED
 from optim.estimation.normal_equations import Arrow
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import FitProblem, observable_names
-from optim.schedule.grid import IntervalGrid, split
+from optim.schedule.grid import IntervalGrid, split_interval
 
 MOST_NODES = 16  # nodes put between those of the grids, at most
 WORTH = 0.1  # share of the variance that a proposal must take away
@@ -179,7 +179,7 @@ def _refined(grid: IntervalGrid) -> IntervalGrid:
     """The grids of all vessels with nodes in the middle of their longest intervals, as far as there is padding."""
     grid = jax.tree.map(np.asarray, grid)
     free = grid.t.shape[1] - 1 - int(np.max(grid.intervals))
-    divide = jax.jit(jax.vmap(split))
+    divide = jax.jit(jax.vmap(split_interval))
     for _ in range(min(free, MOST_NODES)):
         k = np.argmax(np.diff(grid.t, axis=1), axis=1)
         rows = np.arange(len(k))

@@ -25,7 +25,7 @@ def revive_posterior(old: FitResult, problem: FitProblem) -> tuple[Posterior, Po
     others, and `FitError` when the estimate cannot be simulated.
     """
     require_float64("revive_posterior")
-    if old.dataset_hash != problem.dataset.content_hash:
+    if old.lineage.dataset_hash != problem.dataset.content_hash:
         raise IncompatibleError(f"the fit was made from other data than '{problem.dataset.name}' now holds; fit again")
     for row in (*problem.shared_specs, *problem.group_specs):
         if row.name not in (*old.shared_names, *old.clone_names):
@@ -61,8 +61,8 @@ def update(
     posterior, point = estimate_noise_and_spread(posterior, point, options, progress)
     point.history = history
     result = build_fit_result(posterior, [point], options, seed=seed, model_name=model_name, progress=progress)
-    note = f"continued from a fit of '{old.dataset}' ({old.dataset_hash[:12]})"
-    return replace(result, notes=(*result.notes, note))
+    note = f"continued from a fit of '{old.lineage.dataset}' ({old.lineage.dataset_hash[:12]})"
+    return replace(result, lineage=replace(result.lineage.noted(note), parents={old.kind(): old.id}))
 
 
 def _at_estimates(old: FitResult, problem: FitProblem) -> tuple[Posterior, Point]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from optim.artefact import Lineage
 from optim.errors import IncompatibleError
 from optim.estimation.levenberg_marquardt import Progress, Search
 from optim.estimation.posterior import Z90, Point, Posterior
@@ -63,12 +64,9 @@ def predict_new_clone(
                 members, own.readings_until(24.0 * day), points, search=search, progress=progress
             )
             predicted.append(_predicted_clone(members, posterior, points, float(day), options.draws, seed))
+    data = problem.dataset
     return NewClonePrediction(
-        fit_dataset=old.dataset,
-        fit_dataset_hash=old.dataset_hash,
-        model=old.model,
-        simulated=old.simulated or problem.dataset.simulated,
-        seed=seed,
+        lineage=Lineage.of(old, seed=seed).with_data(data.name, data.content_hash, data.simulated),
         shared_names=tuple(row.name for row in problem.shared_specs),
         clone_names=tuple(row.name for row in problem.group_specs),
         clones=problem.groups,

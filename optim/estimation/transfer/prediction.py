@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from optim.artefact import Artefact, Lineage
+
 
 @dataclass(frozen=True)
 class PredictedParameter:
@@ -68,17 +70,13 @@ class PredictedClone:
 
 
 @dataclass(frozen=True)
-class NewClonePrediction:
+class NewClonePrediction(Artefact):
     """New clones under the population of a fit, each predicted after every requested number of days."""
 
-    schema: ClassVar[str] = "optim.placement/1"
+    schema: ClassVar[str] = "optim.placement/2"
     made_by: ClassVar[str] = "optim place"
 
-    model: str
-    fit_dataset: str
-    fit_dataset_hash: str
-    simulated: bool
-    seed: int
+    lineage: Lineage  # data are those of the new clones
     shared_names: tuple[str, ...]
     clone_names: tuple[str, ...]
     clones: tuple[str, ...]

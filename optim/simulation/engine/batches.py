@@ -12,7 +12,7 @@ import numpy as np
 LANES = 16
 
 
-def in_batches(program: Callable[..., Any], lanes: tuple[Any, ...], size: int = LANES) -> Any:
+def map_batches(program: Callable[..., Any], lanes: tuple[Any, ...], size: int = LANES) -> Any:
     """`program(*lanes)` over the leading axis of every leaf, `size` rows at a time: see `batches_of`.
 
     Batches are dispatched before the first is waited for, so that they run side by side where there are cores. A lane's
@@ -25,10 +25,10 @@ def in_batches(program: Callable[..., Any], lanes: tuple[Any, ...], size: int = 
     if whole < n:
         rest = np.minimum(np.arange(whole, whole + size), n - 1)
         parts.append(jax.tree.map(lambda a: a[rest], lanes))
-    return joined([program(*part) for part in parts], n)
+    return join_batches([program(*part) for part in parts], n)
 
 
-def batches_of[T](tree: T, rows: np.ndarray, size: int) -> tuple[tuple[np.ndarray, T], ...]:
+def split_batches[T](tree: T, rows: np.ndarray, size: int) -> tuple[tuple[np.ndarray, T], ...]:
     """The given rows of a tree in batches of one size on the device, each with its places among the rows.
 
     The last row is repeated to fill up, so that any number of rows is one compiled program.
@@ -41,7 +41,7 @@ def batches_of[T](tree: T, rows: np.ndarray, size: int) -> tuple[tuple[np.ndarra
     return tuple(found)
 
 
-def joined(parts: list[Any], count: int) -> Any:
+def join_batches(parts: list[Any], count: int) -> Any:
     """What batches gave, as one tree of NumPy arrays with `count` rows."""
     arrays = [jax.tree.map(np.asarray, part) for part in parts]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *arrays)

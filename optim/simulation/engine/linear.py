@@ -10,7 +10,7 @@ import jax
 from optim.types import Array
 
 
-class Linear(NamedTuple):
+class SparseLinearMap(NamedTuple):
     """A sparse linear program from the moves of some inputs to the changes of the outputs, by way of shared values.
 
     `steps[k]` gives value k (counted after the inputs) as a sum over (earlier value, weight): an integer is a place
@@ -21,7 +21,7 @@ class Linear(NamedTuple):
     steps: tuple[tuple[tuple[int, int | float], ...], ...]
     outputs: tuple[int, ...]
 
-    def push(self, weights: Sequence[Array], moves: Sequence[Array]) -> list[Array | None]:
+    def push_forward(self, weights: Sequence[Array], moves: Sequence[Array]) -> list[Array | None]:
         """Changes of the outputs; None where there is none."""
         values, used = list(moves), self._uses()
         for step in self.steps:
@@ -32,17 +32,17 @@ class Linear(NamedTuple):
             values.append(jax.lax.optimization_barrier(total) if used[len(values)] > 1 else total)
         return [values[i] if i >= 0 else None for i in self.outputs]
 
-    def pull(self, weights: Sequence[Array], changes: Sequence[Array | None]) -> list[Array | None]:
+    def pull_back(self, weights: Sequence[Array], changes: Sequence[Array | None]) -> list[Array | None]:
         """Cotangents of the inputs from those of the outputs; None where there is none."""
         first, used = len(self.by), self._uses()
         values: list[Any] = [None] * (first + len(self.steps))
 
-        def add(i: int, term: Array) -> None:
+        def _add(i: int, term: Array) -> None:
             values[i] = term if values[i] is None else values[i] + term
 
         for i, change in zip(self.outputs, changes, strict=True):
             if i >= 0 and change is not None:
-                add(i, change)
+                _add(i, change)
         for k in reversed(range(len(self.steps))):
             bar = values[first + k]
             if bar is None:
@@ -50,7 +50,7 @@ class Linear(NamedTuple):
             if len(self.steps[k]) > 1 and used[first + k] > 1:
                 bar = jax.lax.optimization_barrier(bar)
             for source, w in self.steps[k]:
-                add(source, _weighted(weights, w, bar))
+                _add(source, _weighted(weights, w, bar))
         return values[:first]
 
     def _uses(self) -> list[int]:

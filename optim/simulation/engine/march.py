@@ -24,8 +24,8 @@ import numpy as np
 from optim.errors import Status
 from optim.kinetics.base import AbstractKineticModel
 from optim.schedule.grid import IntervalGrid
-from optim.simulation.balance import Controls, Vessel, left_edge, sizes
-from optim.simulation.engine.rhs import Held, RightHandSide, materialise, right_hand_side, stack
+from optim.simulation.balance import Controls, Vessel, apply_left_edge, state_scales
+from optim.simulation.engine.rhs import FrozenInputs, RightHandSide, hold_in_memory, right_hand_side, stack_rows
 from optim.simulation.engine.steppers import AbstractStepper, Tsit5
 from optim.types import Array
 
@@ -53,7 +53,7 @@ class Integrator(eqx.Module):
     lanes: int = eqx.field(static=True, default=64)
 
 
-class March(NamedTuple):
+class MarchResult(NamedTuple):
     """Of every vessel: amounts and volume at every node [V, K+1, N'], how it ended, and what that took."""
 
     states: Array
@@ -63,7 +63,7 @@ class March(NamedTuple):
     error: Array  # [V] sum of the local errors of all steps, in units of the tolerance
 
 
-class Lane(NamedTuple):
+class LaneState(NamedTuple):
     """What moves on the lanes; every leaf has them as its last axis."""
 
     vessel: Array  # which one
@@ -83,7 +83,7 @@ class Lane(NamedTuple):
     stumbled: Array  # the step before was rejected
 
 
-class Packed(eqx.Module):
+class PackedTree(eqx.Module):
     """A tree whose leaves share leading axes, as one array [rows, columns]."""
 
     table: Array
@@ -91,14 +91,14 @@ class Packed(eqx.Module):
     shapes: tuple[tuple[int, ...], ...] = eqx.field(static=True)
 
     @staticmethod
-    def of(tree: Any, leading: int) -> Packed:
+    def pack_tree(tree: Any, leading: int) -> PackedTree:
         """Pack a tree whose leaves have `leading` axes in common."""
         leaves, structure = jax.tree.flatten(tree)
         rows = math.prod(leaves[0].shape[:leading])
         table = jnp.concatenate([leaf.reshape(rows, -1) for leaf in leaves], axis=1)
-        return Packed(table, structure, tuple(leaf.shape[leading:] for leaf in leaves))
+        return PackedTree(table, structure, tuple(leaf.shape[leading:] for leaf in leaves))
 
-    def take(self, row: Array) -> Any:
+    def take_rows(self, row: Array) -> Any:
         """The tree of one row per lane, lanes last."""
         columns, leaves, first = self.table.at[row].get(mode="promise_in_bounds").T, [], 0
         for shape in self.shapes:
@@ -107,7 +107,7 @@ class Packed(eqx.Module):
             first += size
         return jax.tree.unflatten(self.tree, leaves)
 
-    def add(self, row: Array, tree: Any) -> Packed:
+    def add_rows(self, row: Array, tree: Any) -> PackedTree:
         """With a tree (lanes last) added to one row per lane; a row beyond the last is dropped."""
         columns = [leaf.reshape(-1, leaf.shape[-1]) for leaf in jax.tree.leaves(tree)]
         return eqx.tree_at(
@@ -115,24 +115,24 @@ class Packed(eqx.Module):
         )
 
 
-class Task(NamedTuple):
+class VesselTable(NamedTuple):
     """All vessels, packed in rows, because one gather of a row is cheaper than many of single numbers."""
 
     y0: Array  # [V, N']
-    p: Packed
-    device: Packed
-    of_interval: Packed  # controls, one row per vessel and interval
+    p: PackedTree
+    vessels: PackedTree
+    controls: PackedTree  # controls, one row per vessel and interval
     intervals: Array  # [V]
 
     @property
-    def nodes(self) -> int:
+    def node_count(self) -> int:
         """Nodes of every grid, padding included."""
-        return self.of_interval.table.shape[0] // self.intervals.shape[0] + 1
+        return self.controls.table.shape[0] // self.intervals.shape[0] + 1
 
 
-class Loop(NamedTuple):
-    lane: Lane
-    held: Held
+class LoopState(NamedTuple):
+    lane: LaneState
+    held: FrozenInputs
     waiting: Array  # the next vessel that no lane has taken
     states: Array  # [V, K+1, N']
     summary: Array  # [V, 4] status, steps, rejected, error
@@ -140,47 +140,55 @@ class Loop(NamedTuple):
 
 def march(
     model: AbstractKineticModel, p: Any, y0: Array, grid: IntervalGrid, vessel: Vessel, integrator: Integrator
-) -> March:
+) -> MarchResult:
     """Integrate vessels from node 0 to their last; every leaf has a leading axis V. Rows after a failure are NaN."""
-    task = to_task(p, y0, grid, vessel)
+    task = pack_vessels(p, y0, grid, vessel)
 
-    def serve_and_go(loop: Loop) -> Loop:
-        loop = visit(model, task, integrator, loop)
-        length, rhs = loop.held.u.length, right_hand_side(model, loop.held)
+    def _serve_and_go(loop: LoopState) -> LoopState:
+        loop = serve_lanes(model, task, integrator, loop)
+        length, rhs = loop.held.controls.length, right_hand_side(model, loop.held)
         lane = jax.lax.fori_loop(
-            0, STEPS_PER_VISIT, lambda _, c: advance(model, integrator, c, length, rhs)[0], loop.lane
+            0, STEPS_PER_VISIT, lambda _, c: try_step(model, integrator, c, length, rhs)[0], loop.lane
         )
         return loop._replace(lane=lane)
 
-    return finish(jax.lax.while_loop(lambda loop: unfinished(task, loop), serve_and_go, start(task, integrator)), task)
+    return march_result(
+        jax.lax.while_loop(lambda loop: work_remains(task, loop), _serve_and_go, initial_loop(task, integrator)), task
+    )
 
 
-def to_task(p: Any, y0: Array, grid: IntervalGrid, vessel: Vessel) -> Task:
+def pack_vessels(p: Any, y0: Array, grid: IntervalGrid, vessel: Vessel) -> VesselTable:
     """Everything a lane may need, in rows."""
     controls = Controls(grid.t[:, 1:] - grid.t[:, :-1], grid.actions)
-    return Task(y0, Packed.of(p, 1), Packed.of(vessel, 1), Packed.of(controls, 2), grid.intervals)
+    return VesselTable(
+        y0,
+        PackedTree.pack_tree(p, 1),
+        PackedTree.pack_tree(vessel, 1),
+        PackedTree.pack_tree(controls, 2),
+        grid.intervals,
+    )
 
 
-def lanes_for(vessels: int, integrator: Integrator) -> int:
+def _lane_count(vessels: int, integrator: Integrator) -> int:
     """As many lanes as are worth it; a multiple of 8, so that a lane computes the same in every place."""
     return max(8, min(integrator.lanes, -(-vessels // 8) * 8))
 
 
-def unfinished(task: Task, loop: Loop) -> Array:
+def work_remains(task: VesselTable, loop: LoopState) -> Array:
     """Whether a lane has a vessel, or a vessel waits for a lane."""
     return jnp.any(loop.lane.active) | (loop.waiting < task.intervals.shape[0])
 
 
-def start(task: Task, integrator: Integrator) -> Loop:
+def initial_loop(task: VesselTable, integrator: Integrator) -> LoopState:
     """All lanes free."""
     vessels = task.intervals.shape[0]
-    n = lanes_for(vessels, integrator)
+    n = _lane_count(vessels, integrator)
     dtype = task.y0.dtype
     zero, none = jnp.zeros(n, jnp.int32), jnp.zeros(n, dtype)
     first = jnp.minimum(jnp.arange(n, dtype=jnp.int32), vessels - 1)
     y0 = task.y0[first].T
-    states = jnp.full((vessels, task.nodes, y0.shape[0]), jnp.nan, dtype).at[:, 0].set(task.y0)
-    lane = Lane(
+    states = jnp.full((vessels, task.node_count, y0.shape[0]), jnp.nan, dtype).at[:, 0].set(task.y0)
+    lane = LaneState(
         vessel=first,
         k=zero,
         s=none,
@@ -197,12 +205,12 @@ def start(task: Task, integrator: Integrator) -> Loop:
         last_size=jnp.zeros(n, jnp.float32),
         stumbled=jnp.zeros(n, bool),
     )
-    held = Held(controls_at(task, first, zero), task.p.take(first), task.device.take(first))
-    return Loop(lane, held, jnp.zeros((), jnp.int32), states, jnp.zeros((vessels, 4), dtype))
+    held = FrozenInputs(controls_at(task, first, zero), task.p.take_rows(first), task.vessels.take_rows(first))
+    return LoopState(lane, held, jnp.zeros((), jnp.int32), states, jnp.zeros((vessels, 4), dtype))
 
 
 def _guarded(integrator: Integrator) -> bool:
-    return integrator.guard and integrator.stepper.stable is not None
+    return integrator.guard and integrator.stepper.stability_limit is not None
 
 
 def _mixed(y: Array) -> Array:
@@ -211,15 +219,15 @@ def _mixed(y: Array) -> Array:
     return jnp.broadcast_to(jnp.asarray(mixed, y.dtype)[:, None], y.shape)
 
 
-def controls_at(task: Task, vessel: Array, k: Array) -> Controls:
+def controls_at(task: VesselTable, vessel: Array, k: Array) -> Controls:
     """The controls of an interval of every lane's vessel."""
-    controls: Controls = task.of_interval.take(interval_row(task, vessel, k))
+    controls: Controls = task.controls.take_rows(interval_row(task, vessel, k))
     return controls
 
 
-def interval_row(task: Task, vessel: Array, k: Array) -> Array:
+def interval_row(task: VesselTable, vessel: Array, k: Array) -> Array:
     """Row of an interval of a vessel."""
-    intervals = task.nodes - 1
+    intervals = task.node_count - 1
     return vessel * intervals + jnp.minimum(k, intervals - 1)
 
 
@@ -227,30 +235,30 @@ def _select(mask: Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(mask, a, b), yes, no)
 
 
-def advance(
-    model: AbstractKineticModel, integrator: Integrator, c: Lane, length: Array, rhs: RightHandSide
-) -> tuple[Lane, tuple[Array, Array]]:
+def try_step(
+    model: AbstractKineticModel, integrator: Integrator, c: LaneState, length: Array, rhs: RightHandSide
+) -> tuple[LaneState, tuple[Array, Array]]:
     """One step tried on every lane that is not idle; the lanes after it, the step's length, and if it was accepted."""
     n = len(model.species)
     length = jax.lax.stop_gradient(length)
     wanted = jnp.where(length > 0.0, c.h / jnp.where(length > 0.0, length, 1.0), 1.0)
     push = c.push
-    if push is not None and integrator.stepper.stable is not None:
+    if push is not None and integrator.stepper.stability_limit is not None:
         speed, push = _fastest(model, c, rhs, push)
-        wanted = jnp.minimum(wanted, integrator.stepper.stable / speed)
+        wanted = jnp.minimum(wanted, integrator.stepper.stability_limit / speed)
     remaining = 1.0 - c.s
     # a last sliver would cost a whole step: stretch up to 1 % to reach the node
     ends = wanted >= 0.99 * remaining
     ds = jax.lax.stop_gradient(jnp.where(ends, remaining, wanted))
-    ends, ds, tried_h = materialise((ends, ds, ds * length))
+    ends, ds, tried_h = hold_in_memory((ends, ds, ds * length))
     new, error = integrator.stepper.step(rhs, c.s, c.y, ds)
 
-    square = materialise(_error_square(model, integrator, c.y, new, error))
+    square = hold_in_memory(_error_square(model, integrator, c.y, new, error))
     size, growth = _growth(integrator, c, square, tried_h)
     negative = _negative(model, c.y, new)
     growth = jnp.where(negative, jnp.minimum(growth, 0.25), growth)
     accepted = (square <= 1.0) & ~negative & ~c.idle
-    finite, negative, accepted, growth = materialise((jnp.isfinite(square), negative, accepted, growth))
+    finite, negative, accepted, growth = hold_in_memory((jnp.isfinite(square), negative, accepted, growth))
     # a step cut short by a node says little about the next one: never let it shrink the step that was wanted
     h = jnp.where(accepted & ends, jnp.maximum(c.h, tried_h * growth), tried_h * growth)
     y = jnp.where(accepted, new, c.y)
@@ -292,7 +300,7 @@ def advance(
     return after, (ds, accepted)
 
 
-def _growth(integrator: Integrator, c: Lane, square: Array, tried_h: Array) -> tuple[Array, Array]:
+def _growth(integrator: Integrator, c: LaneState, square: Array, tried_h: Array) -> tuple[Array, Array]:
     """Size of the error (its logarithm), and the factor for the next step.
 
     Predictive control follows the trend of the error, so that few steps fail: Gustafsson 1994, ACM Trans Math Softw
@@ -308,15 +316,15 @@ def _growth(integrator: Integrator, c: Lane, square: Array, tried_h: Array) -> t
     return size, jnp.where(jnp.isfinite(square), growth, 0.1).astype(square.dtype)
 
 
-def _fastest(model: AbstractKineticModel, c: Lane, rhs: RightHandSide, push: Array) -> tuple[Array, Array]:
+def _fastest(model: AbstractKineticModel, c: LaneState, rhs: RightHandSide, push: Array) -> tuple[Array, Array]:
     """Speed of the fastest mode (per unit of s) and its direction, by one power iteration per step; values only.
 
     The error of the values alone does not keep an explicit step stable: at a quasi-steady state it vanishes, the step
     grows, and derivatives, which no error estimate watches, grow without bound.
     """
-    still, s, y, v = jax.lax.stop_gradient((rhs.still, c.s, c.y, push))
-    scale = sizes(model, y)
-    w = RightHandSide(rhs.graph, still).push(s, y, materialise(v * scale)) / scale
+    still, s, y, v = jax.lax.stop_gradient((rhs.frozen, c.s, c.y, push))
+    scale = state_scales(model, y)
+    w = RightHandSide(rhs.graph, still).push_forward(s, y, hold_in_memory(v * scale)) / scale
     length, before = jnp.sqrt(sum(w**2)), jnp.sqrt(sum(v**2))
     speed = length / before
     usable = jnp.isfinite(speed) & (speed > 0.0)
@@ -331,7 +339,7 @@ def _error_square(
     """Mean square of the error over the tolerance, for concentrations; values only, no derivative."""
     old, new, error = jax.lax.stop_gradient((old, new, error))
     n = len(model.species)
-    floor = integrator.atol * sizes(model, new)
+    floor = integrator.atol * state_scales(model, new)
     squares = []
     for i in range(n):
         squares.append((error[i] / (floor[i] + integrator.rtol * jnp.maximum(jnp.abs(old[i]), jnp.abs(new[i])))) ** 2)
@@ -341,7 +349,7 @@ def _error_square(
 def _negative(model: AbstractKineticModel, old: Array, new: Array) -> Array:
     """Whether a step takes a species below zero."""
     old, new = jax.lax.stop_gradient((old, new))
-    floor = -NEGATIVE * sizes(model, new)
+    floor = -NEGATIVE * state_scales(model, new)
     found = jnp.zeros(new.shape[1:], bool)
     for i, species in enumerate(model.species):
         if not species.signed:
@@ -349,7 +357,7 @@ def _negative(model: AbstractKineticModel, old: Array, new: Array) -> Array:
     return found
 
 
-def visit(model: AbstractKineticModel, task: Task, integrator: Integrator, loop: Loop) -> Loop:
+def serve_lanes(model: AbstractKineticModel, task: VesselTable, integrator: Integrator, loop: LoopState) -> LoopState:
     """Serve the lanes that wait: store the node, hand out the next vessel, and apply what happens at the node."""
     lane = loop.lane
     vessels = task.intervals.shape[0]
@@ -372,11 +380,13 @@ def visit(model: AbstractKineticModel, task: Task, integrator: Integrator, loop:
     lane = _select(taken, _fresh(integrator, lane, candidate), lane)
     lane = lane._replace(y=jnp.where(taken, task.y0[lane.vessel].T, lane.y))
     # the rows of lanes in the middle of an interval are those they hold already: nothing to select
-    held = Held(controls_at(task, lane.vessel, lane.k), task.p.take(lane.vessel), task.device.take(lane.vessel))
+    held = FrozenInputs(
+        controls_at(task, lane.vessel, lane.k), task.p.take_rows(lane.vessel), task.vessels.take_rows(lane.vessel)
+    )
 
     enters = (arrived & lane.active) | taken
-    y = jnp.where(enters, edges(model, lane.y, held), lane.y)
-    emptied = enters & _emptied(model, lane.y, held.u)
+    y = jnp.where(enters, apply_left_edges(model, lane.y, held), lane.y)
+    emptied = enters & _emptied(model, lane.y, held.controls)
     lane = lane._replace(
         s=jnp.where(enters, 0.0, lane.s),
         last_h=jnp.where(enters, 0.0, lane.last_h),
@@ -384,16 +394,16 @@ def visit(model: AbstractKineticModel, task: Task, integrator: Integrator, loop:
         idle=~lane.active | emptied,
         status=jnp.where(emptied, jnp.int32(Status.VOLUME_EXHAUSTED), lane.status),
     )
-    return Loop(lane, held, loop.waiting + jnp.sum(taken).astype(jnp.int32), states, summary)
+    return LoopState(lane, held, loop.waiting + jnp.sum(taken).astype(jnp.int32), states, summary)
 
 
-def edges(model: AbstractKineticModel, y: Array, held: Held) -> Array:
+def apply_left_edges(model: AbstractKineticModel, y: Array, held: FrozenInputs) -> Array:
     """What happens at the left edge, on every lane."""
-    edge = jax.vmap(lambda y, u, device: left_edge(model, tuple(y), u, device), in_axes=-1, out_axes=-1)
-    return stack(edge(y, held.u, held.device))
+    edge = jax.vmap(lambda y, u, device: apply_left_edge(model, tuple(y), u, device), in_axes=-1, out_axes=-1)
+    return stack_rows(edge(y, held.controls, held.vessel))
 
 
-def _fresh(integrator: Integrator, lane: Lane, vessel: Array) -> Lane:
+def _fresh(integrator: Integrator, lane: LaneState, vessel: Array) -> LaneState:
     """A lane that begins a vessel."""
     zero, none = jnp.zeros_like(lane.k), jnp.zeros_like(lane.s)
     return lane._replace(
@@ -418,11 +428,11 @@ def _emptied(model: AbstractKineticModel, y: Array, u: Controls) -> Array:
     return (left <= 0.0) | (left < removed) | (left - removed + refilled <= 0.0)
 
 
-def finish(loop: Loop, task: Task) -> March:
+def march_result(loop: LoopState, task: VesselTable) -> MarchResult:
     """Rows of padding repeat the last state, so that reductions over the path need no mask."""
     status, steps, rejected = (loop.summary[:, i].astype(jnp.int32) for i in range(3))
     last = task.intervals[:, None, None]
-    padding = jnp.arange(task.nodes)[None, :, None] > last
+    padding = jnp.arange(task.node_count)[None, :, None] > last
     repeated = jnp.take_along_axis(loop.states, last, axis=1)
     states = jnp.where(padding & (status == Status.OK)[:, None, None], repeated, loop.states)
-    return March(states, status, steps, rejected, loop.summary[:, 3])
+    return MarchResult(states, status, steps, rejected, loop.summary[:, 3])

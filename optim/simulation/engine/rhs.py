@@ -15,43 +15,43 @@ import jax.numpy as jnp
 import numpy as np
 
 from optim.kinetics.base import AbstractKineticModel
-from optim.simulation.balance import Controls, Vessel, derivative, state_names
-from optim.simulation.engine.graph import AnyGraph, Place, call, on_lanes, trace
+from optim.simulation.balance import Controls, Vessel, state_derivative, state_names
+from optim.simulation.engine.graph import AnyGraph, Place, apply_graph, evaluate_lanes, trace_graph
 from optim.types import Array, Scalar, StateTuple
 
 
-class Held(NamedTuple):
+class FrozenInputs(NamedTuple):
     """What stays the same between two events."""
 
-    u: Controls
+    controls: Controls
     p: Any
-    device: Vessel
+    vessel: Vessel
 
 
 class RightHandSide(NamedTuple):
     """dy/ds of lanes side by side; `still` [each L] holds what was computed from `Held`."""
 
     graph: AnyGraph
-    still: tuple[Array, ...]
+    frozen: tuple[Array, ...]
 
     def __call__(self, s: Array, y: Array) -> tuple[Array, ...]:
         """s [L], y [N', L] -> N' rows [L]."""
-        return call(self.graph, (s, *y, *self.still))
+        return apply_graph(self.graph, (s, *y, *self.frozen))
 
     def jacobian(self, s: Array, y: Array) -> tuple[Array | None, dict[Place, Array]]:
         """The derivatives by s [N', L] (None: it depends on no s), and those by y that are not zero, each [L]."""
         n = y.shape[0]
         joint, places = self.graph.with_derivative(tuple(range(n + 1)))
-        found = dict(zip(places, call(joint, (s, *y, *self.still))[n:], strict=True))
+        found = dict(zip(places, apply_graph(joint, (s, *y, *self.frozen))[n:], strict=True))
         by_s = {i: value for (i, j), value in found.items() if j == 0}
-        moved = stack([by_s.get(i, jnp.zeros_like(s)) for i in range(n)]) if by_s else None
+        moved = stack_rows([by_s.get(i, jnp.zeros_like(s)) for i in range(n)]) if by_s else None
         return moved, {(i, j - 1): value for (i, j), value in found.items() if j}
 
-    def pull(self, s: Array, y: Array, bar: Sequence[Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    def pull_back(self, s: Array, y: Array, bar: Sequence[Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         """Cotangents of y and of `still` from those of dy/ds (N' rows)."""
         return _pull(self.graph, self, s, y, bar)
 
-    def pull_jacobian(
+    def pull_back_jacobian(
         self, s: Array, y: Array, by_s: Sequence[Array] | None, entries: dict[Place, Array]
     ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         """The same from those of what `jacobian` gives."""
@@ -60,28 +60,30 @@ class RightHandSide(NamedTuple):
         bar = [by_s[i] if j == 0 and by_s is not None else entries[i, j - 1] for i, j in places]
         return _pull(joint, self, s, y, [*[None] * n, *bar])
 
-    def push(self, s: Array, y: Array, direction: Array) -> Array:
+    def push_forward(self, s: Array, y: Array, direction: Array) -> Array:
         """The Jacobian times a direction [N', L]; not to be differentiated."""
-        run = lambda *rows: on_lanes(self.graph, (s, *rows, *self.still))  # noqa: E731
-        return stack(jax.jvp(run, tuple(y), tuple(direction))[1])
+        run = lambda *rows: evaluate_lanes(self.graph, (s, *rows, *self.frozen))  # noqa: E731
+        return stack_rows(jax.jvp(run, tuple(y), tuple(direction))[1])
 
 
 def _pull(
     graph: AnyGraph, rhs: RightHandSide, s: Array, y: Array, bar: Sequence[Array | None]
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    n, inputs = y.shape[0], (s, *y, *rhs.still)
-    joint, linear = graph.linearised(tuple(range(1, len(inputs))))
-    weights = materialise(on_lanes(joint, inputs)[len(bar) :])
-    found = [jnp.zeros_like(x) if a is None else a for a, x in zip(linear.pull(weights, bar), inputs[1:], strict=True)]
+    n, inputs = y.shape[0], (s, *y, *rhs.frozen)
+    joint, linear = graph.linear_map(tuple(range(1, len(inputs))))
+    weights = hold_in_memory(evaluate_lanes(joint, inputs)[len(bar) :])
+    found = [
+        jnp.zeros_like(x) if a is None else a for a, x in zip(linear.pull_back(weights, bar), inputs[1:], strict=True)
+    ]
     return tuple(found[:n]), tuple(found[n:])
 
 
-def materialise(values: Any) -> Any:
+def hold_in_memory(values: Any) -> Any:
     """Hold values in memory: XLA would compute them again in each of their consumers."""
     return jax.lax.optimization_barrier(values)
 
 
-def store(stages: Array, i: Array, rows: Sequence[Array]) -> Array:
+def store_stage(stages: Array, i: Array, rows: Sequence[Array]) -> Array:
     """Stages [R, N', L] with stage i set, in place row by row: no row is copied twice."""
     zero = jnp.zeros((), jnp.int32)
     i = jnp.asarray(i, jnp.int32)
@@ -90,23 +92,23 @@ def store(stages: Array, i: Array, rows: Sequence[Array]) -> Array:
     return stages
 
 
-def stack(rows: Sequence[Array]) -> Array:
+def stack_rows(rows: Sequence[Array]) -> Array:
     """Rows [L] as one array; held before, because a fused concatenation would choose among rows at every element."""
-    return materialise(jnp.stack(materialise(tuple(rows))))
+    return hold_in_memory(jnp.stack(hold_in_memory(tuple(rows))))
 
 
-def right_hand_side(model: AbstractKineticModel, held: Held) -> RightHandSide:
+def right_hand_side(model: AbstractKineticModel, held: FrozenInputs) -> RightHandSide:
     """The right-hand sides of all lanes; every leaf of `held` has the lanes as its last axis."""
     leaves, structure = jax.tree.flatten(held)
     shapes = tuple(leaf.shape[:-1] for leaf in leaves)
     before, graph = _graphs(model, structure, shapes, jnp.result_type(*leaves))
     scalars = [leaf[place] for leaf, shape in zip(leaves, shapes, strict=True) for place in np.ndindex(shape)]
-    return RightHandSide(graph, materialise(call(before, tuple(scalars))))
+    return RightHandSide(graph, hold_in_memory(apply_graph(before, tuple(scalars))))
 
 
-def traced(fn: Callable[[Scalar, StateTuple], StateTuple], n: int) -> RightHandSide:
+def trace_right_hand_side(fn: Callable[[Scalar, StateTuple], StateTuple], n: int) -> RightHandSide:
     """A right-hand side of n states from a function that holds nothing."""
-    return RightHandSide(trace(lambda s, *y: fn(s, y), n + 1), ())
+    return RightHandSide(trace_graph(lambda s, *y: fn(s, y), n + 1), ())
 
 
 @lru_cache(maxsize=128)
@@ -116,15 +118,15 @@ def _graphs(
     """Graphs of what stays the same, and of the rest."""
     still = sum(int(np.prod(shape, dtype=int)) for shape in shapes)
 
-    def nested(values: list[Scalar], shape: tuple[int, ...]) -> Any:
+    def _nested(values: list[Scalar], shape: tuple[int, ...]) -> Any:
         if not shape:
             return values.pop(0)
-        return [nested(values, shape[1:]) for _ in range(shape[0])]
+        return [_nested(values, shape[1:]) for _ in range(shape[0])]
 
-    def whole(*x: Scalar) -> StateTuple:
+    def _whole(*x: Scalar) -> StateTuple:
         moving, values = x[: len(x) - still], list(x[len(x) - still :])
-        held = jax.tree.unflatten(structure, [nested(values, shape) for shape in shapes])
-        return derivative(model, held.p, moving[0], tuple(moving[1:]), held.u, held.device)
+        held = jax.tree.unflatten(structure, [_nested(values, shape) for shape in shapes])
+        return state_derivative(model, held.p, moving[0], tuple(moving[1:]), held.controls, held.vessel)
 
-    count = len(state_names(model, jax.tree.unflatten(structure, [0.0] * structure.num_leaves).u.actions))
-    return trace(whole, 1 + count + still, dtype, still).split(still)
+    count = len(state_names(model, jax.tree.unflatten(structure, [0.0] * structure.num_leaves).controls.actions))
+    return trace_graph(_whole, 1 + count + still, dtype, still).split_frozen(still)

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optim.simulation.engine.rhs import RightHandSide, materialise, store
-from optim.simulation.engine.sparse import Entries, Solver
-from optim.simulation.engine.steppers import AbstractStepper, weighted
+from optim.simulation.engine.rhs import RightHandSide, hold_in_memory, store_stage
+from optim.simulation.engine.sparse import Entries, SparseSolver
+from optim.simulation.engine.steppers import AbstractStepper, weighted_sum
 from optim.types import Array
 
 
@@ -24,7 +24,7 @@ class Rodas5P(AbstractStepper):
 
     order: ClassVar[int] = 5
     error_order: ClassVar[int] = 5
-    stable: ClassVar[float | None] = None
+    stability_limit: ClassVar[float | None] = None
     gamma: ClassVar[float] = 0.21193756319429014
     # the state of each stage from 6 on is that of the stage before plus its increment, and so is the result
     a: ClassVar[tuple[tuple[float, ...], ...]] = (
@@ -118,27 +118,29 @@ class Rodas5P(AbstractStepper):
         stages, new = self._stages(rhs, s, y, h)
         return new, jax.lax.stop_gradient(stages[-1])
 
-    def pull(self, rhs: RightHandSide, s: Array, y: Array, h: Array, bar: Array) -> tuple[Array, tuple[Array, ...]]:
+    def pull_back(
+        self, rhs: RightHandSide, s: Array, y: Array, h: Array, bar: Array
+    ) -> tuple[Array, tuple[Array, ...]]:
         stages, _ = self._stages(rhs, s, y, h)
         inverse = 1.0 / h
         by_s, entries = rhs.jacobian(s, y)
-        solver = Solver(_matrix(entries, inverse / self.gamma, y.shape[0]), y.shape[0])
+        solver = SparseSolver(_matrix(entries, inverse / self.gamma, y.shape[0]), y.shape[0])
         states, pulls = self._states(), _square(self.c_matrix)
         result = states[7] + np.eye(8)[7]
         back = jnp.asarray(np.column_stack([self.c, self.d, result, states, states.T, pulls.T]), y.dtype)
 
-        def stage(n: Array, carried: Any) -> Any:
+        def _stage(n: Array, carried: Any) -> Any:
             bars, right_bars, s_bar, entry_bars, still_bar = carried
             i = 7 - n
             row = back[i]
-            k_bar = row[2] * bar + weighted(row[11:19], bars) + inverse * weighted(row[19:], right_bars)
-            right = materialise(solver.solve_transposed(materialise(k_bar)))
-            at = materialise(y + weighted(row[3:11], stages))
-            at_bar, change = rhs.pull(s + row[0] * h, at, right)
+            k_bar = row[2] * bar + weighted_sum(row[11:19], bars) + inverse * weighted_sum(row[19:], right_bars)
+            right = hold_in_memory(solver.solve_transposed(hold_in_memory(k_bar)))
+            at = hold_in_memory(y + weighted_sum(row[3:11], stages))
+            at_bar, change = rhs.pull_back(s + row[0] * h, at, right)
             k = jax.lax.dynamic_index_in_dim(stages, i, keepdims=False)
             return (
-                store(bars, i, at_bar),
-                store(right_bars, i, right),
+                store_stage(bars, i, at_bar),
+                store_stage(right_bars, i, right),
                 None if s_bar is None else tuple(a + row[1] * h * b for a, b in zip(s_bar, right, strict=True)),
                 {(a, b): value + right[a] * k[b] for (a, b), value in entry_bars.items()},
                 tuple(a + b for a, b in zip(still_bar, change, strict=True)),
@@ -150,37 +152,37 @@ class Rodas5P(AbstractStepper):
             none,
             None if by_s is None else (zero,) * y.shape[0],
             dict.fromkeys(entries, zero),
-            (zero,) * len(rhs.still),
+            (zero,) * len(rhs.frozen),
         )
-        bars, _, s_bar, entry_bars, still_bar = jax.lax.fori_loop(0, 8, stage, start)
-        of_matrix, change = rhs.pull_jacobian(s, y, s_bar, entry_bars)
+        bars, _, s_bar, entry_bars, still_bar = jax.lax.fori_loop(0, 8, _stage, start)
+        of_matrix, change = rhs.pull_back_jacobian(s, y, s_bar, entry_bars)
         still_bar = tuple(a + b for a, b in zip(still_bar, change, strict=True))
         return bar + sum(bars) + jnp.stack(of_matrix), still_bar
 
     def interpolate(self, rhs: RightHandSide, s: Array, y: Array, h: Array, theta: Array) -> Array:
         """The states at s + theta h, theta in [0, 1], of order 4 within the step."""
         stages, new = self._stages(rhs, s, y, h)
-        q = [weighted(row, stages) for row in self.dense]
+        q = [weighted_sum(row, stages) for row in self.dense]
         bend = (1.0 - theta) * (q[0] + theta * (q[1] + theta * q[2]))
         return y * (1.0 - theta) + theta * (new + bend)
 
     def _stages(self, rhs: RightHandSide, s: Array, y: Array, h: Array) -> tuple[Array, Array]:
         inverse = 1.0 / h
         by_s, entries = rhs.jacobian(s, y)
-        solver = Solver(_matrix(entries, inverse / self.gamma, y.shape[0]), y.shape[0])
+        solver = SparseSolver(_matrix(entries, inverse / self.gamma, y.shape[0]), y.shape[0])
         table = jnp.asarray(np.column_stack([self.c, self.d, self._states(), _square(self.c_matrix)]), y.dtype)
 
-        def stage(i: Array, stages: Array) -> Array:
+        def _stage(i: Array, stages: Array) -> Array:
             row = table[i]
-            at = materialise(y + weighted(row[2:10], stages))
-            pull = inverse * weighted(row[10:18], stages)
+            at = hold_in_memory(y + weighted_sum(row[2:10], stages))
+            pull = inverse * weighted_sum(row[10:18], stages)
             if by_s is not None:
                 pull = pull + (row[1] * h) * by_s
             right = [slope + pull[k] for k, slope in enumerate(rhs(s + row[0] * h, at))]
-            return store(stages, i, solver.solve(materialise(right)))
+            return store_stage(stages, i, solver.solve(hold_in_memory(right)))
 
-        stages = jax.lax.fori_loop(0, 8, stage, jnp.zeros((8, *y.shape), y.dtype))
-        return stages, y + weighted([float(w) for w in self._states()[7]], stages) + stages[7]
+        stages = jax.lax.fori_loop(0, 8, _stage, jnp.zeros((8, *y.shape), y.dtype))
+        return stages, y + weighted_sum([float(w) for w in self._states()[7]], stages) + stages[7]
 
     def _states(self) -> np.ndarray:
         """Weights of the state of every stage; from the sixth on it is the one before and its increment."""

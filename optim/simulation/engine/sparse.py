@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from optim.simulation.engine.graph import AnyGraph, Place, on_lanes, trace
-from optim.simulation.engine.rhs import materialise
+from optim.simulation.engine.graph import AnyGraph, Place, evaluate_lanes, trace_graph
+from optim.simulation.engine.rhs import hold_in_memory
 from optim.types import Array, Scalar
 
 Entries = dict[Place, Array]  # (row, column) -> value, zeros left out
@@ -24,7 +24,7 @@ STRAIGHT_LINE = 40
 
 
 @lru_cache(maxsize=64)
-def elimination(n: int, entries: frozenset[tuple[int, int]]) -> tuple[int, ...]:
+def pivot_order(n: int, entries: frozenset[tuple[int, int]]) -> tuple[int, ...]:
     """Order of pivots that keeps the fill-in small (Markowitz 1957, Manag Sci 3:255), on the diagonal only.
 
     Pivots are not chosen by size: 1/(gamma h) - J is dominated by its diagonal for the steps that accuracy allows.
@@ -32,12 +32,12 @@ def elimination(n: int, entries: frozenset[tuple[int, int]]) -> tuple[int, ...]:
     pattern = set(entries) | {(i, i) for i in range(n)}
     left, order = set(range(n)), []
 
-    def cost(k: int) -> tuple[int, int]:
+    def _cost(k: int) -> tuple[int, int]:
         below, right = sum((i, k) in pattern for i in left), sum((k, j) in pattern for j in left)
         return (below - 1) * (right - 1), k
 
     while left:
-        k = min(left, key=cost)
+        k = min(left, key=_cost)
         left.remove(k)
         order.append(k)
         pattern |= {(i, j) for i in left if (i, k) in pattern for j in left if (k, j) in pattern}
@@ -47,10 +47,10 @@ def elimination(n: int, entries: frozenset[tuple[int, int]]) -> tuple[int, ...]:
 @lru_cache(maxsize=64)
 def _elimination(n: int, places: tuple[Place, ...], dtype: Any) -> tuple[AnyGraph, tuple[Place, ...]]:
     """Graph from the entries at `places` to the LU factors, pivots inverted, and the places of those."""
-    order = elimination(n, frozenset(places))
+    order = pivot_order(n, frozenset(places))
     found: list[Place] = []
 
-    def factor(*values: Scalar) -> tuple[Scalar, ...]:
+    def _factor(*values: Scalar) -> tuple[Scalar, ...]:
         lu = dict(zip(places, values, strict=True))
         for position, k in enumerate(order):
             lu[k, k] = 1.0 / lu[k, k]
@@ -65,7 +65,7 @@ def _elimination(n: int, places: tuple[Place, ...], dtype: Any) -> tuple[AnyGrap
         found[:] = sorted(lu)
         return tuple(lu[ij] for ij in found)
 
-    return trace(factor, len(places), dtype), tuple(found)
+    return trace_graph(_factor, len(places), dtype), tuple(found)
 
 
 @lru_cache(maxsize=64)
@@ -73,9 +73,9 @@ def _substitution(
     n: int, places: tuple[Place, ...], filled: tuple[Place, ...], dtype: Any, transposed: bool = False
 ) -> AnyGraph:
     """Graph from the factors and a right-hand side to the solution."""
-    order = elimination(n, frozenset(places))
+    order = pivot_order(n, frozenset(places))
 
-    def substitute(*values: Scalar) -> tuple[Scalar, ...]:
+    def _substitute(*values: Scalar) -> tuple[Scalar, ...]:
         lu, x = dict(zip(filled, values, strict=False)), list(values[len(filled) :])
         for position, k in enumerate(order):
             for i in order[position + 1 :]:
@@ -89,7 +89,7 @@ def _substitution(
             x[k] = x[k] * lu[k, k]
         return tuple(x)
 
-    def substitute_transposed(*values: Scalar) -> tuple[Scalar, ...]:
+    def _substitute_transposed(*values: Scalar) -> tuple[Scalar, ...]:
         lu, x = dict(zip(filled, values, strict=False)), list(values[len(filled) :])
         for position, k in enumerate(order):
             x[k] = x[k] * lu[k, k]
@@ -103,7 +103,7 @@ def _substitution(
                     x[k] = x[k] - lu[i, k] * x[i]
         return tuple(x)
 
-    return trace(substitute_transposed if transposed else substitute, len(filled) + n, dtype)
+    return trace_graph(_substitute_transposed if transposed else _substitute, len(filled) + n, dtype)
 
 
 def _product(entries: dict[Place, Scalar], vector: Sequence[Any], like: Sequence[Scalar]) -> tuple[Scalar, ...]:
@@ -115,7 +115,7 @@ def _product(entries: dict[Place, Scalar], vector: Sequence[Any], like: Sequence
     return tuple(jnp.zeros_like(x) if total is None else total for total, x in zip(out, like, strict=True))
 
 
-class Solver:
+class SparseSolver:
     """Solutions of one small matrix (entries [L]) with many right-hand sides (N rows [L]).
 
     Derivatives reuse the factors: a solve for every direction, no new factorisation.
@@ -130,7 +130,7 @@ class Solver:
         else:
             places = tuple(sorted(matrix))
             graph = _elimination(n, places, fixed[places[0]].dtype)[0]
-            self.factors = materialise(on_lanes(graph, [fixed[ij] for ij in places]))
+            self.factors = hold_in_memory(evaluate_lanes(graph, [fixed[ij] for ij in places]))
 
     def solve(self, b: Sequence[Array]) -> tuple[Array, ...]:
         """Rows of x with matrix x = b."""
@@ -159,7 +159,7 @@ def _solved(n: int, factors: Any, matrix: Entries, b: tuple[Array, ...], transpo
         return tuple(x[..., i] for i in range(n))
     places, dtype = tuple(sorted(matrix)), factors[0].dtype
     filled = _elimination(n, places, dtype)[1]
-    return on_lanes(_substitution(n, places, filled, dtype, transposed), (*factors, *b))
+    return evaluate_lanes(_substitution(n, places, filled, dtype, transposed), (*factors, *b))
 
 
 def _solution_jvp(n: int, primals: Any, tangents: Any) -> Any:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from equinox import AbstractClassVar
 
-from optim.simulation.engine.rhs import RightHandSide, materialise, store
+from optim.simulation.engine.rhs import RightHandSide, hold_in_memory, store_stage
 from optim.types import Array
 
 
@@ -22,14 +22,16 @@ class AbstractStepper(eqx.Module):
 
     order: AbstractClassVar[int]
     error_order: AbstractClassVar[int]
-    stable: AbstractClassVar[float | None]
+    stability_limit: AbstractClassVar[float | None]
 
     @abstractmethod
     def step(self, rhs: RightHandSide, s: Array, y: Array, h: Array) -> tuple[Array, Sequence[Array]]:
         """States [N', L] at s + h and the estimates of their local errors, without derivative; s, h [L]."""
 
     @abstractmethod
-    def pull(self, rhs: RightHandSide, s: Array, y: Array, h: Array, bar: Array) -> tuple[Array, tuple[Array, ...]]:
+    def pull_back(
+        self, rhs: RightHandSide, s: Array, y: Array, h: Array, bar: Array
+    ) -> tuple[Array, tuple[Array, ...]]:
         """Cotangents of y and of what `rhs` holds from those of the states at s + h."""
 
 
@@ -38,7 +40,7 @@ class Tsit5(AbstractStepper):
 
     order: ClassVar[int] = 5
     error_order: ClassVar[int] = 5
-    stable: ClassVar[float | None] = 2.8  # its region of stability reaches to -3.5 on the real axis
+    stability_limit: ClassVar[float | None] = 2.8  # its region of stability reaches to -3.5 on the real axis
     c: ClassVar[tuple[float, ...]] = (0.0, 0.161, 0.327, 0.9, 0.9800255409045097, 1.0)
     a: ClassVar[tuple[tuple[float, ...], ...]] = (
         (),
@@ -70,27 +72,29 @@ class Tsit5(AbstractStepper):
     def step(self, rhs: RightHandSide, s: Array, y: Array, h: Array) -> tuple[Array, Sequence[Array]]:
         slopes, new = self._stages(rhs, s, y, h)
         # the rate at the new point serves the error alone, of which no derivative is taken
-        slopes, new_, s, h, still = jax.lax.stop_gradient((slopes, new, s, h, rhs.still))
-        last = rhs._replace(still=still)(s + h, new_)
-        error = weighted(self.e[:6], slopes)
+        slopes, new_, s, h, still = jax.lax.stop_gradient((slopes, new, s, h, rhs.frozen))
+        last = rhs._replace(frozen=still)(s + h, new_)
+        error = weighted_sum(self.e[:6], slopes)
         return new, [h * (error[i] + self.e[6] * slope) for i, slope in enumerate(last)]
 
-    def pull(self, rhs: RightHandSide, s: Array, y: Array, h: Array, bar: Array) -> tuple[Array, tuple[Array, ...]]:
+    def pull_back(
+        self, rhs: RightHandSide, s: Array, y: Array, h: Array, bar: Array
+    ) -> tuple[Array, tuple[Array, ...]]:
         slopes, _ = self._stages(rhs, s, y, h)
         rows = self._table()
         back = jnp.asarray(np.column_stack([rows, self.b, rows[:, 1:].T]), y.dtype)
 
-        def stage(n: Array, carried: tuple[Array, tuple[Array, ...]]) -> tuple[Array, tuple[Array, ...]]:
+        def _stage(n: Array, carried: tuple[Array, tuple[Array, ...]]) -> tuple[Array, tuple[Array, ...]]:
             bars, still_bar = carried
             i = 5 - n
             row = back[i]
-            at = materialise(y + h * weighted(row[1:7], slopes))
-            slope_bar = materialise(h * (row[7] * bar + weighted(row[8:], bars)))
-            at_bar, change = rhs.pull(s + row[0] * h, at, slope_bar)
-            return store(bars, i, at_bar), tuple(a + b for a, b in zip(still_bar, change, strict=True))
+            at = hold_in_memory(y + h * weighted_sum(row[1:7], slopes))
+            slope_bar = hold_in_memory(h * (row[7] * bar + weighted_sum(row[8:], bars)))
+            at_bar, change = rhs.pull_back(s + row[0] * h, at, slope_bar)
+            return store_stage(bars, i, at_bar), tuple(a + b for a, b in zip(still_bar, change, strict=True))
 
-        start = jnp.zeros((6, *y.shape), y.dtype), tuple(jnp.zeros_like(a) for a in rhs.still)
-        bars, still_bar = jax.lax.fori_loop(0, 6, stage, start)
+        start = jnp.zeros((6, *y.shape), y.dtype), tuple(jnp.zeros_like(a) for a in rhs.frozen)
+        bars, still_bar = jax.lax.fori_loop(0, 6, _stage, start)
         return bar + sum(bars), still_bar
 
     def _table(self) -> np.ndarray:
@@ -102,16 +106,16 @@ class Tsit5(AbstractStepper):
     def _stages(self, rhs: RightHandSide, s: Array, y: Array, h: Array) -> tuple[Array, Array]:
         table = jnp.asarray(self._table(), y.dtype)
 
-        def stage(i: Array, slopes: Array) -> Array:
+        def _stage(i: Array, slopes: Array) -> Array:
             row = table[i]
-            at = materialise(y + h * weighted(row[1:], slopes))
-            return store(slopes, i, rhs(s + row[0] * h, at))
+            at = hold_in_memory(y + h * weighted_sum(row[1:], slopes))
+            return store_stage(slopes, i, rhs(s + row[0] * h, at))
 
-        slopes = jax.lax.fori_loop(0, 6, stage, jnp.zeros((6, *y.shape), y.dtype))
-        return slopes, materialise(y + h * weighted(self.b, slopes))
+        slopes = jax.lax.fori_loop(0, 6, _stage, jnp.zeros((6, *y.shape), y.dtype))
+        return slopes, hold_in_memory(y + h * weighted_sum(self.b, slopes))
 
 
-def weighted(weights: Any, slopes: Array) -> Array:
+def weighted_sum(weights: Any, slopes: Array) -> Array:
     """Weighted sum over stages; weights that are the number 0 are left out."""
     terms = [
         weights[j] * slopes[j] for j in range(len(weights)) if not (isinstance(weights[j], float) and weights[j] == 0.0)

@@ -10,9 +10,9 @@ import numpy as np
 
 from optim.kinetics.base import AbstractKineticModel
 from optim.schedule.grid import IntervalGrid
-from optim.simulation.balance import Controls, Vessel, amounts, collected_species, collects
+from optim.simulation.balance import Controls, Vessel, collected_species, collects_harvest, to_amounts
 from optim.simulation.engine.march import Integrator
-from optim.simulation.engine.rhs import Held, right_hand_side
+from optim.simulation.engine.rhs import FrozenInputs, right_hand_side
 from optim.simulation.engine.rosenbrock import Rodas5P
 from optim.simulation.engine.steppers import AbstractStepper, Tsit5
 from optim.simulation.simulate import Trajectory
@@ -28,7 +28,7 @@ def stepper_for(model: AbstractKineticModel) -> AbstractStepper:
     return Rodas5P() if model.stiff else Tsit5()
 
 
-def explicit_steps(
+def explicit_step_count(
     model: AbstractKineticModel, p: Any, trajectory: Trajectory, grid: IntervalGrid, vessel: Vessel
 ) -> np.ndarray:
     """Steps [V] that stability alone asks of Tsit5: the fastest rate of every interval times its length, over 2.8.
@@ -39,14 +39,14 @@ def explicit_steps(
     length = np.diff(np.asarray(grid.t), axis=1).T  # [K, V]
     volume = jnp.asarray(trajectory.volume)[:, 1:]
     c = model.State(*(jnp.asarray(x)[:, 1:] for x in trajectory.concentrations))
-    y = amounts(model, c, volume, grid.actions)[: len(model.species) + 1]
-    if collects(grid.actions):
+    y = to_amounts(model, c, volume, grid.actions)[: len(model.species) + 1]
+    if collects_harvest(grid.actions):
         y = (*y, *(jnp.zeros_like(volume) for _ in collected_species(model)))
     intervals, vessels = length.shape
     flat = lambda a: jnp.asarray(a).reshape(*jnp.shape(a)[2:], -1)  # noqa: E731  [K, ..., V] -> [..., K V]
     by_interval = jax.tree.map(lambda a: flat(np.moveaxis(a, -1, 1)), last)
     repeat = lambda a: jnp.tile(jnp.moveaxis(jnp.asarray(a), 0, -1), intervals)  # noqa: E731  [V, ...] -> [..., K V]
-    held = Held(Controls(flat(length), by_interval), jax.tree.map(repeat, p), jax.tree.map(repeat, vessel))
+    held = FrozenInputs(Controls(flat(length), by_interval), jax.tree.map(repeat, p), jax.tree.map(repeat, vessel))
     states = jnp.stack([x.T.ravel() for x in y])
     entries = right_hand_side(model, held).jacobian(jnp.ones_like(states[0]), states)[1]
     matrix = np.zeros((states.shape[1], len(y), len(y)))
@@ -55,15 +55,15 @@ def explicit_steps(
     finite = np.isfinite(matrix).all(axis=(1, 2))
     matrix[~finite] = 0.0
     fastest = np.abs(np.linalg.eigvals(matrix)).max(axis=1)
-    return np.asarray(fastest.reshape(intervals, vessels).sum(axis=0) / (Tsit5.stable or 1.0))
+    return np.asarray(fastest.reshape(intervals, vessels).sum(axis=0) / (Tsit5.stability_limit or 1.0))
 
 
-def poor_choice(integrator: Integrator, steps: np.ndarray, explicit: np.ndarray) -> str | None:
+def stepper_advice(integrator: Integrator, steps: np.ndarray, explicit: np.ndarray) -> str | None:
     """What another stepper would save, or None. `steps` [V] taken, `explicit` [V] as from `explicit_steps`."""
     taken, bound = float(np.median(steps)), float(np.median(explicit))
     if taken < WORTH_A_WARNING:
         return None
-    if integrator.stepper.stable is not None:
+    if integrator.stepper.stability_limit is not None:
         if bound > 0.7 * taken:
             return (
                 f"most of the {taken:.0f} steps of a vessel are there for stability, not for accuracy: the system is "
