@@ -15,7 +15,7 @@ from optim.estimation.levenberg_marquardt import Search, minimise
 from optim.estimation.noise import NoiseModel
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import FitProblem, build_problem
-from optim.kinetics.base import AbstractKineticModel, Species
+from optim.kinetics.base import AbstractKineticModel, Inoculum, Species
 from optim.parameters import ParameterSpec, ParameterTable
 from optim.settings.estimation import AssaySettings, FitSettings
 from optim.simulation.engine.march import Integrator
@@ -47,11 +47,8 @@ class Growth(AbstractKineticModel):
         Species("D", "1e9 cells/L", 1.0),
         Species("S", "mmol/L", 10.0, "glucose"),
     )
+    inoculum: ClassVar[Inoculum] = Inoculum("vcd", {"X": 1.0, "D": 0.02})
     initial_variables: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def inoculum_species(self):
-        return ("X", "D")
 
     def rates(self, p, c, env):
         growth = p.mu_max * c.S / (p.Ks + c.S) * c.X
@@ -59,9 +56,6 @@ class Growth(AbstractKineticModel):
 
     def observe(self, p, c, env):
         return {"vcd": c.X, "viability": c.X / (c.X + c.D), "glucose": c.S}
-
-    def initial(self, medium, inoculum_vcd, first_sample):
-        return {"X": inoculum_vcd, "D": 0.02 * inoculum_vcd, "S": medium["glucose"]}
 
 
 def row(name: str, value: float, level: str, **change: Any) -> ParameterSpec:

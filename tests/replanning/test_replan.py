@@ -153,7 +153,7 @@ def planned_anew(cfg, process, old, plan, small_screen):
         fitting = until_now(cfg, data, 0, now_h)
         if whole:
             return replan(here, fitting, old, batch, plan, options, Lineage.of(old, seed=1))
-        return outlook(here, fitting, old, batch, plan.decisions, options.draws, 1)
+        return outlook(here, fitting, old, batch, plan.decisions, options.replan.draws, 1)
 
     return go
 
