@@ -16,7 +16,7 @@ from optim.data.open import open_dataset
 from optim.errors import BoundActiveWarning, UnidentifiableWarning
 from optim.estimation.fit import fit as fit_problem
 from optim.estimation.result import FitResult, ModelScore
-from optim.estimation.score import log_predictive, r_squared
+from optim.estimation.score import log_predictive_density, r_squared
 from optim.estimation.transfer.continued_fit import update
 from optim.export.tables import parameter_csv
 from optim.report import terminal
@@ -65,7 +65,7 @@ def _compared(s: Session, dataset: Dataset, name: str) -> ModelScore:
 
 def _score(r: FitResult) -> ModelScore:
     left = r_squared(r.left_out) if r.left_out is not None else {}
-    scores = [float("nan") if o is None else log_predictive(o) for o in (r.left_out, r.clones_left_out)]
+    scores = [float("nan") if o is None else log_predictive_density(o) for o in (r.left_out, r.clones_left_out)]
     return ModelScore(r.lineage.model, r.n_parameters, r.log_likelihood, r.aicc, r.bic, r.r2, left, *scores)
 
 

@@ -142,7 +142,7 @@ def until_now(cfg: Any, dataset: Dataset, index: int, now_h: float) -> FitProble
     alone = whole.only(np.array([index]))
     if len(alone.measurements.value):
         return _roomy(build_fit(cfg, alone))
-    return build_fit(cfg, whole).only(np.array([index]))
+    return build_fit(cfg, whole).select_vessels(np.array([index]))
 
 
 def stopped(run: Run, end_h: float) -> Run:
