@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from optim.app.build import build_process, compose
+from optim.data.screened import Screen
 from optim.errors import ConfigError
 from optim.kinetics import kinetics
 from optim.optimisation.evaluate import actions
 from optim.process.decision import KINDS, Decision
 from optim.process.design import Component, Design
-from optim.process.disturbance import AS_PLANNED, Drift
+from optim.process.disturbance import AS_PLANNED
 from optim.process.metrics import PRODUCTS, batch_metrics
 from optim.process.objective import Market, Objective
 from optim.process.problem import Constraint
@@ -214,7 +215,7 @@ def test_what_is_perfused_does_not_fill_the_vessel():
 
 def test_a_delay_delays_flows_as_well():
     d = design(one("a", "bleed", 0.0, 3.0, 1.0, time_h=24.0), one("b", "bleed", 0.0, 3.0, 1.0, time_h=48.0))
-    late = AS_PLANNED._replace(delay=6.0).applied(d.schedule(jnp.array([1.0, 2.0])))
+    late = AS_PLANNED._replace(delay_h=6.0).applied(d.schedule(jnp.array([1.0, 2.0])))
     assert np.asarray(late.flow_t).tolist() == [0.0, 30.0, 54.0]
 
 
@@ -265,7 +266,7 @@ def configured(folder, text: str, *overrides: str):
 
 
 def test_derivatives_by_every_kind_of_decision_match_differences(screen, published, tmp_path):
-    problem = build_process(configured(tmp_path, ALL_KINDS), screen)
+    problem = build_process(configured(tmp_path, ALL_KINDS), Screen.of(screen))
     problem = replace(problem, integrator=Integrator(rtol=1e-10, atol=1e-11))
     d = problem.design
     rng = np.random.default_rng(5)
@@ -298,7 +299,7 @@ def test_a_drift_is_what_it_says(process_problem, published):
     seeded = problem.trace(x[None], published, drift=AS_PLANNED._replace(inoculum=1.2))
     vcd = problem.observed.index("vcd")
     assert seeded.observed[0, vcd, 0] == pytest.approx(1.2 * plain.observed[0, vcd, 0])
-    warm = problem.trace(x[None], published, drift=Drift(1.0, 1.0, 1.0, 0.5, 0.0, 0.0))
+    warm = problem.trace(x[None], published, drift=AS_PLANNED._replace(temperature_c=0.5))
     assert warm.temperature[0] == pytest.approx(plain.temperature[0] + 0.5)
 
 
@@ -327,7 +328,7 @@ def test_a_metric_may_be_limited(process_problem, published):
 def test_perfusion_agrees_with_the_plan_it_stands_for(screen, tmp_path):
     gone = (f"~constraints.limits.{name}" for name in ("osmolality_proxy", "viability_at_harvest"))
     cfg = configured(tmp_path, PERFUSION, "model=cho_perfusion", *gone)
-    problem = replace(build_process(cfg, screen), integrator=Integrator(rtol=1e-9, atol=1e-10))
+    problem = replace(build_process(cfg, Screen.of(screen)), integrator=Integrator(rtol=1e-9, atol=1e-10))
     model, d = problem.model, problem.design
     p = np.array([[float(cfg.model.parameters[n].value) for n in model.Parameters._fields]])
     x = np.array([0.8, 1.5, 12.0, 0.004])
@@ -434,7 +435,7 @@ def test_a_mix_has_the_optimum_of_its_parts_when_they_agree():
 )
 def test_an_objective_or_component_that_makes_no_sense_is_refused(screen, override, words):
     with pytest.raises(ConfigError, match=words):
-        build_process(compose([override]), screen)
+        build_process(compose([override]), Screen.of(screen))
 
 
 def test_the_model_library_names_cells_that_an_inoculum_scales():
