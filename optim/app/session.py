@@ -12,7 +12,7 @@ from typing import Any
 from optim import __version__
 from optim.app.build import config_hash
 from optim.app.schema import as_yaml
-from optim.artefact import save
+from optim.artefact import save_artefact
 from optim.errors import OptimError
 from optim.report.page import png
 from optim.settings.settings import Settings
@@ -49,7 +49,7 @@ class Session:
 
     def keep(self, artefact: Any, name: str) -> None:
         """Write an artefact to the output folder, and give it to the tracked run."""
-        self.tracker.folder(save(artefact, self.out / name), name)
+        self.tracker.folder(save_artefact(artefact, self.out / name), name)
 
     def lines(self, lines: list[str]) -> None:
         for line in lines:

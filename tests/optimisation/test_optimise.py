@@ -99,7 +99,7 @@ def lineage(small_problem):
     from optim.settings.estimation import FitSettings
 
     result = fit(small_problem, FitSettings(1, 10, 1e-4, 4, 0.3, 1), seed=1, model_name="cho_moller")
-    return Lineage.of(result, seed=1, notes=("a note",))
+    return Lineage.from_parents(result, seed=1, notes=("a note",))
 
 
 @pytest.fixture(scope="module")
