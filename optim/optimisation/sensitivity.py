@@ -133,7 +133,7 @@ def _influences(
 ) -> tuple[Influence, ...]:
     names = problem.model.Parameters._fields
     free = [i for i in range(len(names)) if np.ptp(ensemble[:, i]) > 0.0]
-    items, prices = problem.book.items, problem.book.prices()
+    items, prices = problem.book.rows, problem.book.prices()
     moving = [k for k, item in enumerate(items) if item.high > item.low]
     ends = [(i, float(q)) for i in free for q in np.quantile(ensemble[:, i], (0.05, 0.95))]
     paid = [(k, float(v)) for k in moving for v in (items[k].low, items[k].high)]
