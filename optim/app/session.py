@@ -11,12 +11,12 @@ from pathlib import Path
 from optim import __version__
 from optim.app.build import config_hash
 from optim.app.schema import as_yaml
-from optim.artefact import Artefact, save
+from optim.artefact import Artefact, save_artefact
 from optim.errors import OptimError
 from optim.export.text_files import csv_text
 from optim.report.view import View, view_of
 from optim.settings.settings import Settings
-from optim.tracking.mlflow import Tracker, TrackingOptions, open_tracker
+from optim.tracking.mlflow import Tracker, open_tracker
 
 Say = Callable[[str], None]
 
@@ -41,7 +41,7 @@ class Session:
         """Write an artefact to the output folder, and show its view. `case` names a further objective."""
         view = view_of(artefact)
         name = folder_of(view.kind, case)
-        self.tracker.folder(save(artefact, self.out / name), name)
+        self.tracker.folder(save_artefact(artefact, self.out / name), name)
         self.show(view, case)
         return view
 
@@ -102,8 +102,6 @@ def session(cfg: Settings, command: str, say: Say = print, progress: Say = lambd
         raise OptimError(f"cannot write to out={cfg.out}: {err.strerror or err}. Choose a writable folder.") from err
     import jax
 
-    t = cfg.tracking
-    options = TrackingOptions(t.enabled, t.uri, t.experiment, Path(t.workspace), t.child_runs)
     tags = {
         "optim.command": command,
         "optim.version": __version__,
@@ -112,7 +110,7 @@ def session(cfg: Settings, command: str, say: Say = print, progress: Say = lambd
         "x64": str(jax.config.jax_enable_x64),
         "device": jax.default_backend(),
     }
-    with open_tracker(options, f"{cfg.name} {command}", tags) as tracker:
+    with open_tracker(cfg.tracking, f"{cfg.name} {command}", tags) as tracker:
         tracker.text(as_yaml(cfg), "config.yaml")
         tracker.parameters(
             {

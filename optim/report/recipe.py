@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 
-from optim.artefact import SHORT
+from optim.artefact import SHORT_ID
 from optim.process.metrics import find_metric, name_of_metric, readable_name, relative_change
 from optim.recipe.document import recipe_document
 from optim.recipe.recipe import Recipe
@@ -42,7 +42,7 @@ def recipe_view(recipe: Recipe) -> View:
 def recipe_page(recipe: Recipe, title: str, pictures: Mapping[str, bytes]) -> str:
     """The page of a recipe, with its figures as pictures by name."""
     lineage = recipe.lineage
-    made_from = ", ".join(f"{kind} {parent[:SHORT]}" for kind, parent in lineage.parents.items())
+    made_from = ", ".join(f"{kind} {parent[:SHORT_ID]}" for kind, parent in lineage.parents.items())
     provenance = {k: v for k, v in asdict(recipe.provenance).items() if k != "config" and v != ""} | {
         "dataset": lineage.dataset,
         "dataset_hash": lineage.dataset_hash,

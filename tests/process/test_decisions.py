@@ -23,6 +23,7 @@ from optim.recipe.recipe import feed_schedule
 from optim.schedule.actions import Bleed, Feed, Harvest, Perfusion, Setpoint
 from optim.schedule.plan import make_plan
 from optim.schedule.schedule import to_grid
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import observe_nodes, simulate_one
 from optim.simulation.vessel import make_vessel
@@ -312,13 +313,31 @@ def test_dearer_prices_are_lanes(process_problem, published):
 
 
 def test_a_metric_may_be_limited(process_problem, published):
-    top = Constraint("cogs", "cogs_eur_per_g", "max", 60.0, "EUR/g", "end", "own", True)
+    top = Constraint(
+        name="cogs",
+        variable="cogs_eur_per_g",
+        kind="max",
+        limit=60.0,
+        unit="EUR/g",
+        where="end",
+        source="own",
+        verified=True,
+    )
     problem = replace(process_problem, constraints=(top,))
     e = problem.evaluate(problem.design.platform[None], published)
     value = e.metrics[0, list(problem.metrics).index("cogs_eur_per_g")]
     assert e.margins[0] == pytest.approx([(60.0 - value) / 60.0])
     with pytest.raises(ConfigError, match="say where: end"):
-        Constraint("cogs", "cogs_eur_per_g", "max", 60.0, "EUR/g", "path", "own", True)
+        Constraint(
+            name="cogs",
+            variable="cogs_eur_per_g",
+            kind="max",
+            limit=60.0,
+            unit="EUR/g",
+            where="path",
+            source="own",
+            verified=True,
+        )
 
 
 # --- perfusion, against a plan that a process team would write ---
@@ -349,8 +368,9 @@ def test_perfusion_agrees_with_the_plan_it_stands_for(screen, tmp_path):
     device = make_vessel(model, plan, stocks)
     grid = to_grid(plan.schedule)[0]
     start = model.State(*problem.initial)
-    t = simulate_one(model, model.Parameters(*p[0]), start, d.start_volume_l, grid, device, problem.integrator)
-    seen = observe_nodes(model, model.Parameters(*p[0]), t, grid)
+    plain, cultivation = model.Parameters(*p[0]), Cultivation(start, d.start_volume_l, grid, device)
+    t = simulate_one(model, plain, cultivation, integrator=problem.integrator)
+    seen = observe_nodes(model, plain, t, grid=grid)
     last = int(grid.intervals)
     grams = float(seen["titre"][last] * t.volume[last] + t.collected["mAb"][last])
     scale = problem.book.production_volume_l / d.start_volume_l
@@ -366,7 +386,14 @@ def test_perfusion_agrees_with_the_plan_it_stands_for(screen, tmp_path):
 
 # --- objectives ---
 
-MARKET = Market(price_eur_per_g=400.0, demand_g_per_year=50_000.0, suite_days_per_year=330.0, turnaround_h=48.0)
+MARKET = Market(
+    price_eur_per_g=400.0,
+    demand_g_per_year=50_000.0,
+    suite_days_per_year=330.0,
+    turnaround_h=48.0,
+    source="made",
+    verified=False,
+)
 
 METRICS = batch_metrics(PRODUCTS["titre"])
 

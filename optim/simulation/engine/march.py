@@ -24,6 +24,7 @@ import numpy as np
 from optim.errors import Status
 from optim.kinetics.base import AbstractKineticModel
 from optim.schedule.grid import IntervalGrid
+from optim.settings.simulation import IntegratorSettings
 from optim.simulation.balance import Controls, Vessel, apply_left_edge, state_scales
 from optim.simulation.engine.rhs import FrozenInputs, RightHandSide, hold_in_memory, right_hand_side, stack_rows
 from optim.simulation.engine.steppers import AbstractStepper, Tsit5
@@ -42,10 +43,10 @@ class Integrator(eqx.Module):
     """Stepper and its settings. `atol` is relative to each species' scale."""
 
     stepper: AbstractStepper = Tsit5()
-    rtol: float = 1e-6
-    atol: float = 1e-7
-    max_steps: int = eqx.field(static=True, default=20_000)
-    first_step_h: float = 0.05
+    rtol: float = IntegratorSettings.rtol
+    atol: float = IntegratorSettings.atol
+    max_steps: int = eqx.field(static=True, default=IntegratorSettings.max_steps)
+    first_step_h: float = IntegratorSettings.first_step_h
     smallest_step_h: float = 1e-9
     # keep explicit steps within the region of stability, which the error of the values alone does not: needed wherever
     # derivatives are taken; turn it off only where values alone are wanted
@@ -138,11 +139,8 @@ class LoopState(NamedTuple):
     summary: Array  # [V, 4] status, steps, rejected, error
 
 
-def march(
-    model: AbstractKineticModel, p: Any, y0: Array, grid: IntervalGrid, vessel: Vessel, integrator: Integrator
-) -> MarchResult:
-    """Integrate vessels from node 0 to their last; every leaf has a leading axis V. Rows after a failure are NaN."""
-    task = pack_vessels(p, y0, grid, vessel)
+def march(model: AbstractKineticModel, task: VesselTable, integrator: Integrator) -> MarchResult:
+    """Integrate V vessels from node 0 to their last. Rows after a failure are NaN."""
 
     def _serve_and_go(loop: LoopState) -> LoopState:
         loop = serve_lanes(model, task, integrator, loop)
@@ -157,7 +155,7 @@ def march(
     )
 
 
-def pack_vessels(p: Any, y0: Array, grid: IntervalGrid, vessel: Vessel) -> VesselTable:
+def pack_vessels(p: Any, y0: Array, *, grid: IntervalGrid, vessel: Vessel) -> VesselTable:
     """Everything a lane may need, in rows."""
     controls = Controls(grid.t[:, 1:] - grid.t[:, :-1], grid.actions)
     return VesselTable(
@@ -399,7 +397,7 @@ def serve_lanes(model: AbstractKineticModel, task: VesselTable, integrator: Inte
 
 def apply_left_edges(model: AbstractKineticModel, y: Array, held: FrozenInputs) -> Array:
     """What happens at the left edge, on every lane."""
-    edge = jax.vmap(lambda y, u, device: apply_left_edge(model, tuple(y), u, device), in_axes=-1, out_axes=-1)
+    edge = jax.vmap(lambda y, u, device: apply_left_edge(model, tuple(y), u, vessel=device), in_axes=-1, out_axes=-1)
     return stack_rows(edge(y, held.controls, held.vessel))
 
 

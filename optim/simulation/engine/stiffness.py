@@ -1,4 +1,4 @@
-"""Was the stepper a good choice? What the vessels themselves say, after a run."""
+"""Choice of the stepper: what a model says of itself, and what its vessels say after a run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from optim.kinetics.base import AbstractKineticModel
 from optim.schedule.grid import IntervalGrid
+from optim.settings.simulation import IntegratorSettings
 from optim.simulation.balance import Controls, Vessel, collected_species, collects_harvest, to_amounts
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.rhs import FrozenInputs, right_hand_side
@@ -28,8 +29,15 @@ def stepper_for(model: AbstractKineticModel) -> AbstractStepper:
     return Rodas5P() if model.stiff else Tsit5()
 
 
+def integrator_for(model: AbstractKineticModel, settings: IntegratorSettings) -> Integrator:
+    """The integrator that settings ask for; `auto` takes the stepper that suits the model."""
+    numbers = dict(vars(settings))
+    steppers = {"auto": stepper_for(model), "explicit": Tsit5(), "stiff": Rodas5P()}
+    return Integrator(steppers[numbers.pop("stepper")], **numbers)
+
+
 def explicit_step_count(
-    model: AbstractKineticModel, p: Any, trajectory: Trajectory, grid: IntervalGrid, vessel: Vessel
+    model: AbstractKineticModel, p: Any, trajectory: Trajectory, *, grid: IntervalGrid, vessel: Vessel
 ) -> np.ndarray:
     """Steps [V] that stability alone asks of Tsit5: the fastest rate of every interval times its length, over 2.8.
 
@@ -39,7 +47,7 @@ def explicit_step_count(
     length = np.diff(np.asarray(grid.t), axis=1).T  # [K, V]
     volume = jnp.asarray(trajectory.volume)[:, 1:]
     c = model.State(*(jnp.asarray(x)[:, 1:] for x in trajectory.concentrations))
-    y = to_amounts(model, c, volume, grid.actions)[: len(model.species) + 1]
+    y = to_amounts(model, c, volume, actions=grid.actions)[: len(model.species) + 1]
     if collects_harvest(grid.actions):
         y = (*y, *(jnp.zeros_like(volume) for _ in collected_species(model)))
     intervals, vessels = length.shape
