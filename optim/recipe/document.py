@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from optim.artefact import SHORT_ID, content_id
+from optim.artefact import content_id
 from optim.errors import IncompatibleError
 from optim.recipe.recipe import Recipe
+from optim.result import SHORT_ID
 
 FILE = "recipe.json"
 # of the provenance, what differs between equal runs and so is no part of the id

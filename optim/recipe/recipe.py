@@ -10,6 +10,7 @@ from optim.errors import IncompatibleError
 from optim.optimisation.result import Action, DecisionValue, Optimum, ProcessOutcome
 from optim.process.metrics import find_metric
 from optim.recipe.rounding import broken_limits
+from optim.result import Result
 
 HOURS = 24.0
 VOLUME_BASIS = "starting working volume"  # stating the basis avoids the commonest hand-over error
@@ -69,8 +70,8 @@ class Feed:
     vessel_volume_after_ml: float
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, repr=False)
+class Recipe(Result):
     """A process as handed over. Status is always DRAFT: approval is the receiving organisation's act."""
 
     schema: ClassVar[str] = "optim.recipe/2"
@@ -94,6 +95,11 @@ class Recipe:
     baseline: ProcessOutcome
     rounding_loss_percent: float  # of the objective
     provenance: Provenance
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the content, without what differs between equal runs."""
+        return str(self.view.document["id"])
 
 
 def make_recipe(title: str, optimum: Optimum, rounded: ProcessOutcome, provenance: Provenance) -> Recipe:
