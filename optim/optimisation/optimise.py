@@ -120,7 +120,7 @@ def optimise(
     if unmet:
         notes.append(f"the platform process itself does not meet: {', '.join(unmet)}")
     return Optimum(
-        lineage=lineage.noted(*notes),
+        lineage=lineage.with_notes(*notes),
         clone=clone,
         objective=problem.metric,
         optimum=optimum,

@@ -104,7 +104,7 @@ def stress(
     require_float64("stress")
     asked = {name: d for name, d in disturbances.items() if _can_happen(problem, x, name, d)}
     if missing := ", ".join(name for name in disturbances if name not in asked):
-        lineage = lineage.noted(f"cannot happen to this design, so not asked: {missing}")
+        lineage = lineage.with_notes(f"cannot happen to this design, so not asked: {missing}")
     base = problem.evaluate(np.tile(x, (len(ensemble), 1)), ensemble)
     place = list(problem.metrics).index(problem.metric)
     met = (base.status == 0) & (base.margins >= -FEASIBLE).all(axis=1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from optim.app.build import build_fit, compose
-from optim.artefact import load, save
+from optim.artefact import load_artefact, save_artefact
 from optim.data.open import open_dataset
 from optim.errors import IncompatibleError
 from optim.estimation.fit import fit
@@ -185,7 +185,7 @@ def test_each_clone_is_placed_by_itself(problem, old, placement):
 
 @pytest.mark.slow
 def test_a_prediction_of_new_clones_survives_its_folder(tmp_path, placement):
-    back = load(NewClonePrediction, save(placement, tmp_path / "placement"))
+    back = load_artefact(NewClonePrediction, save_artefact(placement, tmp_path / "placement"))
     assert back.clones == placement.clones
     assert np.array_equal(back.placed[3].own, placement.placed[3].own)
     assert back.placed[3]["qP"] == placement.placed[3]["qP"]

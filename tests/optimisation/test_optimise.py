@@ -18,7 +18,7 @@ from optim.process.design import Decision
 from optim.process.metrics import relative_change
 from optim.process.objective import Objective
 from optim.process.problem import Constraint, Evaluation, Slopes
-from optim.report.terminal import ranking_metrics
+from optim.report.ranking import ranking_metrics
 from optim.settings.optimisation import OptimiseSettings
 from optim.simulation.engine.march import Integrator
 
@@ -99,7 +99,7 @@ def lineage(small_problem):
     from optim.settings.estimation import FitSettings
 
     result = fit(small_problem, FitSettings(1, 10, 1e-4, 4, 0.3, 1), seed=1, model_name="cho_moller")
-    return Lineage.of(result, seed=1, notes=("a note",))
+    return Lineage.from_parents(result, seed=1, notes=("a note",))
 
 
 @pytest.fixture(scope="module")
