@@ -9,14 +9,10 @@ from optim.app.session import Session
 from optim.artefact import Artefact, Lineage, load, require_parent
 from optim.data.dataset import Dataset
 from optim.data.open import open_dataset
-from optim.errors import ConfigError, IncompatibleError
+from optim.errors import IncompatibleError
 from optim.estimation.result import FitResult, require_table
 from optim.kinetics import kinetics
 from optim.optimisation.result import Optimum, Ranking
-from optim.optimisation.robust import Risk
-from optim.optimisation.slsqp import OptimiseOptions
-from optim.process.calendar import Calendar
-from optim.process.disturbance import Drift
 from optim.process.problem import ProcessProblem
 from optim.settings.settings import Settings
 
@@ -35,31 +31,6 @@ def process_lineage(s: Session, problem: ProcessProblem, result: FitResult, *oth
     if market is not None and not market.verified:
         notes.append(f"price and demand of the market are unverified ({market.source})")
     return Lineage.of(result, *others, seed=s.cfg.seed, notes=tuple(notes))
-
-
-def solve_options(cfg: Settings) -> OptimiseOptions:
-    """Settings of the solver. Raises `ConfigError`."""
-    o = cfg.optimise
-    if o.starts < 1 or o.rank_starts < 1:
-        raise ConfigError("optimise: starts and rank_starts must be at least 1")
-    return OptimiseOptions(o.starts, o.rank_starts, o.max_iterations, o.tolerance)
-
-
-def risk(cfg: Settings) -> Risk:
-    """How an uncertain process is judged."""
-    r = cfg.objective.risk
-    e = r.execution
-    execution = Drift(e.feed, e.strength, e.inoculum, e.temperature_c, e.ph, e.delay_h)
-    return Risk(r.measure, r.tail, r.chance, r.members, execution)
-
-
-def calendar(cfg: Settings) -> Calendar | None:
-    """When people are there; None: always."""
-    if cfg.calendar is None:
-        return None
-    c = cfg.calendar
-    days = tuple(c.start_days), tuple(c.working_days)
-    return Calendar(days[0], c.start_hour, days[1], c.first_hour, c.last_hour, tuple(c.by_hand))
 
 
 def require_configured(cfg: Settings, result: FitResult, place: Path) -> None:

@@ -18,8 +18,9 @@ from optim.doe.posterior_normal import Belief, parameters
 from optim.doe.selection import Alternatives
 from optim.errors import InfeasibleError, SimulationError
 from optim.estimation.problem import FitProblem
-from optim.optimisation.slsqp import FEASIBLE, OptimiseOptions, Progress, Solution, best, solve, start_points
+from optim.optimisation.slsqp import FEASIBLE, Progress, Solution, best, solve, start_points
 from optim.process.problem import ProcessProblem
+from optim.settings.optimisation import OptimiseSettings
 
 # of a decision's span: processes that differ by less count as one
 DISTINCT = 0.1
@@ -53,7 +54,7 @@ def best_processes(
     process: ProcessProblem,
     fit: FitProblem,
     belief: Belief,
-    options: OptimiseOptions,
+    options: OptimiseSettings,
     seed: int,
     known: Mapping[str, np.ndarray] | None = None,
     progress: Progress = lambda text: None,
@@ -93,7 +94,7 @@ def decision(
     fit: FitProblem,
     belief: Belief,
     own: Mapping[int, Solution],
-    options: OptimiseOptions,
+    options: OptimiseSettings,
     members: int,
     top: int,
     draws: int,

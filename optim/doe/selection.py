@@ -14,11 +14,11 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import qmc
 
-from optim.errors import ConfigError, nearest
+from optim.errors import ConfigError
+from optim.settings.doe import SuggestSettings
 
 # candidates that are weighed at a time: bounds memory
 TOGETHER = 32
-WAYS = ("decision", "d_optimal", "space_filling", "random")
 
 
 @dataclass(frozen=True)
@@ -137,23 +137,18 @@ class State:
 
 
 def choose(
-    by: str,
     covariance: np.ndarray,
     alternatives: Alternatives,
     candidates: Candidates,
-    runs: int,
-    samples: int | None = None,
-    draws: int = 1024,
+    *,
+    options: SuggestSettings,
     seed: int = 0,
 ) -> list[Chosen]:
     """A batch of runs, each chosen given those before it, within a number of samples where there is one.
 
-    Raises `ConfigError` for an unknown way to choose, and when runs or samples do not suffice for anything.
+    Raises `ConfigError` when runs or samples do not suffice for anything.
     """
-    if by not in WAYS:
-        raise ConfigError(f"suggest.by: unknown '{by}'.{nearest(by, WAYS)} Known: {', '.join(WAYS)}")
-    if runs < 1:
-        raise ConfigError(f"suggest.runs: {runs} is not at least 1")
+    by, runs, samples, draws = options.by, options.runs, options.samples, options.draws
     if not len(candidates):
         raise ConfigError("suggest: there is no run to choose from")
     least = int(candidates.samples.min())

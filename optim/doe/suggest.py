@@ -13,55 +13,17 @@ from optim.doe.alternatives import Decision, best_processes, decision
 from optim.doe.candidates import Safety, Setting, Trials, check_written, processes, rounded, runs_of, sampled_h, trials
 from optim.doe.posterior_normal import Belief, belief_of
 from optim.doe.result import CloneChance, SuggestedRun, Suggestion
-from optim.doe.selection import WAYS, Alternatives, Chosen, State, choose
-from optim.errors import ConfigError, nearest
+from optim.doe.selection import Alternatives, Chosen, State, choose
+from optim.errors import ConfigError
 from optim.estimation.posterior import Point, Posterior
 from optim.optimisation.evaluate import decision_values
-from optim.optimisation.slsqp import OptimiseOptions, Progress
+from optim.optimisation.slsqp import Progress
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
+from optim.settings.doe import SuggestSettings
+from optim.settings.optimisation import OptimiseSettings
 
 NEW = "NEW"  # clones that no run has seen: NEW1, NEW2, ...
-
-
-@dataclass(frozen=True)
-class SuggestOptions:
-    """`samples` counts all samples of all runs, harvest included; None: as many as it takes.
-
-    A run is sampled as the design says, or every so many days, or on given days; every plan is a choice.
-    """
-
-    runs: int = 8
-    samples: int | None = None
-    by: str = "decision"
-    every_d: tuple[int, ...] = ()
-    days: tuple[float, ...] = ()
-    safe: float = 0.8  # least probability to meet all limits
-    new_clones: int = 0  # so many may be taken in besides those known
-    processes: int = 64  # that fill the design, besides the best ones
-    per_clone: int = 12  # processes of each clone that are weighed
-    members: int = 16  # draws that safety is judged by
-    top: int = 4  # clones that are optimised for
-    optima: int = 4  # draws each
-    scenarios: int = 64  # draws that values are simulated for
-    draws: int = 1024  # that worth is averaged over
-
-    def __post_init__(self) -> None:
-        if self.by not in WAYS:
-            raise ConfigError(f"suggest.by: unknown '{self.by}'.{nearest(self.by, WAYS)} Known: {', '.join(WAYS)}")
-        least = {"runs": 1, "processes": 1, "per_clone": 1, "members": 2, "scenarios": 16, "draws": 2}
-        for key, low in least.items():
-            if getattr(self, key) < low:
-                raise ConfigError(f"suggest.{key}: {getattr(self, key)} is not at least {low}")
-        for key in ("new_clones", "top", "optima"):
-            if getattr(self, key) < 0:
-                raise ConfigError(f"suggest.{key}: {getattr(self, key)} is negative")
-        if not 0.0 <= self.safe <= 1.0:
-            raise ConfigError(f"suggest.safe: {self.safe} is not a probability, between 0 and 1")
-        if any(d < 1 for d in self.every_d):
-            raise ConfigError(f"suggest.every_d: {min(self.every_d)} is not a whole number of days from 1 on")
-        if any(d < 0.0 for d in self.days):
-            raise ConfigError(f"suggest.days: {min(self.days)} is negative")
 
 
 @dataclass(frozen=True)
@@ -79,8 +41,8 @@ def weighed(
     point: Point,
     process: ProcessProblem,
     setting: Setting,
-    options: SuggestOptions,
-    solving: OptimiseOptions,
+    options: SuggestSettings,
+    solving: OptimiseSettings,
     seed: int,
     known: Mapping[str, np.ndarray] | None = None,
     progress: Progress = lambda text: None,
@@ -116,8 +78,8 @@ def suggest(
     point: Point,
     process: ProcessProblem,
     setting: Setting,
-    options: SuggestOptions,
-    solving: OptimiseOptions,
+    options: SuggestSettings,
+    solving: OptimiseSettings,
     lineage: Lineage,
     known: Mapping[str, np.ndarray] | None = None,
     progress: Progress = lambda text: None,
@@ -133,11 +95,9 @@ def suggest(
     return _suggestion(process, w, batch, setting, options, lineage)
 
 
-def chosen(w: Weighed, options: SuggestOptions, seed: int) -> list[Chosen]:
+def chosen(w: Weighed, options: SuggestSettings, seed: int) -> list[Chosen]:
     """The batch."""
-    o = options
-    alternatives, candidates = w.decided.alternatives, w.trials.candidates
-    return choose(o.by, w.belief.covariance, alternatives, candidates, o.runs, o.samples, o.draws, seed)
+    return choose(w.belief.covariance, w.decided.alternatives, w.trials.candidates, options=options, seed=seed)
 
 
 def runs_to_do(process: ProcessProblem, w: Weighed, batch: list[Chosen], setting: Setting) -> tuple[Run, ...]:
@@ -158,7 +118,7 @@ def _pool(process: ProcessProblem, best: np.ndarray, n: int, seed: int) -> np.nd
     return np.unique(np.concatenate([rounded(design, tried), processes(design, n, seed)]), axis=0)
 
 
-def _plans(process: ProcessProblem, options: SuggestOptions) -> tuple[tuple[float, ...], ...]:
+def _plans(process: ProcessProblem, options: SuggestSettings) -> tuple[tuple[float, ...], ...]:
     """When samples are drawn, in hours; what lies after a run's harvest falls away."""
     end = process.design.longest_h()
     plans = [tuple(float(t) for t in np.arange(24.0 * d, end - 1e-9, 24.0 * d)) for d in options.every_d]
@@ -174,7 +134,7 @@ def _suggestion(
     w: Weighed,
     batch: list[Chosen],
     setting: Setting,
-    options: SuggestOptions,
+    options: SuggestSettings,
     lineage: Lineage,
 ) -> Suggestion:
     belief, decided, found = w.belief, w.decided, w.trials

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from optim.errors import ConfigError, InfeasibleError
-from optim.optimisation.slsqp import Bounds, OptimiseOptions, Progress, Solution, best, solve
-from optim.process.calendar import Calendar, bounds_with, held
+from optim.optimisation.slsqp import Bounds, Progress, Solution, best, solve
+from optim.process.calendar import bounds_with, held, hours_allow, idle_decisions, timed_decisions
 from optim.process.design import Design
 from optim.process.problem import ProcessProblem
+from optim.settings.optimisation import OptimiseSettings
+from optim.settings.process import CalendarSettings
 
 AROUND = 2  # windows tried on each side of where a time wants to be
 
@@ -33,9 +35,9 @@ def variants(
     problem: ProcessProblem,
     starts: np.ndarray,
     parameters: np.ndarray,
-    calendar: Calendar | None,
+    calendar: CalendarSettings | None,
     choices: dict[str, dict[str, float]],
-    options: OptimiseOptions,
+    options: OptimiseSettings,
     progress: Progress = lambda text: None,
 ) -> tuple[Variant, ...]:
     """Every variant at its best, from starts [L, D] and for parameters [P]; the best first.
@@ -50,7 +52,7 @@ def variants(
     days = calendar.start_days if calendar else ("",)
     relaxed, timed, names = [], [], []
     for day, (pattern, fixed) in itertools.product(days, patterns.items()):
-        idle = dict.fromkeys(calendar.idle(design, day), 0.0) if calendar else {}
+        idle = dict.fromkeys(idle_decisions(calendar, design, day), 0.0) if calendar else {}
         for i in idle:
             if design.lower[i] > 0.0:
                 raise ConfigError(
@@ -59,10 +61,10 @@ def variants(
                 )
         name = ", ".join(part for part in (f"start on {day}" if day else "", pattern) if part)
         names.append(name)
-        if calendar and not calendar.allows(design, day, fixed):
+        if calendar and not hours_allow(calendar, design, day, fixed):
             continue
         relaxed.append(Variant(name, bounds_with(design, fixed | idle, {})))
-        timed.append((fixed | idle, calendar.timed(design, day) if calendar else {}))
+        timed.append((fixed | idle, timed_decisions(calendar, design, day) if calendar else {}))
     found = _solved(problem, relaxed, starts, parameters, options, progress)
     if any(times for _, times in timed):
         narrow, begin = [], []
@@ -108,7 +110,7 @@ def _solved(
     rows: list[Variant],
     starts: np.ndarray,
     parameters: np.ndarray,
-    options: OptimiseOptions,
+    options: OptimiseSettings,
     progress: Progress,
 ) -> list[Variant]:
     """Every variant from all starts."""
@@ -126,7 +128,7 @@ def _each(
     rows: list[Variant],
     starts: np.ndarray,
     parameters: np.ndarray,
-    options: OptimiseOptions,
+    options: OptimiseSettings,
     progress: Progress,
 ) -> list[Variant]:
     """Every variant from a start of its own."""

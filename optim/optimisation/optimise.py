@@ -23,13 +23,15 @@ from optim.optimisation.result import (
     SolveReport,
     VariantReport,
 )
-from optim.optimisation.robust import ESTIMATE, Risk, judge, solve_robust
-from optim.optimisation.slsqp import FEASIBLE, OptimiseOptions, Progress, Solution, best, solve, start_points, tiled
+from optim.optimisation.robust import ESTIMATE, judge, solve_robust
+from optim.optimisation.slsqp import FEASIBLE, Progress, Solution, best, solve, start_points, tiled
 from optim.optimisation.tightening import finely, kept_between
-from optim.process.calendar import Calendar
 from optim.process.disturbance import Drift, executed
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
+from optim.settings.objective import RiskSettings
+from optim.settings.optimisation import OptimiseSettings
+from optim.settings.process import CalendarSettings
 
 DISTINCT = 0.1  # of a decision's span: processes that differ by less count as one
 HELD_OUT = 64  # scenarios, where they can be drawn
@@ -55,19 +57,18 @@ def optimise(
     problem: ProcessProblem,
     clone: str,
     ensemble: np.ndarray,
-    options: OptimiseOptions,
+    options: OptimiseSettings,
     lineage: Lineage,
     first: np.ndarray | None = None,
     progress: Progress = lambda text: None,
-    risk: Risk = ESTIMATE,
-    calendar: Calendar | None = None,
-    choices: dict[str, dict[str, float]] | None = None,
+    risk: RiskSettings = ESTIMATE,
+    calendar: CalendarSettings | None = None,
 ) -> Optimum:
     """Best process for one parameter ensemble [E, P], beside the platform process; `first` is an extra start.
 
-    The best processes for the estimate that differ are where choices (`calendar`, and `choices` of decisions held at
-    values, by name) and a robust search begin. Raises `InfeasibleError` that
-    names the constraints no start could meet, or says in how many parameter sets they can be met.
+    The best processes for the estimate that differ are where choices (`calendar`, and `options.choices` of decisions
+    held at values, by name) and a robust search begin. Raises `InfeasibleError` that names the constraints no start
+    could meet, or says in how many parameter sets they can be met.
     """
     require_float64("optimise")
     starts = start_points(problem, options.starts, lineage.seed)
@@ -82,14 +83,14 @@ def optimise(
     x, robustness = chosen.x, None
     tried: tuple[Variant, ...] = ()
     begin, bounds = distinct(problem, found, DISTINCT_STARTS, first=x), None
-    if calendar or choices:
-        tried = variants(problem, begin, ensemble[0], calendar, choices or {}, options, progress)
+    if calendar or options.choices:
+        tried = variants(problem, begin, ensemble[0], calendar, options.choices, options, progress)
         assert tried[0].solution is not None
         bounds = tried[0].bounds
         chosen, between = kept_between(problem, tried[0].solution, ensemble[0], options, progress, bounds)
         x = chosen.x
         begin = x[None]
-    if risk.on:
+    if risk.is_active:
         x, robustness, more = _robust(problem, begin, bounds, ensemble, risk, options, lineage, progress)
         reports += [replace(r, start=len(found) + r.start) for r in more]
     optimum = outcome(problem, "optimum", x, ensemble)
@@ -106,7 +107,7 @@ def optimise(
             f"asked were {risk.chance:.0%}: so few scenarios say too little; raise objective.risk.members (and "
             "fit.ensemble)"
         )
-    if between and not risk.on:
+    if between and not risk.is_active:
         told = ", ".join(f"{name} by {v:.1e} of its limit" for name, v in between.items())
         notes.append(f"between the nodes of the design the optimum breaks {told}; lower design.node_step_h")
     if tried:
@@ -145,16 +146,16 @@ def _robust(
     starts: np.ndarray,
     bounds: np.ndarray | None,
     ensemble: np.ndarray,
-    risk: Risk,
-    options: OptimiseOptions,
+    risk: RiskSettings,
+    options: OptimiseSettings,
     lineage: Lineage,
     progress: Progress,
 ) -> tuple[np.ndarray, Robustness, list[SolveReport]]:
     # where the plant errs, a scenario is a parameter set with a draw of its errors: sets may be drawn more than once
-    split = max(2, len(ensemble) // 2) if risk.errs else min(risk.members, len(ensemble))
-    used = risk.members if risk.errs else split
+    split = max(2, len(ensemble) // 2) if risk.execution.has_errors else min(risk.members, len(ensemble))
+    used = risk.members if risk.execution.has_errors else split
     pool, held = np.resize(ensemble[:split], (used, ensemble.shape[1])), ensemble[split:]
-    if risk.errs and len(held):
+    if risk.execution.has_errors and len(held):
         held = np.resize(held, (max(HELD_OUT, used), ensemble.shape[1]))
     drift = executed(risk.execution, used + len(held), lineage.seed)
     seen_drift, held_drift = Drift(*(v[:used] for v in drift)), Drift(*(v[used:] for v in drift))
@@ -217,7 +218,7 @@ def _conflict(problem: ProcessProblem, found: list[Solution], p: np.ndarray) -> 
 def rank(
     problem: ProcessProblem,
     ensembles: dict[str, np.ndarray],
-    options: OptimiseOptions,
+    options: OptimiseSettings,
     lineage: Lineage,
     truth: Callable[[str, np.ndarray], float] | None = None,
     progress: Progress = lambda text: None,
@@ -308,7 +309,7 @@ def _scout(
     problem: ProcessProblem,
     ensembles: dict[str, np.ndarray],
     at_platform: dict[str, np.ndarray],
-    options: OptimiseOptions,
+    options: OptimiseSettings,
     seed: int,
     progress: Progress,
 ) -> np.ndarray:

@@ -14,10 +14,11 @@ import numpy as np
 
 from optim.artefact import Artefact, Lineage
 from optim.errors import ConfigError, InfeasibleError, nearest
-from optim.optimisation.slsqp import Floor, OptimiseOptions, Progress, Solution, best, solve, start_points, tiled
+from optim.optimisation.slsqp import Floor, Progress, Solution, best, solve, start_points, tiled
 from optim.process.metrics import OBJECTIVES
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
+from optim.settings.optimisation import OptimiseSettings
 
 ROUNDS = 2  # of starting again from the neighbours
 
@@ -62,7 +63,7 @@ def pareto(
     against: str,
     parameters: np.ndarray,
     points: int,
-    options: OptimiseOptions,
+    options: OptimiseSettings,
     lineage: Lineage,
     progress: Progress = lambda text: None,
     bounds: np.ndarray | None = None,
@@ -143,7 +144,7 @@ def solve_levels(
     levels: np.ndarray,
     starts: np.ndarray,
     parameters: np.ndarray,
-    options: OptimiseOptions,
+    options: OptimiseSettings,
     bounds: np.ndarray | None,
     progress: Progress,
 ) -> list[Solution | None]:

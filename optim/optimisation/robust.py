@@ -15,13 +15,13 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from optim.errors import ConfigError, nearest
-from optim.optimisation.slsqp import FEASIBLE, Answers, Bounds, OptimiseOptions, Progress, Solution, search
+from optim.optimisation.slsqp import FEASIBLE, Answers, Bounds, Progress, Solution, search
 from optim.process.disturbance import AS_PLANNED, Drift
 from optim.process.disturbance import lanes as lanes_of
 from optim.process.problem import Evaluation, ProcessProblem
+from optim.settings.objective import RiskSettings
+from optim.settings.optimisation import OptimiseSettings
 
-MEASURES = ("nominal", "expectation", "cvar", "quantile")
 # Width of the step that decides who belongs to a tail, as a share of the spread between members: narrow against the
 # spread, wide enough that the measure has a derivative. Only the search sees it; measures are reported without.
 WIDTH = 0.05
@@ -30,81 +30,41 @@ STAGES = (0.5, 0.8, 1.0)  # of the chance, on the way to it
 ROUNDS = 7
 
 
-EXACT = Drift(*(0.0,) * len(Drift._fields))  # type: ignore[arg-type]
+ESTIMATE = RiskSettings()
 
 
-@dataclass(frozen=True)
-class Risk:
-    """How an uncertain process is judged.
-
-    `tail` is the share of the worst parameter sets: CVaR is their mean, the quantile their boundary. `chance` is the
-    share of parameter sets in which all limits are to be met at once; at 0 they are met at the estimate only. `members`
-    of the ensemble are used for the search; the others, which it does not see, say what it is worth.
-    """
-
-    measure: str = "nominal"
-    tail: float = 0.2
-    chance: float = 0.0
-    members: int = 16
-    execution: Drift = EXACT  # standard deviations of what goes otherwise than planned; one draw per parameter set
-
-    def __post_init__(self) -> None:
-        if self.measure not in MEASURES:
-            raise ConfigError(
-                f"objective.risk.measure: unknown '{self.measure}'.{nearest(self.measure, MEASURES)} "
-                f"Known: {', '.join(MEASURES)}"
-            )
-        if not 0.0 < self.tail <= 1.0:
-            raise ConfigError(f"objective.risk.tail: {self.tail} is not a share above 0 and up to 1")
-        if not 0.0 <= self.chance <= 1.0:
-            raise ConfigError(f"objective.risk.chance: {self.chance} is not a share from 0 to 1")
-        if self.members < 2:
-            raise ConfigError("objective.risk.members: needs at least 2 parameter sets")
-
-    @property
-    def errs(self) -> bool:
-        """Whether the plant does not do exactly what is planned."""
-        return any(self.execution)
-
-    @property
-    def on(self) -> bool:
-        """Whether there is anything to do beside the estimate."""
-        return self.measure != "nominal" or self.chance > 0.0
-
-    def of(self, values: np.ndarray) -> np.ndarray:
-        """The measure of values [.., E] of which more is better; of 'nominal', that of member 0."""
-        ordered = np.sort(values, axis=-1)
-        if self.measure == "nominal":
-            return values[..., 0]
-        if self.measure == "expectation":
-            return values.mean(axis=-1)
-        if self.measure == "quantile":
-            return np.quantile(values, self.tail, axis=-1)
-        whole = self.tail * values.shape[-1]
-        weight = np.clip(whole - np.arange(values.shape[-1]), 0.0, 1.0)
-        return ordered @ (weight / whole)
-
-    def smooth(self, values: np.ndarray, width: float) -> tuple[float, np.ndarray]:
-        """The measure of values [E] with the tail's edge softened over `width`, and its derivative by them, [E]."""
-        n = len(values)
-        if self.measure in ("nominal", "expectation"):
-            weights = np.eye(n)[0] if self.measure == "nominal" else np.full(n, 1.0 / n)
-            return float(weights @ values), weights
-        whole = min(self.tail * n, n - 1e-9)
-        edge = brentq(lambda t: expit((t - values) / width).sum() - whole, *_around(values, width))
-        share = expit((edge - values) / width)
-        if self.measure == "quantile":
-            share = share * (1.0 - share)
-            return float(edge), share / share.sum()
-        # max over t of t - sum((t - v)+) / (tail E), with softplus for ()+
-        return float(edge - width * np.logaddexp(0.0, (edge - values) / width).sum() / whole), share / whole
+def risk_measure(risk: RiskSettings, values: np.ndarray) -> np.ndarray:
+    """The measure of values [.., E] of which more is better; of 'nominal', that of member 0."""
+    ordered = np.sort(values, axis=-1)
+    if risk.measure == "nominal":
+        return values[..., 0]
+    if risk.measure == "expectation":
+        return values.mean(axis=-1)
+    if risk.measure == "quantile":
+        return np.quantile(values, risk.tail, axis=-1)
+    whole = risk.tail * values.shape[-1]
+    weight = np.clip(whole - np.arange(values.shape[-1]), 0.0, 1.0)
+    return ordered @ (weight / whole)
 
 
-ESTIMATE = Risk()
+def smooth_measure(risk: RiskSettings, values: np.ndarray, width: float) -> tuple[float, np.ndarray]:
+    """The measure of values [E] with the tail's edge softened over `width`, and its derivative by them, [E]."""
+    n = len(values)
+    if risk.measure in ("nominal", "expectation"):
+        weights = np.eye(n)[0] if risk.measure == "nominal" else np.full(n, 1.0 / n)
+        return float(weights @ values), weights
+    whole = min(risk.tail * n, n - 1e-9)
+    edge = brentq(lambda t: expit((t - values) / width).sum() - whole, *_around(values, width))
+    share = expit((edge - values) / width)
+    if risk.measure == "quantile":
+        share = share * (1.0 - share)
+        return float(edge), share / share.sum()
+    # max over t of t - sum((t - v)+) / (tail E), with softplus for ()+
+    return float(edge - width * np.logaddexp(0.0, (edge - values) / width).sum() / whole), share / whole
 
 
 def judge(
-    problem: ProcessProblem, x: np.ndarray, ensemble: np.ndarray, risk: Risk, drift: Drift = AS_PLANNED
+    problem: ProcessProblem, x: np.ndarray, ensemble: np.ndarray, risk: RiskSettings, drift: Drift = AS_PLANNED
 ) -> tuple[float, float]:
     """The measure of the maximised metric over an ensemble [E, P], and the share of it in which all limits are met.
 
@@ -117,7 +77,7 @@ def judge(
     values = utility(problem, e.metrics)
     values = np.where(good, values, np.min(values[good], initial=np.inf))
     met = good & (e.margins >= -FEASIBLE).all(axis=1)
-    return problem.objective.target.sign * float(risk.of(values)), float(np.mean(met))
+    return problem.objective.target.sign * float(risk_measure(risk, values)), float(np.mean(met))
 
 
 def _around(values: np.ndarray, width: float) -> tuple[float, float]:
@@ -153,8 +113,8 @@ def solve_robust(
     problem: ProcessProblem,
     starts: np.ndarray,
     ensemble: np.ndarray,
-    risk: Risk,
-    options: OptimiseOptions,
+    risk: RiskSettings,
+    options: OptimiseSettings,
     progress: Progress = lambda text: None,
     drift: Drift = AS_PLANNED,
     bounds: Bounds | None = None,
@@ -163,8 +123,8 @@ def solve_robust(
 
     Members that cannot be simulated at any start are left out. A chance is approached in stages, each from where the
     one before ended; a start that cannot keep it ends with `success` False and what it could keep. Objectives are
-    those of the softened measure over the metric's size at the starts; judge a process by `Risk.of`. `drift` [E] is how
-    the process is carried out in each member.
+    those of the softened measure over the metric's size at the starts; judge a process by `risk_measure`.
+    `drift` [E] is how the process is carried out in each member.
     """
     members = _Members.able(problem, starts, ensemble, lanes_of(drift, len(ensemble)))
     lanes = [_Lane(x, np.array([0]), np.zeros((2, 0), int)) for x in starts]
@@ -200,7 +160,7 @@ def solve_robust(
     return [_ended(lane, risk) for lane in lanes]
 
 
-def _ended(lane: _Lane, risk: Risk) -> Robust:
+def _ended(lane: _Lane, risk: RiskSettings) -> Robust:
     assert lane.best is not None
     s = lane.best
     if risk.chance > 0.0 and lane.met < risk.chance - 1e-9:
@@ -248,7 +208,7 @@ class _Members:
         m = np.where((e.status == 0)[:, None], np.nan_to_num(e.margins, nan=-np.inf), -np.inf)
         return m.reshape(len(x), self.count, -1)
 
-    def answers(self, x: np.ndarray, risk: Risk, width: float, watched: list[np.ndarray]) -> Answers:
+    def answers(self, x: np.ndarray, risk: RiskSettings, width: float, watched: list[np.ndarray]) -> Answers:
         """What a search asks at points [L, D] with the margins [2, n] that each watches."""
         n = len(x)
         drift = Drift(*(np.tile(v, n) for v in self.drift))
@@ -256,7 +216,8 @@ class _Members:
         values = (utility(self.problem, e.metrics) / self.size).reshape(n, self.count)
         slopes = (utility(self.problem, np.moveaxis(s.metrics, 1, -1)) / self.size).reshape(n, self.count, -1)
         good = (e.status.reshape(n, self.count) == 0).all(axis=1) & np.isfinite(values).all(axis=1)
-        judged = [risk.smooth(v, width) if ok else (np.nan, 0.0 * v) for v, ok in zip(values, good, strict=True)]
+        each = zip(values, good, strict=True)
+        judged = [smooth_measure(risk, v, width) if ok else (np.nan, 0.0 * v) for v, ok in each]
         margins = e.margins.reshape(n, self.count, -1)
         jacobian = s.margins.reshape(*margins.shape, -1)
         return Answers(

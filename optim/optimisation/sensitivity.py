@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,10 +10,11 @@ import numpy as np
 
 from optim.artefact import Artefact, Lineage
 from optim.errors import ConfigError, nearest
-from optim.optimisation.slsqp import FEASIBLE, OptimiseOptions, Progress, Solution, limit_rows, solve, tiled
-from optim.process.disturbance import Drift
+from optim.optimisation.slsqp import FEASIBLE, Progress, Solution, limit_rows, solve, tiled
+from optim.process.disturbance import drift_of
 from optim.process.problem import Evaluation, ProcessProblem
 from optim.runtime import require_float64
+from optim.settings.optimisation import DriftSettings, OptimiseSettings
 
 LARGEST = "largest bolus"
 MOVED = 0.02  # of a decision's span: less is no other process
@@ -83,36 +85,25 @@ class Stress(Artefact):
     drifts: tuple[DriftRow, ...]
 
 
-@dataclass(frozen=True)
-class Happening:
-    """A drift of the plant with a name, and changes of decisions that belong to it: added, or set to a value."""
-
-    name: str
-    drift: Drift
-    harvest_h: float = 0.0
-    missed: str = ""  # a bolus (or any decision) that is left out; 'largest bolus' finds it
-
-
 def stress(
     problem: ProcessProblem,
     clone: str,
     x: np.ndarray,
     ensemble: np.ndarray,
-    happenings: tuple[Happening, ...],
-    options: OptimiseOptions,
+    disturbances: Mapping[str, DriftSettings],
+    options: OptimiseSettings,
     lineage: Lineage,
     progress: Progress = lambda text: None,
     bounds: np.ndarray | None = None,
 ) -> Stress:
     """Put the process x [D] under stress; ensemble [E, P], member 0 the estimate.
 
-    Happenings that this design cannot have are left out, and told. `bounds` [2, D] are those of the choices that were
-    made. Raises `ConfigError` for a decision that a happening names and the design has not.
+    Disturbances that this design cannot have are left out, and told. `bounds` [2, D] are those of the choices that were
+    made. Raises `ConfigError` for a decision that a disturbance names and the design has not.
     """
     require_float64("stress")
-    asked = [h for h in happenings if _can_happen(problem, x, h)]
-    if len(asked) < len(happenings):
-        missing = ", ".join(h.name for h in happenings if h not in asked)
+    asked = {name: d for name, d in disturbances.items() if _can_happen(problem, x, name, d)}
+    if missing := ", ".join(name for name in disturbances if name not in asked):
         lineage = lineage.noted(f"cannot happen to this design, so not asked: {missing}")
     base = problem.evaluate(np.tile(x, (len(ensemble), 1)), ensemble)
     place = list(problem.metrics).index(problem.metric)
@@ -125,7 +116,7 @@ def stress(
         value=float(base.metrics[0, place]),
         met=float(np.mean(met)),
         influences=_influences(problem, x, ensemble, options, bounds, progress),
-        drifts=tuple(_drifted(problem, x, ensemble, base.metrics[:, place], h) for h in asked),
+        drifts=tuple(_drifted(problem, x, ensemble, base.metrics[:, place], name, d) for name, d in asked.items()),
     )
 
 
@@ -136,7 +127,7 @@ def _influences(
     problem: ProcessProblem,
     x: np.ndarray,
     ensemble: np.ndarray,
-    options: OptimiseOptions,
+    options: OptimiseSettings,
     bounds: np.ndarray | None,
     progress: Progress,
 ) -> tuple[Influence, ...]:
@@ -207,16 +198,16 @@ def _worst(problem: ProcessProblem, margins: np.ndarray) -> str:
 
 
 def _drifted(
-    problem: ProcessProblem, x: np.ndarray, ensemble: np.ndarray, planned: np.ndarray, h: Happening
+    problem: ProcessProblem, x: np.ndarray, ensemble: np.ndarray, planned: np.ndarray, name: str, h: DriftSettings
 ) -> DriftRow:
     design = problem.design
     there = x.copy()
     if h.missed:
-        there[_missed(problem, x, h)] = 0.0
+        there[_missed(problem, x, name, h)] = 0.0
     if h.harvest_h:
         i = _harvest(problem)
         there[i] = min(there[i] + h.harvest_h, design.longest_h())  # no later than the vessel is simulated for
-    e = problem.evaluate(np.tile(there, (len(ensemble), 1)), ensemble, drift=h.drift)
+    e = problem.evaluate(np.tile(there, (len(ensemble), 1)), ensemble, drift=drift_of(h))
     good = e.status == 0
     place = list(problem.metrics).index(problem.metric)
     both = good & np.isfinite(planned)
@@ -230,7 +221,7 @@ def _drifted(
     often = max(counts, key=lambda n: counts[n]) if counts and max(counts.values()) else ""
     low, middle, high = np.quantile(change, (0.05, 0.5, 0.95)) if both.any() else (np.nan,) * 3
     return DriftRow(
-        name=h.name,
+        name=name,
         change=float(middle),
         change_p05=float(low),
         change_p95=float(high),
@@ -244,23 +235,23 @@ def _harvest(problem: ProcessProblem) -> int:
     return [d.kind for d in problem.design.decisions].index("harvest")
 
 
-def _can_happen(problem: ProcessProblem, x: np.ndarray, h: Happening) -> bool:
+def _can_happen(problem: ProcessProblem, x: np.ndarray, name: str, h: DriftSettings) -> bool:
     kinds = [d.kind for d in problem.design.decisions]
     if h.harvest_h and ("harvest" not in kinds or x[_harvest(problem)] + h.harvest_h <= 0.0):
         return False
     if h.missed == LARGEST:
         return "bolus" in kinds
-    return not h.missed or _missed(problem, x, h) >= 0
+    return not h.missed or _missed(problem, x, name, h) >= 0
 
 
-def _missed(problem: ProcessProblem, x: np.ndarray, h: Happening) -> int:
+def _missed(problem: ProcessProblem, x: np.ndarray, name: str, h: DriftSettings) -> int:
     decisions = problem.design.decisions
     if h.missed == LARGEST:
         return max((i for i, d in enumerate(decisions) if d.kind == "bolus"), key=lambda i: x[i])
     names = [d.name for d in decisions]
     if h.missed not in names:
         raise ConfigError(
-            f"stress.drifts.{h.name}.missed: no decision '{h.missed}'.{nearest(h.missed, names)} "
+            f"stress.drifts.{name}.missed: no decision '{h.missed}'.{nearest(h.missed, names)} "
             f"Known: {', '.join(names)}, or '{LARGEST}'"
         )
     return names.index(h.missed)

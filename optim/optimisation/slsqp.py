@@ -18,22 +18,12 @@ from scipy.stats import qmc
 from optim.process.design import Design
 from optim.process.metrics import find_metric
 from optim.process.problem import ProcessProblem
+from optim.settings.optimisation import OptimiseSettings
 
 Progress = Callable[[str], None]
 FEASIBLE = 1e-6  # largest relative violation of a constraint that counts as met
 ACTIVE = 1e-4
 SNAP = 1e-9  # of a decision's span
-
-
-@dataclass(frozen=True)
-class OptimiseOptions:
-    """Settings of an optimisation. When clones are ranked, each starts from the `rank_starts` best processes that many
-    starts have found for one of them."""
-
-    starts: int = 12
-    rank_starts: int = 3
-    max_iterations: int = 80
-    tolerance: float = 1e-6
 
 
 @dataclass(frozen=True)
@@ -129,7 +119,7 @@ def solve(
     problem: ProcessProblem,
     starts: np.ndarray,
     parameters: np.ndarray,
-    options: OptimiseOptions,
+    options: OptimiseSettings,
     progress: Progress = lambda text: None,
     bounds: Bounds | None = None,
     floors: tuple[Floor, ...] = (),
@@ -180,7 +170,7 @@ def search(
     evaluate: Callable[[np.ndarray, np.ndarray], Answers],
     starts: np.ndarray,
     design: Design,
-    options: OptimiseOptions,
+    options: OptimiseSettings,
     progress: Progress = lambda text: None,
     bounds: Bounds | None = None,
 ) -> list[Solution]:
@@ -228,7 +218,7 @@ def _slsqp(
     lane: int,
     z0: np.ndarray,
     bounds: tuple[np.ndarray, np.ndarray],
-    options: OptimiseOptions,
+    options: OptimiseSettings,
     low: np.ndarray,
     span: np.ndarray,
 ) -> Solution:

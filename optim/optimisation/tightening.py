@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from optim.optimisation.slsqp import FEASIBLE, OptimiseOptions, Progress, Solution, best, limit_rows, solve, tiled
+from optim.optimisation.slsqp import FEASIBLE, Progress, Solution, best, limit_rows, solve, tiled
 from optim.process.problem import ProcessProblem
+from optim.settings.optimisation import OptimiseSettings
 
 FINER = 2  # times as many nodes
 AFTER_H = 0.05  # a look just after each bolus, before cells have taken anything up
@@ -37,7 +38,7 @@ def kept_between(
     problem: ProcessProblem,
     found: Solution,
     p: np.ndarray,
-    options: OptimiseOptions,
+    options: OptimiseSettings,
     progress: Progress,
     bounds: np.ndarray | None = None,
 ) -> tuple[Solution, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""What may go otherwise than planned while a process runs: drifts of the plant, as numbers that may be traced."""
+"""Errors of execution: dose, strength, inoculum, setpoints and delay, as numbers that may be traced."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 from scipy.stats import norm, qmc
 
 from optim.schedule.schedule import Schedule
+from optim.settings.objective import ExecutionSettings
+from optim.settings.optimisation import DriftSettings
 from optim.types import Array
 
 
@@ -18,30 +20,35 @@ class Drift(NamedTuple):
     feed: Array  # factor on every volume and rate that goes in
     strength: Array  # factor on what feeds hold
     inoculum: Array  # factor on the cells at the start
-    temperature: Array  # degC, added
+    temperature_c: Array  # degC, added
     ph: Array  # added
-    delay: Array  # h by which everything done after time 0 comes late; harvest does not
+    delay_h: Array  # h by which everything done after time 0 comes late; harvest does not
 
     def applied(self, s: Schedule) -> Schedule:
         """The schedule as it is really carried out."""
-        late = jnp.where(s.times > 0.0, self.delay, 0.0)
+        late = jnp.where(s.times > 0.0, self.delay_h, 0.0)
         return s._replace(
             times=s.times + late,
             bolus=s.bolus * self.feed,
-            rate_t=s.rate_t + jnp.where(s.rate_t > 0.0, self.delay, 0.0),
+            rate_t=s.rate_t + jnp.where(s.rate_t > 0.0, self.delay_h, 0.0),
             rate_start=s.rate_start * self.feed,
             rate_end=s.rate_end * self.feed,
-            setpoint_t=s.setpoint_t + jnp.where(s.setpoint_t > 0.0, self.delay, 0.0),
-            flow_t=None if s.flow_t is None else s.flow_t + jnp.where(s.flow_t > 0.0, self.delay, 0.0),
+            setpoint_t=s.setpoint_t + jnp.where(s.setpoint_t > 0.0, self.delay_h, 0.0),
+            flow_t=None if s.flow_t is None else s.flow_t + jnp.where(s.flow_t > 0.0, self.delay_h, 0.0),
             setpoints=self._shifted(s.setpoints),
             setpoints_end=None if s.setpoints_end is None else self._shifted(s.setpoints_end),
         )
 
     def _shifted(self, env):  # type: ignore[no-untyped-def]
-        return env._replace(temperature=env.temperature + self.temperature, ph=env.ph + self.ph)
+        return env._replace(temperature=env.temperature + self.temperature_c, ph=env.ph + self.ph)
 
 
-AS_PLANNED = Drift(1.0, 1.0, 1.0, 0.0, 0.0, 0.0)  # type: ignore[arg-type]
+def drift_of(settings: DriftSettings | ExecutionSettings) -> Drift:
+    """The drift that settings describe, or standard deviations of drifts."""
+    return Drift(*(getattr(settings, name) for name in Drift._fields))
+
+
+AS_PLANNED = drift_of(DriftSettings())
 
 
 def lanes(drift: Drift, n: int) -> Drift:
@@ -49,16 +56,16 @@ def lanes(drift: Drift, n: int) -> Drift:
     return Drift(*(np.broadcast_to(np.asarray(v, float), (n,)) for v in drift))
 
 
-def executed(spread: Drift, n: int, seed: int) -> Drift:
+def executed(spread: ExecutionSettings, n: int, seed: int) -> Drift:
     """n lanes of ordinary execution, the first as planned: normal errors with the standard deviations of `spread`.
 
     A Latin hypercube: tails are filled as evenly as so few draws can.
     """
     rng = np.random.default_rng(seed)
-    z = norm.ppf(qmc.LatinHypercube(len(spread), rng=rng).random(n)).T
+    z = norm.ppf(qmc.LatinHypercube(len(Drift._fields), rng=rng).random(n)).T
     z[:, 0] = 0.0
     middle = np.array(AS_PLANNED, float)[:, None]
-    values = middle + np.array(spread, float)[:, None] * z
-    late = len(spread) - 1
+    values = middle + np.array(drift_of(spread), float)[:, None] * z
+    late = len(values) - 1
     values[late] = np.abs(values[late])  # what is done late is never early
     return Drift(*values)

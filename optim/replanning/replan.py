@@ -5,7 +5,7 @@ The past stays as it was; limits count from now on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -16,10 +16,9 @@ from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
 from optim.optimisation.choices import in_hours
 from optim.optimisation.evaluate import decision_values, outcome
-from optim.optimisation.robust import ESTIMATE, EXACT, Risk, judge, solve_robust
+from optim.optimisation.robust import ESTIMATE, judge, solve_robust
 from optim.optimisation.slsqp import (
     Bounds,
-    OptimiseOptions,
     Progress,
     Solution,
     best,
@@ -28,7 +27,7 @@ from optim.optimisation.slsqp import (
     tiled,
 )
 from optim.optimisation.tightening import finely, kept_between
-from optim.process.calendar import Calendar, bounds_with
+from optim.process.calendar import bounds_with, idle_decisions, timed_decisions
 from optim.process.problem import Constraint, ProcessProblem
 from optim.recipe.rounding import kept_best, roundings
 from optim.replanning.explain import account
@@ -36,6 +35,10 @@ from optim.replanning.remaining import SAME_H, Remaining
 from optim.replanning.result import Replan
 from optim.replanning.running_batch import Batch, Outlook, Plan, outlook
 from optim.runtime import require_float64
+from optim.settings.objective import ExecutionSettings, RiskSettings
+from optim.settings.optimisation import OptimiseSettings
+from optim.settings.process import CalendarSettings
+from optim.settings.replanning import ReplanSettings
 
 # of a limit: what rounding to pump steps may cost
 ROUNDED = 1e-3
@@ -43,15 +46,12 @@ ROUNDED = 1e-3
 
 @dataclass(frozen=True)
 class ReplanOptions:
-    """`draws` plausible parameter sets judge the plans; a plan stays where less than `least_gain` is to be had.
+    """The sections of the configuration that a re-plan reads. A `calendar` has the one day on which the batch began."""
 
-    The gain is of the objective's logarithm. A `calendar` has the one day on which the batch began."""
-
-    optimise: OptimiseOptions
-    draws: int = 63
-    least_gain: float = 1e-3
-    risk: Risk = ESTIMATE
-    calendar: Calendar | None = None
+    optimise: OptimiseSettings
+    replan: ReplanSettings = field(default_factory=ReplanSettings)
+    risk: RiskSettings = ESTIMATE
+    calendar: CalendarSettings | None = None
 
     def __post_init__(self) -> None:
         if self.calendar and len(self.calendar.start_days) != 1:
@@ -78,7 +78,7 @@ def replan(
     `InfeasibleError` when nothing that can still be done can be simulated, or falls into working hours.
     """
     require_float64("replan")
-    o = outlook(problem, fitting, old, batch, plan.decisions, options.draws, lineage.seed, progress)
+    o = outlook(problem, fitting, old, batch, plan.decisions, options.replan.draws, lineage.seed, progress)
     hours = _Hours(options.calendar, o.design)
     x, eased = _decided(o, hours, options, lineage.seed, progress)
     here = o.problem
@@ -89,11 +89,11 @@ def replan(
 class _Hours:
     """What of the open decisions falls into working hours; without a calendar, everything."""
 
-    def __init__(self, calendar: Calendar | None, design: Remaining):
+    def __init__(self, calendar: CalendarSettings | None, design: Remaining):
         self.design, self.calendar = design, calendar
         day = calendar.start_days[0] if calendar else ""
-        self._idle = dict.fromkeys(calendar.idle(design, day), 0.0) if calendar else {}
-        self._times = calendar.timed(design, day) if calendar else {}
+        self._idle = dict.fromkeys(idle_decisions(calendar, design, day), 0.0) if calendar else {}
+        self._times = timed_decisions(calendar, design, day) if calendar else {}
         self.widest = bounds_with(design, self._idle, {})
 
     def windows(self, wanted: np.ndarray) -> np.ndarray:
@@ -141,7 +141,7 @@ def _decided(
     if not eased:
         chosen, _ = kept_between(here, chosen, p, options.optimise, progress, within)
     keep = not hours.closed(o.planned)
-    if options.risk.on and not eased:
+    if options.risk.is_active and not eased:
         return _safer(o, chosen.x, within, keep, options, progress), eased
     x = _rounded(here, chosen.x, p, within)
     if not keep:
@@ -150,7 +150,7 @@ def _decided(
     e = here.trace(np.stack([o.planned, x]), np.tile(p, (2, 1)))
     value = here.objective.to_solver(e.metrics)
     usable_plan = e.status[0] == 0 and np.min(e.margins[0], initial=0.0) >= -ROUNDED
-    if usable_plan and value[1] < value[0] + options.least_gain:
+    if usable_plan and value[1] < value[0] + options.replan.least_gain:
         return o.planned, eased
     return x, eased
 
@@ -168,12 +168,13 @@ def _safer(
 ) -> np.ndarray:
     """The open decisions under the parameter sets that are plausible now: as safe as can be had, where the chance asked
     for cannot. What was done was done, so errors of execution are not drawn."""
-    here, lanes, risk = finely(o.problem), o.lanes[: options.risk.members], replace(options.risk, execution=EXACT)
+    here, lanes = finely(o.problem), o.lanes[: options.risk.members]
+    risk = replace(options.risk, execution=ExecutionSettings())
     (end,) = solve_robust(here, x[None], lanes, risk, options.optimise, progress, bounds=tiled(within, 1))
     new = _rounded(o.problem, end.solution.x, lanes[0], within)
     (old_value, old_met), (value, met) = (judge(here, at, lanes, risk) for at in (o.planned, new))
     gain = here.objective.target.relative_gain(value, old_value)
-    kept = keep and old_met >= min(risk.chance, met) and gain < options.least_gain
+    kept = keep and old_met >= min(risk.chance, met) and gain < options.replan.least_gain
     return o.planned if kept else new
 
 

@@ -11,11 +11,11 @@ from optim.settings.checks import above, at_least
 class OptimiseSettings:
     """Search for the best process of one clone, and of every clone when clones are ranked."""
 
-    clone: str = "best"  # best (of the ranking) | population | a clone's id
     starts: int = 12  # of the search for one clone
     rank_starts: int = 3  # of every clone: the best processes that `starts` starts have found for one of them
     max_iterations: int = 80  # of one start
     tolerance: float = 1e-6  # of the solver: change of the objective at which a start has converged
+    clone: str = "best"  # best (of the ranking) | population | a clone's id
     choices: dict[str, dict[str, float]] = field(default_factory=dict)  # name -> decisions held at values
 
     def __post_init__(self) -> None:

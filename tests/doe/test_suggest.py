@@ -18,18 +18,19 @@ from optim.data.open import open_dataset
 from optim.doe.alternatives import _filling, _line
 from optim.doe.candidates import Safety, Setting, check_written, information, processes, runs_of, safe, sampled_h
 from optim.doe.posterior_normal import Belief, belief_of, lanes, parameters
-from optim.doe.selection import WAYS, Alternatives, Candidates, State, choose
-from optim.doe.suggest import SuggestOptions, chosen, runs_to_do, weighed
+from optim.doe.selection import Alternatives, Candidates, State, choose
+from optim.doe.suggest import chosen, runs_to_do, weighed
 from optim.errors import ConfigError, InfeasibleError, SimulationError
 from optim.estimation.levenberg_marquardt import Search, minimise
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import build_problem
 from optim.optimisation.evaluate import actions
-from optim.optimisation.slsqp import OptimiseOptions
 from optim.process.decision import Decision
 from optim.process.design import Design
 from optim.schedule.from_run import schedule_of
 from optim.schedule.schedule import to_grid
+from optim.settings.doe import CRITERIA, SuggestSettings
+from optim.settings.optimisation import OptimiseSettings
 from optim.synthetic import FEED, MEDIUM
 
 DRAWS = 8192
@@ -67,7 +68,7 @@ def test_the_worth_of_a_reading_is_the_knowledge_gradient(mean, sd, noise):
     best = int(
         np.argmax([knowledge_gradient(sd[r] ** 2 / np.hypot(sd[r], noise[r]), mean[0] - mean[1]) for r in range(2)])
     )
-    assert choose("decision", covariance, a, c, 1, draws=DRAWS)[0].run == best
+    assert choose(covariance, a, c, options=SuggestSettings(runs=1, draws=DRAWS))[0].run == best
 
 
 def test_the_worth_of_two_readings_of_correlated_values_is_that_of_their_difference():
@@ -75,7 +76,7 @@ def test_the_worth_of_two_readings_of_correlated_values_is_that_of_their_differe
     covariance = np.array([[0.5, 0.3], [0.3, 0.4]])
     a = Alternatives(np.array([0.1, 0.0]), np.eye(2), np.arange(2))
     c = Candidates(np.array([np.diag([2.0, 1.5])]), np.array([[0, 1]]), np.array([1]), np.array([0]), np.zeros((1, 1)))
-    (found,) = choose("decision", covariance, a, c, 1, draws=DRAWS)
+    (found,) = choose(covariance, a, c, options=SuggestSettings(runs=1, draws=DRAWS))
     after = np.linalg.inv(np.linalg.inv(covariance) + np.diag([2.0, 1.5]) ** 2)
     assert np.allclose(found.covariance, after, rtol=1e-10)
     d = np.array([1.0, -1.0])
@@ -90,7 +91,7 @@ def test_the_worth_of_two_readings_of_correlated_values_is_that_of_their_differe
 
 def test_what_is_known_already_is_worth_less_the_second_time():
     covariance, a, c = problem([0.0, 0.0, -9.0], [1.0, 0.7, 0.1], [0.3, 0.3, 0.3])
-    batch = choose("decision", covariance, a, c, 3, draws=DRAWS)
+    batch = choose(covariance, a, c, options=SuggestSettings(runs=3, draws=DRAWS))
     assert {x.run for x in batch[:2]} == {0, 1}
     assert batch[0].gain > batch[1].gain > batch[2].gain
     assert [x.loss for x in batch] == sorted((x.loss for x in batch), reverse=True)
@@ -103,16 +104,16 @@ def test_what_is_known_already_is_worth_less_the_second_time():
 def test_where_no_single_run_changes_the_decision_what_tells_alternatives_apart_goes_first():
     # ten standard deviations of the difference apart: no draw changes the order
     covariance, a, c = problem([1.0, 0.0, -99.0], [0.01, 0.1, 1.0], [5.0, 5.0, 5.0])
-    batch = choose("decision", covariance, a, c, 1)
+    batch = choose(covariance, a, c, options=SuggestSettings(runs=1))
     assert batch[0].gain == pytest.approx(0.0, abs=1e-12)
     assert batch[0].run == 1
 
 
-@pytest.mark.parametrize("by", WAYS)
+@pytest.mark.parametrize("by", CRITERIA)
 def test_samples_stay_within_their_number(by):
     covariance, a, c = problem([0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.1, 0.5, 2.0], [9, 4, 2])
     for samples in (8, 15, 36):
-        batch = choose(by, covariance, a, c, 4, samples)
+        batch = choose(covariance, a, c, options=SuggestSettings(by=by, runs=4, samples=samples))
         assert len(batch) == 4
         assert c.samples[[x.run for x in batch]].sum() <= samples
 
@@ -122,9 +123,9 @@ def test_scarce_samples_go_where_they_tell_most():
     covariance, a, c = problem([0.0, 0.0], [1.0, 1.0], [0.3, 0.3], [3, 3])
     root, places = np.concatenate([c.root, 1.1 * c.root]), np.tile(c.places, (2, 1))
     dear = Candidates(root, places, np.array([3, 3, 9, 9]), np.array([0, 1, 0, 1]), np.zeros((4, 1)))
-    batch = choose("decision", covariance, a, dear, 3, 12, draws=DRAWS)
+    batch = choose(covariance, a, dear, options=SuggestSettings(runs=3, samples=12, draws=DRAWS))
     assert sum(x.gain for x in batch) >= 0.99 * sum(
-        x.gain for x in choose("decision", covariance, a, c, 3, draws=DRAWS)
+        x.gain for x in choose(covariance, a, c, options=SuggestSettings(runs=3, draws=DRAWS))
     )
 
 
@@ -132,7 +133,7 @@ def test_space_is_filled_before_a_clone_comes_twice():
     covariance, a, c = problem([0.0] * 4, [1.0] * 4, [1.0] * 4)
     both = Candidates(np.tile(c.root, (2, 1, 1)), np.tile(c.places, (2, 1)), np.ones(8, int), np.tile(c.group, 2),
                       np.repeat([0.0, 1.0], 4)[:, None])  # fmt: skip
-    batch = choose("space_filling", covariance, a, both, 8)
+    batch = choose(covariance, a, both, options=SuggestSettings(by="space_filling", runs=8))
     clones = [int(both.group[x.run]) for x in batch]
     assert set(clones[:4]) == set(range(4))
     assert len({x.run for x in batch}) == 8
@@ -140,7 +141,7 @@ def test_space_is_filled_before_a_clone_comes_twice():
 
 def test_the_most_informative_run_is_that_of_a_d_optimal_design():
     covariance, a, c = problem([5.0, 0.0], [0.1, 1.0], [0.1, 0.5])
-    first = choose("d_optimal", covariance, a, c, 1)[0]
+    first = choose(covariance, a, c, options=SuggestSettings(by="d_optimal", runs=1))[0]
     assert first.run == 1
     assert first.information == pytest.approx(0.5 * np.log(1.0 + 4.0))
 
@@ -148,14 +149,14 @@ def test_the_most_informative_run_is_that_of_a_d_optimal_design():
 def test_what_cannot_be_done_is_refused():
     covariance, a, c = problem([0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [3, 5])
     with pytest.raises(ConfigError, match=r"suggest\.by: unknown 'decison'\. Did you mean 'decision'\?"):
-        choose("decison", covariance, a, c, 1)
+        choose(covariance, a, c, options=SuggestSettings(by="decison", runs=1))
     with pytest.raises(ConfigError, match=r"5 samples pay for 1 of 2 runs, of at least 3 samples each; raise it to 6"):
-        choose("decision", covariance, a, c, 2, 5)
+        choose(covariance, a, c, options=SuggestSettings(runs=2, samples=5))
     with pytest.raises(ConfigError, match=r"suggest\.runs: 0"):
-        choose("decision", covariance, a, c, 0)
+        choose(covariance, a, c, options=SuggestSettings(runs=0))
     none = replace(c, root=c.root[:0], places=c.places[:0], samples=c.samples[:0], group=c.group[:0], where=c.where[:0])
     with pytest.raises(ConfigError, match="no run to choose from"):
-        choose("decision", covariance, a, none, 1)
+        choose(covariance, a, none, options=SuggestSettings(runs=1))
 
 
 # --- what readings would say ---
@@ -271,10 +272,10 @@ def test_the_covariance_after_runs_is_that_of_a_posterior_with_the_runs(fitted):
 
 # --- runs ---
 
-SMALL = SuggestOptions(
+SMALL = SuggestSettings(
     runs=3, every_d=(3,), safe=0.6, processes=8, per_clone=2, members=3, top=1, optima=1, scenarios=16, draws=256
 )  # fmt: skip
-QUICK = OptimiseOptions(starts=2, rank_starts=1, max_iterations=12, tolerance=1e-4)
+QUICK = OptimiseSettings(starts=2, rank_starts=1, max_iterations=12, tolerance=1e-4)
 SETTING = Setting("basal_a", 0.5, "NEXT1", {"basal_a": MEDIUM, "feed_a": FEED})
 
 
@@ -435,7 +436,7 @@ def test_no_run_is_weighed_that_is_not_safe(short, plan, process_problem):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", WAYS)
+@pytest.mark.parametrize("by", CRITERIA)
 def test_every_way_chooses_runs_by_name_and_within_samples(plan, process_problem, by):
     options = replace(SMALL, by=by, samples=3 * int(plan.trials.candidates.samples.max()))
     batch = chosen(plan, options, 0)
@@ -517,4 +518,4 @@ def test_the_order_of_clones_changes_nothing(short, plan, process_problem):
 )
 def test_bad_options_are_refused_by_name(change, message):
     with pytest.raises(ConfigError, match=message):
-        SuggestOptions(**change)
+        SuggestSettings(**change)

@@ -12,15 +12,16 @@ from optim.artefact import Lineage
 from optim.errors import InfeasibleError, SimulationError
 from optim.optimisation.evaluate import outcome
 from optim.optimisation.optimise import _price_flips, optimise, rank
-from optim.optimisation.slsqp import OptimiseOptions, best, kkt_residual, solve, start_points
+from optim.optimisation.slsqp import best, kkt_residual, solve, start_points
 from optim.process.design import Decision
 from optim.process.metrics import relative_change
 from optim.process.objective import Objective
 from optim.process.problem import Constraint, Evaluation, Slopes
 from optim.report.terminal import ranking_metrics
+from optim.settings.optimisation import OptimiseSettings
 from optim.simulation.engine.march import Integrator
 
-FEW = OptimiseOptions(starts=3, rank_starts=1, max_iterations=40, tolerance=1e-7)
+FEW = OptimiseSettings(starts=3, rank_starts=1, max_iterations=40, tolerance=1e-7)
 
 
 @dataclass

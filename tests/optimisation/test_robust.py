@@ -11,18 +11,20 @@ import pytest
 from optim.artefact import Lineage
 from optim.errors import ConfigError
 from optim.optimisation.pareto import hypervolume, nondominated, pareto
-from optim.optimisation.robust import Risk, judge, solve_robust
-from optim.optimisation.sensitivity import Happening, stress
-from optim.optimisation.slsqp import Bounds, Floor, OptimiseOptions, solve
+from optim.optimisation.robust import judge, risk_measure, smooth_measure, solve_robust
+from optim.optimisation.sensitivity import stress
+from optim.optimisation.slsqp import Bounds, Floor, solve
 from optim.optimisation.tightening import broken, kept_between
 from optim.process.decision import Decision
-from optim.process.disturbance import AS_PLANNED, Drift, executed
+from optim.process.disturbance import AS_PLANNED, executed
 from optim.process.metrics import find_metric
 from optim.process.objective import Objective
 from optim.process.problem import Evaluation, Slopes
+from optim.settings.objective import ExecutionSettings, RiskSettings
+from optim.settings.optimisation import DriftSettings, OptimiseSettings
 
 MADE_FROM = Lineage("toy", "none", "", simulated=True, seed=0)
-OPTIONS = OptimiseOptions(starts=4, max_iterations=60, tolerance=1e-10)
+OPTIONS = OptimiseSettings(starts=4, max_iterations=60, tolerance=1e-10)
 
 
 @dataclass
@@ -116,35 +118,36 @@ def members(best, room=9.0):
 def test_the_smooth_measure_has_the_derivative_it_says(measure):
     rng = np.random.default_rng(3)
     a, b = rng.standard_normal((2, 17))
-    risk = Risk(measure, 0.3)
-    value, weights = risk.smooth(a, 0.1)
+    risk = RiskSettings(measure, 0.3)
+    value, weights = smooth_measure(risk, a, 0.1)
     h = 1e-6
-    slope = (risk.smooth(a + h * b, 0.1)[0] - risk.smooth(a - h * b, 0.1)[0]) / (2.0 * h)
+    slope = (smooth_measure(risk, a + h * b, 0.1)[0] - smooth_measure(risk, a - h * b, 0.1)[0]) / (2.0 * h)
     assert weights @ b == pytest.approx(slope, abs=1e-6)
     assert weights.sum() == pytest.approx(1.0)
-    assert value == pytest.approx(float(risk.of(a)), abs=0.2)
+    assert value == pytest.approx(float(risk_measure(risk, a)), abs=0.2)
 
 
 def test_cvar_is_the_mean_of_the_worst_share():
     values = np.array([5.0, 1.0, 2.0, 3.0, 4.0])
-    assert Risk("cvar", 0.4).of(values) == pytest.approx(1.5)
-    assert Risk("cvar", 0.3).of(values) == pytest.approx((1.0 + 0.5 * 2.0) / 1.5)  # half of the second worst
-    assert Risk("cvar", 1.0).of(values) == pytest.approx(3.0)
-    assert Risk("nominal").of(values) == 5.0
+    assert risk_measure(RiskSettings("cvar", 0.4), values) == pytest.approx(1.5)
+    # half of the second worst
+    assert risk_measure(RiskSettings("cvar", 0.3), values) == pytest.approx((1.0 + 0.5 * 2.0) / 1.5)
+    assert risk_measure(RiskSettings("cvar", 1.0), values) == pytest.approx(3.0)
+    assert risk_measure(RiskSettings("nominal"), values) == 5.0
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"measure": "cvaar"}, "Did you mean 'cvar'"),
-        ({"tail": 0.0}, "share above 0"),
-        ({"chance": 1.5}, "share from 0 to 1"),
+        ({"tail": 0.0}, "fraction above 0"),
+        ({"chance": 1.5}, "not a probability"),
         ({"members": 1}, "at least 2"),
     ],
 )
 def test_a_risk_that_makes_no_sense_is_refused(change, words):
     with pytest.raises(ConfigError, match=words):
-        Risk(**change)
+        RiskSettings(**change)
 
 
 # --- the search ---
@@ -153,9 +156,9 @@ def test_a_risk_that_makes_no_sense_is_refused(change, words):
 def test_expectation_goes_to_the_mean_and_cvar_to_the_middle():
     p = members([0.0, 0.0, 0.0, 4.0])
     start = np.array([[3.0, 3.0]])
-    (mean,) = solve_robust(Toy(), start, p, Risk("expectation"), OPTIONS)
+    (mean,) = solve_robust(Toy(), start, p, RiskSettings("expectation"), OPTIONS)
     assert mean.solution.x == pytest.approx([1.0, 1.0], abs=1e-3)
-    (worst,) = solve_robust(Toy(), start, p, Risk("cvar", 0.25), OPTIONS)
+    (worst,) = solve_robust(Toy(), start, p, RiskSettings("cvar", 0.25), OPTIONS)
     assert worst.solution.x == pytest.approx([2.0, 1.0], abs=0.1)  # as far from the one as from the others
     assert worst.solution.success
 
@@ -164,7 +167,7 @@ def test_a_chance_gives_up_the_members_that_break_most():
     p = members(np.full(4, 6.0), np.array([2.0, 1.0, 3.0, 4.0]))
     found = {}
     for chance in (0.0, 0.5, 0.75, 1.0):
-        (end,) = solve_robust(Toy(), np.array([[0.0, 0.0]]), p, Risk("expectation", chance=chance), OPTIONS)
+        (end,) = solve_robust(Toy(), np.array([[0.0, 0.0]]), p, RiskSettings("expectation", chance=chance), OPTIONS)
         assert end.solution.success
         assert end.met >= chance - 1e-9
         found[chance] = end.solution.x.sum()
@@ -176,7 +179,7 @@ def test_a_chance_gives_up_the_members_that_break_most():
 
 def test_a_chance_that_cannot_be_had_says_what_can():
     p = members(np.zeros(4), np.array([3.0, 3.0, 3.0, -20.0]))  # the last allows nothing within the bounds
-    (end,) = solve_robust(Toy(), np.array([[0.0, 0.0]]), p, Risk("expectation", chance=1.0), OPTIONS)
+    (end,) = solve_robust(Toy(), np.array([[0.0, 0.0]]), p, RiskSettings("expectation", chance=1.0), OPTIONS)
     assert not end.solution.success
     assert end.met == pytest.approx(0.75)
     assert "75%" in end.solution.message
@@ -184,17 +187,17 @@ def test_a_chance_that_cannot_be_had_says_what_can():
 
 def test_a_member_that_cannot_be_simulated_is_left_out_of_the_search_and_counts_against_a_process():
     p = members([0.0, 0.0, 99.0, 0.0])
-    (end,) = solve_robust(Toy(), np.array([[3.0, 3.0]]), p, Risk("expectation"), OPTIONS)
+    (end,) = solve_robust(Toy(), np.array([[3.0, 3.0]]), p, RiskSettings("expectation"), OPTIONS)
     assert end.solution.x == pytest.approx([0.0, 1.0], abs=1e-3)
-    _, met = judge(Toy(), end.solution.x, p, Risk("expectation"))
+    _, met = judge(Toy(), end.solution.x, p, RiskSettings("expectation"))
     assert met == pytest.approx(0.75)
 
 
 def test_errors_of_execution_are_kept_clear_of():
     p = members(np.full(200, 6.0), 3.0)
-    spread = Drift(0.1, 0.0, 0.0, 0.0, 0.0, 0.0)
+    spread = ExecutionSettings(feed=0.1)
     drift = executed(spread, 200, 1)
-    risk = Risk("expectation", chance=0.9, execution=spread)
+    risk = RiskSettings("expectation", chance=0.9, execution=spread)
     (end,) = solve_robust(Toy(), np.array([[0.0, 0.0]]), p, risk, OPTIONS, drift=drift)
     x = end.solution.x
     later = executed(spread, 20000, 2)
@@ -204,9 +207,9 @@ def test_errors_of_execution_are_kept_clear_of():
 
 
 def test_execution_begins_as_planned_and_is_never_early():
-    d = executed(Drift(0.1, 0.1, 0.1, 0.5, 0.1, 6.0), 50, 0)
+    d = executed(ExecutionSettings(0.1, 0.1, 0.1, 0.5, 0.1, 6.0), 50, 0)
     assert [float(v[0]) for v in d] == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
-    assert np.all(d.delay >= 0.0)
+    assert np.all(d.delay_h >= 0.0)
     assert np.std(d.feed) == pytest.approx(0.1, rel=0.3)
 
 
@@ -241,7 +244,7 @@ def test_limits_hold_between_nodes_as_well(process_problem, published):
     """Daily nodes see osmolality just before a bolus, not just after it."""
     tight = tuple(replace(c, limit=350.0) if c.variable == "osmolality" else c for c in process_problem.constraints)
     few = replace(process_problem, constraints=tight)
-    options = OptimiseOptions(starts=1, max_iterations=60, tolerance=1e-7)
+    options = OptimiseSettings(starts=1, max_iterations=60, tolerance=1e-7)
     (first,) = solve(few, few.design.platform[None], published, options)
     assert max(broken(few, first.x, published[0]).values()) > 1e-4
     kept, left = kept_between(few, first, published[0], options, lambda text: None)
@@ -288,8 +291,8 @@ def test_a_front_that_makes_no_sense_is_refused(against, points, words):
 
 def test_stress_says_what_moves_the_optimum_and_what_flips_it():
     p = np.stack([np.linspace(2.5, 3.5, 21), np.full(21, 4.0)], axis=1)[[10, *range(10), *range(11, 21)]]
-    happenings = (Happening("more", Drift(1.1, 1, 1, 0, 0, 0)), Happening("missed", AS_PLANNED, missed="largest bolus"))
-    found = stress(Toy(), "C", np.array([3.0, 1.0]), p, happenings, OPTIONS, MADE_FROM)
+    asked = {"more": DriftSettings(feed=1.1), "missed": DriftSettings(missed="largest bolus")}
+    found = stress(Toy(), "C", np.array([3.0, 1.0]), p, asked, OPTIONS, MADE_FROM)
     by = {r.name: r for r in found.influences}
     assert set(by) == {"best", "medium"}  # room does not vary
     assert by["medium"].swing == pytest.approx(0.0, abs=1e-6)  # y - 1 is zero, whatever it costs
@@ -309,13 +312,13 @@ def test_stress_says_what_moves_the_optimum_and_what_flips_it():
 
 
 def test_what_cannot_happen_is_not_asked():
-    late = Happening("late", AS_PLANNED, harvest_h=5.0)
-    found = stress(Toy(), "C", np.array([1.0, 1.0]), members([1.0, 2.0]), (late,), OPTIONS, MADE_FROM)
+    late = {"late": DriftSettings(harvest_h=5.0)}
+    found = stress(Toy(), "C", np.array([1.0, 1.0]), members([1.0, 2.0]), late, OPTIONS, MADE_FROM)
     assert found.drifts == ()
     assert "late" in found.lineage.notes[-1]
 
 
 def test_a_drift_of_a_decision_that_is_not_there_is_refused():
-    unknown = (Happening("n", AS_PLANNED, missed="xx"),)
+    unknown = {"n": DriftSettings(missed="xx")}
     with pytest.raises(ConfigError, match=r"stress\.drifts\.n\.missed: no decision 'xx'"):
         stress(Toy(), "C", np.zeros(2), members([1.0, 2.0]), unknown, OPTIONS, MADE_FROM)

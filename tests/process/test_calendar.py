@@ -10,9 +10,10 @@ from test_robust import OPTIONS, Toy, members
 
 from optim.errors import ConfigError, InfeasibleError
 from optim.optimisation.choices import variants
-from optim.process.calendar import WEEKDAYS, Calendar, bounds_with, held
+from optim.process.calendar import bounds_with, held, hours_allow, idle_decisions, timed_decisions, working_windows
 from optim.process.decision import Decision
 from optim.process.design import Design
+from optim.settings.process import WEEKDAYS, CalendarSettings
 
 DAY = 24.0
 
@@ -29,15 +30,15 @@ def daily(**changes) -> Design:
 
 @pytest.mark.parametrize("start", WEEKDAYS[:5])
 def test_nothing_is_fed_at_a_weekend(start):
-    c, d = Calendar(WEEKDAYS[:5]), daily()
+    c, d = CalendarSettings(WEEKDAYS[:5]), daily()
     first = WEEKDAYS.index(start)
     expected = [day - 1 for day in range(1, 8) if (first + day) % 7 in (5, 6)]
-    assert c.idle(d, start) == expected
+    assert idle_decisions(c, d, start) == expected
 
 
 def test_a_harvest_falls_into_working_hours():
-    c, d = Calendar(("monday",), start_hour=9.0, first_hour=6.0, last_hour=18.0), daily()
-    parts = c.timed(d, "monday")[7]
+    c, d = CalendarSettings(("monday",), start_hour=9.0, first_hour=6.0, last_hour=18.0), daily()
+    parts = timed_decisions(c, d, "monday")[7]
     # day 5 and 6 are a weekend; 9 h is the clock at 0 h of the run, so a working day is from -3 to 9 h around its start
     assert parts == [
         (7.0 * DAY - 3.0, 7.0 * DAY + 9.0),
@@ -47,9 +48,9 @@ def test_a_harvest_falls_into_working_hours():
 
 
 def test_who_works_always_is_never_idle():
-    c = Calendar(WEEKDAYS, working_days=WEEKDAYS, first_hour=0.0, last_hour=24.0)
-    assert c.idle(daily(), "sunday") == []
-    assert Calendar(("friday",), by_hand=("harvest",)).idle(daily(), "friday") == []
+    c = CalendarSettings(WEEKDAYS, working_days=WEEKDAYS, first_hour=0.0, last_hour=24.0)
+    assert idle_decisions(c, daily(), "sunday") == []
+    assert idle_decisions(CalendarSettings(("friday",), by_hand=("harvest",)), daily(), "friday") == []
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_who_works_always_is_never_idle():
 )
 def test_a_calendar_that_makes_no_sense_is_refused(change, words):
     with pytest.raises(ConfigError, match=words):
-        Calendar(**{"start_days": ("monday",)} | change)
+        CalendarSettings(**{"start_days": ("monday",)} | change)
 
 
 def test_decisions_are_held_by_name_or_stem():
@@ -99,25 +100,25 @@ def test_a_choice_without_any_process_is_told_from_the_others():
 
 
 def test_a_choice_out_of_working_hours_is_told_from_those_within():
-    c = Calendar(("monday", "tuesday"))
+    c = CalendarSettings(("monday", "tuesday"))
     d = daily()
-    assert c.allows(d, "monday", {7: 7.0 * DAY})
-    assert not c.allows(d, "monday", {7: 6.0 * DAY})  # a sunday
-    assert not c.allows(d, "monday", {7: 7.0 * DAY + 11.0})  # at 20 h
+    assert hours_allow(c, d, "monday", {7: 7.0 * DAY})
+    assert not hours_allow(c, d, "monday", {7: 6.0 * DAY})  # a sunday
+    assert not hours_allow(c, d, "monday", {7: 7.0 * DAY + 11.0})  # at 20 h
     fixed = replace(d, decisions=d.decisions[:-1], end_h=5.0 * DAY)
-    assert not c.allows(fixed, "monday", {})
-    assert Calendar(("monday",), by_hand=("bolus",)).allows(fixed, "monday", {})
+    assert not hours_allow(c, fixed, "monday", {})
+    assert hours_allow(CalendarSettings(("monday",), by_hand=("bolus",)), fixed, "monday", {})
 
 
 @pytest.mark.slow
 def test_a_run_without_weekends_begins_on_the_day_that_suits_it(process_problem, published):
-    calendar = Calendar(("monday", "wednesday"))
+    calendar = CalendarSettings(("monday", "wednesday"))
     found = variants(process_problem, process_problem.design.platform[None], published[0], calendar, {}, OPTIONS)
     assert len(found) == 2
     for v in found:
         day = v.name.removeprefix("start on ")
-        idle = calendar.idle(process_problem.design, day)
+        idle = idle_decisions(calendar, process_problem.design, day)
         assert idle
         assert np.all(v.solution.x[idle] == 0.0)
-        windows = calendar.windows(day, 336.0)
+        windows = working_windows(calendar, day, 336.0)
         assert any(a - 1e-9 <= v.solution.x[-1] <= b + 1e-9 for a, b in windows)

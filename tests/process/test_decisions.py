@@ -14,7 +14,7 @@ from optim.kinetics import kinetics
 from optim.optimisation.evaluate import actions
 from optim.process.decision import KINDS, Decision
 from optim.process.design import Component, Design
-from optim.process.disturbance import AS_PLANNED, Drift
+from optim.process.disturbance import AS_PLANNED
 from optim.process.metrics import PRODUCTS, batch_metrics
 from optim.process.objective import Market, Objective
 from optim.process.problem import Constraint
@@ -213,7 +213,7 @@ def test_what_is_perfused_does_not_fill_the_vessel():
 
 def test_a_delay_delays_flows_as_well():
     d = design(one("a", "bleed", 0.0, 3.0, 1.0, time_h=24.0), one("b", "bleed", 0.0, 3.0, 1.0, time_h=48.0))
-    late = AS_PLANNED._replace(delay=6.0).applied(d.schedule(jnp.array([1.0, 2.0])))
+    late = AS_PLANNED._replace(delay_h=6.0).applied(d.schedule(jnp.array([1.0, 2.0])))
     assert np.asarray(late.flow_t).tolist() == [0.0, 30.0, 54.0]
 
 
@@ -297,7 +297,7 @@ def test_a_drift_is_what_it_says(process_problem, published):
     seeded = problem.trace(x[None], published, drift=AS_PLANNED._replace(inoculum=1.2))
     vcd = problem.observed.index("vcd")
     assert seeded.observed[0, vcd, 0] == pytest.approx(1.2 * plain.observed[0, vcd, 0])
-    warm = problem.trace(x[None], published, drift=Drift(1.0, 1.0, 1.0, 0.5, 0.0, 0.0))
+    warm = problem.trace(x[None], published, drift=AS_PLANNED._replace(temperature_c=0.5))
     assert warm.temperature[0] == pytest.approx(plain.temperature[0] + 0.5)
 
 

@@ -21,8 +21,7 @@ from optim.data.writer import write_dataset
 from optim.errors import ConfigError, DatasetError, DisagreementWarning, IncompatibleError
 from optim.estimation.fit import fit
 from optim.optimisation.optimise import optimise, parameter_sets
-from optim.optimisation.slsqp import OptimiseOptions, best, solve
-from optim.process.calendar import WEEKDAYS, Calendar
+from optim.optimisation.slsqp import best, solve
 from optim.process.decision import Decision
 from optim.process.design import Design
 from optim.replanning.remaining import remaining
@@ -34,12 +33,15 @@ from optim.report.terminal_replan import replan_lines
 from optim.schedule.from_run import schedule_of
 from optim.schedule.schedule import to_grid
 from optim.settings.estimation import FitSettings
+from optim.settings.optimisation import OptimiseSettings
+from optim.settings.process import WEEKDAYS, CalendarSettings
+from optim.settings.replanning import ReplanSettings
 from optim.simulation.balance import Vessel
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import check_trajectory, observe_nodes, simulate_one
 from optim.synthetic import FEED, MEDIUM
 
-FEW = ReplanOptions(OptimiseOptions(starts=1, max_iterations=40, tolerance=1e-7), draws=15)
+FEW = ReplanOptions(OptimiseSettings(starts=1, max_iterations=40, tolerance=1e-7), ReplanSettings(draws=15))
 DAY = 24.0
 SAMPLE = 0.00035
 CLONE = "C01"
@@ -65,7 +67,7 @@ def process(cfg, small_screen):
 @pytest.fixture(scope="module")
 def optimum(process, old):
     sets = parameter_sets(old, process.model, CLONE)
-    options = OptimiseOptions(starts=4, max_iterations=80, tolerance=1e-8)
+    options = OptimiseSettings(starts=4, max_iterations=80, tolerance=1e-8)
     return optimise(replace(process, screened={}), CLONE, sets, options, Lineage.of(old, seed=1))
 
 
@@ -178,7 +180,7 @@ def test_without_readings_the_plan_is_kept_and_is_the_optimum_of_the_prior(plann
     # an optimiser that starts elsewhere finds nothing better
     o = planned_anew(a_run([sample(0.0)]), [], 0.0, whole=False)
     again = best(
-        solve(o.problem, o.design.platform[None], o.lanes[:1], OptimiseOptions(max_iterations=150, tolerance=1e-9))
+        solve(o.problem, o.design.platform[None], o.lanes[:1], OptimiseSettings(max_iterations=150, tolerance=1e-9))
     )
     ours = o.problem.evaluate(o.planned[None], o.lanes[:1]).objective[0]
     assert again.objective < ours + 2e-4
@@ -342,7 +344,7 @@ def test_nothing_by_hand_is_planned_for_when_nobody_is_there(planned_anew, proce
     run = a_run(as_planned(plan, now))
     readings = readings_of(process.model, member, run, (0, 1, 2, 3, 4))
     # begun on a Monday at 9 h: nobody is there on days 4 to 6 and 11 to 13
-    week = Calendar(("monday",), working_days=WEEKDAYS[:4])
+    week = CalendarSettings(("monday",), working_days=WEEKDAYS[:4])
     found = planned_anew(run, readings, now, options=replace(FEW, calendar=week))
     rows = {d.name: d for d in found.decisions}
     windows = week.windows("monday", 336.0)
@@ -359,7 +361,7 @@ def test_nothing_by_hand_is_planned_for_when_nobody_is_there(planned_anew, proce
 
 def test_a_calendar_of_a_batch_under_way_has_the_day_it_began_on():
     with pytest.raises(ConfigError, match=r"day on which the batch began.*2 .monday, friday"):
-        replace(FEW, calendar=Calendar(("monday", "friday")))
+        replace(FEW, calendar=CalendarSettings(("monday", "friday")))
 
 
 # --- limits ---

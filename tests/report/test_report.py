@@ -19,13 +19,13 @@ from optim.export.tables import export_recipe
 from optim.optimisation.evaluate import outcome
 from optim.optimisation.optimise import optimise
 from optim.optimisation.result import Action, DecisionValue
-from optim.optimisation.slsqp import OptimiseOptions
 from optim.recipe.document import read_document, recipe_document
 from optim.recipe.recipe import Provenance, Recipe, feed_schedule, make_recipe
 from optim.recipe.rounding import broken_limits, kept_best, rounded_decisions, roundings
 from optim.report import plots, terminal
 from optim.report.fit_page import fit_images, fit_page, search_text
 from optim.report.page import number
+from optim.settings.optimisation import OptimiseSettings
 
 WHERE = Provenance("2026-01-01 00:00", "0.1.0", "", "3.13", "0.12", "abc", "seed: 1", "run")
 
@@ -45,7 +45,7 @@ def optimum(process_problem, published, fitted):
     ensemble[0] = published[0]
     lineage = Lineage.of(fitted, seed=1, notes=("SIMULATED data: nothing here was measured",))
     problem = replace(process_problem, screened={"bolus": (0.0, 0.4)})
-    return optimise(problem, "C01", ensemble, OptimiseOptions(2, 1, 15, 1e-5), lineage), ensemble
+    return optimise(problem, "C01", ensemble, OptimiseSettings(2, 1, 15, 1e-5), lineage), ensemble
 
 
 @pytest.fixture(scope="module")

@@ -13,18 +13,18 @@ import numpy as np
 from laboratory import VALUE, Laboratory, Recommendation
 
 from optim.app.build import build_fit, build_process, compose
-from optim.app.shared import solve_options
 from optim.artefact import Lineage
 from optim.data.open import open_dataset
 from optim.estimation.fit import fit
 from optim.optimisation.optimise import optimise, parameter_sets, rank
 from optim.optimisation.result import Optimum
-from optim.optimisation.robust import Risk
-from optim.optimisation.slsqp import OptimiseOptions, solve, start_points
+from optim.optimisation.slsqp import solve, start_points
+from optim.settings.objective import RiskSettings
+from optim.settings.optimisation import OptimiseSettings
 from optim.synthetic import ScreenOptions, make_screen
 
 # where optim is asked to be careful: the best process at the estimate that keeps all limits in 95 % of the ensemble
-CAREFUL = Risk("nominal", chance=0.95, members=32)
+CAREFUL = RiskSettings("nominal", chance=0.95, members=32)
 
 
 class Learnt(NamedTuple):
@@ -56,7 +56,7 @@ def learn(seed: int, mismatch: bool = False) -> tuple[Learnt, Learnt]:
     problem = build_process(cfg, dataset)
     sets = {c: parameter_sets(found, problem.model, c) for c in found.clones}
     lineage = Lineage.of(found, seed=cfg.seed)
-    search = solve_options(cfg)
+    search = cfg.optimise
     ranking = rank(problem, sets, search, lineage)
     clone = ranking.rows[0].clone
     x = np.array([ranking.rows[0].decisions[d.name] for d in problem.design.decisions])
@@ -87,7 +87,7 @@ def attainable(lab: Laboratory) -> dict[str, tuple[float, np.ndarray]]:
     at_platform = {c: lab.judge(c, problem.design.platform).value for c in clones}
     scout = max(clones, key=lambda c: at_platform[c])
     starts = start_points(problem, 12, 0)
-    options = OptimiseOptions()
+    options = OptimiseSettings()
     found = solve(problem, starts, np.tile(truth[scout], (len(starts), 1)), options)
     order = np.argsort([-s.objective if s.max_violation <= 1e-6 else np.inf for s in found])
     base = np.array([found[i].x for i in order[:3]])

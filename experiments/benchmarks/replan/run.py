@@ -25,15 +25,17 @@ from optim.data.open import open_dataset
 from optim.estimation.result import FitResult
 from optim.optimisation.optimise import NEWCOMER
 from optim.optimisation.result import Optimum, Series
-from optim.optimisation.slsqp import OptimiseOptions, best, solve, start_points
+from optim.optimisation.slsqp import best, solve, start_points
 from optim.process.problem import ProcessProblem
 from optim.recipe.rounding import rounded_decisions
 from optim.replanning.replan import ReplanOptions, replan
 from optim.replanning.running_batch import Plan
 from optim.runtime import configure
+from optim.settings.optimisation import OptimiseSettings
+from optim.settings.replanning import ReplanSettings
 
 EVERY = {"planned anew every 2 days": (3, 5, 7, 9, 11, 13)}
-OPTIONS = ReplanOptions(OptimiseOptions(starts=3, max_iterations=50, tolerance=1e-6), draws=31)
+OPTIONS = ReplanOptions(OptimiseSettings(starts=3, max_iterations=50, tolerance=1e-6), ReplanSettings(draws=31))
 EMPTY = Series(np.zeros(0), (), (), np.zeros((0, 0)), np.zeros((0, 0)), np.zeros((0, 0)))
 BROKEN = -0.01  # relative margin below which a limit counts as broken
 
@@ -69,7 +71,7 @@ class Bench:
         """The optimum for one who knows everything; what the pump withholds is asked for in addition."""
         starts = start_points(self.problem, 6, 0)
         lanes = np.tile(truth.lane(), (len(starts), 1))
-        found = best(solve(self.problem, starts, lanes, OptimiseOptions(tolerance=1e-7)))
+        found = best(solve(self.problem, starts, lanes, OptimiseSettings(tolerance=1e-7)))
         assert found is not None
         names = [d.name for d in self.problem.design.decisions]
         plan = dict(zip(names, (float(v) for v in found.x), strict=True))

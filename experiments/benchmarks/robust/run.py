@@ -23,10 +23,11 @@ from optim.artefact import Lineage
 from optim.data.open import open_dataset
 from optim.estimation.fit import fit
 from optim.optimisation.optimise import optimise, parameter_sets, rank
-from optim.optimisation.robust import FEASIBLE, Risk
-from optim.optimisation.slsqp import OptimiseOptions
-from optim.process.disturbance import Drift, executed
+from optim.optimisation.robust import FEASIBLE, risk_measure
+from optim.process.disturbance import executed
 from optim.runtime import configure
+from optim.settings.objective import RiskSettings
+from optim.settings.optimisation import OptimiseSettings
 from optim.synthetic import ScreenOptions, make_screen
 
 DRAWS = 200
@@ -46,18 +47,16 @@ def one_screen(seed: int, folder: Path) -> dict[str, object]:
     result = fit(build_fit(cfg, dataset), options, seed=seed, model_name=cfg.model.name)
     problem = build_process(cfg, dataset)
     lineage = Lineage.of(result, seed=seed)
-    search = OptimiseOptions(8, 2, cfg.optimise.max_iterations, cfg.optimise.tolerance)
+    search = OptimiseSettings(8, 2, cfg.optimise.max_iterations, cfg.optimise.tolerance)
     ensembles = {c: parameter_sets(result, problem.model, c) for c in result.clones}
     clone = rank(problem, ensembles, search, lineage).rows[0].clone
-    r, e = cfg.objective.risk, cfg.objective.risk.execution
-    execution = Drift(e.feed, e.strength, e.inoculum, e.temperature_c, e.ph, e.delay_h)
-    risk = Risk(r.measure, r.tail, r.chance, r.members, execution)
+    risk = cfg.objective.risk
     found = optimise(problem, clone, ensembles[clone], search, lineage, risk=risk)
     assert found.robustness is not None
     assert dataset.truth is not None
     known = dataset.truth[""] | dataset.truth[clone]
     truth = np.array([known[n] for n in problem.model.Parameters._fields])
-    plant = executed(execution, DRAWS, 10_000 + seed)
+    plant = executed(risk.execution, DRAWS, 10_000 + seed)
     place = list(problem.metrics).index(problem.metric)
     rows: dict[str, object] = {"seed": seed, "clone": clone, "promised": {}}
     for name, process in (
@@ -74,7 +73,7 @@ def one_screen(seed: int, folder: Path) -> dict[str, object]:
 
 def cvar(values: np.ndarray) -> float:
     """Mean of the worst share."""
-    return float(Risk("cvar", TAIL).of(np.asarray(values, float)))
+    return float(risk_measure(RiskSettings("cvar", TAIL), np.asarray(values, float)))
 
 
 def table(rows: list[dict]) -> str:

@@ -29,15 +29,17 @@ from optim.doe.alternatives import best_processes
 from optim.doe.candidates import Setting, sampled_h
 from optim.doe.posterior_normal import belief_of
 from optim.doe.selection import State
-from optim.doe.suggest import SuggestOptions, Weighed, chosen, runs_to_do, weighed
+from optim.doe.suggest import Weighed, chosen, runs_to_do, weighed
 from optim.estimation.fit import fit
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.transfer.continued_fit import revive_posterior, update
 from optim.kinetics.cho_moller import Parameters
-from optim.optimisation.slsqp import OptimiseOptions, best, solve
+from optim.optimisation.slsqp import best, solve
 from optim.process.problem import ProcessProblem
 from optim.runtime import configure
+from optim.settings.doe import SuggestSettings
 from optim.settings.estimation import FitSettings
+from optim.settings.optimisation import OptimiseSettings
 from optim.synthetic import (
     ASSAYS,
     INOCULUM_SD,
@@ -55,8 +57,8 @@ FIRST_SEED, ROUNDS = 4001, 2
 # the first screen: one vessel of each clone, six days, read every second day with noise a few times the generator's
 CLONES, UNTIL_H, READ_H, NOISE = 16, 144.0, (48.0, 96.0, 144.0), 2.5
 FIT = FitSettings(starts=1, tolerance=1e-5, ensemble=8, quality=False, identify=False)
-SOLVING = OptimiseOptions(starts=6, rank_starts=2, max_iterations=60, tolerance=1e-6)
-SUGGEST = SuggestOptions(runs=8, every_d=(2,), safe=0.7, per_clone=8, members=12, processes=48, top=4, optima=3)
+SOLVING = OptimiseSettings(starts=6, rank_starts=2, max_iterations=60, tolerance=1e-6)
+SUGGEST = SuggestSettings(runs=8, every_d=(2,), safe=0.7, per_clone=8, members=12, processes=48, top=4, optima=3)
 TRUTH_STARTS = 3
 
 Row = dict[str, Any]

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 
 from optim.app.session import Session
-from optim.app.shared import calendar, folder_of, process_lineage, process_problem, risk, solve_options, stored_ranking
+from optim.app.shared import folder_of, process_lineage, process_problem, stored_ranking
 from optim.artefact import load
 from optim.data.open import open_dataset
 from optim.errors import ConfigError, ExtrapolationWarning, IncompatibleError, nearest
@@ -37,18 +37,16 @@ def optimise(s: Session, result: FitResult | None = None, ranking: Ranking | Non
         first = _ranked_process(problem, ranking, clone) if not case else None
         used = first is not None or s.cfg.optimise.clone == "best"
         lineage = process_lineage(s, problem, result, *([ranking] if ranking and used else []))
-        choices = {str(name): dict(values) for name, values in s.cfg.optimise.choices.items()}
         optimum = optimise_process(
             problem,
             clone,
             ensemble,
-            solve_options(s.cfg),
+            s.cfg.optimise,
             lineage,
             first,
             s.progress,
-            risk(s.cfg),
-            calendar(s.cfg),
-            choices,
+            s.cfg.objective.risk,
+            s.cfg.calendar,
         )
         s.keep(optimum, folder_of("optimum", case))
         found[case] = optimum
@@ -57,7 +55,7 @@ def optimise(s: Session, result: FitResult | None = None, ranking: Ranking | Non
 
 
 def _chosen_clone(s: Session, result: FitResult, ranking: Ranking | None, problem: ProcessProblem) -> str:
-    wanted = str(s.cfg.optimise.clone)
+    wanted = s.cfg.optimise.clone
     if wanted == "best":
         ranking = ranking or load(Ranking, s.out / "ranking")
         if ranking.objective != problem.metric:

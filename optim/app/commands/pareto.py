@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optim.app.session import Session
-from optim.app.shared import optimised_process, process_lineage, solve_options
+from optim.app.shared import optimised_process, process_lineage
 from optim.export.tables import front_csv
 from optim.optimisation.optimise import parameter_sets
 from optim.optimisation.pareto import Front
@@ -19,7 +19,7 @@ def pareto(s: Session) -> Front:
     lineage = process_lineage(s, problem, result, optimum)
     c = s.cfg.pareto
     found = find_front(
-        problem, optimum.clone, c.against, parameters, c.points, solve_options(s.cfg), lineage, s.progress,
+        problem, optimum.clone, c.against, parameters, c.points, s.cfg.optimise, lineage, s.progress,
         optimum.bounds,
     )  # fmt: skip
     s.keep(found, "front")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from optim.app.session import Session
-from optim.app.shared import process_lineage, process_problem, solve_options
+from optim.app.shared import process_lineage, process_problem
 from optim.artefact import load
 from optim.data.open import open_dataset
 from optim.errors import ConfigError
@@ -37,7 +37,7 @@ def rank(s: Session, result: FitResult | None = None) -> Ranking:
     lineage = process_lineage(s, problem, result)
     if s.cfg.calendar is not None:
         lineage = lineage.noted("clones are ranked without regard to working hours")
-    ranking = rank_clones(problem, ensembles, solve_options(s.cfg), lineage, truth, s.progress)
+    ranking = rank_clones(problem, ensembles, s.cfg.optimise, lineage, truth, s.progress)
     s.keep(ranking, "ranking")
     s.lines(terminal.ranking_lines(ranking))
     s.tracker.metrics(terminal.ranking_metrics(ranking))

@@ -12,7 +12,7 @@ import numpy as np
 
 from optim.app.build import build_fit, build_process
 from optim.app.session import Session
-from optim.app.shared import calendar, require_configured, risk, solve_options
+from optim.app.shared import require_configured
 from optim.artefact import Lineage, load, require_id, require_parent
 from optim.data.dataset import Dataset, Run
 from optim.data.open import open_dataset
@@ -49,9 +49,7 @@ def replan(s: Session) -> Replan:
     problem, batch = running(build_process(s.cfg, dataset), dataset, index, now)
     plan = read_plan(Path(cfg.plan) if cfg.plan else folder / "optimum", problem, old, folder / "fit")
     fitting = until_now(s.cfg, dataset, index, now)
-    options = ReplanOptions(solve_options(s.cfg), cfg.draws, cfg.least_gain, risk(s.cfg), calendar(s.cfg))
-    if cfg.draws < 2:
-        raise ConfigError("replan.draws: at least 2 parameter sets are needed to judge a plan")
+    options = ReplanOptions(s.cfg.optimise, cfg, s.cfg.objective.risk, s.cfg.calendar)
     notes: tuple[str, ...] = (
         ("SIMULATED data: nothing here was measured",) if dataset.simulated or old.lineage.simulated else ()
     )

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from optim.app.session import Session
-from optim.app.shared import optimised_process, process_lineage, solve_options
+from optim.app.shared import optimised_process, process_lineage
 from optim.export.tables import drifts_csv, influences_csv
 from optim.optimisation.optimise import parameter_sets
-from optim.optimisation.sensitivity import Happening, Stress
+from optim.optimisation.sensitivity import Stress
 from optim.optimisation.sensitivity import stress as put_under_stress
-from optim.process.disturbance import Drift
 from optim.report.plots_decision import drifts, tornado
 from optim.report.terminal_process import stress_lines
 
@@ -20,23 +19,14 @@ def stress(s: Session) -> Stress:
     result, problem, optimum = optimised_process(s)
     ensemble = parameter_sets(result, problem.model, optimum.clone)
     x = np.array([d.value for d in optimum.optimum.decisions])
-    happenings = tuple(
-        Happening(
-            str(name),
-            Drift(d.feed, d.strength, d.inoculum, d.temperature_c, d.ph, d.delay_h),
-            d.harvest_h,
-            d.missed,
-        )
-        for name, d in s.cfg.stress.drifts.items()
-    )
     lineage = process_lineage(s, problem, result, optimum)
     found = put_under_stress(
         problem,
         optimum.clone,
         x,
         ensemble,
-        happenings,
-        solve_options(s.cfg),
+        s.cfg.stress.drifts,
+        s.cfg.optimise,
         lineage,
         s.progress,
         optimum.bounds,

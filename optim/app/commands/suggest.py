@@ -8,13 +8,12 @@ import numpy as np
 
 from optim.app.build import build_fit, build_process, feed_media
 from optim.app.session import Session
-from optim.app.shared import process_lineage, require_configured, solve_options, stored_ranking
+from optim.app.shared import process_lineage, require_configured, stored_ranking
 from optim.artefact import load
 from optim.data.dataset import Dataset
 from optim.data.open import open_dataset
 from optim.doe.candidates import Setting
 from optim.doe.result import Suggestion
-from optim.doe.suggest import SuggestOptions
 from optim.doe.suggest import suggest as suggest_runs
 from optim.errors import ConfigError
 from optim.estimation.result import FitResult
@@ -32,7 +31,6 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
     `out/next` is a dataset that lacks its measurements: done and filled in, it is read like any other.
     """
     cfg = s.cfg
-    options = _options(cfg)
     result = result or load(FitResult, s.out / "fit")
     if result.group_by != "clone":
         raise ConfigError("suggest: the fit groups runs by experiment, so there are no clones to choose among")
@@ -47,8 +45,8 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
         point,
         process,
         setting,
-        options,
-        solve_options(cfg),
+        cfg.suggest,
+        cfg.optimise,
         process_lineage(s, process, result, *([ranking] if ranking else [])),
         _ranked(process, ranking),
         s.progress,
@@ -66,29 +64,9 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
     return found
 
 
-def _options(cfg: Settings) -> SuggestOptions:
-    o = cfg.suggest
-    return SuggestOptions(
-        runs=o.runs,
-        samples=o.samples,
-        by=o.by,
-        every_d=tuple(o.every_d),
-        days=tuple(o.days),
-        safe=o.safe,
-        new_clones=o.new_clones,
-        processes=o.processes,
-        per_clone=o.per_clone,
-        members=o.members,
-        top=o.top,
-        optima=o.optima,
-        scenarios=o.scenarios,
-        draws=o.draws,
-    )
-
-
 def _setting(cfg: Settings, dataset: Dataset) -> Setting:
     """What the runs have in common; refused where it would not be read again."""
-    d, name = cfg.design, str(cfg.suggest.experiment)
+    d, name = cfg.design, cfg.suggest.experiment
     if d.initial:
         raise ConfigError("suggest: design.initial states a first sample; runs yet to be done have none")
     known = {run.experiment_id for run in dataset.runs}
