@@ -103,6 +103,10 @@ def require_id(made_from: str, child_place: Path, parent: Artefact, parent_place
         )
 
 
+class NamedByClass:
+    """Base of records of several kinds that share one place of an artefact: the name of their class is stored, too."""
+
+
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A draft folder that takes the place of `folder` when the block ends well, and leaves no trace when it does not.
@@ -181,7 +185,8 @@ def load[T: Artefact](cls: type[T], folder: Path) -> T:
 
 def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _encode(getattr(value, f.name), f"{path}/{f.name}", arrays) for f in dataclasses.fields(value)}
+        body = {f.name: _encode(getattr(value, f.name), f"{path}/{f.name}", arrays) for f in dataclasses.fields(value)}
+        return {"is": type(value).__name__} | body if isinstance(value, NamedByClass) else body
     if isinstance(value, np.ndarray):
         arrays[path] = value
         return {"array": path}
@@ -207,6 +212,10 @@ def _decode(kind: Any, value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
+        kinds = {a.__name__: a for a in args if isinstance(a, type) and issubclass(a, NamedByClass)}
+        if kinds:
+            named = dict(value)
+            return _decode(kinds[named.pop("is")], named, arrays)
         return _decode(next(a for a in args if a is not type(None)), value, arrays)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)

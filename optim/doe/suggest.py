@@ -10,7 +10,18 @@ import numpy as np
 from optim.artefact import Lineage
 from optim.data.dataset import Run
 from optim.doe.alternatives import Decision, best_processes, decision
-from optim.doe.candidates import Safety, Setting, Trials, check_written, processes, rounded, runs_of, sampled_h, trials
+from optim.doe.candidates import (
+    Safety,
+    Setting,
+    Trials,
+    check_written,
+    planned_media,
+    processes,
+    rounded,
+    runs_of,
+    sampled_h,
+    trials,
+)
 from optim.doe.posterior_normal import Belief, belief_of
 from optim.doe.result import CloneChance, SuggestedRun, Suggestion
 from optim.doe.selection import Alternatives, Chosen, State, choose
@@ -165,6 +176,7 @@ def _suggestion(
         objective=process.metric,
         unit=process.metrics[process.metric].unit,
         runs=tuple(rows),
+        media=planned_media(process.design, found.x[[c.run for c in batch]], setting),
         samples=sum(len(row.sample_days) for row in rows),
         clones=_chances(belief, decided, before),
         chance_before=chance,

@@ -13,12 +13,14 @@ from optim.artefact import whole_folder
 from optim.estimation.result import FitResult
 from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.optimisation.pareto import Front
-from optim.optimisation.result import Action, Optimum, Ranking, Series
+from optim.optimisation.result import Optimum, Ranking, Series
 from optim.optimisation.sensitivity import Stress
 from optim.recipe.document import FILE, recipe_document
 from optim.recipe.recipe import Recipe
 from optim.replanning.result import DecisionChange
 from optim.report.page import page
+from optim.schedule.actions import Action, Harvest
+from optim.schedule.events import event_rows
 
 
 def export_recipe(recipe: Recipe, optimum: Optimum, folder: Path) -> Path:
@@ -60,8 +62,16 @@ def placement_csv(placement: NewClonePrediction) -> str:
     return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
 
 
-def replan_csv(rows: tuple[Action, ...] | tuple[DecisionChange, ...]) -> str:
-    """Actions still to be done, or decisions planned and now."""
+def actions_csv(actions: tuple[Action, ...]) -> str:
+    """Actions as rows of events, and the harvest as the last one."""
+    ends = [a.time_h for a in actions if isinstance(a, Harvest)]
+    rows = [asdict(row) for row in event_rows(actions, max(ends, default=0.0))]
+    rows += [{"time_h": t, "kind": "harvest"} for t in ends]
+    return str(pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+
+
+def decision_changes_csv(rows: tuple[DecisionChange, ...]) -> str:
+    """Decisions of a running batch, planned and now."""
     return _csv(rows)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +16,8 @@ from optim.estimation.result import FitResult, Observations
 from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.optimisation.result import Optimum, Ranking
 from optim.process.metrics import name_of_metric, readable_name
+from optim.schedule.actions import Action, Addition, Harvest, start_time
+from optim.schedule.lines import ML, channel_segments
 from optim.units import VARIABLES, display
 
 # Okabe-Ito colours: told apart by people with any common colour vision
@@ -303,27 +306,55 @@ def processes(optimum: Optimum) -> Figure:
     return figure
 
 
+class DrawnFeeds(NamedTuple):
+    """What is given at once, by feed, and the rates of every feed over time: h, and mL/h."""
+
+    boluses: dict[str, list[Addition]]
+    rates: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def drawn_feeds(actions: Sequence[Action]) -> DrawnFeeds:
+    """The feeds of a process as bars and lines; a curved rate is drawn through some points of it."""
+    end = next(x.time_h for x in actions if isinstance(x, Harvest))
+    boluses: dict[str, list[Addition]] = {}
+    for x in actions:
+        if isinstance(x, Addition):
+            boluses.setdefault(x.feed, []).append(x)
+    rates = {}
+    for (kind, feed), segments in channel_segments(actions, end, None).items():
+        if kind != "rate":
+            continue
+        t, rate = list[float](), list[float]()
+        for s in sorted(segments):
+            if t and s.start > t[-1]:
+                t, rate = [*t, t[-1], s.start], [*rate, 0.0, 0.0]
+            for at in np.linspace(s.start, s.stop, 21 if s.growth else 2):
+                t.append(float(at))
+                rate.append(s.value_at(float(at)) * np.exp(s.growth * (at - s.start)) / ML)
+        rates[feed] = np.array(t), np.array(rate)
+    return DrawnFeeds(boluses, rates)
+
+
 def feeds(optimum: Optimum) -> Figure:
     """Feeds of optimum and platform process: a panel for the boluses and one for the rates of every feed."""
     pairs = ((optimum.baseline, GREY, -0.2), (optimum.optimum, BLUE, 0.2))
-    wanted = [(x.what, x.kind) for p, *_ in pairs for x in p.actions if x.kind in ("bolus", "feed_rate")]
-    rows = list(dict.fromkeys(wanted))
+    drawn = [drawn_feeds(p.actions) for p, *_ in pairs]
+    rows = list(
+        dict.fromkeys((feed, kind) for d in drawn for kind in ("boluses", "rates") for feed in getattr(d, kind))
+    )
     figure = _figure(7.0, 0.6 + 2.0 * max(1, len(rows)), "Feeds", optimum.lineage.simulated)
-    last = max(x.time_h for p, *_ in pairs for x in p.actions) / 24.0
+    last = max(start_time(x) for p, *_ in pairs for x in p.actions) / 24.0
     panels = figure.subplots(max(1, len(rows)), 1, squeeze=False, sharex=True)[:, 0]
-    for a, (what, kind) in zip(panels, rows, strict=False):
-        for process, colour, shift in pairs:
-            own = [x for x in process.actions if (x.what, x.kind) == (what, kind)]
-            if kind == "bolus":
-                days = [x.time_h / 24.0 + shift for x in own]
-                a.bar(days, [x.value for x in own], 0.38, color=colour, label=process.name)
-                continue
-            end = next(x.time_h for x in process.actions if x.kind == "harvest")
-            until = [*(x.time_h for x in own[1:]), end]
-            t = [at / 24.0 for x, stop in zip(own, until, strict=False) for at in (x.time_h, stop)]
-            rate = [v for x in own for v in (x.value, x.value if x.value_end is None else x.value_end)]
-            a.plot(t, rate, color=colour, linewidth=1.6, label=process.name)
-        a.set_ylabel(f"{what}, {'mL per vessel' if kind == 'bolus' else 'mL/h'}", fontsize=STYLE["font"])
+    for a, (feed, kind) in zip(panels, rows, strict=False):
+        for (process, colour, shift), own in zip(pairs, drawn, strict=True):
+            if kind == "boluses":
+                given = own.boluses.get(feed, [])
+                days = [x.time_h / 24.0 + shift for x in given]
+                a.bar(days, [x.volume_ml for x in given], 0.38, color=colour, label=process.name)
+            elif feed in own.rates:
+                t, rate = own.rates[feed]
+                a.plot(t / 24.0, rate, color=colour, linewidth=1.6, label=process.name)
+        a.set_ylabel(f"{feed}, {'mL per vessel' if kind == 'boluses' else 'mL/h'}", fontsize=STYLE["font"])
         a.set_xlim(-0.6, last + 0.6)
     for a in panels:
         _tidy(a)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from optim.optimisation.result import Action
 from optim.replanning.result import Replan
-from optim.report.plots import BLUE, GREY, INK, ORANGE, STYLE, _grid
+from optim.report.plots import BLUE, GREY, INK, ORANGE, STYLE, _grid, drawn_feeds
 
 
 def replan(r: Replan) -> Figure:
@@ -56,33 +54,27 @@ def _course(r: Replan, name: str, a: Axes, scale: float) -> None:
 
 def _feed(r: Replan, a: Axes, scale: float) -> None:
     """Boluses as bars: done, still to come under the old plan, and anew; continuous feeds as lines."""
-    after = [x for x in r.replanned.actions if x.kind in ("bolus", "feed_rate")]
-    before = [x for x in r.plan.actions if x.kind in ("bolus", "feed_rate")]
-    done = [x for x in r.done if x.kind in ("bolus", "feed_rate")]
-    boluses = any(x.kind == "bolus" for x in (*after, *before))
-    if boluses:
-        ahead = [x for x in after if x not in done and x.kind == "bolus"]
-        rest = [x for x in before if x not in done and x.kind == "bolus" and x.time_h >= r.now_h - 1e-6]
-        for rows, colour, shift in ((done, INK, 0.0), (rest, GREY, -0.2), (ahead, BLUE, 0.2)):
-            wide = 0.5 if colour == INK else 0.38
-            own = [x for x in rows if x.kind == "bolus"]
-            a.bar([x.time_h / scale + shift for x in own], [x.value for x in own], wide, color=colour)
+    after, before = (drawn_feeds(p.actions) for p in (r.replanned, r.plan))
+    done = set(r.done)
+    if after.boluses or before.boluses:
+        given = [x for own in after.boluses.values() for x in own]
+        ahead = [x for x in given if x not in done]
+        rest = [x for own in before.boluses.values() for x in own if x not in done and x.time_h >= r.now_h - 1e-6]
+        rows = (([x for x in given if x in done], INK, 0.0), (rest, GREY, -0.2), (ahead, BLUE, 0.2))
+        for own, colour, shift in rows:
+            a.bar(
+                [x.time_h / scale + shift for x in own],
+                [x.volume_ml for x in own],
+                0.5 if shift == 0.0 else 0.38,
+                color=colour,
+            )
         a.set_title("bolus [mL]", fontsize=STYLE["font"])
         return
     for process, colour in ((before, GREY), (after, BLUE)):
-        end = next(x.time_h for x in r.replanned.actions if x.kind == "harvest")
-        first = process[0].what if process else ""
-        t, rate = _line([x for x in process if x.what == first], end)
-        a.plot(t / scale, rate, color=colour, linewidth=1.4)
+        for feed in list(process.rates)[:1]:
+            t, rate = process.rates[feed]
+            a.plot(t / scale, rate, color=colour, linewidth=1.4)
     a.set_title("feed [mL/h]", fontsize=STYLE["font"])
-
-
-def _line(actions: list[Action], end: float) -> tuple[np.ndarray, np.ndarray]:
-    t, rate = list[float](), list[float]()
-    for i, x in enumerate(actions):
-        t += [x.time_h, actions[i + 1].time_h if i + 1 < len(actions) else max(end, x.time_h)]
-        rate += [x.value, x.value if x.value_end is None else x.value_end]
-    return np.array(t), np.array(rate)
 
 
 def _legend(a: Axes) -> None:

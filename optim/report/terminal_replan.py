@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from optim.optimisation.result import Action
 from optim.process.metrics import find_metric
 from optim.replanning.result import Replan
+from optim.schedule.actions import Action, Harvest
+from optim.schedule.events import event_rows
 
 
 def replan_lines(r: Replan) -> list[str]:
@@ -17,7 +18,7 @@ def replan_lines(r: Replan) -> list[str]:
     lines = [f"run {r.run} ({clone}) on day {r.now_h / 24.0:.3g}: {len(r.readings)} readings"]
     lines += [f"  seen: {text}" for text in r.seen] or ["  seen: nothing out of line with the plan"]
     lines.append(f"  next, until the sample on day {r.next_sample_h / 24.0:.3g}:")
-    lines += [f"    {action_text(x)}" for x in r.next_actions] or ["    nothing"]
+    lines += [f"    {text}" for x in r.next_actions for text in action_texts(x, r.next_sample_h)] or ["    nothing"]
     if r.kept:
         lines.append("  the plan is kept: no change is worth it")
     lines.append(f"  {'decision':<24}{'planned':>10}{'now':>10}   reason")
@@ -40,13 +41,22 @@ def replan_lines(r: Replan) -> list[str]:
     return lines
 
 
-def action_text(a: Action) -> str:
-    """One action as a line."""
-    when = f"{a.time_h:g} h (day {a.time_h / 24.0:.3g})"
-    if a.kind == "harvest":
-        return f"{when}: harvest"
-    to = f" to {a.value_end:.4g}" if a.value_end is not None and abs(a.value_end - a.value) > 1e-9 else ""
-    return f"{when}: {a.kind.replace('_', ' ')} {a.what} {a.value:.4g}{to} {a.unit}"
+def action_texts(action: Action, end_h: float) -> list[str]:
+    """One action as lines, one for each event of it."""
+    if isinstance(action, Harvest):
+        return [f"{_when(action.time_h)}: harvest"]
+    lines = []
+    for row in event_rows((action,), end_h):
+        what = f"{row.kind.replace('_', ' ')} {row.feed_id}".rstrip()
+        to = "" if row.value_end is None else f" to {row.value_end:.4g}"
+        ramp = f" within {row.ramp_h:g} h" if row.ramp_h else ""
+        until = "" if row.until_h is None else f", until {row.until_h:g} h"
+        lines.append(f"{_when(row.time_h)}: {what} {row.value:.4g}{to} {row.unit}{ramp}{until}")
+    return lines
+
+
+def _when(time_h: float) -> str:
+    return f"{time_h:g} h (day {time_h / 24.0:.3g})"
 
 
 def replan_metrics(r: Replan) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Vocabulary of actions: everything that can be done to a vessel, in the words and units of a process team.
 
-Data files, designs, lab sheets, recipes and re-planning all speak it. `optim.schedule.plan` makes the schedule of a list
-of actions, `optim.schedule.decode` the actions of a schedule, and `optim.schedule.events` the rows of a file.
+Data files, designs, lab sheets, recipes and re-planning all speak it. `optim.schedule.plan` makes the schedule of a
+list of actions, `optim.schedule.decode` the actions of a schedule, and `optim.schedule.events` the rows of a file.
 
 Every unit stands in the name of its field. `feed` names whatever goes in: a feed, a base medium, a culture, a virus.
 A flow without `stop_h` runs until harvest. At equal times the order is: samples and drains, exchange, additions,
@@ -11,11 +11,9 @@ top-ups; then everything flows.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-
-class NamedByClass:
-    """A record of which an artefact stores the name of its class, since several kinds share one place."""
+from optim.artefact import NamedByClass
 
 
 @dataclass(frozen=True)
@@ -203,3 +201,8 @@ def used_feed(action: Action) -> str:
 def feeds_in_order(actions: Iterable[Action]) -> tuple[str, ...]:
     """Names of all feeds that are given, in order of first use by time."""
     return tuple(dict.fromkeys(used_feed(a) for a in sorted(actions, key=start_time) if used_feed(a)))
+
+
+def with_feed(action: Action, feed: str) -> Action:
+    """The same action with another name of its feed; an action without a feed as it is."""
+    return replace(action, feed=feed) if used_feed(action) else action  # type: ignore[arg-type]

@@ -6,7 +6,18 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from optim.schedule.actions import Action, Feed, Harvest, Lasting, Setpoint, TopUp, start_time
+from optim.schedule.actions import (
+    Action,
+    Bleed,
+    Chemostat,
+    Evaporation,
+    Feed,
+    Harvest,
+    Perfusion,
+    Setpoint,
+    TopUp,
+    start_time,
+)
 from optim.schedule.lines import SETPOINTS, round_time, setpoint_changes
 
 
@@ -25,7 +36,7 @@ def _before(action: Action, time: float, end: float, actions: list[Action]) -> I
     match action:
         case TopUp() if action.every_h is None:
             yield replace(action, times_h=tuple(t for t in action.times_h if round_time(t) < time))
-        case Feed() | TopUp() | Lasting():
+        case TopUp() | Feed() | Perfusion() | Chemostat() | Bleed() | Evaporation():
             stop = end if action.stop_h is None else round_time(action.stop_h)
             if stop <= time and action.stop_h is not None:
                 yield action if stop < time else replace(action, stop_h=None)

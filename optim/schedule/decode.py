@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optim.errors import ConfigError
+from optim.kinetics.base import Environment
 from optim.schedule.actions import (
     Action,
     Bleed,
@@ -55,12 +56,17 @@ def actions_of(
 ) -> tuple[Action, ...]:
     """What is done to a vessel, in order of time, from its initial setpoints to its harvest.
 
-    feeds [J]: names of the schedule's columns. topups: feed -> component that it tops up. perfused: feeds that are meant
-    where the volume is held; otherwise the first that flows then. Raises `ConfigError` that names what cannot be stated as an action.
+    feeds [J]: names of the schedule's columns. topups: feed -> component that it tops up. perfused: feeds that are
+    meant where the volume is held; otherwise the first that flows then. Raises `ConfigError` that names what cannot be
+    stated as an action.
     """
-    s = Schedule(*(None if part is None else _array(part) for part in schedule))
+    s: Any = Schedule(*[None if part is None else _array(part) for part in schedule])  # type: ignore[arg-type]
     end = float(s.end)
-    found: list[Action] = [*_setpoints(s, end), *_instants(s, feeds, end, topups or {}), *_flows(s, feeds, end, perfused)]
+    found: list[Action] = [
+        *_setpoints(s, end),
+        *_instants(s, feeds, end, topups or {}),
+        *_flows(s, feeds, end, perfused),
+    ]
     found.append(Harvest(end))
     return tuple(sorted(found, key=lambda a: (start_time(a), isinstance(a, Harvest), _rank(a))))
 
@@ -68,14 +74,14 @@ def actions_of(
 def to_ml(litres: float) -> float:
     """Millilitres that are exactly so many litres where there are any: the shortest such number."""
     value = float(litres) / ML
-    tries = (float(f"{value:.{digits}g}") for digits in (12, 15, 16))
+    tries = tuple(float(f"{value:.{digits}g}") for digits in (12, 15, 16))
     near = (value, math.nextafter(value, math.inf), math.nextafter(value, -math.inf))
-    return next((x for x in (*tries, *near) if x * ML == litres), value)
+    return next((x for x in (*tries, *near) if x * ML == litres), float(f"{value:.15g}"))
 
 
 def _array(part: Any) -> Any:
     if isinstance(part, tuple):  # setpoints
-        return type(part)(*(None if x is None else np.asarray(x, float) for x in part))
+        return Environment(*[None if x is None else np.asarray(x, float) for x in part])
     return np.asarray(part, float)
 
 
@@ -86,7 +92,7 @@ def _rank(action: Action) -> int:
 # --- what happens at once ---
 
 
-def _instants(s: Schedule, feeds: Sequence[str], end: float, topups: Mapping[str, str]) -> Iterator[Action]:
+def _instants(s: Any, feeds: Sequence[str], end: float, topups: Mapping[str, str]) -> Iterator[Action]:
     checks: dict[tuple[str, float, float], list[float]] = {}
     for k, t in enumerate(s.times):
         if not t < end:
@@ -122,11 +128,11 @@ def _instants(s: Schedule, feeds: Sequence[str], end: float, topups: Mapping[str
 # --- what flows ---
 
 
-def _flows(s: Schedule, feeds: Sequence[str], end: float, perfused: Sequence[str]) -> Iterator[Action]:
+def _flows(s: Any, feeds: Sequence[str], end: float, perfused: Sequence[str]) -> Iterator[Action]:
     none = np.zeros_like(s.rate_start)
     growth = none if s.rate_growth is None else s.rate_growth
     rates = {}
-    for j, feed in enumerate(feeds):
+    for j in range(len(feeds)):
         rates[j] = _joined(_pieces(s.rate_t, end, s.rate_start[:, j], s.rate_end[:, j], growth[:, j]))
     lines = {name: _steps(s, name, end) for name in FLOWS}
     for piece in lines["harvest"]:
@@ -186,7 +192,7 @@ def _pieces(times: Any, end: float, first: Any, last: Any, growth: Any) -> list[
     return found
 
 
-def _steps(s: Schedule, name: str, end: float) -> list[_Piece]:
+def _steps(s: Any, name: str, end: float) -> list[_Piece]:
     values = getattr(s, name)
     if values is None or s.flow_t is None:
         return []
@@ -261,7 +267,7 @@ def _outside(own: _Piece, held: _Piece) -> Iterator[_Piece]:
 # --- setpoints ---
 
 
-def _setpoints(s: Schedule, end: float) -> Iterator[Action]:
+def _setpoints(s: Any, end: float) -> Iterator[Action]:
     """Steps and ramps of every setpoint, those of one time and ramp together."""
     together: dict[tuple[float, float], dict[str, float]] = {}
     for name, field in SETPOINTS.items():
@@ -277,7 +283,8 @@ def _setpoints(s: Schedule, end: float) -> Iterator[Action]:
             jump = k == 0 or not math.isclose(p.first, held, rel_tol=SAME, abs_tol=1e-12)
             if jump and ramp:
                 raise ConfigError(
-                    f"{name} steps and ramps at once at {p.start:g} h: no action can state that; let the ramp begin later"
+                    f"{name} steps and ramps at once at {p.start:g} h: no action can state that; "
+                    "let the ramp begin later"
                 )
             if jump or ramp:
                 together.setdefault((p.start, ramp), {})[name] = p.last

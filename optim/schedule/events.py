@@ -92,7 +92,9 @@ KINDS: dict[str, EventKind] = {
     for kind in (
         EventKind("sample", Sample, VOLUME, "broth taken for an assay"),
         EventKind("drain", Drain, VOLUME, "broth drawn off, to seed another vessel or to make room"),
-        EventKind("exchange", Exchange, VOLUME, "medium taken without its cells, and as much of a feed given", needs=FED),
+        EventKind(
+            "exchange", Exchange, VOLUME, "medium taken without its cells, and as much of a feed given", needs=FED
+        ),
         _addition("bolus", Bolus, "feed given at once"),
         _addition("inoculation", Inoculate, "seed culture given at once"),
         _addition("transfection", Transfect, "DNA with its transfection agent, given at once"),
@@ -191,7 +193,9 @@ def _rows(action: Action, end_h: float) -> Iterable[EventRow]:
             if value is None:
                 continue
             stated = True
-            named = {column: getattr(action, FIELDS[column]) for column in (*kind.needs, *kind.uses) if column in FIELDS}
+            named = {
+                column: getattr(action, FIELDS[column]) for column in (*kind.needs, *kind.uses) if column in FIELDS
+            }
             if kind.end_field:
                 named["value_end"] = getattr(action, kind.end_field)
             times = action_times(action, end_h) if isinstance(action, TopUp) else (start_time(action),)

@@ -194,7 +194,9 @@ def _setpoint_faults(actions: Sequence[Action]) -> Iterator[Fault]:
         found = setpoint_changes(actions, name)
         own = {round_time(a.time_h): a for a in actions if isinstance(a, Setpoint) and getattr(a, name) is not None}
         if (found and found[0][0] > 0.0) or (not found and name in NEEDED):
-            yield Fault(f"no {name} at time 0; add Setpoint(time_h=0.0, {name}=...)", own[found[0][0]] if found else None)
+            yield Fault(
+                f"no {name} at time 0; add Setpoint(time_h=0.0, {name}=...)", own[found[0][0]] if found else None
+            )
         elif found and found[0][2] > 0.0:
             yield Fault(f"Setpoint at 0 h: {name} has nothing to ramp from; leave ramp_h out", own[0.0])
         for (t, _, ramp), (after, _, _) in itertools.pairwise(found):

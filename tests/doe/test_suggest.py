@@ -13,8 +13,9 @@ from support.models import Exponential
 from support.toys import optimum, spec, toy
 
 from optim.app.build import build_fit, compose
-from optim.data.dataset import Event, Measurements, Run
+from optim.data.dataset import Measurements, Run
 from optim.data.open import open_dataset
+from optim.data.schedules import schedule_of
 from optim.doe.alternatives import _filling, _line
 from optim.doe.candidates import Safety, Setting, check_written, information, processes, runs_of, safe, sampled_h
 from optim.doe.posterior_normal import Belief, belief_of, lanes, parameters
@@ -24,10 +25,10 @@ from optim.errors import ConfigError, InfeasibleError, SimulationError
 from optim.estimation.levenberg_marquardt import Search, minimise
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import build_problem
-from optim.optimisation.evaluate import actions
+from optim.optimisation.evaluate import process_actions
 from optim.process.decision import Decision
 from optim.process.design import Design
-from optim.schedule.from_run import schedule_of
+from optim.schedule.actions import Bolus, Sample, Setpoint
 from optim.schedule.schedule import to_grid
 from optim.settings.doe import CRITERIA, SuggestSettings
 from optim.settings.optimisation import OptimiseSettings
@@ -177,7 +178,7 @@ def fitted():
 
 def planned(*clones: str) -> tuple[Run, ...]:
     """Runs of 8 h, sampled twice before their end."""
-    events = tuple(Event(t, "sample", "", 1e-9, 1e-9) for t in (2.0, 5.0))
+    events = tuple(Sample(t, 1e-6) for t in (2.0, 5.0))
     return tuple(
         Run(f"N{i}", "NEXT", f"N{i}", c, 1.0, "medium", 37.0, 7.0, None, 8.0, events) for i, c in enumerate(clones)
     )
@@ -307,14 +308,18 @@ def test_runs_do_what_the_design_says(process_problem):
     for run, own in zip(
         runs_of(process_problem, x, np.zeros(6, int), [design.sample_times_h], SETTING), x, strict=True
     ):
-        listed = actions(process_problem, own)
-        for kind in ("bolus", "sample"):
-            ours = [(e.time_h, 1000.0 * e.value) for e in run.events if e.kind == kind]
-            assert np.allclose(ours, [(a.time_h, a.value) for a in listed if a.kind == kind])
-        levels = [(a.time_h, a.value) for a in listed if a.kind == "setpoint" and a.what == "temperature"]
-        ours = [(0.0, run.temperature_c), *((e.time_h, e.value) for e in run.events if e.kind == "temperature")]
-        assert np.allclose(ours, levels)
-        assert run.end_time_h == next(a.time_h for a in listed if a.kind == "harvest")
+        assert run.plan() == process_actions(process_problem, own)
+        chosen = dict(zip([d.name for d in design.decisions], own, strict=True))
+        doses = {a.time_h: a.volume_ml for a in run.actions if isinstance(a, Bolus)}
+        wanted = {d.time_h: v for d, v in zip(design.decisions, own, strict=True) if d.kind == "bolus" and v > 0.0}
+        whole = {t: v for t, v in wanted.items() if t + 24.0 <= chosen["harvest"]}
+        assert {t: doses[t] for t in whole} == pytest.approx(whole)
+        assert [a.time_h for a in run.actions if isinstance(a, Sample)] == [
+            t for t in design.sample_times_h if t < chosen["harvest"]
+        ]
+        (shift,) = [a for a in run.actions if isinstance(a, Setpoint)]
+        assert (shift.time_h, shift.temperature_c) == (chosen["shift_time"], chosen["shift_temperature"])
+        assert run.end_time_h == chosen["harvest"]
 
 
 MANY = (
@@ -362,9 +367,9 @@ def test_every_decision_of_a_run_is_in_its_sheet():
         )
     for a, b in zip(_read_at(ours, t), _read_at(theirs, t), strict=True):
         assert np.allclose(a, b, rtol=1e-12, atol=1e-15)
-    given = {e.feed_id for e in run.events if e.kind == "bolus"}
+    given = {a.feed for a in run.actions if isinstance(a, Bolus)}
     assert given == {"salt", "inducer"}
-    assert [(e.time_h, e.value) for e in run.events if e.kind == "ph"] == [(50.0, 6.7)]
+    assert [a for a in run.actions if isinstance(a, Setpoint)] == [Setpoint(50.0, temperature_c=32.0, ph=6.7)]
 
 
 def _read_at(grid, t: np.ndarray):
@@ -502,7 +507,7 @@ def test_the_order_of_clones_changes_nothing(short, plan, process_problem):
     w = weighed(again, moved, process_problem, SETTING, SMALL, QUICK, 0)
     ours, theirs = (runs_to_do(process_problem, x, chosen(x, SMALL, 0), SETTING) for x in (plan, w))
     assert [r.clone_id for r in ours] == [r.clone_id for r in theirs]
-    assert [r.events for r in ours] == [r.events for r in theirs]
+    assert [r.actions for r in ours] == [r.actions for r in theirs]
 
 
 @pytest.mark.parametrize(

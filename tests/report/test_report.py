@@ -18,13 +18,15 @@ from optim.estimation.result import StartReport
 from optim.export.tables import export_recipe
 from optim.optimisation.evaluate import outcome
 from optim.optimisation.optimise import optimise
-from optim.optimisation.result import Action, DecisionValue
+from optim.optimisation.result import DecisionValue
 from optim.recipe.document import read_document, recipe_document
-from optim.recipe.recipe import Provenance, Recipe, feed_schedule, make_recipe
+from optim.recipe.recipe import Provenance, Recipe, make_recipe
 from optim.recipe.rounding import broken_limits, kept_best, rounded_decisions, roundings
+from optim.recipe.steps import feed_schedule
 from optim.report import plots, terminal
 from optim.report.fit_page import fit_images, fit_page, search_text
 from optim.report.page import number
+from optim.schedule.actions import Bolus, Feed, Harvest, Sample
 from optim.settings.optimisation import OptimiseSettings
 
 WHERE = Provenance("2026-01-01 00:00", "0.1.0", "", "3.13", "0.12", "abc", "seed: 1", "run")
@@ -108,11 +110,11 @@ def test_feeds_are_rounded_by_their_running_total_too():
 
 def test_the_feed_schedule_keeps_the_books():
     actions = (
-        Action(24.0, "sample", "broth", 0.5, "mL"),
-        Action(24.0, "bolus", "a", 1.0, "mL"),
-        Action(36.0, "feed_rate", "b", 0.1, "mL/h", 0.3),
-        Action(48.0, "bolus", "a", 2.0, "mL"),
-        Action(60.0, "harvest", "vessel", 0.0, ""),
+        Sample(24.0, 0.5),
+        Bolus(24.0, "a", 1.0),
+        Feed("b", 36.0, 0.1, 0.3),
+        Bolus(48.0, "a", 2.0),
+        Harvest(60.0),
     )
     rows = feed_schedule(actions, 10.0, 2000.0)
     assert [(r.day, r.clock_h, r.feed_id, r.mode) for r in rows] == [
@@ -148,7 +150,7 @@ def test_the_recipe_is_what_was_simulated_after_rounding(recipe, optimum):
     assert recipe.status == "DRAFT"
     assert recipe.volume_basis == "starting working volume"
     boluses = [f for f in recipe.feeds if f.mode == "bolus"]
-    given = {a.time_h: a.value for a in recipe.process.actions if a.kind == "bolus"}
+    given = {a.time_h: a.volume_ml for a in recipe.process.actions if isinstance(a, Bolus)}
     assert {24.0 * f.day + f.clock_h: f.volume_ml for f in boluses} == pytest.approx(given)
 
 
@@ -199,7 +201,7 @@ def test_the_page_stands_alone_and_says_what_matters(tmp_path, recipe, optimum):
 
 
 def test_the_page_gives_the_rates_of_a_continuous_feed(tmp_path, recipe, optimum):
-    actions = (Action(0.0, "feed_rate", "feed", 12.34, "mL/h", 56.78), Action(12.0, "harvest", "vessel", 0.0, ""))
+    actions = (Feed("feed", 0.0, 12.34, 56.78), Harvest(12.0))
     fed = replace(recipe, feeds=feed_schedule(actions, 1300.0, 1000.0))
     text = (export_recipe(fed, optimum[0], tmp_path / "r") / "recipe.html").read_text()
     for words in ("from mL/h", "to mL/h", "12.34", "56.78"):

@@ -72,10 +72,7 @@ class Campaign:
         self.cfg = compose(["tracking=off"])
         options = ScreenOptions(clones=CLONES, vessels_per_clone=1, seed=seed)
         self.truth: dict[str, Parameters] = clone_truth(options)
-        self.first = tuple(
-            replace(run, end_time_h=UNTIL_H, events=tuple(e for e in run.events if e.time_h < UNTIL_H))
-            for run in screen_runs(options)
-        )
+        self.first = tuple(run.until(UNTIL_H) for run in screen_runs(options))
         self.do(self.first, "round0", [READ_H] * len(self.first))
         data = self.data("round0")
         self.process: ProcessProblem = build_process(self.cfg, data)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from optim.app.build import build_fit, build_process, feed_media
@@ -52,7 +50,7 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
         s.progress,
     )
     s.keep(found, "suggestion")
-    folder = write_plan(found, replace(dataset, media=setting.media), posterior.problem.variables, s.out / "next")
+    folder = write_plan(found, dataset, posterior.problem.variables, s.out / "next")
     s.tracker.folder(folder, folder.name)
     s.lines(terminal_suggest.suggestion_lines(found))
     for note in found.lineage.notes:
