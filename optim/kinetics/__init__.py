@@ -1,8 +1,10 @@
-"""Kinetic models, one file each."""
+"""Kinetic models, one file each, found by the name of the file."""
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optim.errors import ConfigError, nearest
@@ -10,24 +12,36 @@ from optim.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from optim.kinetics.base import AbstractKineticModel
 
-# file of a modality -> its class
-MODALITIES = {
-    "cho_growth": "ChoGrowth",
-    "cho_moller": "ChoMoller",
-    "cho_perfusion": "ChoPerfusion",
-    "cho_xing": "ChoXing",
-    "ecoli_oxygen": "EcoliOxygen",
-    "ecoli_oxygen_steady": "EcoliOxygenSteady",
-    "ecoli_protein": "EcoliProtein",
-    "raav_nguyen": "RaavNguyen",
-}
+NO_MODELS = ("__init__", "base", "ratelaws")  # files of this folder that hold no model
 
 
+def model_names() -> tuple[str, ...]:
+    """Names of all models: the files of this folder."""
+    return tuple(sorted(f.stem for f in Path(__file__).parent.glob("*.py") if f.stem not in NO_MODELS))
+
+
+@cache
 def kinetics(name: str) -> AbstractKineticModel:
-    """The model in `optim/kinetics/<name>.py`. Raises `ConfigError` for an unknown name."""
-    if name not in MODALITIES:
+    """The model in `optim/kinetics/<name>.py`.
+
+    Raises `ConfigError` for an unknown name, and for a file that does not hold exactly one model.
+    """
+    from optim.kinetics.base import AbstractKineticModel
+
+    if name not in model_names():
         raise ConfigError(
-            f"model.kinetics: unknown '{name}'.{nearest(name, MODALITIES)} Known: {', '.join(MODALITIES)}"
+            f"model.kinetics: unknown '{name}'.{nearest(name, model_names())} Known: {', '.join(model_names())}"
         )
-    model: AbstractKineticModel = getattr(import_module(f"optim.kinetics.{name}"), MODALITIES[name])()
+    module = import_module(f"optim.kinetics.{name}")
+    found = [
+        kind
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, AbstractKineticModel) and kind.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        listed = ", ".join(kind.__name__ for kind in found) or "none"
+        raise ConfigError(
+            f"optim/kinetics/{name}.py: must hold exactly one class derived from AbstractKineticModel, not {listed}"
+        )
+    model: AbstractKineticModel = found[0]()
     return model

@@ -17,11 +17,9 @@ model predicts another run of a strategy that was seen, and says nothing of a st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from optim.errors import DatasetError
-from optim.kinetics.base import AbstractKineticModel, Environment, Species
+from optim.kinetics.base import AbstractKineticModel, Environment, Inoculum, Species
 from optim.kinetics.ratelaws import hill_inhibition, monod
 from optim.types import Scalar
 
@@ -62,15 +60,12 @@ class ChoGrowth(AbstractKineticModel):
     species: ClassVar[tuple[Species, ...]] = (
         Species("Xv", "1e9 cells/L", 1.0),
         Species("Xd", "1e9 cells/L", 1.0),
-        Species("S", "-", 1.0),
+        Species("S", "-", 1.0, start=1.0),
         Species("W", "1e9 cells h/L", 100.0),
     )
     product: ClassVar[str] = "vcd"
+    inoculum: ClassVar[Inoculum] = Inoculum("vcd", {"Xv": 1.0, "Xd": 1.0 / INOCULUM_VIABILITY - 1.0})
     initial_variables: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def inoculum_species(self) -> tuple[str, ...]:
-        return ("Xv", "Xd")
 
     def rates(self, p: Parameters, c: State, env: Environment) -> State:
         sustained = hill_inhibition(c.W, p.C_t * p.f_supply, STARVATION_HILL)
@@ -85,11 +80,3 @@ class ChoGrowth(AbstractKineticModel):
 
     def observe(self, p: Parameters, c: State, env: Environment) -> dict[str, Scalar]:
         return {"vcd": c.Xv, "viability": c.Xv / (c.Xv + c.Xd)}
-
-    def initial(
-        self, medium: Mapping[str, float], inoculum_vcd: float | None, first_sample: Mapping[str, float]
-    ) -> dict[str, float]:
-        vcd = inoculum_vcd if inoculum_vcd is not None else first_sample.get("vcd")
-        if vcd is None:
-            raise DatasetError("a run has neither inoculum_vcd_1e6_per_ml nor a vcd sample at time 0")
-        return {"Xv": vcd, "Xd": vcd * (1.0 / INOCULUM_VIABILITY - 1.0), "S": 1.0, "W": 0.0}

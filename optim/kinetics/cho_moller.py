@@ -12,11 +12,9 @@ temperature and pH factors are that package's addition. Repairs made here, each 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from optim.errors import DatasetError
-from optim.kinetics.base import AbstractKineticModel, Environment, Species
+from optim.kinetics.base import AbstractKineticModel, Environment, Inoculum, Species
 from optim.kinetics.ratelaws import bell, below, gate, hill_inhibition, inhibition, monod
 from optim.types import Scalar
 
@@ -90,11 +88,8 @@ class ChoMoller(AbstractKineticModel):
     )
 
     product: ClassVar[str] = "titre"
+    inoculum: ClassVar[Inoculum] = Inoculum("vcd", {"Xv": 1.0, "Xt": 1.0 / INOCULUM_VIABILITY})
     initial_variables: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def inoculum_species(self) -> tuple[str, ...]:
-        return ("Xv", "Xt")
 
     def rates(self, p: Parameters, c: State, env: Environment) -> State:
         climate = bell(env.temperature, p.T_opt, p.s_T) * bell(env.ph, p.pH_opt, p.s_pH)
@@ -134,12 +129,3 @@ class ChoMoller(AbstractKineticModel):
             # proxy: lactate and ammonia are neutralised by base or acid, so each brings a counter-ion
             "osmolality": c.Osm + c.Glc + c.Gln + 2.0 * c.Lac + 2.0 * c.Amm,
         }
-
-    def initial(
-        self, medium: Mapping[str, float], inoculum_vcd: float | None, first_sample: Mapping[str, float]
-    ) -> dict[str, float]:
-        vcd = inoculum_vcd if inoculum_vcd is not None else first_sample.get("vcd")
-        if vcd is None:
-            raise DatasetError("a run has neither inoculum_vcd_1e6_per_ml nor a vcd sample at time 0")
-        state = dict(zip(self.names(), self.feed(medium), strict=True))
-        return state | {"Xv": vcd, "Xt": vcd / INOCULUM_VIABILITY, "Byp": 0.0}

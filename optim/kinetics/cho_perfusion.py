@@ -6,16 +6,14 @@ temperature. Deviation: maintenance is gated by glucose (the published term driv
 rates are per day; the parameters here are per hour.
 
 Only reactions are here: what perfusion, bleed and cell retention do is up to the vessel. Glucose and lactate are in
-g/L, the unit of the parameters; media and assays are in mmol/L and are converted in `feed` and `observe`.
+g/L, the unit of the parameters; media and assays are in mmol/L.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from optim.errors import DatasetError
-from optim.kinetics.base import AbstractKineticModel, Environment, Species
+from optim.kinetics.base import AbstractKineticModel, Environment, Inoculum, Species
 from optim.kinetics.ratelaws import gate, inhibition, monod
 from optim.types import Scalar
 
@@ -52,8 +50,6 @@ class Parameters(NamedTuple):
 
 GLUCOSE_GATE = 1e-3  # g/L, so small that the gate takes less than 1 % of maintenance at a steady state of 0.2 g/L
 # molar masses as in `optim.units`
-GLUCOSE_MMOL_PER_G = 1000.0 / 180.156
-LACTATE_MMOL_PER_G = 1000.0 / 90.08
 
 
 class ChoPerfusion(AbstractKineticModel):
@@ -68,11 +64,8 @@ class ChoPerfusion(AbstractKineticModel):
         Species("mAb", "g/L", 0.1, "titre", collected=True),
     )
     product: ClassVar[str] = "titre"
+    inoculum: ClassVar[Inoculum] = Inoculum("vcd", {"Xv": 1.0})
     initial_variables: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def inoculum_species(self) -> tuple[str, ...]:
-        return ("Xv",)
 
     def rates(self, p: Parameters, c: State, env: Environment) -> State:
         vigour = monod(c.Glc, p.K_glc) * inhibition(c.Lac, p.KI_lac)
@@ -89,21 +82,4 @@ class ChoPerfusion(AbstractKineticModel):
         )
 
     def observe(self, p: Parameters, c: State, env: Environment) -> dict[str, Scalar]:
-        return {
-            "vcd": c.Xv,
-            "glucose": c.Glc * GLUCOSE_MMOL_PER_G,
-            "lactate": c.Lac * LACTATE_MMOL_PER_G,
-            "titre": c.mAb,
-        }
-
-    def feed(self, medium: Mapping[str, float]) -> tuple[float, ...]:
-        xv, glc, lac, mab = super().feed(medium)
-        return xv, glc / GLUCOSE_MMOL_PER_G, lac / LACTATE_MMOL_PER_G, mab
-
-    def initial(
-        self, medium: Mapping[str, float], inoculum_vcd: float | None, first_sample: Mapping[str, float]
-    ) -> dict[str, float]:
-        vcd = inoculum_vcd if inoculum_vcd is not None else first_sample.get("vcd")
-        if vcd is None:
-            raise DatasetError("a run has neither inoculum_vcd_1e6_per_ml nor a vcd sample at time 0")
-        return dict(zip(self.names(), self.feed(medium), strict=True)) | {"Xv": vcd}
+        return {"vcd": c.Xv} | self.measured(c)

@@ -11,11 +11,9 @@ k_d of the source leaves almost every cell alive; there is no lysis.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from optim.errors import DatasetError
-from optim.kinetics.base import AbstractKineticModel, Environment, Species
+from optim.kinetics.base import AbstractKineticModel, Environment, Inoculum, Species
 from optim.kinetics.ratelaws import gate, inhibition, monod
 from optim.types import Scalar
 
@@ -74,11 +72,8 @@ class ChoXing(AbstractKineticModel):
         Species("mAb", "g/L", 1.0, "titre", collected=True),
     )
     product: ClassVar[str] = "titre"
+    inoculum: ClassVar[Inoculum] = Inoculum("vcd", {"Xv": 1.0, "Xd": 1.0 / INOCULUM_VIABILITY - 1.0})
     initial_variables: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def inoculum_species(self) -> tuple[str, ...]:
-        return ("Xv", "Xd")
 
     def rates(self, p: Parameters, c: State, env: Environment) -> State:
         share = (
@@ -109,12 +104,3 @@ class ChoXing(AbstractKineticModel):
             "ammonia": c.Amm,
             "titre": c.mAb,
         }
-
-    def initial(
-        self, medium: Mapping[str, float], inoculum_vcd: float | None, first_sample: Mapping[str, float]
-    ) -> dict[str, float]:
-        vcd = inoculum_vcd if inoculum_vcd is not None else first_sample.get("vcd")
-        if vcd is None:
-            raise DatasetError("a run has neither inoculum_vcd_1e6_per_ml nor a vcd sample at time 0")
-        state = dict(zip(self.names(), self.feed(medium), strict=True))
-        return state | {"Xv": vcd, "Xd": vcd * (1.0 / INOCULUM_VIABILITY - 1.0)}

@@ -9,18 +9,16 @@ Starving cells lose mass by maintenance, as in the source. `K_o` of the source, 
 stiff; 0.1 % is milder and moves the biomass of the source's process by less than 0.4 %.
 
 The gas side (kLa) belongs to the vessel. Glucose and acetate are in g/L, the unit of the parameters; media and assays
-give glucose in mmol/L, converted in `feed`, `initial` and `observe`. A feed without `dissolved_oxygen` holds none.
+give glucose in mmol/L. A feed without `dissolved_oxygen` holds none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
-from optim.errors import DatasetError
-from optim.kinetics.base import AbstractKineticModel, Environment, Species
+from optim.kinetics.base import AbstractKineticModel, Environment, Inoculum, Species
 from optim.kinetics.ratelaws import inhibition, monod
 from optim.types import Scalar
 
@@ -62,7 +60,6 @@ class Parameters(NamedTuple):
 
 SATURATION = 99.0  # %, in equilibrium with the gas supplied (source)
 SECONDS_PER_HOUR = 3600.0
-GLUCOSE_MMOL_PER_G = 1000.0 / 180.156  # molar mass as in `optim.units`
 
 
 class Uptakes(NamedTuple):
@@ -101,15 +98,13 @@ class EcoliOxygen(AbstractKineticModel):
         Species("S", "g/L", 1.0, "glucose"),
         Species("A", "g/L", 0.1, "acetate"),
         Species("DOT", "%", 10.0, "dissolved_oxygen", saturation=SATURATION),
-        Species("DOTm", "%", 10.0, dilutes=False),
+        # the probe; at the start it reads the oxygen of a medium that stood in the vessel
+        Species("DOTm", "%", 10.0, dilutes=False, starts_as="dissolved_oxygen", start=SATURATION),
     )
     stiff: ClassVar[bool] = True
     product: ClassVar[str] = "biomass"
+    inoculum: ClassVar[Inoculum] = Inoculum("biomass", {"X": 1.0})
     initial_variables: ClassVar[tuple[str, ...]] = ("glucose", "acetate", "dissolved_oxygen")
-
-    @property
-    def inoculum_species(self) -> tuple[str, ...]:
-        return ("X",)
 
     def rates(self, p: Parameters, c: State, env: Environment) -> State:
         oxygen = c.DOT / (p.K_o + jnp.abs(c.DOT))
@@ -124,23 +119,4 @@ class EcoliOxygen(AbstractKineticModel):
         )
 
     def observe(self, p: Parameters, c: State, env: Environment) -> dict[str, Scalar]:
-        return {
-            "biomass": c.X,
-            "glucose": c.S * GLUCOSE_MMOL_PER_G,
-            "acetate": c.A,
-            "dissolved_oxygen": c.DOTm,
-        }
-
-    def feed(self, medium: Mapping[str, float]) -> tuple[float, ...]:
-        values = dict(zip(self.names(), super().feed(medium), strict=True))
-        return tuple((values | {"S": values["S"] / GLUCOSE_MMOL_PER_G}).values())
-
-    def initial(
-        self, medium: Mapping[str, float], inoculum_vcd: float | None, first_sample: Mapping[str, float]
-    ) -> dict[str, float]:
-        if "biomass" not in first_sample:
-            raise DatasetError("a microbial run needs a biomass sample at time 0")
-        # a medium that stood in the vessel is in equilibrium with the gas
-        known = {"dissolved_oxygen": SATURATION} | dict(medium) | dict(first_sample)
-        state = dict(zip(self.names(), self.feed(known), strict=True))
-        return state | {"DOTm": state["DOT"]}
+        return self.measured(c) | {"dissolved_oxygen": c.DOTm}

@@ -17,14 +17,13 @@ cells still holds its steps to about a minute. The vessel must give kLa, above z
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
-from optim.errors import ConfigError, DatasetError
-from optim.kinetics.base import AbstractKineticModel, Environment, Species
-from optim.kinetics.ecoli_oxygen import GLUCOSE_MMOL_PER_G, SATURATION, turnover, uptakes
+from optim.errors import ConfigError
+from optim.kinetics.base import AbstractKineticModel, Environment, Inoculum, Species
+from optim.kinetics.ecoli_oxygen import SATURATION, turnover, uptakes
 from optim.kinetics.ratelaws import monod
 from optim.types import Scalar
 
@@ -87,11 +86,8 @@ class EcoliOxygenSteady(AbstractKineticModel):
     )
     # the oxygen of a medium that stood is not yet in steady state with cells, so it says nothing
     product: ClassVar[str] = "biomass"
+    inoculum: ClassVar[Inoculum] = Inoculum("biomass", {"X": 1.0})
     initial_variables: ClassVar[tuple[str, ...]] = ("glucose", "acetate", "dissolved_oxygen")
-
-    @property
-    def inoculum_species(self) -> tuple[str, ...]:
-        return ("X",)
 
     def oxygen(self, p: Parameters, c: State, env: Environment) -> Scalar:
         """Dissolved oxygen in % of saturation with air. Raises `ConfigError` where the vessel gives no kLa."""
@@ -107,20 +103,4 @@ class EcoliOxygenSteady(AbstractKineticModel):
         return State(*(q * c.X for q in turnover(p, uptakes(p, c.S, c.A), saturation)))
 
     def observe(self, p: Parameters, c: State, env: Environment) -> dict[str, Scalar]:
-        return {
-            "biomass": c.X,
-            "glucose": c.S * GLUCOSE_MMOL_PER_G,
-            "acetate": c.A,
-            "dissolved_oxygen": self.oxygen(p, c, env),
-        }
-
-    def feed(self, medium: Mapping[str, float]) -> tuple[float, ...]:
-        biomass, glucose, acetate = super().feed(medium)
-        return biomass, glucose / GLUCOSE_MMOL_PER_G, acetate
-
-    def initial(
-        self, medium: Mapping[str, float], inoculum_vcd: float | None, first_sample: Mapping[str, float]
-    ) -> dict[str, float]:
-        if "biomass" not in first_sample:
-            raise DatasetError("a microbial run needs a biomass sample at time 0")
-        return dict(zip(self.names(), self.feed(dict(medium) | dict(first_sample)), strict=True))
+        return self.measured(c) | {"dissolved_oxygen": self.oxygen(p, c, env)}

@@ -17,13 +17,11 @@ Extensions, each switched off by the value in brackets:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
-from optim.errors import DatasetError
-from optim.kinetics.base import AbstractKineticModel, Environment, Species
+from optim.kinetics.base import AbstractKineticModel, Environment, Inoculum, Species
 from optim.kinetics.ratelaws import capped, gate, inhibition, monod
 from optim.types import Scalar
 
@@ -85,11 +83,8 @@ class EcoliProtein(AbstractKineticModel):
         Species("E", "-", 1.0, dilutes=False),
     )
     product: ClassVar[str] = "product"
+    inoculum: ClassVar[Inoculum] = Inoculum("biomass", {"X": 1.0})
     initial_variables: ClassVar[tuple[str, ...]] = ("product", "glycerol")
-
-    @property
-    def inoculum_species(self) -> tuple[str, ...]:
-        return ("X",)
 
     def rates(self, p: Parameters, c: State, env: Environment) -> State:
         kelvin = env.temperature + KELVIN
@@ -118,18 +113,4 @@ class EcoliProtein(AbstractKineticModel):
         )
 
     def observe(self, p: Parameters, c: State, env: Environment) -> dict[str, Scalar]:
-        return {"biomass": c.X, "product": c.P, "glycerol": c.G}
-
-    def initial(
-        self, medium: Mapping[str, float], inoculum_vcd: float | None, first_sample: Mapping[str, float]
-    ) -> dict[str, float]:
-        if "biomass" not in first_sample:
-            raise DatasetError("a microbial run needs a biomass sample at time 0")
-        return {
-            "X": first_sample["biomass"],
-            "P": first_sample.get("product", 0.0),
-            "G": first_sample.get("glycerol", 0.0),
-            "n": 0.0,
-            "D": 0.0,
-            "E": 0.0,
-        }
+        return self.measured(c)

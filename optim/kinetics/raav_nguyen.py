@@ -14,11 +14,9 @@ of medium at 6 h: an integration that is to reproduce it sets RC_E, Vec_E and He
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from optim.errors import DatasetError
-from optim.kinetics.base import AbstractKineticModel, Environment, Species
+from optim.kinetics.base import AbstractKineticModel, Environment, Inoculum, Species
 from optim.types import Scalar
 
 
@@ -73,8 +71,6 @@ class Parameters(NamedTuple):
 PROTEINS_PER_CAPSID = 60.0
 TRANSFECTION_DENSITY = 1.0  # 1e9 cells/L, where growth is g1 (source)
 PER_LITRE = 1e-3  # 1e12/L from copies/cell and 1e9 cells/L
-# plasmids by their name in media and first samples
-PLASMIDS = {"plasmid_rep_cap": "RC_E", "plasmid_vector": "Vec_E", "plasmid_helper": "Hel_E"}
 
 
 class RaavNguyen(AbstractKineticModel):
@@ -85,15 +81,15 @@ class RaavNguyen(AbstractKineticModel):
     # scales: the largest values in the source's process, to a power of ten
     species: ClassVar[tuple[Species, ...]] = (
         Species("Xv", "1e9 cells/L", 1.0),
-        Species("RC_E", "copies/cell", 1e5, dilutes=False),
+        Species("RC_E", "copies/cell", 1e5, dilutes=False, starts_as="plasmid_rep_cap", required=True),
         Species("RC_N", "copies/cell", 1e2, dilutes=False),
         Species("RC_C", "copies/cell", 1e2, dilutes=False),
         Species("RC_U", "copies/cell", 1.0, dilutes=False),
-        Species("Vec_E", "copies/cell", 1e5, dilutes=False),
+        Species("Vec_E", "copies/cell", 1e5, dilutes=False, starts_as="plasmid_vector", required=True),
         Species("Vec_N", "copies/cell", 1e2, dilutes=False),
         Species("Vec_C", "copies/cell", 1e2, dilutes=False),
         Species("Vec_U", "copies/cell", 10.0, dilutes=False),
-        Species("Hel_E", "copies/cell", 1e5, dilutes=False),
+        Species("Hel_E", "copies/cell", 1e5, dilutes=False, starts_as="plasmid_helper", required=True),
         Species("Hel_N", "copies/cell", 1e2, dilutes=False),
         Species("Hel_C", "copies/cell", 1e2, dilutes=False),
         Species("Hel_U", "copies/cell", 10.0, dilutes=False),
@@ -109,11 +105,8 @@ class RaavNguyen(AbstractKineticModel):
     )
     stiff: ClassVar[bool] = True
     product: ClassVar[str] = "vector_genomes"
-    initial_variables: ClassVar[tuple[str, ...]] = tuple(PLASMIDS)
-
-    @property
-    def inoculum_species(self) -> tuple[str, ...]:
-        return ("Xv",)
+    inoculum: ClassVar[Inoculum] = Inoculum("vcd", {"Xv": 1.0})
+    initial_variables: ClassVar[tuple[str, ...]] = ("plasmid_rep_cap", "plasmid_vector", "plasmid_helper")
 
     def rates(self, p: Parameters, c: State, env: Environment) -> State:
         growth = p.g1 - p.g2 * (c.Xv - TRANSFECTION_DENSITY)
@@ -169,18 +162,3 @@ class RaavNguyen(AbstractKineticModel):
             "vector_genomes": full * c.Xv * PER_LITRE,
             "capsids": (c.empty_U + c.empty_C + full) * c.Xv * PER_LITRE,
         }
-
-    def initial(
-        self, medium: Mapping[str, float], inoculum_vcd: float | None, first_sample: Mapping[str, float]
-    ) -> dict[str, float]:
-        vcd = inoculum_vcd if inoculum_vcd is not None else first_sample.get("vcd")
-        if vcd is None:
-            raise DatasetError("a run has neither inoculum_vcd_1e6_per_ml nor a vcd sample at time 0")
-        doses = dict(medium) | dict(first_sample)
-        missing = [name for name in PLASMIDS if name not in doses]
-        if missing:
-            raise DatasetError(
-                f"no {', '.join(missing)}: give the dose of each plasmid, in copies/cell, "
-                "as a component of the medium or as a sample at time 0"
-            )
-        return dict.fromkeys(self.names(), 0.0) | {"Xv": vcd} | {s: doses[n] for n, s in PLASMIDS.items()}

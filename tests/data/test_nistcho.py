@@ -253,7 +253,7 @@ def test_a_run_starts_from_its_inoculum_or_first_count():
     assert model.initial({}, 0.4, {"vcd": 0.97})["Xv"] == 0.4
     seen = model.observe(P, State(9.0, 1.0, 1.0, 0.0), ENV)
     assert (seen["vcd"], seen["viability"]) == (9.0, 0.9)
-    with pytest.raises(DatasetError, match="neither inoculum_vcd_1e6_per_ml nor a vcd sample"):
+    with pytest.raises(DatasetError, match=r"inoculum is not stated.*inoculum_vcd_1e6_per_ml or a vcd sample"):
         model.initial({}, None, {})
 
 

@@ -14,7 +14,7 @@ from optim.estimation.levenberg_marquardt import Search, minimise
 from optim.estimation.noise import NoiseModel
 from optim.estimation.posterior import Posterior
 from optim.estimation.problem import build_problem
-from optim.kinetics.base import AbstractKineticModel, Species
+from optim.kinetics.base import AbstractKineticModel, Inoculum, Species
 from optim.parameters import ParameterSpec, ParameterTable
 from optim.settings.estimation import AssaySettings
 from optim.simulation.engine.march import Integrator
@@ -41,11 +41,8 @@ class Batch(AbstractKineticModel):
     State: ClassVar[Any] = Broth
     Parameters: ClassVar[Any] = Growth
     species: ClassVar[tuple[Species, ...]] = (Species("X", "g/L", 1.0), Species("S", "mmol/L", 1.0, "glucose"))
+    inoculum: ClassVar[Inoculum] = Inoculum("", {"X": 0.5})
     initial_variables: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def inoculum_species(self):
-        return ("X",)
 
     def rates(self, p, c, env):
         growth = p.mu_max * c.S / (p.Ks + c.S) * c.X
@@ -53,9 +50,6 @@ class Batch(AbstractKineticModel):
 
     def observe(self, p, c, env):
         return {"biomass": c.X, "glucose": c.S}
-
-    def initial(self, medium, inoculum_vcd, first_sample):
-        return {"X": 0.5, "S": float(medium["glucose"])}
 
 
 def spec(name: str, value: float, prior_sd: float) -> ParameterSpec:
@@ -97,7 +91,7 @@ def batch(late: bool = False, extra: tuple[float, str] | None = None):
         )
 
     blank = problem(np.ones(len(samples)))
-    y, _ = blank.predict(Posterior(blank).lanes(Posterior(blank).prior_point()))
+    y, _ = blank.predict(Posterior(blank).lane_parameters(Posterior(blank).prior_point()))
     posterior = Posterior(problem(y[0, : len(samples)]))
     best = minimise(posterior, [posterior.prior_point()], Search(20, 1e-9), lambda text: None)[0]
     return posterior, best

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
 from optim.app.build import model_config
-from optim.kinetics import MODALITIES, kinetics
-from optim.kinetics.base import Environment
+from optim.errors import ConfigError, DatasetError
+from optim.kinetics import kinetics, model_names
+from optim.kinetics.base import AbstractKineticModel, Environment, Inoculum, Species
 from optim.kinetics.cho_moller import ChoMoller
 from optim.kinetics.cho_moller import Parameters as Cho
 from optim.kinetics.ecoli_protein import EcoliProtein
@@ -116,7 +118,7 @@ def test_ecoli_growth_yields_what_uptake_allows():
     assert float(r.X) == pytest.approx(-float(r.G) * float(p.Y_X), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", sorted(MODALITIES))
+@pytest.mark.parametrize("name", model_names())
 def test_every_model_declares_itself(name):
     model = kinetics(name)
     assert not dataclasses.fields(model), "a model has no fields: it is a static argument"
@@ -127,6 +129,66 @@ def test_every_model_declares_itself(name):
     seen = model.observe(p, ones, Environment(jnp.asarray(37.0), jnp.asarray(7.0), kla=jnp.asarray(200.0)))
     assert set(seen) <= set(VARIABLES)
     assert set(model.inoculum_species) <= set(model.names())
+
+
+def test_a_model_is_found_by_the_name_of_its_file(monkeypatch):
+    assert {"cho_moller", "ecoli_oxygen", "raav_nguyen"} <= set(model_names())
+    assert not {"base", "ratelaws", "__init__"} & set(model_names())
+    assert type(kinetics("cho_growth")).__name__ == "ChoGrowth"
+    with pytest.raises(ConfigError, match=r"unknown 'cho_groth'.*Did you mean 'cho_growth'"):
+        kinetics("cho_groth")
+    monkeypatch.setattr("optim.kinetics.NO_MODELS", ("__init__", "base"))
+    with pytest.raises(ConfigError, match=r"ratelaws.py: must hold exactly one class .* not none"):
+        kinetics("ratelaws")
+
+
+class Broth(NamedTuple):
+    X: Any
+    S: Any
+    E: Any
+    I: Any  # noqa: E741
+
+
+class Declared(AbstractKineticModel):
+    """Species that start in every way that there is."""
+
+    State: ClassVar[Any] = Broth
+    Parameters: ClassVar[Any] = Broth
+    species: ClassVar[tuple[Species, ...]] = (
+        Species("X", "g/L", 1.0, "biomass"),
+        Species("S", "g/L", 1.0, "glucose"),
+        Species("E", "-", 1.0, dilutes=False, start=0.25),
+        Species("I", "g/L", 1.0, "lactate", required=True),
+    )
+    inoculum: ClassVar[Inoculum] = Inoculum("biomass", {"X": 2.0})
+    initial_variables: ClassVar[tuple[str, ...]] = ("glucose",)
+
+    def rates(self, p, c, env):
+        return c
+
+    def observe(self, p, c, env):
+        return self.measured(c)
+
+
+def test_a_start_follows_from_medium_sample_and_declared_values():
+    model = Declared()
+    start = model.initial({"glucose": 100.0, "lactate": 10.0}, 7.0, {"biomass": 0.5, "lactate": 99.0})
+    # glucose 180.156 g/mol, lactate 90.08 g/mol; the sample counts for initial variables and the inoculum only
+    assert start == pytest.approx({"X": 1.0, "S": 18.0156, "E": 0.25, "I": 0.9008}, rel=1e-12)
+    assert model.initial({"glucose": 100.0, "lactate": 1.0}, None, {"biomass": 0.5, "glucose": 50.0})["S"] == (
+        pytest.approx(9.0078, rel=1e-12)
+    )
+    with pytest.raises(DatasetError, match=r"no lactate \(g/L\) at the start"):
+        model.initial({"glucose": 100.0}, None, {"biomass": 0.5})
+    with pytest.raises(DatasetError, match="needs a biomass sample at time 0"):
+        model.initial({"lactate": 1.0}, 0.5, {})
+
+
+def test_feeds_and_assays_are_in_canonical_units():
+    model = Declared()
+    assert model.feed({"glucose": 1000.0, "unknown": 3.0}) == pytest.approx((0.0, 180.156, 0.0, 0.0), rel=1e-12)
+    read = model.measured(Broth(2.0, 180.156, 0.3, 9.008))
+    assert read == pytest.approx({"biomass": 2.0, "glucose": 1000.0, "lactate": 100.0}, rel=1e-12)
 
 
 def cho_process(mu_max: float, q_glc: float, feed_ml: float, level: float):
@@ -149,7 +211,7 @@ def test_cho_states_stay_non_negative(mu_max, q_glc, feed_ml, level):
     assert float(jnp.max(t.concentrations.Xv / t.concentrations.Xt)) <= 1.0 + 1e-9
 
 
-@pytest.mark.parametrize("name", sorted(MODALITIES))
+@pytest.mark.parametrize("name", model_names())
 def test_rates_have_finite_derivatives_where_substrate_is_gone(name):
     model = kinetics(name)
     values = model_config({"ecoli_protein": "ecoli_protein_l"}.get(name, name)).parameters

@@ -11,7 +11,7 @@ from support.cases import Case, simulated, stacked
 from support.oracle import oracle
 
 from optim.errors import Status
-from optim.kinetics.base import AbstractKineticModel, Environment, Species
+from optim.kinetics.base import AbstractKineticModel, Environment, Inoculum, Species
 from optim.schedule.schedule import Schedule, to_grid
 from optim.simulation.balance import Vessel
 from optim.simulation.simulate import Trajectory
@@ -43,19 +43,13 @@ class Plain(AbstractKineticModel):
         Species("O", "%", 10.0, saturation=100.0),
         Species("Q", "1/g", 1.0, "load", dilutes=False),
     )
+    inoculum: ClassVar[Inoculum] = Inoculum("", {"X": 1.0})
     initial_variables: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def inoculum_species(self):
-        return ("X",)
 
     def rates(self, p, c, env):
         return State(p.mu * c.X, 0.0 * c.T, p.acid + 0.0 * c.A, -p.our + 0.0 * c.O, 0.0 * c.Q)
 
     def observe(self, p, c, env):
-        return {}
-
-    def initial(self, medium, inoculum_vcd, first_sample):
         return {}
 
 

@@ -12,7 +12,7 @@ from support.cases import Case, case_of, oxygen, process, random_cases, simulate
 from support.models import Monod, Rate
 from support.oracle import Path, oracle
 
-from optim.kinetics import MODALITIES, kinetics
+from optim.kinetics import kinetics, model_names
 from optim.schedule.schedule import Schedule, to_grid
 from optim.simulation.balance import Vessel
 from optim.simulation.simulate import Trajectory
@@ -29,9 +29,9 @@ SLOW = {
 }
 
 
-def suite(names: tuple[str, ...] = tuple(sorted(MODALITIES)), fast: tuple[str, ...] = ()) -> list:
+def suite(names: tuple[str, ...] = model_names(), fast: tuple[str, ...] = ()) -> list:
     """Every model with every stepper that suits it; where some are named fast, all others are slow."""
-    pairs = [(n, s) for n in names for s in ("explicit", "stiff") if s == "stiff" or process(n).mild]
+    pairs = [(n, s) for n in names for s in ("explicit", "stiff") if s == "stiff" or not kinetics(n).stiff]
     slow = [pair in SLOW or bool(fast and pair[0] not in fast) for pair in pairs]
     return [pytest.param(*pair, marks=pytest.mark.slow if s else ()) for pair, s in zip(pairs, slow, strict=True)]
 

@@ -11,7 +11,7 @@ from conftest import plan
 from scipy.integrate import solve_ivp
 from support.cases import Case, simulated, stacked
 
-from optim.kinetics.base import AbstractKineticModel, Species
+from optim.kinetics.base import AbstractKineticModel, Inoculum, Species
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
 
@@ -22,6 +22,7 @@ class One(NamedTuple):
 
 class _Problem(AbstractKineticModel):
     Parameters: ClassVar[Any] = One
+    inoculum: ClassVar[Inoculum] = Inoculum()
     initial_variables: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -29,9 +30,6 @@ class _Problem(AbstractKineticModel):
         return (self.species[0].name,)
 
     def observe(self, p, c, env):
-        return {}
-
-    def initial(self, medium, inoculum_vcd, first_sample):
         return {}
 
 

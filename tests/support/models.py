@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
-from optim.kinetics.base import AbstractKineticModel, Species
+from optim.kinetics.base import AbstractKineticModel, Inoculum, Species
 
 
 class TwoState(NamedTuple):
@@ -22,18 +22,15 @@ class Rate(NamedTuple):
 class _Two(AbstractKineticModel):
     State: ClassVar[Any] = TwoState
     Parameters: ClassVar[Any] = Rate
-    species: ClassVar[tuple[Species, ...]] = (Species("X", "g/L", 1.0), Species("S", "g/L", 1.0, "glucose"))
+    species: ClassVar[tuple[Species, ...]] = (
+        Species("X", "g/L", 1.0),
+        Species("S", "mmol/L", 1.0, "glucose", start=1.0),
+    )
+    inoculum: ClassVar[Inoculum] = Inoculum("", {"X": 1.0})
     initial_variables: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def inoculum_species(self):
-        return ("X",)
 
     def observe(self, p, c, env):
         return {"biomass": c.X}
-
-    def initial(self, medium, inoculum_vcd, first_sample):
-        return {"X": 1.0, "S": 1.0}
 
 
 class Inert(_Two):

@@ -13,7 +13,7 @@ from optim.estimation.likelihood import Vessels
 from optim.estimation.noise import NoiseModel
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import FitProblem
-from optim.kinetics.base import AbstractKineticModel, Environment, Species
+from optim.kinetics.base import AbstractKineticModel, Environment, Inoculum, Species
 from optim.parameters import ParameterSpec, ParameterTable
 from optim.schedule.grid import IntervalActions, IntervalGrid
 from optim.settings.estimation import AssaySettings
@@ -57,11 +57,8 @@ class ScreenModel(AbstractKineticModel):
     State: ClassVar[Any] = State
     Parameters: ClassVar[Any] = Parameters
     species: ClassVar[tuple[Species, ...]] = tuple(Species(name, "-", 1.0) for name in State._fields)
+    inoculum: ClassVar[Inoculum] = Inoculum("", {"Xv": 1.0, "Xd": 0.0})
     initial_variables: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def inoculum_species(self) -> tuple[str, ...]:
-        return ("Xv", "Xd")
 
     def rates(self, p: Any, c: Any, env: Environment) -> State:
         G, Q, L, A = c.Glc, c.Gln, c.Lac, c.Amm
@@ -81,9 +78,6 @@ class ScreenModel(AbstractKineticModel):
 
     def observe(self, p: Any, c: Any, env: Environment) -> dict[str, Any]:
         return dict(zip(ASSAYS, c, strict=True))
-
-    def initial(self, medium: Any, inoculum_vcd: Any, first_sample: Any) -> dict[str, float]:
-        raise NotImplementedError("the screen gives its initial states")
 
 
 def problem_of(s: Screen, rtol: float = made.RTOL) -> FitProblem:
@@ -128,7 +122,7 @@ def problem_of(s: Screen, rtol: float = made.RTOL) -> FitProblem:
         integrator=Integrator(Tsit5(), rtol=rtol, atol=rtol * made.ATOL / made.RTOL),
         variables=ASSAYS,
         vessels=vessels,
-        vessel_clone=np.arange(n),
+        vessel_group=np.arange(n),
         groups=names,
         group_by="clone",
         vessel_batch=np.zeros(n, int),

@@ -8,14 +8,14 @@ al. 1999.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from optim.kinetics.base import AbstractKineticModel, Environment, Species
+from optim.kinetics.base import AbstractKineticModel, Environment, Inoculum, Species
 from optim.optimal_control.problem import ControlLimit, ControlProblem, ControlProfile, TerminalState
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.stiffness import stepper_for
@@ -32,19 +32,11 @@ class Published(AbstractKineticModel):
     """What all models here share: no parameters to fit, no assays, a start that is given."""
 
     Parameters: ClassVar[Any] = NoParameters
+    inoculum: ClassVar[Inoculum] = Inoculum("", {"X": 1.0})
     initial_variables: ClassVar[tuple[str, ...]] = ()
 
     def observe(self, p: NoParameters, c: Any, env: Environment) -> dict[str, Scalar]:
         return dict(zip(self.names(), c, strict=True))
-
-    def initial(
-        self, medium: Mapping[str, float], inoculum_vcd: float | None, first_sample: Mapping[str, float]
-    ) -> dict[str, float]:
-        return dict(first_sample)
-
-    @property
-    def inoculum_species(self) -> tuple[str, ...]:
-        return ("X",)
 
 
 class ProteinState(NamedTuple):
