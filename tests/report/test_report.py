@@ -169,7 +169,7 @@ def test_other_decisions_are_refused(recipe, optimum):
 def test_exports_hold_the_recipe_and_can_be_read_back(tmp_path, recipe, optimum, fitted):
     folder = export_recipe(recipe, optimum[0], tmp_path / "recipe")
     body = json.loads((folder / "recipe.json").read_text())
-    assert body["schema"] == "optim.recipe/2"
+    assert body["schema"] == "optim.recipe/3"
     assert read_document(folder) == body
     assert body["recipe"]["status"] == "DRAFT"
     made_from = optimum[0]
