@@ -12,11 +12,11 @@ from typing import Any
 from optim import __version__
 from optim.app.build import config_hash
 from optim.app.schema import as_yaml
-from optim.artefact import save
+from optim.artefact import save_artefact
 from optim.errors import OptimError
 from optim.report.page import png
 from optim.settings.settings import Settings
-from optim.tracking.mlflow import Tracker, TrackingOptions, open_tracker
+from optim.tracking.mlflow import Tracker, open_tracker
 
 Say = Callable[[str], None]
 
@@ -49,7 +49,7 @@ class Session:
 
     def keep(self, artefact: Any, name: str) -> None:
         """Write an artefact to the output folder, and give it to the tracked run."""
-        self.tracker.folder(save(artefact, self.out / name), name)
+        self.tracker.folder(save_artefact(artefact, self.out / name), name)
 
     def lines(self, lines: list[str]) -> None:
         for line in lines:
@@ -86,8 +86,6 @@ def session(cfg: Settings, command: str, say: Say = print, progress: Say = lambd
         raise OptimError(f"cannot write to out={cfg.out}: {err.strerror or err}. Choose a writable folder.") from err
     import jax
 
-    t = cfg.tracking
-    options = TrackingOptions(t.enabled, t.uri, t.experiment, Path(t.workspace), t.child_runs)
     tags = {
         "optim.command": command,
         "optim.version": __version__,
@@ -96,7 +94,7 @@ def session(cfg: Settings, command: str, say: Say = print, progress: Say = lambd
         "x64": str(jax.config.jax_enable_x64),
         "device": jax.default_backend(),
     }
-    with open_tracker(options, f"{cfg.name} {command}", tags) as tracker:
+    with open_tracker(cfg.tracking, f"{cfg.name} {command}", tags) as tracker:
         tracker.text(as_yaml(cfg), "config.yaml")
         tracker.parameters(
             {

@@ -131,7 +131,7 @@ def _run_with(check: Checker, run: Run, own: Lined) -> Run:
         return found  # faults of runs.csv, which have been reported
     lines = {id(action): line for (line, _), action in zip(own, actions, strict=True)}
     alike = {(type(action), start_time(action)): line for (line, _), action in zip(own, actions, strict=True)}
-    for fault in plan_faults(found.plan(), (), volume_ml=1000.0 * run.start_volume_l, feeds=None):
+    for fault in plan_faults(found.plan(), observed_h=(), volume_ml=1000.0 * run.start_volume_l, feeds=None):
         # a cut action is a new object; then its kind and time tell which it is
         key = (type(fault.action), start_time(fault.action)) if fault.action is not None else None
         line = lines.get(id(fault.action)) or (alike.get(key) if key else None)

@@ -21,6 +21,6 @@ def schedule_of(run: Run, observed_h: np.ndarray, feeds: tuple[str, ...]) -> Sch
     Raises `DatasetError` that names the run, where its actions are no plan.
     """
     try:
-        return make_plan(run.plan(), observed_h, volume_ml=1000.0 * run.start_volume_l, feeds=feeds).schedule
+        return make_plan(run.plan(), observed_h=observed_h, volume_ml=1000.0 * run.start_volume_l, feeds=feeds).schedule
     except ConfigError as err:
         raise DatasetError(f"run '{run.run_id}': {err}") from err

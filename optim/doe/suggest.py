@@ -171,7 +171,7 @@ def _suggestion(
         )
         covariance = c.covariance
     return Suggestion(
-        lineage=lineage.noted(*_notes(belief, found, rows)),
+        lineage=lineage.with_notes(*_notes(belief, found, rows)),
         by=options.by,
         objective=process.metric,
         unit=process.metrics[process.metric].unit,

@@ -136,7 +136,7 @@ def bill(problem: ProcessProblem, harvest: Harvest) -> tuple[CostItem, ...]:
             verified=item.verified,
             source=item.source,
         )
-        for item, c in zip(book.items, costs, strict=True)
+        for item, c in zip(book.rows, costs, strict=True)
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from optim.errors import ConfigError, nearest
 from optim.process.metrics import MIX, OBJECTIVES, PRODUCTS, PROFIT, Metric, Product, batch_metrics
+from optim.settings.objective import MarketSettings
 from optim.types import Array, Scalar
 
 # Batches a year are the fewer of what the suite can do and what the market takes. The smaller of two is smoothed, so
@@ -18,21 +19,11 @@ from optim.types import Array, Scalar
 SHARPNESS = 50.0
 
 
-@dataclass(frozen=True)
-class Market:
-    """What product sells for, and how much of it: profit = batches a year * (sold grams * price - cost)."""
+@dataclass(frozen=True, kw_only=True)
+class Market(MarketSettings):
+    """The market of a product: profit = batches a year * (sold grams * price - cost)."""
 
-    price_eur_per_g: float
-    demand_g_per_year: float
-    suite_days_per_year: float
-    turnaround_h: float
-    source: str = ""
-    verified: bool = True
-
-    def __post_init__(self) -> None:
-        for key in ("price_eur_per_g", "demand_g_per_year", "suite_days_per_year"):
-            if not getattr(self, key) > 0.0:
-                raise ConfigError(f"objective.market.{key}: must be above 0, not {getattr(self, key)}")
+    turnaround_h: float  # h between two batches of a suite, as the price book says
 
     @property
     def revenue(self) -> float:

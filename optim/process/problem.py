@@ -28,6 +28,8 @@ from optim.process.metrics import (
 from optim.process.objective import Objective
 from optim.schedule.grid import IntervalGrid, padded_length
 from optim.schedule.schedule import to_grid
+from optim.settings.checks import one_of
+from optim.settings.process import LIMIT_KINDS, LIMIT_PLACES, ConstraintSettings
 from optim.simulation.balance import Vessel
 from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.batches import map_batches
@@ -36,26 +38,15 @@ from optim.simulation.simulate import Trajectory, observe_nodes, simulate
 from optim.types import Array
 
 
-@dataclass(frozen=True)
-class Constraint:
-    """variable <= limit (kind max) or >= limit (kind min), along the path or at the end. Volume is in mL.
-
-    `variable` is what the model predicts, `volume`, or (at the end) a metric of the whole batch.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Constraint(ConstraintSettings):
+    """A limit with its name: variable <= limit (kind max) or >= limit (kind min), along the path or at the end."""
 
     name: str
-    variable: str
-    kind: str
-    limit: float
-    unit: str
-    where: str
-    source: str
-    verified: bool
 
     def __post_init__(self) -> None:
-        for key, value, allowed in (("kind", self.kind, ("max", "min")), ("where", self.where, ("path", "end"))):
-            if value not in allowed:
-                raise ConfigError(f"constraints.{self.name}.{key}: {value!r} is not one of {', '.join(allowed)}")
+        one_of(f"constraints.{self.name}.kind", self.kind, LIMIT_KINDS)
+        one_of(f"constraints.{self.name}.where", self.where, LIMIT_PLACES)
         if is_metric(self.variable) and self.where != "end":
             raise ConfigError(
                 f"constraints.{self.name}.where: {self.variable} is known at the end only; say where: end"

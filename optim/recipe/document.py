@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from optim.artefact import SHORT, content_id
+from optim.artefact import SHORT_ID, content_id
 from optim.errors import IncompatibleError
 from optim.recipe.recipe import Recipe
 from optim.recipe.steps import harvest_time
@@ -47,8 +47,8 @@ def read_document(folder: Path) -> dict[str, Any]:
         raise IncompatibleError(f"{file} is no recipe that can be followed: {err!r}; {again}") from err
     if stated != actual:
         raise IncompatibleError(
-            f"{file} was changed after it was written: its content has the id {actual[:SHORT]}, and it says "
-            f"{str(stated)[:SHORT]}; {again}, and use its folder as it was written"
+            f"{file} was changed after it was written: its content has the id {actual[:SHORT_ID]}, and it says "
+            f"{str(stated)[:SHORT_ID]}; {again}, and use its folder as it was written"
         )
     found: dict[str, Any] = document
     return found

@@ -74,7 +74,7 @@ def make_recipe(title: str, optimum: Optimum, rounded: ProcessOutcome, provenanc
     samples = [a for a in rounded.actions if isinstance(a, Sample)]
     made_from = {**optimum.lineage.parents, optimum.kind(): optimum.id}
     return Recipe(
-        lineage=replace(optimum.lineage.noted(*_warnings(rounded)), parents=made_from),
+        lineage=replace(optimum.lineage.with_notes(*_warnings(rounded)), parents=made_from),
         title=title,
         status="DRAFT",
         clone=optimum.clone,

@@ -70,7 +70,7 @@ def account(
         notes.append(f"{failed} of {len(p)} parameter sets could not be simulated; left out")
     n = len(here.model.Parameters._fields)
     return Replan(
-        lineage=lineage.noted(*notes),
+        lineage=lineage.with_notes(*notes),
         run=batch.run.run_id,
         clone=batch.run.clone_id,
         known_clone=fitting.groups[0] in old.clones,

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from optim.artefact import SHORT
+from optim.artefact import SHORT_ID
 from optim.optimisation.result import Optimum
 from optim.process.metrics import find_metric, name_of_metric, readable_name, relative_change
 from optim.recipe.document import recipe_document
@@ -33,7 +33,7 @@ def page(recipe: Recipe, optimum: Optimum) -> str:
     figures = {"feeds": plots.feeds(shown), "processes": plots.processes(shown), "cost": plots.cost(shown)}
     images = {name: "data:image/png;base64," + base64.b64encode(png(f)).decode() for name, f in figures.items()}
     lineage = recipe.lineage
-    made_from = ", ".join(f"{kind} {parent[:SHORT]}" for kind, parent in lineage.parents.items())
+    made_from = ", ".join(f"{kind} {parent[:SHORT_ID]}" for kind, parent in lineage.parents.items())
     provenance = {k: v for k, v in asdict(recipe.provenance).items() if k != "config" and v != ""} | {
         "dataset": lineage.dataset,
         "dataset_hash": lineage.dataset_hash,

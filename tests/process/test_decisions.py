@@ -317,13 +317,31 @@ def test_dearer_prices_are_lanes(process_problem, published):
 
 
 def test_a_metric_may_be_limited(process_problem, published):
-    top = Constraint("cogs", "cogs_eur_per_g", "max", 60.0, "EUR/g", "end", "own", True)
+    top = Constraint(
+        name="cogs",
+        variable="cogs_eur_per_g",
+        kind="max",
+        limit=60.0,
+        unit="EUR/g",
+        where="end",
+        source="own",
+        verified=True,
+    )
     problem = replace(process_problem, constraints=(top,))
     e = problem.evaluate(problem.design.platform[None], published)
     value = e.metrics[0, list(problem.metrics).index("cogs_eur_per_g")]
     assert e.margins[0] == pytest.approx([(60.0 - value) / 60.0])
     with pytest.raises(ConfigError, match="say where: end"):
-        Constraint("cogs", "cogs_eur_per_g", "max", 60.0, "EUR/g", "path", "own", True)
+        Constraint(
+            name="cogs",
+            variable="cogs_eur_per_g",
+            kind="max",
+            limit=60.0,
+            unit="EUR/g",
+            where="path",
+            source="own",
+            verified=True,
+        )
 
 
 # --- perfusion, against a plan that a process team would write ---
@@ -372,7 +390,14 @@ def test_perfusion_agrees_with_the_plan_it_stands_for(screen, tmp_path):
 
 # --- objectives ---
 
-MARKET = Market(price_eur_per_g=400.0, demand_g_per_year=50_000.0, suite_days_per_year=330.0, turnaround_h=48.0)
+MARKET = Market(
+    price_eur_per_g=400.0,
+    demand_g_per_year=50_000.0,
+    suite_days_per_year=330.0,
+    turnaround_h=48.0,
+    source="made",
+    verified=False,
+)
 
 METRICS = batch_metrics(PRODUCTS["titre"])
 

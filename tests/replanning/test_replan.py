@@ -14,7 +14,7 @@ from optim.app.build import build_process, compose
 from optim.app.commands import load_command
 from optim.app.commands.replan import chosen_run, now_of, read_plan, running, until_now
 from optim.app.session import session
-from optim.artefact import Lineage, load, save
+from optim.artefact import Lineage, load_artefact, save_artefact
 from optim.data.dataset import Measurements, Run
 from optim.data.open import open_dataset
 from optim.data.schedules import schedule_of
@@ -71,7 +71,7 @@ def process(cfg, small_screen):
 def optimum(process, old):
     sets = parameter_sets(old, process.model, CLONE)
     options = OptimiseSettings(starts=4, max_iterations=80, tolerance=1e-8)
-    return optimise(replace(process, screened={}), CLONE, sets, options, Lineage.of(old, seed=1))
+    return optimise(replace(process, screened={}), CLONE, sets, options, Lineage.from_parents(old, seed=1))
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def planned_anew(cfg, process, old, plan, small_screen):
         here, batch = running(problem, data, 0, now_h)
         fitting = until_now(cfg, data, 0, now_h)
         if whole:
-            return replan(here, fitting, old, batch, plan, options, Lineage.of(old, seed=1))
+            return replan(here, fitting, old, batch, plan, options, Lineage.from_parents(old, seed=1))
         return outlook(here, fitting, old, batch, plan.decisions, options.replan.draws, 1)
 
     return go
@@ -537,7 +537,7 @@ def test_runs_and_times_that_cannot_be_are_refused(small_screen):
 
 
 def test_a_plan_of_another_design_is_refused(process, old, optimum, tmp_path):
-    save(optimum, tmp_path / "optimum")
+    save_artefact(optimum, tmp_path / "optimum")
     assert read_plan(tmp_path / "optimum", process, old, FIT).decisions["harvest"] > 0.0
     fewer = replace(process, design=replace(process.design, decisions=process.design.decisions[1:]))
     with pytest.raises(IncompatibleError, match=r"other decisions.*feed_volume_day_3"):
@@ -550,7 +550,7 @@ def test_a_plan_of_another_design_is_refused(process, old, optimum, tmp_path):
 
 
 def test_a_plan_that_was_made_from_another_fit_is_refused(process, old, optimum, tmp_path):
-    save(optimum, tmp_path / "optimum")
+    save_artefact(optimum, tmp_path / "optimum")
     other = replace(old, lineage=replace(old.lineage, seed=99))
     text = rf"optimum was made from fit {old.id[:12]}, but .*{other.id[:12]}; run `optim optimise` again"
     with pytest.raises(IncompatibleError, match=text):
@@ -562,8 +562,8 @@ def test_a_plan_that_was_made_from_another_fit_is_refused(process, old, optimum,
 
 @pytest.mark.slow
 def test_the_command_reads_folders_and_leaves_an_artefact(tmp_path, old, optimum, plan, process, member):
-    save(old, tmp_path / "before" / "fit")
-    save(optimum, tmp_path / "before" / "optimum")
+    save_artefact(old, tmp_path / "before" / "fit")
+    save_artefact(optimum, tmp_path / "before" / "optimum")
     now = 5 * DAY
     run = a_run(as_planned(plan, now))
     readings = readings_of(process.model, member, run, (0, 1, 2, 3, 4, 5), 0.85)
@@ -595,7 +595,7 @@ def test_the_command_reads_folders_and_leaves_an_artefact(tmp_path, old, optimum
     said: list[str] = []
     with session(compose([*keys, *less]), "replan", said.append) as s, pytest.warns(DisagreementWarning):
         found = load_command("replan")(s)
-    again = load(Replan, tmp_path / "out" / "replan")
+    again = load_artefact(Replan, tmp_path / "out" / "replan")
     assert again.decisions == found.decisions
     assert np.array_equal(again.ensemble, found.ensemble)
     assert (tmp_path / "out" / "plots" / "replan.png").stat().st_size > 10_000

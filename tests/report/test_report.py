@@ -45,7 +45,7 @@ def optimum(process_problem, published, fitted):
     rng = np.random.default_rng(0)
     ensemble = published * np.exp(0.02 * rng.standard_normal((8, published.shape[1])))
     ensemble[0] = published[0]
-    lineage = Lineage.of(fitted, seed=1, notes=("SIMULATED data: nothing here was measured",))
+    lineage = Lineage.from_parents(fitted, seed=1, notes=("SIMULATED data: nothing here was measured",))
     problem = replace(process_problem, screened={"bolus": (0.0, 0.4)})
     return optimise(problem, "C01", ensemble, OptimiseSettings(2, 1, 15, 1e-5), lineage), ensemble
 

@@ -10,7 +10,7 @@ from typing import Any
 from optim.app.build import build_fit, model_config
 from optim.app.session import Session
 from optim.app.stored import data_folder
-from optim.artefact import load
+from optim.artefact import load_artefact
 from optim.data.dataset import Dataset
 from optim.data.open import open_dataset
 from optim.errors import BoundActiveWarning, UnidentifiableWarning
@@ -37,7 +37,7 @@ def fit(s: Session, dataset: Dataset | None = None) -> FitResult:
     problem = build_fit(cfg, dataset)
     named: dict[str, Any] = {"seed": cfg.seed, "model_name": cfg.model.name, "progress": s.progress}
     if cfg.fit.continue_from:
-        result = update(load(FitResult, Path(cfg.fit.continue_from) / "fit"), problem, cfg.fit, **named)
+        result = update(load_artefact(FitResult, Path(cfg.fit.continue_from) / "fit"), problem, cfg.fit, **named)
     else:
         result = fit_problem(problem, cfg.fit, **named)
     scores = [_compared(s, dataset, name) for name in cfg.fit.compare if name != cfg.model.name]

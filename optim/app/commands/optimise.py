@@ -8,7 +8,7 @@ import numpy as np
 
 from optim.app.session import Session
 from optim.app.stored import folder_of, process_problem, stored_fit, stored_ranking
-from optim.artefact import load
+from optim.artefact import load_artefact
 from optim.errors import ConfigError, ExtrapolationWarning, IncompatibleError, nearest
 from optim.estimation.result import FitResult
 from optim.optimisation.lineage import process_lineage
@@ -56,7 +56,7 @@ def optimise(s: Session, result: FitResult | None = None, ranking: Ranking | Non
 def _chosen_clone(s: Session, result: FitResult, ranking: Ranking | None, problem: ProcessProblem) -> str:
     wanted = s.cfg.optimise.clone
     if wanted == "best":
-        ranking = ranking or load(Ranking, s.out / "ranking")
+        ranking = ranking or load_artefact(Ranking, s.out / "ranking")
         if ranking.objective != problem.metric:
             raise IncompatibleError(
                 f"{s.out / 'ranking'} ranks by {ranking.objective}, this asks for {problem.metric}: run `optim rank` "

@@ -7,7 +7,7 @@ from pathlib import Path
 from optim.app.build import build_fit
 from optim.app.session import Session
 from optim.app.stored import require_configured
-from optim.artefact import load
+from optim.artefact import load_artefact
 from optim.data.open import open_dataset
 from optim.estimation.result import FitResult
 from optim.estimation.transfer.new_clone import predict_new_clone
@@ -23,7 +23,7 @@ def place(s: Session) -> NewClonePrediction:
     """
     cfg = s.cfg
     folder = Path(cfg.place.fit or s.out) / "fit"
-    old = load(FitResult, folder)
+    old = load_artefact(FitResult, folder)
     require_configured(cfg, old, folder)
     dataset = open_dataset(cfg.dataset.name)
     problem = build_fit(cfg, dataset)

@@ -34,7 +34,7 @@ def rank(s: Session, result: FitResult | None = None) -> Ranking:
 
     lineage = process_lineage(result, problem, seed=s.cfg.seed)
     if s.cfg.calendar is not None:
-        lineage = lineage.noted("clones are ranked without regard to working hours")
+        lineage = lineage.with_notes("clones are ranked without regard to working hours")
     ranking = rank_clones(problem, ensembles, s.cfg.optimise, lineage, truth, s.progress)
     s.keep(ranking, "ranking")
     s.lines(terminal.ranking_lines(ranking))

@@ -13,7 +13,7 @@ import numpy as np
 from optim.app.build import build_fit, build_process
 from optim.app.session import Session
 from optim.app.stored import require_configured
-from optim.artefact import Lineage, load, require_id, require_parent
+from optim.artefact import Lineage, load_artefact, require_parent, require_parent_id
 from optim.data.dataset import Dataset
 from optim.data.open import open_dataset
 from optim.errors import ConfigError, DisagreementWarning, IncompatibleError, nearest
@@ -43,7 +43,7 @@ def replan(s: Session) -> Replan:
     """
     cfg = s.cfg.replan
     folder = Path(cfg.fit) if cfg.fit else s.out
-    old = load(FitResult, folder / "fit")
+    old = load_artefact(FitResult, folder / "fit")
     require_configured(s.cfg, old, folder / "fit")
     dataset = open_dataset(s.cfg.dataset.name)
     index = chosen_run(dataset, cfg.run)
@@ -58,7 +58,7 @@ def replan(s: Session) -> Replan:
     started, meant = 1000.0 * batch.run.start_volume_l, float(s.cfg.vessel.start_volume_ml)
     if abs(started - meant) > 1e-3 * meant:
         notes += (f"the run started with {started:g} mL, the design is for {meant:g} mL: doses are not scaled",)
-    lineage = Lineage.of(old, seed=s.cfg.seed, notes=notes)
+    lineage = Lineage.from_parents(old, seed=s.cfg.seed, notes=notes)
     lineage = lineage.with_data(dataset.name, dataset.content_hash, dataset.simulated)
     lineage = replace(lineage, parents={**lineage.parents, **plan.source})
     found = replan_batch(problem, fitting, old, batch, plan, options, lineage, s.progress)
@@ -170,13 +170,13 @@ def read_plan(folder: Path, problem: ProcessProblem, fit: FitResult, fit_folder:
     if (folder / FILE).exists():
         plan = _of_recipe(folder, fit, fit_folder)
     elif _is_replan(folder):
-        earlier = load(Replan, folder)
-        require_parent(earlier, folder, fit, fit_folder)
+        earlier = load_artefact(Replan, folder)
+        require_parent(earlier, fit, child_place=folder, parent_place=fit_folder)
         decisions = {d.name: d.planned if np.isnan(d.now) else d.now for d in earlier.decisions}
         plan = Plan(decisions, earlier.replanned.trajectory, {earlier.kind(): earlier.id})
     else:
-        optimum = load(Optimum, folder)
-        require_parent(optimum, folder, fit, fit_folder)
+        optimum = load_artefact(Optimum, folder)
+        require_parent(optimum, fit, child_place=folder, parent_place=fit_folder)
         best = optimum.optimum
         plan = Plan({d.name: d.value for d in best.decisions}, best.trajectory, {optimum.kind(): optimum.id})
     wanted = [d.name for d in problem.design.decisions]
@@ -198,7 +198,7 @@ def _of_recipe(folder: Path, fit: FitResult, fit_folder: Path) -> Plan:
         made_from = str(recipe["lineage"]["parents"].get(fit.kind(), ""))
     except (KeyError, TypeError, ValueError) as err:
         raise IncompatibleError(f"{folder / FILE} is no recipe that can be followed: {err!r}") from err
-    require_id(made_from, folder, fit, fit_folder, Recipe.made_by)
+    require_parent_id(made_from, fit, child_place=folder, parent_place=fit_folder, made_by=Recipe.made_by)
     return Plan(decisions, series, {"recipe": document["id"]})
 
 

@@ -66,7 +66,7 @@ def predict_new_clone(
             predicted.append(_predicted_clone(members, posterior, points, float(day), options.draws, seed))
     data = problem.dataset
     return NewClonePrediction(
-        lineage=Lineage.of(old, seed=seed).with_data(data.name, data.content_hash, data.simulated),
+        lineage=Lineage.from_parents(old, seed=seed).with_data(data.name, data.content_hash, data.simulated),
         shared_names=tuple(row.name for row in problem.shared_specs),
         clone_names=tuple(row.name for row in problem.group_specs),
         clones=problem.groups,
