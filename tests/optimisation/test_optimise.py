@@ -18,7 +18,7 @@ from optim.process.design import Decision
 from optim.process.metrics import relative_change
 from optim.process.objective import Objective
 from optim.process.problem import Constraint, Evaluation, Slopes
-from optim.report.terminal import ranking_metrics
+from optim.report.ranking import ranking_metrics
 from optim.settings.optimisation import OptimiseSettings
 from optim.simulation.engine.march import Integrator
 

@@ -29,8 +29,7 @@ from optim.replanning.remaining import remaining
 from optim.replanning.replan import ReplanOptions, replan
 from optim.replanning.result import Replan
 from optim.replanning.running_batch import Plan, outlook
-from optim.report import plots_replan
-from optim.report.terminal_replan import replan_lines
+from optim.report.replan import draw_replan, replan_lines
 from optim.schedule.from_run import schedule_of
 from optim.schedule.schedule import to_grid
 from optim.settings.estimation import FitSettings
@@ -607,5 +606,5 @@ def test_the_command_reads_folders_and_leaves_an_artefact(tmp_path, old, optimum
     # the next time, this is the plan
     following = read_plan(tmp_path / "out" / "replan", process, old, FIT)
     assert following.decisions == {d.name: d.now for d in found.decisions}
-    assert plots_replan.replan(again).axes
+    assert draw_replan(again).axes
     assert {x.variable for x in again.readings} == {"vcd", "viability", "glucose", "lactate", "titre"}

@@ -19,7 +19,6 @@ from optim.data.open import open_dataset
 from optim.errors import ConfigError, DisagreementWarning, IncompatibleError, nearest
 from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
-from optim.export.tables import replan_csv, trajectory_csv
 from optim.optimisation.result import Optimum, Series
 from optim.process.problem import ProcessProblem
 from optim.recipe.document import FILE, read_document
@@ -28,7 +27,6 @@ from optim.replanning.replan import ReplanOptions
 from optim.replanning.replan import replan as replan_batch
 from optim.replanning.result import Replan
 from optim.replanning.running_batch import Batch, Plan
-from optim.report import plots_replan, terminal_replan
 from optim.schedule.grid import padded_length
 
 AFTER_H = 0.01  # what is done at this very moment lies within the run
@@ -61,19 +59,11 @@ def replan(s: Session) -> Replan:
     lineage = lineage.with_data(dataset.name, dataset.content_hash, dataset.simulated)
     lineage = replace(lineage, parents={**lineage.parents, **plan.source})
     found = replan_batch(problem, fitting, old, batch, plan, options, lineage, s.progress)
-    s.keep(found, "replan")
-    s.lines(terminal_replan.replan_lines(found))
-    for note in found.lineage.notes:
-        s.note(note)
+    s.publish(found)
     off = [a.variable for a in found.agreement if a.off]
     if off:
         message = f"readings of {', '.join(off)} agree with no plausible parameter set"
         warnings.warn(message, DisagreementWarning, stacklevel=2)
-    s.tracker.metrics(terminal_replan.replan_metrics(found))
-    s.table(replan_csv(found.actions), "replan_actions")
-    s.table(replan_csv(found.decisions), "replan_decisions")
-    s.table(trajectory_csv(found.replanned.trajectory), "replan_trajectory")
-    s.figure(plots_replan.replan(found), "replan")
     return found
 
 

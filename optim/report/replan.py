@@ -1,6 +1,8 @@
-"""The plot of a running batch planned anew: readings, both plans with bands, what was given and is to be given."""
+"""The view of a re-planned batch: next actions, both plans beside each other, readings, limits to come."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,18 +11,91 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from optim.optimisation.result import Action
+from optim.process.metrics import find_metric
 from optim.replanning.result import Replan
-from optim.report.plots import BLUE, GREY, INK, ORANGE, STYLE, _grid
+from optim.report.process import frame_of, trajectory_frame
+from optim.report.style import BLUE, GREY, INK, ORANGE, STYLE, panel_grid
+from optim.report.view import View
 
 
-def replan(r: Replan) -> Figure:
+def replan_view(r: Replan) -> View:
+    """The view of a re-planned batch."""
+    return View(
+        kind=r.kind(),
+        title=f"Run {r.run}: plan and plan made anew",
+        lines=replan_lines(r),
+        notes=r.lineage.notes,
+        metrics=replan_metrics(r),
+        tables={
+            "replan_actions": frame_of(r.actions),
+            "replan_decisions": frame_of(r.decisions),
+            "replan_trajectory": trajectory_frame(r.replanned.trajectory),
+        },
+        figures={"replan": lambda: draw_replan(r)},
+    )
+
+
+def replan_lines(r: Replan) -> list[str]:
+    """What was seen, what to do until the next sample, every decision with its reason, and both plans' prospects."""
+    a, b = r.plan.metrics[r.objective], r.replanned.metrics[r.objective]
+    unit, text = r.plan.metric_units[r.objective], find_metric(r.objective).text
+    clone = r.clone if r.known_clone else f"{r.clone}, new to the fit"
+    lines = [f"run {r.run} ({clone}) on day {r.now_h / 24.0:.3g}: {len(r.readings)} readings"]
+    lines += [f"  seen: {text}" for text in r.seen] or ["  seen: nothing out of line with the plan"]
+    lines.append(f"  next, until the sample on day {r.next_sample_h / 24.0:.3g}:")
+    lines += [f"    {action_text(x)}" for x in r.next_actions] or ["    nothing"]
+    if r.kept:
+        lines.append("  the plan is kept: no change is worth it")
+    lines.append(f"  {'decision':<24}{'planned':>10}{'now':>10}   reason")
+    for d in r.decisions:
+        now = "-" if math.isnan(d.now) else f"{d.now:.4g}"
+        lines.append(f"  {d.name:<24}{d.planned:>10.4g}{now:>10} {d.unit}   {d.reason}")
+    lines.append(
+        f"  {r.objective}: plan {text(a.p50)} {unit} [{text(a.p05)}, {text(a.p95)}], anew {text(b.p50)} "
+        f"[{text(b.p05)}, {text(b.p95)}], {r.gain:+.1%} at the estimate, better with probability {r.chance_better:.2f}"
+    )
+    for c in r.limits:
+        lines.append(
+            f"    {c.name} ({c.kind} {c.limit:g} {c.unit}): met with probability {c.planned_chance:.2f} by the plan, "
+            f"{c.chance:.2f} anew"
+        )
+    fit = ", ".join(f"{x.variable} {x.rms:.1f}" for x in r.agreement)
+    if fit:
+        lines.append(f"  readings against the updated model, rms of standardised residuals: {fit}")
+    lines.append(f"  {r.members:.0f} of the fit's parameter sets have a say")
+    return lines
+
+
+def action_text(a: Action) -> str:
+    """One action as a line."""
+    when = f"{a.time_h:g} h (day {a.time_h / 24.0:.3g})"
+    if a.kind == "harvest":
+        return f"{when}: harvest"
+    to = f" to {a.value_end:.4g}" if a.value_end is not None and abs(a.value_end - a.value) > 1e-9 else ""
+    return f"{when}: {a.kind.replace('_', ' ')} {a.what} {a.value:.4g}{to} {a.unit}"
+
+
+def replan_metrics(r: Replan) -> dict[str, float]:
+    """Prospects by name."""
+    found = {
+        "replan/now_h": r.now_h,
+        "replan/gain": r.gain,
+        "replan/chance_better": r.chance_better,
+        f"replan/{r.objective}": r.replanned.metrics[r.objective].p50,
+        f"replan_plan/{r.objective}": r.plan.metrics[r.objective].p50,
+    }
+    found |= {f"replan/met_{c.name}": c.chance for c in r.limits}
+    return found | {f"replan_plan/met_{c.name}": c.planned_chance for c in r.limits}
+
+
+def draw_replan(r: Replan) -> Figure:
     """A panel per assay, volume and temperature, and one for the feed; days, or hours for a short process."""
     s = r.replanned.trajectory
     days = float(s.time_h.max()) > 72.0
     scale = 24.0 if days else 1.0
     names = list(s.names)
     title = f"Run {r.run}, {'day' if days else 'hour'} {r.now_h / scale:.3g}: plan and plan made anew"
-    figure, axes = _grid(len(names) + 2, title, r.lineage.simulated, 2.6, 1.9)
+    figure, axes = panel_grid(len(names) + 2, title, r.lineage.simulated, size=(2.6, 1.9))
     for name, a in zip(names, axes, strict=False):
         _course(r, name, a, scale)
     _feed(r, axes[-2], scale)
