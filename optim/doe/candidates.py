@@ -18,7 +18,7 @@ from optim.errors import ConfigError, InfeasibleError, nearest
 from optim.estimation.noise import MEASURED
 from optim.estimation.posterior import Posterior
 from optim.estimation.problem import FitProblem, build_problem
-from optim.optimisation.slsqp import FEASIBLE
+from optim.optimisation.solve import FEASIBLE
 from optim.process.design import Design
 from optim.process.problem import ProcessProblem
 from optim.schedule.actions import Harvest, Sample, Setpoint

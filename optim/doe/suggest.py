@@ -28,7 +28,7 @@ from optim.doe.selection import Alternatives, Chosen, State, choose
 from optim.errors import ConfigError
 from optim.estimation.posterior import Point, Posterior
 from optim.optimisation.evaluate import decision_values
-from optim.optimisation.slsqp import Progress
+from optim.optimisation.solve import Progress
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
 from optim.settings.doe import SuggestSettings

@@ -424,11 +424,11 @@ def test_what_a_solver_sees_is_the_metric_and_its_slope(objective):
     value = metrics[:, list(objective.metrics).index(objective.target.name)]
     assert objective.from_solver(objective.to_solver(metrics)) == pytest.approx(value, rel=1e-12)
     every = objective.slopes(rows, slopes)
-    gradient = objective.slopes_to_solver(metrics, every)
+    gradient = np.asarray(objective.slopes_to_solver(metrics, every))
     h = 1e-6
     for k in range(3):
         up, down = (
-            objective.to_solver(np.asarray(objective.complete(rows + s * h * slopes[:, :, k]))) for s in (1, -1)
+            np.asarray(objective.to_solver(objective.complete(rows + s * h * slopes[:, :, k]))) for s in (1, -1)
         )
         assert gradient[:, k] == pytest.approx((up - down) / (2.0 * h), rel=1e-5, abs=1e-8)
 

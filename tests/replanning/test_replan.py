@@ -23,7 +23,7 @@ from optim.data.writer import write_dataset
 from optim.errors import ConfigError, DatasetError, DisagreementWarning, IncompatibleError
 from optim.estimation.fit import fit
 from optim.optimisation.optimise import optimise, parameter_sets
-from optim.optimisation.slsqp import best, solve
+from optim.optimisation.solve import best, solve
 from optim.process.decision import Decision
 from optim.process.design import Design
 from optim.replanning.remaining import remaining

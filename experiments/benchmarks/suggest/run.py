@@ -35,7 +35,7 @@ from optim.estimation.fit import fit
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.transfer.continued_fit import revive_posterior, update
 from optim.kinetics.cho_moller import Parameters
-from optim.optimisation.slsqp import best, solve
+from optim.optimisation.solve import best, solve
 from optim.process.problem import ProcessProblem
 from optim.runtime import configure
 from optim.settings.doe import SuggestSettings
