@@ -116,6 +116,10 @@ def require_parent_id(made_from: str, parent: Artefact, *, child_place: Path, pa
         )
 
 
+class NamedByClass:
+    """Base of records of several kinds that share one place of an artefact: the name of their class is stored, too."""
+
+
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Context manager that replaces a folder as a whole or not at all.
@@ -200,7 +204,8 @@ def load_artefact[T: Artefact](cls: type[T], folder: Path) -> T:
 
 def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _encode(getattr(value, f.name), f"{path}/{f.name}", arrays) for f in dataclasses.fields(value)}
+        body = {f.name: _encode(getattr(value, f.name), f"{path}/{f.name}", arrays) for f in dataclasses.fields(value)}
+        return {"is": type(value).__name__} | body if isinstance(value, NamedByClass) else body
     if isinstance(value, np.ndarray):
         arrays[path] = value
         return {"array": path}
@@ -226,6 +231,10 @@ def _decode(kind: Any, value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
+        kinds = {a.__name__: a for a in args if isinstance(a, type) and issubclass(a, NamedByClass)}
+        if kinds:
+            named = dict(value)
+            return _decode(kinds[named.pop("is")], named, arrays)
         return _decode(next(a for a in args if a is not type(None)), value, arrays)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from optim.data.dataset import Dataset
-from optim.data.writer import event_rows, run_rows, write_dataset
+from optim.data.writer import event_table, media_table, run_table, write_dataset
 from optim.doe.candidates import planned_readings
 from optim.doe.result import Suggestion
 from optim.units import VARIABLES, display
@@ -20,11 +20,6 @@ def write_plan(s: Suggestion, dataset: Dataset, variables: tuple[str, ...], fold
     Raises `OptimError` when the place cannot be written.
     """
     runs = [row.run for row in s.runs]
-    media = [
-        {"medium_id": name, "component": component, "value": value, "unit": display(VARIABLES[component].unit)}
-        for name, composition in dataset.media.items()
-        for component, value in composition.items()
-    ]
     readings = [
         {
             "run_id": runs[b].run_id,
@@ -47,5 +42,10 @@ def write_plan(s: Suggestion, dataset: Dataset, variables: tuple[str, ...], fold
         "simulated": dataset.simulated,
         "notes": [f"fill in {TO_FILL} and save it as measurements.csv"],
     }
-    tables = {"runs.csv": run_rows(runs), "events.csv": event_rows(runs), "media.csv": media, TO_FILL: readings}
+    tables = {
+        "runs.csv": run_table(runs),
+        "events.csv": event_table(runs),
+        "media.csv": media_table(s.media),
+        TO_FILL: readings,
+    }
     return write_dataset(folder, header, tables)

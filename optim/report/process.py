@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 
 from optim.optimisation.result import ProcessOutcome, Series
 from optim.process.metrics import name_of_metric
+from optim.report.actions import drawn_feeds
 from optim.report.style import BLUE, GREEN, GREY, ORANGE, STYLE, new_figure, panel_grid, tidy_axes
+from optim.schedule.actions import start_time
 
 
 class Comparison(NamedTuple):
@@ -88,24 +90,22 @@ def draw_processes(c: Comparison) -> Figure:
 def draw_feeds(c: Comparison) -> Figure:
     """Feeds of optimum and platform process: a panel for the boluses and one for the rates of every feed."""
     pairs = ((c.baseline, GREY, -0.2), (c.best, BLUE, 0.2))
-    wanted = [(x.what, x.kind) for p, *_ in pairs for x in p.actions if x.kind in ("bolus", "feed_rate")]
-    rows = list(dict.fromkeys(wanted))
+    drawn = [drawn_feeds(p.actions) for p, *_ in pairs]
+    named = [(feed, kind) for own in drawn for kind in ("boluses", "rates") for feed in getattr(own, kind)]
+    rows = list(dict.fromkeys(named))
     figure = new_figure("Feeds", (7.0, 0.6 + 2.0 * max(1, len(rows))), c.simulated)
-    last = max(x.time_h for p, *_ in pairs for x in p.actions) / 24.0
+    last = max(start_time(x) for p, *_ in pairs for x in p.actions) / 24.0
     panels = figure.subplots(max(1, len(rows)), 1, squeeze=False, sharex=True)[:, 0]
-    for a, (what, kind) in zip(panels, rows, strict=False):
-        for process, colour, shift in pairs:
-            own = [x for x in process.actions if (x.what, x.kind) == (what, kind)]
-            if kind == "bolus":
-                days = [x.time_h / 24.0 + shift for x in own]
-                a.bar(days, [x.value for x in own], 0.38, color=colour, label=process.name)
-                continue
-            end = next(x.time_h for x in process.actions if x.kind == "harvest")
-            until = [*(x.time_h for x in own[1:]), end]
-            t = [at / 24.0 for x, stop in zip(own, until, strict=False) for at in (x.time_h, stop)]
-            rate = [v for x in own for v in (x.value, x.value if x.value_end is None else x.value_end)]
-            a.plot(t, rate, color=colour, linewidth=1.6, label=process.name)
-        a.set_ylabel(f"{what}, {'mL per vessel' if kind == 'bolus' else 'mL/h'}", fontsize=STYLE["font"])
+    for a, (feed, kind) in zip(panels, rows, strict=False):
+        for (process, colour, shift), own in zip(pairs, drawn, strict=True):
+            if kind == "boluses":
+                given = own.boluses.get(feed, [])
+                days = [x.time_h / 24.0 + shift for x in given]
+                a.bar(days, [x.volume_ml for x in given], 0.38, color=colour, label=process.name)
+            elif feed in own.rates:
+                t, rate = own.rates[feed]
+                a.plot(t / 24.0, rate, color=colour, linewidth=1.6, label=process.name)
+        a.set_ylabel(f"{feed}, {'mL per vessel' if kind == 'boluses' else 'mL/h'}", fontsize=STYLE["font"])
         a.set_xlim(-0.6, last + 0.6)
     for a in panels:
         tidy_axes(a)

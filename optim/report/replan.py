@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from optim.optimisation.result import Action
 from optim.process.metrics import find_metric
 from optim.replanning.result import Replan
+from optim.report.actions import action_texts, actions_frame, drawn_feeds
 from optim.report.process import frame_of, trajectory_frame
 from optim.report.style import BLUE, GREY, INK, ORANGE, STYLE, panel_grid
 from optim.report.view import View
@@ -27,7 +26,7 @@ def replan_view(r: Replan) -> View:
         notes=r.lineage.notes,
         metrics=replan_metrics(r),
         tables={
-            "replan_actions": frame_of(r.actions),
+            "replan_actions": actions_frame(r.actions),
             "replan_decisions": frame_of(r.decisions),
             "replan_trajectory": trajectory_frame(r.replanned.trajectory),
         },
@@ -43,7 +42,7 @@ def replan_lines(r: Replan) -> list[str]:
     lines = [f"run {r.run} ({clone}) on day {r.now_h / 24.0:.3g}: {len(r.readings)} readings"]
     lines += [f"  seen: {text}" for text in r.seen] or ["  seen: nothing out of line with the plan"]
     lines.append(f"  next, until the sample on day {r.next_sample_h / 24.0:.3g}:")
-    lines += [f"    {action_text(x)}" for x in r.next_actions] or ["    nothing"]
+    lines += [f"    {text}" for x in r.next_actions for text in action_texts(x, r.next_sample_h)] or ["    nothing"]
     if r.kept:
         lines.append("  the plan is kept: no change is worth it")
     lines.append(f"  {'decision':<24}{'planned':>10}{'now':>10}   reason")
@@ -64,15 +63,6 @@ def replan_lines(r: Replan) -> list[str]:
         lines.append(f"  readings against the updated model, rms of standardised residuals: {fit}")
     lines.append(f"  {r.members:.0f} of the fit's parameter sets have a say")
     return lines
-
-
-def action_text(a: Action) -> str:
-    """One action as a line."""
-    when = f"{a.time_h:g} h (day {a.time_h / 24.0:.3g})"
-    if a.kind == "harvest":
-        return f"{when}: harvest"
-    to = f" to {a.value_end:.4g}" if a.value_end is not None and abs(a.value_end - a.value) > 1e-9 else ""
-    return f"{when}: {a.kind.replace('_', ' ')} {a.what} {a.value:.4g}{to} {a.unit}"
 
 
 def replan_metrics(r: Replan) -> dict[str, float]:
@@ -131,33 +121,23 @@ def _course(r: Replan, name: str, a: Axes, scale: float) -> None:
 
 def _feed(r: Replan, a: Axes, scale: float) -> None:
     """Boluses as bars: done, still to come under the old plan, and anew; continuous feeds as lines."""
-    after = [x for x in r.replanned.actions if x.kind in ("bolus", "feed_rate")]
-    before = [x for x in r.plan.actions if x.kind in ("bolus", "feed_rate")]
-    done = [x for x in r.done if x.kind in ("bolus", "feed_rate")]
-    boluses = any(x.kind == "bolus" for x in (*after, *before))
-    if boluses:
-        ahead = [x for x in after if x not in done and x.kind == "bolus"]
-        rest = [x for x in before if x not in done and x.kind == "bolus" and x.time_h >= r.now_h - 1e-6]
-        for rows, colour, shift in ((done, INK, 0.0), (rest, GREY, -0.2), (ahead, BLUE, 0.2)):
-            wide = 0.5 if colour == INK else 0.38
-            own = [x for x in rows if x.kind == "bolus"]
-            a.bar([x.time_h / scale + shift for x in own], [x.value for x in own], wide, color=colour)
+    after, before = (drawn_feeds(p.actions) for p in (r.replanned, r.plan))
+    done = set(r.done)
+    if after.boluses or before.boluses:
+        given = [x for own in after.boluses.values() for x in own]
+        ahead = [x for x in given if x not in done]
+        rest = [x for own in before.boluses.values() for x in own if x not in done and x.time_h >= r.now_h - 1e-6]
+        rows = (([x for x in given if x in done], INK, 0.0), (rest, GREY, -0.2), (ahead, BLUE, 0.2))
+        for own, colour, shift in rows:
+            at, volumes = [x.time_h / scale + shift for x in own], [x.volume_ml for x in own]
+            a.bar(at, volumes, 0.5 if shift == 0.0 else 0.38, color=colour)
         a.set_title("bolus [mL]", fontsize=STYLE["font"])
         return
     for process, colour in ((before, GREY), (after, BLUE)):
-        end = next(x.time_h for x in r.replanned.actions if x.kind == "harvest")
-        first = process[0].what if process else ""
-        t, rate = _line([x for x in process if x.what == first], end)
-        a.plot(t / scale, rate, color=colour, linewidth=1.4)
+        for feed in list(process.rates)[:1]:
+            t, rate = process.rates[feed]
+            a.plot(t / scale, rate, color=colour, linewidth=1.4)
     a.set_title("feed [mL/h]", fontsize=STYLE["font"])
-
-
-def _line(actions: list[Action], end: float) -> tuple[np.ndarray, np.ndarray]:
-    t, rate = list[float](), list[float]()
-    for i, x in enumerate(actions):
-        t += [x.time_h, actions[i + 1].time_h if i + 1 < len(actions) else max(end, x.time_h)]
-        rate += [x.value, x.value if x.value_end is None else x.value_end]
-    return np.array(t), np.array(rate)
 
 
 def _legend(a: Axes) -> None:

@@ -22,14 +22,16 @@ from optim.export.folder import EXPORTERS, export_view
 from optim.export.text_files import csv_text
 from optim.optimisation.evaluate import outcome
 from optim.optimisation.optimise import optimise
-from optim.optimisation.result import Action, DecisionValue
+from optim.optimisation.result import DecisionValue
 from optim.recipe.document import read_document, recipe_document
-from optim.recipe.recipe import Provenance, Recipe, feed_schedule, make_recipe
+from optim.recipe.recipe import Provenance, Recipe, make_recipe
 from optim.recipe.rounding import broken_limits, kept_best, rounded_decisions, roundings
+from optim.recipe.steps import feed_schedule
 from optim.report.fit_page import fit_page, search_text
 from optim.report.html import number_text
 from optim.report.recipe import recipe_view
 from optim.report.view import View, view_of
+from optim.schedule.actions import Bolus, Feed, Harvest, Sample
 from optim.settings.optimisation import OptimiseSettings
 
 WHERE = Provenance("2026-01-01 00:00", "0.1.0", "", "3.13", "0.12", "abc", "seed: 1", "run")
@@ -113,11 +115,11 @@ def test_feeds_are_rounded_by_their_running_total_too():
 
 def test_the_feed_schedule_keeps_the_books():
     actions = (
-        Action(24.0, "sample", "broth", 0.5, "mL"),
-        Action(24.0, "bolus", "a", 1.0, "mL"),
-        Action(36.0, "feed_rate", "b", 0.1, "mL/h", 0.3),
-        Action(48.0, "bolus", "a", 2.0, "mL"),
-        Action(60.0, "harvest", "vessel", 0.0, ""),
+        Sample(24.0, 0.5),
+        Bolus(24.0, "a", 1.0),
+        Feed("b", 36.0, 0.1, 0.3),
+        Bolus(48.0, "a", 2.0),
+        Harvest(60.0),
     )
     rows = feed_schedule(actions, 10.0, 2000.0)
     assert [(r.day, r.clock_h, r.feed_id, r.mode) for r in rows] == [
@@ -153,7 +155,7 @@ def test_the_recipe_is_what_was_simulated_after_rounding(recipe, optimum):
     assert recipe.status == "DRAFT"
     assert recipe.volume_basis == "starting working volume"
     boluses = [f for f in recipe.feeds if f.mode == "bolus"]
-    given = {a.time_h: a.value for a in recipe.process.actions if a.kind == "bolus"}
+    given = {a.time_h: a.volume_ml for a in recipe.process.actions if isinstance(a, Bolus)}
     assert {24.0 * f.day + f.clock_h: f.volume_ml for f in boluses} == pytest.approx(given)
 
 
@@ -172,7 +174,7 @@ def test_other_decisions_are_refused(recipe, optimum):
 def test_exports_hold_the_recipe_and_can_be_read_back(tmp_path, recipe, optimum, fitted):
     folder = export_view(recipe_view(recipe), tmp_path / "recipe")
     body = json.loads((folder / "recipe.json").read_text())
-    assert body["schema"] == "optim.recipe/2"
+    assert body["schema"] == "optim.recipe/3"
     assert read_document(folder) == body
     assert body["recipe"]["status"] == "DRAFT"
     made_from = optimum[0]
@@ -204,7 +206,7 @@ def test_the_page_stands_alone_and_says_what_matters(tmp_path, recipe, optimum):
 
 
 def test_the_page_gives_the_rates_of_a_continuous_feed(tmp_path, recipe, optimum):
-    actions = (Action(0.0, "feed_rate", "feed", 12.34, "mL/h", 56.78), Action(12.0, "harvest", "vessel", 0.0, ""))
+    actions = (Feed("feed", 0.0, 12.34, 56.78), Harvest(12.0))
     fed = replace(recipe, feeds=feed_schedule(actions, 1300.0, 1000.0))
     text = (export_view(recipe_view(fed), tmp_path / "r") / "recipe.html").read_text()
     for words in ("from mL/h", "to mL/h", "12.34", "56.78"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from optim.app.build import build_fit, feed_media
@@ -52,7 +50,7 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
         s.progress,
     )
     s.publish(found)
-    folder = write_plan(found, replace(dataset, media=setting.media), posterior.problem.variables, s.out / "next")
+    folder = write_plan(found, dataset, posterior.problem.variables, s.out / "next")
     s.tracker.folder(folder, folder.name)
     s.say(f"  runs and events to execute, and a table to fill in: {folder}")
     return found
