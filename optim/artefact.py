@@ -21,13 +21,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from optim.errors import IncompatibleError, OptimError
-
-SHORT_ID = 12  # digits of an id that messages show
+from optim.result import SHORT_ID, Result
 
 
 @dataclass(frozen=True)
@@ -58,18 +57,10 @@ class Lineage:
         return dataclasses.replace(self, notes=(*self.notes, *notes))
 
 
-class Artefact:
+class Artefact(Result):
     """Base of the results that commands leave: dataclasses with a schema, a lineage and a content hash."""
 
-    schema: ClassVar[str]  # 'optim.KIND/VERSION'
-    made_by: ClassVar[str]  # the command that makes one
-
     lineage: Lineage
-
-    @classmethod
-    def kind(cls) -> str:
-        """The noun of the schema: fit, ranking, optimum, ..."""
-        return cls.schema.removeprefix("optim.").split("/")[0]
 
     @cached_property
     def id(self) -> str:
@@ -123,6 +114,10 @@ def require_parent_id(made_from: str, parent: Artefact, *, child_place: Path, pa
             f"{child_place} was made from {known}, but {parent_place} holds {parent.kind()} {parent.id[:SHORT_ID]}; "
             f"run `{made_by}` again"
         )
+
+
+class NamedByClass:
+    """Base of records of several kinds that share one place of an artefact: the name of their class is stored, too."""
 
 
 @contextmanager
@@ -209,7 +204,8 @@ def load_artefact[T: Artefact](cls: type[T], folder: Path) -> T:
 
 def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _encode(getattr(value, f.name), f"{path}/{f.name}", arrays) for f in dataclasses.fields(value)}
+        body = {f.name: _encode(getattr(value, f.name), f"{path}/{f.name}", arrays) for f in dataclasses.fields(value)}
+        return {"is": type(value).__name__} | body if isinstance(value, NamedByClass) else body
     if isinstance(value, np.ndarray):
         arrays[path] = value
         return {"array": path}
@@ -235,6 +231,10 @@ def _decode(kind: Any, value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
+        kinds = {a.__name__: a for a in args if isinstance(a, type) and issubclass(a, NamedByClass)}
+        if kinds:
+            named = dict(value)
+            return _decode(kinds[named.pop("is")], named, arrays)
         return _decode(next(a for a in args if a is not type(None)), value, arrays)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from optim.app.build import build_process, build_table
-from optim.app.session import Session
+from optim.app.session import Session, folder_of
 from optim.artefact import load_artefact, require_parent
 from optim.errors import IncompatibleError
 from optim.estimation.result import FitResult, require_table
@@ -13,11 +13,6 @@ from optim.kinetics import kinetics
 from optim.optimisation.result import Optimum, Ranking
 from optim.process.problem import ProcessProblem
 from optim.settings.settings import Settings
-
-
-def folder_of(kind: str, case: str) -> str:
-    """Folder of an artefact; `case` is the name of a further objective, '' for the first."""
-    return f"{kind}_{case}" if case else kind
 
 
 def data_folder(name: str) -> str:

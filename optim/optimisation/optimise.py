@@ -24,7 +24,7 @@ from optim.optimisation.result import (
     VariantReport,
 )
 from optim.optimisation.robust import ESTIMATE, judge, solve_robust
-from optim.optimisation.slsqp import FEASIBLE, Progress, Solution, best, solve, start_points, tiled
+from optim.optimisation.solve import FEASIBLE, Progress, Solution, best, solve, start_points, tiled
 from optim.optimisation.tightening import finely, kept_between
 from optim.process.disturbance import Drift, executed
 from optim.process.problem import ProcessProblem

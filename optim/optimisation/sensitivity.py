@@ -10,7 +10,7 @@ import numpy as np
 
 from optim.artefact import Artefact, Lineage
 from optim.errors import ConfigError, nearest
-from optim.optimisation.slsqp import FEASIBLE, Progress, Solution, limit_rows, solve, tiled
+from optim.optimisation.solve import FEASIBLE, Progress, Solution, limit_rows, solve, tiled
 from optim.process.disturbance import drift_of
 from optim.process.problem import Evaluation, ProcessProblem
 from optim.runtime import require_float64
@@ -68,7 +68,7 @@ class DriftRow:
     failed: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Stress(Artefact):
     """The optimum of one clone under stress."""
 

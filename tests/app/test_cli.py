@@ -52,7 +52,7 @@ BAD = {
     "unknown dataset": (["fit", "dataset.name=cho_clone_scren"], "Did you mean 'cho_clone_screen'"),
     "wrong type": (["fit", "seed=one"], "seed"),
     "nothing fitted yet": (["rank"], "optim fit"),
-    "nothing optimised yet": (["export"], "optim optimise"),
+    "nothing optimised yet": (["export"], "run `optim fit`"),
     "clone that is not there": (["simulate", "vessel=ambr16"], "ambr15"),
     "zero starts": (["fit", "fit.starts=0"], "at least 1"),
 }

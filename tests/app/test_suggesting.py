@@ -76,10 +76,8 @@ def test_suggested_runs_are_done_read_and_fitted(tmp_path, small_screen):
 
 
 def _same(a: Run, b: Run) -> bool:
-    """Equal to what a file keeps of a number."""
-    kinds = [(e.kind, e.feed_id) for e in a.events] == [(e.kind, e.feed_id) for e in b.events]
-    numbers = [[(e.time_h, e.value) for e in run.events] for run in (a, b)]
-    return a.clone_id == b.clone_id and kinds and np.allclose(*numbers, rtol=1e-6) and a.end_time_h == b.end_time_h
+    """Equal to the last digit: a file keeps every number whole."""
+    return a == b
 
 
 def _measure(folder: Path, runs: tuple[Run, ...], truth: dict[str, dict[str, float]]) -> None:

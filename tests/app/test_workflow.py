@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from conftest import FIT_ONLY, ROOT, has_public_data, needs_counts
 
-from optim.app import session as session_module
 from optim.app.build import compose
 from optim.app.commands import load_command
 from optim.app.session import session
@@ -23,11 +22,11 @@ from optim.estimation.result import FitResult
 from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.optimisation.result import Optimum, Ranking
 from optim.recipe.document import read_document
-from optim.report import fit_page, page
+from optim.report import view
 
 BUDGET = ["fit.starts=1", "fit.max_iterations=4", "fit.ensemble=4", "fit.noise_rounds=1", "fit.quality=false",
           "fit.identify=false", "optimise.starts=1", "optimise.rank_starts=1", "optimise.max_iterations=3"]  # fmt: skip
-PAINT = page.png
+PAINT = view.picture_of
 EXPERIMENTS = sorted(f.stem for f in (ROOT / "configs" / "experiment").glob("*.yaml"))
 
 
@@ -35,8 +34,7 @@ EXPERIMENTS = sorted(f.stem for f in (ROOT / "configs" / "experiment").glob("*.y
 def unpainted():
     """Figures are drawn but not painted, which is most of the time of a small run; one test paints them."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (session_module, fit_page, page):
-            patch.setattr(module, "png", lambda figure: b"")
+        patch.setattr(view, "picture_of", lambda figure: b"")
         yield
 
 
@@ -55,8 +53,7 @@ def experiments():
 
 @pytest.mark.parametrize("name", experiments())
 def test_every_experiment_runs_from_end_to_end(name, tmp_path, small_screen, monkeypatch):
-    for module in (session_module, fit_page, page):
-        monkeypatch.setattr(module, "png", PAINT)
+    monkeypatch.setattr(view, "picture_of", PAINT)
     overrides = [f"experiment={name}"]
     if name.startswith("ecoli"):
         if not has_public_data():
@@ -281,7 +278,7 @@ def test_a_tracked_run_holds_config_metrics_plots_and_recipe(tmp_path, small_scr
     paths = {a.path for a in client.list_artifacts(run_id)}
     assert {"config.yaml", "plots", "tables", "fit", "ranking", "optimum", "recipe"} <= paths
     tables = {Path(a.path).stem for a in client.list_artifacts(run_id, "tables")}
-    assert tables == {"parameters", "ranking"}
+    assert tables == {"parameters", "observations", "ranking", "decisions", "limits", "cost", "trajectories"}
     assert client.get_metric_history(run_id, "optimum/objective_per_evaluation")
     plots = {Path(a.path).stem for a in client.list_artifacts(run_id, "plots")}
     assert {"parity", "residuals", "recovery", "ranking", "processes", "feeds", "cost", "convergence"} <= plots

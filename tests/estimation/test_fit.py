@@ -14,7 +14,6 @@ from scipy.stats import norm
 
 from optim.app.build import build_fit, compose
 from optim.artefact import load_artefact, save_artefact
-from optim.data.dataset import Event
 from optim.data.open import open_dataset
 from optim.errors import ConfigError, DatasetError, FitError, IncompatibleError
 from optim.estimation.estimate import multi_start
@@ -27,6 +26,7 @@ from optim.estimation.problem import build_problem
 from optim.estimation.result import FitResult
 from optim.estimation.score import r_squared
 from optim.parameters import ParameterSpec, ParameterTable
+from optim.schedule.actions import Bolus
 from optim.settings.estimation import AssaySettings, FitSettings
 from optim.simulation.engine.march import Integrator
 
@@ -294,7 +294,7 @@ def test_when_every_start_fails_it_says_so(small_problem):
     [
         (dict(medium_id="basal_b"), r"run 'C01-1': dataset 'small' has no medium or feed 'basal_b'\. Did you mean"),
         (
-            dict(events=(Event(24.0, "bolus", "fed_a", 1e-4, 1e-4),)),
+            dict(actions=(Bolus(24.0, "fed_a", 0.1),)),
             r"no medium or feed 'fed_a'\. Did you mean 'feed_a'",
         ),
     ],

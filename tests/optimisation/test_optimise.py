@@ -13,12 +13,12 @@ from optim.data.screened import Screen
 from optim.errors import InfeasibleError, SimulationError
 from optim.optimisation.evaluate import outcome
 from optim.optimisation.optimise import _price_flips, optimise, rank
-from optim.optimisation.slsqp import best, kkt_residual, solve, start_points
+from optim.optimisation.solve import best, kkt_residual, solve, start_points
 from optim.process.design import Decision
 from optim.process.metrics import relative_change
 from optim.process.objective import Objective
 from optim.process.problem import Constraint, Evaluation, Slopes
-from optim.report.terminal import ranking_metrics
+from optim.report.ranking import ranking_metrics
 from optim.settings.optimisation import OptimiseSettings
 from optim.simulation.engine.march import Integrator
 
@@ -228,3 +228,17 @@ def test_what_lies_outside_the_screen_says_so(small_design, published):
     found = outcome(screened, "platform", np.array([33.0, 336.0]), published)
     flags = {d.name: d.outside_screened for d in found.decisions}
     assert flags == {"shift_temperature": False, "harvest": True}
+
+
+def test_a_lane_has_the_same_digits_in_any_company(process_problem, published):
+    """Simulations and solver alike: what else is in the batch, and where, must not show."""
+    starts = start_points(process_problem, 3, 4)
+    few = OptimiseSettings(max_iterations=2)
+    clones = np.repeat(published, 3, axis=0) * np.array([[1.0], [1.01], [0.99]])
+    together = solve(process_problem, starts, clones, few)
+    backward = solve(process_problem, starts[::-1], clones[::-1], few)[::-1]
+    (alone,) = solve(process_problem, starts[1:2], clones[1:2], few)
+    for a, b in ((together[0], backward[0]), (together[1], backward[1]), (together[1], alone)):
+        assert np.array_equal(a.x, b.x)
+        assert np.array_equal(a.history, b.history, equal_nan=True)
+        assert a.kkt == b.kkt

@@ -13,7 +13,7 @@ from optim.errors import ConfigError
 from optim.optimisation.pareto import hypervolume, nondominated, pareto
 from optim.optimisation.robust import judge, risk_measure, smooth_measure, solve_robust
 from optim.optimisation.sensitivity import stress
-from optim.optimisation.slsqp import Bounds, Floor, solve
+from optim.optimisation.solve import Bounds, Floor, solve
 from optim.optimisation.tightening import broken, kept_between
 from optim.process.disturbance import executed
 from optim.settings.objective import ExecutionSettings, RiskSettings

@@ -18,7 +18,7 @@ from optim.data.open import open_dataset
 from optim.estimation.fit import fit
 from optim.optimisation.optimise import optimise, parameter_sets, rank
 from optim.optimisation.result import Optimum
-from optim.optimisation.slsqp import solve, start_points
+from optim.optimisation.solve import solve, start_points
 from optim.settings.objective import RiskSettings
 from optim.settings.optimisation import OptimiseSettings
 from optim.synthetic import ScreenOptions, make_screen

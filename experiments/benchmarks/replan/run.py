@@ -26,7 +26,7 @@ from optim.data.screened import Screen
 from optim.estimation.result import FitResult
 from optim.optimisation.optimise import NEWCOMER
 from optim.optimisation.result import Optimum, Series
-from optim.optimisation.slsqp import best, solve, start_points
+from optim.optimisation.solve import best, solve, start_points
 from optim.process.problem import ProcessProblem
 from optim.recipe.rounding import rounded_decisions
 from optim.replanning.replan import ReplanOptions, replan

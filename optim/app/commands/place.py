@@ -12,8 +12,6 @@ from optim.data.open import open_dataset
 from optim.estimation.result import FitResult
 from optim.estimation.transfer.new_clone import predict_new_clone
 from optim.estimation.transfer.prediction import NewClonePrediction
-from optim.export.tables import placement_csv
-from optim.report import plots, terminal
 
 
 def place(s: Session) -> NewClonePrediction:
@@ -30,9 +28,5 @@ def place(s: Session) -> NewClonePrediction:
     known = old.lineage.dataset
     s.say(f"{len(dataset.clones)} new clones of '{dataset.name}' under the population of the fit of '{known}'")
     found = predict_new_clone(old, problem, cfg.place, seed=cfg.seed, progress=s.progress)
-    s.keep(found, "placement")
-    s.lines(terminal.placement_lines(found))
-    s.table(placement_csv(found), "placement")
-    for clone in found.clones:
-        s.figure(plots.placement(found, clone, dataset), f"placement_{clone}")
+    s.publish(found)
     return found

@@ -22,6 +22,7 @@ from optim.estimation.transfer.mixture import (
     member_probabilities,
 )
 from optim.estimation.transfer.prediction import (
+    CloneReadings,
     NewClonePrediction,
     PredictedClone,
     PredictedParameter,
@@ -71,7 +72,13 @@ def predict_new_clone(
         clone_names=tuple(row.name for row in problem.group_specs),
         clones=problem.groups,
         placed=tuple(predicted),
+        readings=_readings_of(problem),
     )
+
+
+def _readings_of(problem: FitProblem) -> CloneReadings:
+    data, m = problem.dataset, problem.dataset.measurements
+    return CloneReadings(tuple(data.runs[i].run_id for i in m.run), m.variable, m.time_h, m.value)
 
 
 def _check_new(earlier: EarlierFit, problem: FitProblem) -> None:
