@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 # enough lanes to fill vector units, few enough that a small problem still fills both cores
-LANES = 16
+BATCH_LANES = 16
 
 
-def map_batches(program: Callable[..., Any], lanes: tuple[Any, ...], size: int = LANES) -> Any:
+def map_batches(program: Callable[..., Any], lanes: tuple[Any, ...], size: int = BATCH_LANES) -> Any:
     """`program(*lanes)` over the leading axis of every leaf, `size` rows at a time: see `batches_of`.
 
     Batches are dispatched before the first is waited for, so that they run side by side where there are cores. A lane's
