@@ -24,7 +24,7 @@ STRETCH_FACTOR = 3.0  # by which a good step along a direction of negative curva
 INSIDE_FRACTION = 0.05  # a margin above this fraction of its former slack is inside its limit
 DUAL_RANGE = 1e8  # largest factor between a multiplier and mu / slack
 SUFFICIENT_DESCENT = 1e-4  # fraction of the descent predicted by the slope that a step must achieve (Armijo)
-ROUND_OFF = 1e-8  # relative change of the merit that is within the noise of adaptive simulation
+MERIT_ROUND_OFF = 1e-8  # relative change of the merit that is within the noise of adaptive simulation
 LARGEST_KKT = 1e-3  # KKT residual above which a lane is never converged
 MERGE_DISTANCE = 5e-3  # lanes whose decisions differ by less are continued as one
 BARRIER_FACTOR = 0.2  # by which mu falls
@@ -211,7 +211,7 @@ def _iterate(
     slope = system.merit_slope(system.newton_steps())
     # the last barrier problem is solved when the predicted descent is within the noise of the simulation
     last = (lanes.mu[at] <= least) & (lanes.kkt[at] < LARGEST_KKT)
-    done = last & (-slope < ROUND_OFF * np.maximum(1.0, np.abs(lanes.f[at])))
+    done = last & (-slope < MERIT_ROUND_OFF * np.maximum(1.0, np.abs(lanes.f[at])))
     done |= last & (lanes.stay[at] > BARRIER_PATIENCE)
     lanes.message[at[done]] = "converged"
     _line_search(problem, lanes, at, system, scale, reserve, least)
@@ -326,7 +326,7 @@ def _line_search(
         s = np.where(good[:, None] & (c > INSIDE_FRACTION * system.s[rows]), c, straight)
         merit = _merit(lanes, lane, f, c, w, s)
         allowed = before[rows] + SUFFICIENT_DESCENT * fraction * slope[rows]
-        allowed += ROUND_OFF * np.maximum(1.0, np.abs(lanes.f[lane]))
+        allowed += MERIT_ROUND_OFF * np.maximum(1.0, np.abs(lanes.f[lane]))
         taken = good & np.isfinite(merit) & (merit <= allowed)
         new = system.stepped_multipliers(_NewtonSteps(*(x[taken] for x in steps)), rows[taken])
         for name, value in zip(("nu", "low", "high"), new, strict=True):

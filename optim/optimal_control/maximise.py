@@ -17,7 +17,7 @@ FIRST_BARRIERS = (0.1, 1.0, 0.01, 0.001)  # first mu of each copy of a start tha
 COARSE_INTERVALS = 30  # intervals that suffice to separate the local optima
 RESTART_BARRIER = 1e-3  # first mu when a solution on a coarse grid is continued
 REPAIR_BARRIER = 1e-5  # first mu when a solution is continued that violates a limit between two nodes
-TIGHTENING_ROUNDS = 8
+REPAIR_ROUNDS = 8
 REFINING_VIOLATION = 1e-3  # a larger violation between two nodes adds nodes between them
 MOST_PARTS = 16  # of an interval
 INSET = 1e-4  # distance from the bounds at which a continued solution starts
@@ -265,7 +265,7 @@ def _within_limits(
     more = np.zeros(len(solution.w), int)
     reserve = np.zeros((len(solution.w), int(problem.margin_places.sum())))
     path_margins = [problem.margins_along_path(w, path) for w, path in zip(solution.w, solution.paths, strict=True)]
-    for _ in range(TIGHTENING_ROUNDS):
+    for _ in range(REPAIR_ROUNDS):
         short = np.stack([np.maximum(-b[problem.margin_places], 0.0) for b in path_margins])
         short = np.where(np.isfinite(short), short, 0.0)
         worst = short.max(axis=1, initial=0.0)
