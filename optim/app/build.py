@@ -142,7 +142,7 @@ def configured(name: str) -> tuple[Any, Any]:
 
     chosen = model_config(name)
     model = kinetics(chosen.kinetics)
-    values = build_table(chosen, model).values()
+    values = build_table(chosen, model).natural_values()
     return model, model.Parameters(*(values[key] for key in model.Parameters._fields))
 
 
@@ -163,7 +163,9 @@ def build_fit(cfg: Settings, dataset: Dataset, model: ModelSettings | None = Non
     equations = kinetics(chosen.kinetics)
     table = build_table(chosen, equations)
     noise = NoiseModel(**vars(cfg.noise))
-    return build_problem(equations, table, dataset, noise, _integrator(cfg, equations), cfg.dataset.group_by)
+    return build_problem(
+        equations, table, dataset, noise=noise, integrator=_integrator(cfg, equations), group_by=cfg.dataset.group_by
+    )
 
 
 def _integrator(cfg: Settings, model: Any) -> Any:

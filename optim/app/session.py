@@ -36,7 +36,7 @@ class Session:
         file = self.out / "tables" / f"{name}.csv"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
-        self.tracker.file(file, "tables")
+        self.tracker.log_file(file, "tables")
 
     def page(self, text: str, name: str) -> None:
         """Write an HTML page to the output folder, and give it to the tracked run."""
@@ -44,12 +44,12 @@ class Session:
         draft = file.with_suffix(".part")
         draft.write_text(text, encoding="utf-8")
         draft.replace(file)
-        self.tracker.file(file, "")
+        self.tracker.log_file(file, "")
         self.say(f"  report: {file}")
 
     def keep(self, artefact: Any, name: str) -> None:
         """Write an artefact to the output folder, and give it to the tracked run."""
-        self.tracker.folder(save(artefact, self.out / name), name)
+        self.tracker.log_folder(save(artefact, self.out / name), name)
 
     def lines(self, lines: list[str]) -> None:
         for line in lines:
@@ -69,7 +69,7 @@ class Session:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"{name}.png"
         file.write_bytes(content)
-        self.tracker.file(file, "plots")
+        self.tracker.log_file(file, "plots")
 
 
 @contextmanager
@@ -97,8 +97,8 @@ def session(cfg: Settings, command: str, say: Say = print, progress: Say = lambd
         "device": jax.default_backend(),
     }
     with open_tracker(options, f"{cfg.name} {command}", tags) as tracker:
-        tracker.text(as_yaml(cfg), "config.yaml")
-        tracker.parameters(
+        tracker.log_text(as_yaml(cfg), "config.yaml")
+        tracker.log_parameters(
             {
                 "experiment": cfg.name,
                 "model": cfg.model.name,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optim.errors import DatasetError, nearest
-from optim.units import VARIABLES, display
+from optim.units import VARIABLES, display_unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,7 +131,7 @@ class Dataset:
                 "time_h": m.time_h,
                 "variable": m.variable,
                 "value": m.value,
-                "unit": [display(VARIABLES[v].unit) for v in m.variable],
+                "unit": [display_unit(VARIABLES[v].unit) for v in m.variable],
                 "censored": m.censored,
             }
         )

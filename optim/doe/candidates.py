@@ -283,8 +283,8 @@ def information(
         problem.model,
         problem.table,
         _planned(replace(dataset, media=media), runs, planned),
-        problem.noise,
-        problem.integrator,
+        noise=problem.noise,
+        integrator=problem.integrator,
     )
     u = lanes(problem, belief, np.tile(belief.mean, (len(clone), 1)), clone)
     y, status = future.predict(u, run)
@@ -300,7 +300,7 @@ def information(
     outer = len(problem.shared_specs) + len(problem.batch_specs) + len(problem.group_specs)
     own = hessian[:, outer:, outer:].copy()
     for k, row in enumerate(problem.vessel_specs):
-        own[:, k, k] += row.prior_score(np.asarray(row.forward(row.value)))[2]
+        own[:, k, k] += row.prior_score(np.asarray(row.to_fitted(row.value)))[2]
     across = hessian[:, :outer, outer:]
     found = hessian[:, :outer, :outer] - across @ np.linalg.solve(own, np.swapaxes(across, 1, 2))
     return np.where((status == 0)[:, None, None], 0.5 * (found + np.swapaxes(found, 1, 2)), 0.0)

@@ -23,7 +23,7 @@ class Draws:
         return [Point(s, b, weight) for s, b in zip(self.shared, self.block, strict=True)]
 
 
-def draw_laplace(posterior: Posterior, point: Point, members: int, rng: np.random.Generator) -> Draws:
+def draw_laplace(posterior: Posterior, point: Point, members: int, *, rng: np.random.Generator) -> Draws:
     """Draws from the normal distribution with the mode and the curvature of the posterior, within bounds.
 
     Raises `FitError` when the information is singular.
@@ -87,5 +87,5 @@ def _from_prior(rows: tuple[ParameterSpec, ...], members: int, rng: np.random.Ge
         sd = row.prior_sd_fitted() or 0.0
         z = rng.standard_normal(members)
         z[0] = 0.0
-        columns.append(row.backward(np.clip(row.forward(row.value) + sd * z, *row.bounds())))
+        columns.append(row.to_natural(np.clip(row.to_fitted(row.value) + sd * z, *row.fitted_bounds())))
     return np.stack(columns, axis=1) if columns else np.zeros((members, 0))

@@ -25,7 +25,7 @@ def search_of(options: FitSettings) -> Search:
 
 
 def multi_start(
-    problem: FitProblem, options: FitSettings, seed: int, progress: Progress
+    problem: FitProblem, options: FitSettings, seed: int, *, progress: Progress
 ) -> tuple[Posterior, list[Point]]:
     """Fit from the prior's centre and from random starts; then find noise and spread, and fit again from the best.
 
@@ -36,17 +36,17 @@ def multi_start(
     rng = np.random.default_rng(seed)
     points = [posterior.prior_point()]
     points += [posterior.random_point(rng, options.start_spread) for _ in range(options.starts - 1)]
-    ends = sorted(minimise(posterior, points, search_of(options), progress), key=lambda p: p.cost)
+    ends = sorted(minimise(posterior, points, search_of(options), progress=progress), key=lambda p: p.cost)
     if not np.isfinite(ends[0].cost):
         raise FitError("every start of the fit failed; check bounds and initial values of the parameters")
     history = ends[0].history
-    posterior, ends[0] = estimate_noise_and_spread(posterior, ends[0], options, progress)
+    posterior, ends[0] = estimate_noise_and_spread(posterior, ends[0], options, progress=progress)
     ends[0].history = history
     return posterior, ends
 
 
 def estimate_noise_and_spread(
-    posterior: Posterior, point: Point, options: FitSettings, progress: Progress = lambda text: None
+    posterior: Posterior, point: Point, options: FitSettings, *, progress: Progress = lambda text: None
 ) -> tuple[Posterior, Point]:
     """Noise and spread between clones found from the fit, and the fit with them, in turn until they settle."""
     problem = posterior.problem
@@ -61,7 +61,7 @@ def estimate_noise_and_spread(
         before = np.log(np.concatenate([posterior.noise.scale, posterior.spread]))
         posterior = Posterior(problem, noise, spread)
         point = replace(point, damping=1e-4, reason="", iterations=0, history=[])
-        point = minimise(posterior, [point], search_of(options), progress)[0]
+        point = minimise(posterior, [point], search_of(options), progress=progress)[0]
         if np.max(np.abs(np.log(np.concatenate([noise.scale, spread])) - before)) < LEAST_NOISE_CHANGE:
             break
     return posterior, point

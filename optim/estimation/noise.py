@@ -122,7 +122,7 @@ def on_scale(y: Array, scale: Array, floor: Array) -> Array:
     return jnp.where(scale == LOG, logarithm, jnp.where(scale == LOGIT, odds, y))
 
 
-def whitened_residual(predicted: Array, value: Array, sd: Array, censored: Array) -> Array:
+def whitened_residual(predicted: Array, value: Array, sd: Array, *, censored: Array) -> Array:
     """Whitened residuals whose half sum of squares is the negative log-likelihood, constants left out.
 
     A censored value enters by the probability of lying beyond its limit (Tobin 1958, Econometrica 26:24), as the

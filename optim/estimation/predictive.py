@@ -38,7 +38,7 @@ def reading_sd(posterior: Posterior, y: np.ndarray) -> np.ndarray:
 
 
 def observation_bands(
-    posterior: Posterior, predicted: np.ndarray, sd: np.ndarray, only: np.ndarray | None = None
+    posterior: Posterior, predicted: np.ndarray, sd: np.ndarray, *, only: np.ndarray | None = None
 ) -> Observations:
     """All data points in use (or those of `only` [B, M]) with predictions and their 90 % bands."""
     problem, v = posterior.problem, posterior.problem.vessels

@@ -32,7 +32,7 @@ def log_likelihood(p: Posterior, point: Point) -> float:
 
 
 def predict_left_out(
-    p: Posterior, best: Point, folds: list[np.ndarray], members: int, search: Search, seed: int, progress: Progress
+    p: Posterior, best: Point, folds: list[np.ndarray], *, members: int, search: Search, seed: int, progress: Progress
 ) -> Observations:
     """Every fold's vessels (indices) predicted by a fit to all others, from their own initial state and controls.
 
@@ -44,11 +44,11 @@ def predict_left_out(
         weight = np.ones(n)
         weight[fold] = 0.0
         points.append(replace(best, weight=weight, damping=1e-2, reason="", iterations=0, history=[]))
-    done = minimise(p, points, search, lambda text: progress(text.replace("fit:", "leave out:")))
+    done = minimise(p, points, search, progress=lambda text: progress(text.replace("fit:", "leave out:")))
     shape = p.problem.vessels.value.shape
     predicted, sd = np.full(shape, np.nan), np.full(shape, np.nan)
     for k, (fold, point) in enumerate(zip(folds, done, strict=True)):
-        draws = _of_unseen(p, draw_laplace(p, point, members, np.random.default_rng(seed + 10 + k)), fold)
+        draws = _of_unseen(p, draw_laplace(p, point, members, rng=np.random.default_rng(seed + 10 + k)), fold)
         y, deviation = posterior_predictive(p, draws)
         predicted[fold], sd[fold] = y[fold], deviation[fold]
     return observation_bands(p, predicted, sd)

@@ -11,7 +11,7 @@ from optim.data.dataset import Dataset
 from optim.data.writer import event_rows, run_rows, write_dataset
 from optim.doe.candidates import planned_readings
 from optim.doe.result import Suggestion
-from optim.units import VARIABLES, display
+from optim.units import VARIABLES, display_unit
 
 TO_FILL = "measurements_to_fill.csv"
 
@@ -24,7 +24,7 @@ def write_plan(s: Suggestion, dataset: Dataset, variables: tuple[str, ...], fold
     """
     runs = [row.run for row in s.runs]
     media = [
-        {"medium_id": name, "component": component, "value": value, "unit": display(VARIABLES[component].unit)}
+        {"medium_id": name, "component": component, "value": value, "unit": display_unit(VARIABLES[component].unit)}
         for name, composition in dataset.media.items()
         for component, value in composition.items()
     ]
@@ -34,7 +34,7 @@ def write_plan(s: Suggestion, dataset: Dataset, variables: tuple[str, ...], fold
             "time_h": time,
             "variable": name,
             "value": "",
-            "unit": display(VARIABLES[name].unit),
+            "unit": display_unit(VARIABLES[name].unit),
             "replicate": "1",
             "censored": "",
             "qc_flag": "",

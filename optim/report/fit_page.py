@@ -12,7 +12,7 @@ from optim.estimation.score import interval_coverage, r_squared
 from optim.process.metrics import readable_name
 from optim.report import plots
 from optim.report.page import number, png, render
-from optim.units import VARIABLES, display
+from optim.units import VARIABLES, display_unit
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _assays(r: FitResult) -> list[_Assay]:
         rows.append(
             _Assay(
                 name=name,
-                unit=display(VARIABLES[name].unit),
+                unit=display_unit(VARIABLES[name].unit),
                 readings=int(own.sum()),
                 censored=int((own & censored).sum()),
                 vessels=len(set(np.array(o.vessel)[own])),

@@ -15,7 +15,7 @@ from optim.estimation.result import FitResult, Observations
 from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.optimisation.result import Optimum, Ranking
 from optim.process.metrics import name_of_metric, readable_name
-from optim.units import VARIABLES, display
+from optim.units import VARIABLES, display_unit
 
 # Okabe-Ito colours: told apart by people with any common colour vision
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8a8f98", "#24292f"
@@ -46,7 +46,7 @@ def _tidy(axes: Axes) -> None:
 
 def _unit(variable: str) -> str:
     known = {"product_per_biomass": "g/g", "volume": "mL", "temperature": "°C"}
-    return known.get(variable) or display(VARIABLES[variable].unit)
+    return known.get(variable) or display_unit(VARIABLES[variable].unit)
 
 
 def _grid(

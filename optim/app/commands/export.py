@@ -54,7 +54,7 @@ def export(
         provenance = _provenance(s, created_utc)
         recipe = make_recipe(s.cfg.title, optimum, rounded, provenance)
         folder = export_recipe(recipe, optimum, s.out / folder_of("recipe", case))
-        s.tracker.folder(folder, folder.name)
+        s.tracker.log_folder(folder, folder.name)
         unverified = [i.name for i in recipe.process.cost_items if not i.verified]
         if unverified:
             text = f"{len(unverified)} of {len(recipe.process.cost_items)} prices behind {folder.name} are unverified"

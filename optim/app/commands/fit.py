@@ -77,9 +77,9 @@ def _report_fit(s: Session, r: FitResult, dataset: Dataset) -> None:
     if vague:
         message = f"the data say little about {', '.join(vague)}: their intervals are as wide as the prior"
         warnings.warn(message, UnidentifiableWarning, stacklevel=2)
-    s.tracker.dataset(dataset, "fit")
-    s.tracker.metrics(terminal.fit_metrics(r))
-    s.tracker.history("fit/cost_per_iteration", r.history)
+    s.tracker.log_dataset(dataset, "fit")
+    s.tracker.log_metrics(terminal.fit_metrics(r))
+    s.tracker.log_history("fit/cost_per_iteration", r.history)
     s.table(parameter_csv(r), "parameters")
     images = fit_images(r)
     for name, content in images.items():
@@ -88,4 +88,4 @@ def _report_fit(s: Session, r: FitResult, dataset: Dataset) -> None:
     if s.cfg.tracking.child_runs:
         for clone in r.clones:
             own = {p.name: p.estimate for p in r.parameters if p.owner == clone and p.level == "clone"}
-            s.tracker.child(f"clone {clone}", {"clone": clone}, {f"clone/{k}": v for k, v in own.items()})
+            s.tracker.log_child_run(f"clone {clone}", {"clone": clone}, {f"clone/{k}": v for k, v in own.items()})

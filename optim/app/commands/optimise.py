@@ -88,10 +88,10 @@ def _report_optimum(s: Session, result: FitResult, o: Optimum, case: str) -> Non
         message = f"{outside} decisions for {o.objective} lie outside the screened range (marked *)"
         warnings.warn(message, ExtrapolationWarning, stacklevel=2)
     prefix = case or "optimum"
-    s.tracker.metrics({f"{prefix}/{k}": m.p50 for k, m in o.optimum.metrics.items()})
-    s.tracker.metrics({f"{prefix}_platform/{k}": m.p50 for k, m in o.baseline.metrics.items()})
-    s.tracker.metrics({f"{prefix}/worst_margin": min([c.margin for c in o.optimum.constraints], default=0.0)})
-    s.tracker.history(f"{prefix}/objective_per_evaluation", o.history)
+    s.tracker.log_metrics({f"{prefix}/{k}": m.p50 for k, m in o.optimum.metrics.items()})
+    s.tracker.log_metrics({f"{prefix}_platform/{k}": m.p50 for k, m in o.baseline.metrics.items()})
+    s.tracker.log_metrics({f"{prefix}/worst_margin": min([c.margin for c in o.optimum.constraints], default=0.0)})
+    s.tracker.log_history(f"{prefix}/objective_per_evaluation", o.history)
     s.figure(plots.processes(o), folder_of("processes", case))
     s.figure(plots.feeds(o), folder_of("feeds", case))
     s.figure(plots.cost(o), folder_of("cost", case))
@@ -99,4 +99,6 @@ def _report_optimum(s: Session, result: FitResult, o: Optimum, case: str) -> Non
     if o.robustness:
         s.figure(robustness(o), folder_of("robustness", case))
         last = o.robustness.rows[-1]
-        s.tracker.metrics({f"{prefix}/limits_met": last.met_seen, f"{prefix}/limits_met_held_out": last.met_held_out})
+        s.tracker.log_metrics(
+            {f"{prefix}/limits_met": last.met_seen, f"{prefix}/limits_met_held_out": last.met_held_out}
+        )

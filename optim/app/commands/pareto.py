@@ -25,6 +25,6 @@ def pareto(s: Session) -> Front:
     s.keep(found, "front")
     s.lines(front_lines(found))
     s.table(front_csv(found), "front")
-    s.tracker.metrics({"front/hypervolume": found.hypervolume, "front/points": float(len(found.points))})
+    s.tracker.log_metrics({"front/hypervolume": found.hypervolume, "front/points": float(len(found.points))})
     s.figure(front(found), "front")
     return found

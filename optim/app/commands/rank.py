@@ -40,7 +40,7 @@ def rank(s: Session, result: FitResult | None = None) -> Ranking:
     ranking = rank_clones(problem, ensembles, s.cfg.optimise, lineage, truth, s.progress)
     s.keep(ranking, "ranking")
     s.lines(terminal.ranking_lines(ranking))
-    s.tracker.metrics(terminal.ranking_metrics(ranking))
+    s.tracker.log_metrics(terminal.ranking_metrics(ranking))
     s.table(ranking_csv(ranking), "ranking")
     s.figure(plots.ranking(ranking), "ranking")
     return ranking

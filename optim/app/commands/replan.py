@@ -68,7 +68,7 @@ def replan(s: Session) -> Replan:
     if off:
         message = f"readings of {', '.join(off)} agree with no plausible parameter set"
         warnings.warn(message, DisagreementWarning, stacklevel=2)
-    s.tracker.metrics(terminal_replan.replan_metrics(found))
+    s.tracker.log_metrics(terminal_replan.replan_metrics(found))
     s.table(replan_csv(found.actions), "replan_actions")
     s.table(replan_csv(found.decisions), "replan_decisions")
     s.table(trajectory_csv(found.replanned.trajectory), "replan_trajectory")

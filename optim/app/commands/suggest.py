@@ -53,12 +53,12 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
     )
     s.keep(found, "suggestion")
     folder = write_plan(found, replace(dataset, media=setting.media), posterior.problem.variables, s.out / "next")
-    s.tracker.folder(folder, folder.name)
+    s.tracker.log_folder(folder, folder.name)
     s.lines(terminal_suggest.suggestion_lines(found))
     for note in found.lineage.notes:
         s.note(note)
     s.say(f"  runs and events to execute, and a table to fill in: {folder}")
-    s.tracker.metrics(terminal_suggest.suggestion_metrics(found))
+    s.tracker.log_metrics(terminal_suggest.suggestion_metrics(found))
     s.table(suggestion_csv(found), "suggestion")
     s.figure(plots_suggest.suggestion(found), "suggestion")
     return found

@@ -27,7 +27,7 @@ STRATEGIES = {"A": "STD", "B": "STD+", "C": "LoG+", "D": "HiF", "E": "HIP", "F":
 NOMINAL_VOLUME_L = 1.0
 NOMINAL_TEMPERATURE_C = 37.0
 NOMINAL_PH = 7.0
-MEDIUM = "not_stated"
+UNSTATED_MEDIUM = "not_stated"
 NOTES = (
     "one cell line: where a clone is asked for stands the feeding strategy",
     "Total_VCD is taken as viable cells, as the authors do: only then does a dying culture keep its total of cells",
@@ -45,7 +45,7 @@ NOTES = (
 )
 
 
-def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
+def read_nistcho(folder: Path, source: dict[str, Any]) -> Dataset:
     """The data set in canonical form. Raises `DatasetError` that lists every cell that cannot be meant."""
     table = read_table(folder, FILE, COLUMNS)
     _check(table)
@@ -60,7 +60,7 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
                 vessel_id=f"{batch}_{condition}_{replicate}",
                 clone_id=strategy,
                 start_volume_l=NOMINAL_VOLUME_L,
-                medium_id=MEDIUM,
+                medium_id=UNSTATED_MEDIUM,
                 temperature_c=NOMINAL_TEMPERATURE_C,
                 ph=NOMINAL_PH,
                 inoculum_vcd=float(inoculum[batch]),
@@ -71,7 +71,7 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
         for hours, vcd, viability in sorted(zip(own["Hours"], own["Total_VCD"], own["Viability"], strict=True)):
             rows.append((len(runs) - 1, float(hours), "vcd", float(vcd)))
             rows.append((len(runs) - 1, float(hours), "viability", float(viability) / 100.0))
-    return dataset_of(source, runs, rows, media={MEDIUM: {}}, notes=(*NOTES, *_incomplete(table)))
+    return dataset_of(source, runs, rows, media={UNSTATED_MEDIUM: {}}, notes=(*NOTES, *_incomplete(table)))
 
 
 def _check(table: pd.DataFrame) -> None:

@@ -20,11 +20,11 @@ CONTROL_STEP_H = 0.25
 WITHDRAWAL_L = 0.004  # smaller drops of the on-line volume are rounding of the scales
 OUTLIER_ROW = 40  # dropped by the authors as an outlier
 NEAR_SAMPLE_H = 0.06
-KELVIN = 273.15
-ASSAYS = {"X": "biomass", "P": "product", "G": "glycerol"}
+ZERO_CELSIUS_K = 273.15
+ASSAY_COLUMNS = {"X": "biomass", "P": "product", "G": "glycerol"}
 
 
-def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
+def read_optfed(folder: Path, source: dict[str, Any]) -> Dataset:
     """The data set in canonical form. Raises `DatasetError` when the raw files do not have the expected columns."""
     samples = read_table(folder, "sampling_points.csv", {"t", "X", "P", "G", "V", "process"}, index=True)
     feed_glycerol = read_table(folder, "c_feed.csv", {"process", "c_feed"}).set_index("process")["c_feed"]
@@ -46,7 +46,7 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
                 clone_id="proteinL",
                 start_volume_l=float(flow["V"].iloc[0]),
                 medium_id="induced_broth",
-                temperature_c=float(heat["T"].iloc[0]) - KELVIN,
+                temperature_c=float(heat["T"].iloc[0]) - ZERO_CELSIUS_K,
                 ph=7.0,
                 inoculum_vcd=None,
                 end_time_h=end,
@@ -56,7 +56,7 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
         for index, row in own.iterrows():
             if index == OUTLIER_ROW:
                 continue
-            for column, variable in ASSAYS.items():
+            for column, variable in ASSAY_COLUMNS.items():
                 rows.append((len(runs) - 1, float(row["t"]), variable, float(row[column])))
     media: dict[str, dict[str, float]] = {"induced_broth": {}, "base": {}}
     media |= {f"feed_{name}": {"glycerol": float(c)} for name, c in feed_glycerol.items()}
@@ -102,7 +102,7 @@ def _controls(process: str, flow: pd.DataFrame, heat: pd.DataFrame, sample_times
             Event(float(a), "feed_rate", feed_id, float(r), float(r)) for a, r in zip(nodes[:-1], rates, strict=True)
         ]
     # mean temperature of each interval, from the integral of the record
-    clock, degrees = heat["t"].to_numpy(), heat["T"].to_numpy() - KELVIN
+    clock, degrees = heat["t"].to_numpy(), heat["T"].to_numpy() - ZERO_CELSIUS_K
     area = np.concatenate([[0.0], np.cumsum(0.5 * (degrees[1:] + degrees[:-1]) * np.diff(clock))])
     mean = np.diff(np.interp(nodes, clock, area)) / np.diff(nodes)
     events += [Event(float(a), "temperature", "", float(m), float(m)) for a, m in zip(nodes[:-1], mean, strict=True)]
