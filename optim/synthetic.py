@@ -23,6 +23,7 @@ from optim.schedule.from_run import feeds_of, schedule_of
 from optim.schedule.grid import padded_length
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import check_trajectory, observe_nodes, simulate
 
@@ -152,9 +153,9 @@ def simulate_screen(
     integrator = Integrator(rtol=1e-8, atol=1e-9)
 
     volumes = jnp.asarray([run.start_volume_l for run in runs])
-    run_all = jax.jit(lambda p, c, v, g, d: simulate(model, p, c, v, g, d, integrator))
-    trajectory = run_all(p, model.State(*start.T), volumes, grid, Vessel(feeds))
-    seen = jax.vmap(lambda p, t, g: observe_nodes(model, p, t, g))(p, trajectory, grid)
+    run_all = jax.jit(lambda p, cultivation: simulate(model, p, cultivation, integrator=integrator))
+    trajectory = run_all(p, Cultivation(model.State(*start.T), volumes, grid, Vessel(feeds)))
+    seen = jax.vmap(lambda p, t, g: observe_nodes(model, p, t, grid=g))(p, trajectory, grid)
     check_trajectory(trajectory, tuple(run.run_id for run in runs))
     places = np.array([[int(np.argmin(np.abs(np.asarray(t) - d))) for d in days] for t in trajectory.t])
     return {name: np.take_along_axis(np.asarray(v), places, axis=1) for name, v in seen.items()}

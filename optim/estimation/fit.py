@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 
 from optim.artefact import Lineage
+from optim.data.screened import Screen
 from optim.errors import FitError, IntegratorWarning
 from optim.estimation.data_quality.finding import Finding
 from optim.estimation.data_quality.inspect import inspect_data, inspect_dataset
@@ -98,6 +99,7 @@ def build_fit_result(
             seed=seed,
             notes=_notes(problem),
         ),
+        screen=Screen.of(problem.dataset),
         table=problem.table,
         shared_names=tuple(p.name for p in problem.shared_specs),
         clone_names=tuple(p.name for p in problem.group_specs),

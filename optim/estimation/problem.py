@@ -156,7 +156,7 @@ class FitProblem:
         few = np.arange(min(len(u), LANES))
         v = jax.tree.map(lambda x: x[few], self.vessels)
         _, p, trajectory = self.make_lanes(few).run_program(likelihood.predict_readings, u[few])
-        bound = explicit_step_count(self.model, p, trajectory, v.grid, Vessel(v.feeds))
+        bound = explicit_step_count(self.model, p, trajectory, grid=v.grid, vessel=Vessel(v.feeds))
         return stepper_advice(self.integrator, trajectory.steps, bound)
 
 

@@ -29,6 +29,7 @@ from optim.process.objective import Objective
 from optim.schedule.grid import IntervalGrid, padded_length
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.batches import map_batches
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import Trajectory, observe_nodes, simulate
@@ -224,7 +225,7 @@ class _Hashed:
 
 
 def _lane(s: _Static, params: Any, prices: Array, grid: IntervalGrid, trajectory: Trajectory) -> Trace:
-    seen = observe_nodes(s.model, params, trajectory, grid)
+    seen = observe_nodes(s.model, params, trajectory, grid=grid)
     last = grid.intervals
     harvest = _harvest(s, trajectory, seen, grid, last)
     metrics = _metrics(s, prices, harvest, seen, last)
@@ -334,7 +335,8 @@ def _trace(
     stocks = jax.vmap(lambda x, d: s.design.stocks(x, jnp.asarray(feeds)) * d.strength)(x, drift)
     params = s.model.Parameters(*(p[:, i] for i in range(len(s.model.Parameters._fields))))
     kept = None if s.retention is None else jnp.broadcast_to(jnp.asarray(s.retention), (n, len(s.retention)))
-    trajectory = simulate(s.model, params, start, first[:, species], grid, Vessel(stocks, kept), integrator)
+    cultivation = Cultivation(start, first[:, species], grid, Vessel(stocks, kept))
+    trajectory = simulate(s.model, params, cultivation, integrator=integrator)
     return jax.vmap(lambda p, c, g, t: _lane(s, p, c, g, t))(params, prices, grid, trajectory)
 
 

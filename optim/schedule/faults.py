@@ -1,4 +1,4 @@
-"""What is wrong with a list of actions, each fault a sentence that names the action, its time and the remedy."""
+"""Validation of a plan: its faults, each a sentence that names the action, its time and the remedy."""
 
 from __future__ import annotations
 
@@ -33,43 +33,54 @@ from optim.schedule.lines import (
     setpoint_changes,
 )
 
-NEEDED = ("temperature_c", "ph")
+NEEDED = ("temperature_c", "ph")  # setpoints that every plan states at time 0
 SIGNED = ("temperature_c", "growth_per_h")  # may be negative
 
 
 def plan_faults(
     actions: Sequence[Any],
+    *,
     observed_h: Sequence[float] | np.ndarray,
     volume_ml: float | None,
     feeds: Sequence[str] | None,
 ) -> list[str]:
-    """Everything that is wrong; how actions go together is looked at once each is sound in itself."""
-    found = [fault for action in actions for fault in _faults(action, volume_ml)]
+    """All faults of a list of actions. Conflicts between actions are checked once each action is sound by itself.
+
+    Args:
+        actions: the actions, in any order.
+        observed_h: times (h) at which the simulation is observed.
+        volume_ml: volume to which vessel volumes per day and dilution rates refer, if it is known.
+        feeds: names of the feeds that the actions may use; None allows all.
+
+    Returns:
+        The faults as sentences; empty for a sound plan.
+    """
+    faults = [fault for action in actions for fault in _faults(action, volume_ml)]
     ends = [round_time(a.time_h) for a in actions if isinstance(a, Harvest)]
-    if not found and len(ends) != 1:
+    if not faults and len(ends) != 1:
         when = ", ".join(f"{t:g} h" for t in ends)
-        found = [f"{len(ends)} harvests ({when}): keep one" if ends else "no harvest: add Harvest(time_h=...)"]
+        faults = [f"{len(ends)} harvests ({when}): keep one" if ends else "no harvest: add Harvest(time_h=...)"]
     if volume_ml is not None and not volume_ml > 0.0:
-        found.append(f"volume_ml is {volume_ml:g}; give the volume of the vessel's content")
-    if found:
-        return found
-    found = [*_late(actions, ends[0]), *_clashes(actions, ends[0]), *_setpoint_faults(actions)]
+        faults.append(f"volume_ml is {volume_ml:g}; give the volume of the vessel's content")
+    if faults:
+        return faults
+    faults = [*_late(actions, ends[0]), *_clashes(actions, ends[0]), *_setpoint_faults(actions)]
     outside = [t for t in observed_h if not 0.0 <= round_time(t) <= ends[0]]
-    found += [f"observed_h: {t:g} h lies outside the run, 0 to {ends[0]:g} h" for t in outside]
+    faults += [f"observed_h: {t:g} h lies outside the run, 0 to {ends[0]:g} h" for t in outside]
     strange = {a.feed for a in actions if isinstance(a, FEEDING) and feeds and a.feed not in feeds}
-    found += [f"feed '{feed}' is not among feeds=.{nearest(feed, feeds or ())}" for feed in sorted(strange)]
-    return list(dict.fromkeys(found))
+    faults += [f"feed '{feed}' is not among feeds=.{nearest(feed, feeds or ())}" for feed in sorted(strange)]
+    return list(dict.fromkeys(faults))
 
 
 def _name(action: Any) -> str:
-    """An action as a message calls it."""
+    """The name of an action in a message."""
     time = action.start_h if isinstance(action, (*CONTINUOUS, TopUp)) else action.time_h
     of = f" of '{action.feed}'" if isinstance(action, FEEDING) else ""
     return f"{type(action).__name__}{of} at {time:g} h" if isinstance(time, Real) else f"{type(action).__name__}"
 
 
 def _faults(action: Any, volume_ml: float | None) -> Iterator[str]:
-    """What is wrong with an action on its own."""
+    """Faults of a single action."""
     if not isinstance(action, Action):
         yield f"{action!r} is no action; see optim.schedule.actions"
         return
@@ -94,6 +105,7 @@ def _faults(action: Any, volume_ml: float | None) -> Iterator[str]:
 
 
 def _contradictions(action: Action, volume_ml: float | None) -> Iterator[str]:
+    """Fields of one action that contradict each other."""
     if isinstance(action, (*CONTINUOUS, TopUp)):
         stop = math.inf if action.stop_h is None else action.stop_h
         if round_time(stop) <= round_time(action.start_h):
@@ -128,7 +140,7 @@ def _contradictions(action: Action, volume_ml: float | None) -> Iterator[str]:
 
 
 def _late(actions: Sequence[Action], end: float) -> Iterator[str]:
-    """What lies beyond the harvest."""
+    """Actions that happen or end after the harvest at `end` (h)."""
     for a in actions:
         if isinstance(a, (*CONTINUOUS, TopUp)):
             begins, ends = (
@@ -152,8 +164,8 @@ def _clashes(actions: Sequence[Action], end: float) -> Iterator[str]:
     """Actions that use the same pump, valve or feed at the same time."""
     busy: dict[tuple[str, str], list[tuple[float, float, Action]]] = {}
     for a in actions:
-        for line, s in flow_segments(a, end, 1.0):
-            busy.setdefault(line, []).append((s.start, s.stop, a))
+        for channel, s in flow_segments(a, end, 1.0):
+            busy.setdefault(channel, []).append((s.start, s.stop, a))
     for (kind, what), uses in busy.items():
         name = f"feed '{what}'" if kind == "rate" else what.replace("_", " ").replace("level", "level control")
         for (before, stop, a), (start, _, b) in itertools.pairwise(sorted(uses, key=lambda use: use[:2])):
@@ -174,13 +186,14 @@ def _clashes(actions: Sequence[Action], end: float) -> Iterator[str]:
 
 
 def _setpoint_faults(actions: Sequence[Action]) -> Iterator[str]:
+    """Setpoints that are missing, set twice, or set during a ramp."""
     for name in SETPOINTS:
-        found = setpoint_changes(actions, name)
-        if (found and found[0][0] > 0.0) or (not found and name in NEEDED):
+        changes = setpoint_changes(actions, name)
+        if (changes and changes[0][0] > 0.0) or (not changes and name in NEEDED):
             yield f"no {name} at time 0; add Setpoint(time_h=0.0, {name}=...)"
-        elif found and found[0][2] > 0.0:
+        elif changes and changes[0][2] > 0.0:
             yield f"Setpoint at 0 h: {name} has nothing to ramp from; leave ramp_h out"
-        for (t, _, ramp), (after, _, _) in itertools.pairwise(found):
+        for (t, _, ramp), (after, _, _) in itertools.pairwise(changes):
             if after == t:
                 yield f"Setpoint at {t:g} h: {name} is set twice; keep one"
             elif after < round_time(t + ramp):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from optim.app.build import build_process, compose
+from optim.data.screened import Screen
 from optim.errors import ConfigError
 from optim.kinetics import kinetics
 from optim.optimisation.evaluate import actions
@@ -22,6 +23,7 @@ from optim.recipe.recipe import feed_schedule
 from optim.schedule.actions import Bleed, Feed, Harvest, Perfusion, Setpoint
 from optim.schedule.plan import make_plan
 from optim.schedule.schedule import to_grid
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import observe_nodes, simulate_one
 from optim.simulation.vessel import make_vessel
@@ -264,7 +266,7 @@ def configured(folder, text: str, *overrides: str):
 
 
 def test_derivatives_by_every_kind_of_decision_match_differences(screen, published, tmp_path):
-    problem = build_process(configured(tmp_path, ALL_KINDS), screen)
+    problem = build_process(configured(tmp_path, ALL_KINDS), Screen.of(screen))
     problem = replace(problem, integrator=Integrator(rtol=1e-10, atol=1e-11))
     d = problem.design
     rng = np.random.default_rng(5)
@@ -326,7 +328,7 @@ def test_a_metric_may_be_limited(process_problem, published):
 def test_perfusion_agrees_with_the_plan_it_stands_for(screen, tmp_path):
     gone = (f"~constraints.limits.{name}" for name in ("osmolality_proxy", "viability_at_harvest"))
     cfg = configured(tmp_path, PERFUSION, "model=cho_perfusion", *gone)
-    problem = replace(build_process(cfg, screen), integrator=Integrator(rtol=1e-9, atol=1e-10))
+    problem = replace(build_process(cfg, Screen.of(screen)), integrator=Integrator(rtol=1e-9, atol=1e-10))
     model, d = problem.model, problem.design
     p = np.array([[float(cfg.model.parameters[n].value) for n in model.Parameters._fields]])
     x = np.array([0.8, 1.5, 12.0, 0.004])
@@ -348,8 +350,9 @@ def test_perfusion_agrees_with_the_plan_it_stands_for(screen, tmp_path):
     device = make_vessel(model, plan, stocks)
     grid = to_grid(plan.schedule)[0]
     start = model.State(*problem.initial)
-    t = simulate_one(model, model.Parameters(*p[0]), start, d.start_volume_l, grid, device, problem.integrator)
-    seen = observe_nodes(model, model.Parameters(*p[0]), t, grid)
+    plain, cultivation = model.Parameters(*p[0]), Cultivation(start, d.start_volume_l, grid, device)
+    t = simulate_one(model, plain, cultivation, integrator=problem.integrator)
+    seen = observe_nodes(model, plain, t, grid=grid)
     last = int(grid.intervals)
     grams = float(seen["titre"][last] * t.volume[last] + t.collected["mAb"][last])
     scale = problem.book.production_volume_l / d.start_volume_l
@@ -432,7 +435,7 @@ def test_a_mix_has_the_optimum_of_its_parts_when_they_agree():
 )
 def test_an_objective_or_component_that_makes_no_sense_is_refused(screen, override, words):
     with pytest.raises(ConfigError, match=words):
-        build_process(compose([override]), screen)
+        build_process(compose([override]), Screen.of(screen))
 
 
 def test_the_model_library_names_cells_that_an_inoculum_scales():

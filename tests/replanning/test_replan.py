@@ -17,6 +17,7 @@ from optim.app.session import session
 from optim.artefact import Lineage, load, save
 from optim.data.dataset import Event, Measurements, Run
 from optim.data.open import open_dataset
+from optim.data.screened import Screen
 from optim.data.writer import write_dataset
 from optim.errors import ConfigError, DatasetError, DisagreementWarning, IncompatibleError
 from optim.estimation.fit import fit
@@ -37,6 +38,7 @@ from optim.settings.optimisation import OptimiseSettings
 from optim.settings.process import WEEKDAYS, CalendarSettings
 from optim.settings.replanning import ReplanSettings
 from optim.simulation.balance import Vessel
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import check_trajectory, observe_nodes, simulate_one
 from optim.synthetic import BASAL_MEDIUM, FEED
@@ -61,7 +63,7 @@ def old(small_problem):
 
 @pytest.fixture(scope="module")
 def process(cfg, small_screen):
-    return build_process(cfg, open_dataset(str(small_screen)))
+    return build_process(cfg, Screen.of(open_dataset(str(small_screen))))
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +113,11 @@ def independent(model, p, run, times, inoculum=1.0):
     start[:2] *= inoculum
     vessel = Vessel(jnp.asarray([model.feed(FEED)] * len(feeds)))
     values = model.Parameters(*p)
-    one = simulate_one(
-        model, values, model.State(*start), run.start_volume_l, grid, vessel, Integrator(rtol=1e-8, atol=1e-9)
-    )
+    cultivation = Cultivation(model.State(*start), run.start_volume_l, grid, vessel)
+    one = simulate_one(model, values, cultivation, integrator=Integrator(rtol=1e-8, atol=1e-9))
     check_trajectory(jax.tree.map(lambda x: x[None], one), ("truth",))
     at = [int(np.argmin(np.abs(np.asarray(grid.t) - t))) for t in times]
-    seen = {k: np.asarray(v)[at] for k, v in observe_nodes(model, values, one, grid).items()}
+    seen = {k: np.asarray(v)[at] for k, v in observe_nodes(model, values, one, grid=grid).items()}
     return seen | {"volume": 1000.0 * np.asarray(one.volume)[at]}
 
 
@@ -476,8 +477,8 @@ def test_an_exponential_feed_goes_on_by_its_decisions():
 def test_feeds_of_a_running_batch_keep_the_names_of_the_design(small_screen):
     """With a further feed between the first and the second, every rate stays in its own column."""
     more = ["+design.further_feeds={sugar: {glucose: 900.0}, soda: {lactate: 1.0}}", "design.second_feed_id=soda"]
-    problem = build_process(compose([*more, "design.second_feed_ratio=0.5"]), open_dataset(str(small_screen)))
     screen = open_dataset(str(small_screen))
+    problem = build_process(compose([*more, "design.second_feed_ratio=0.5"]), Screen.of(screen))
     media = screen.media | {"sugar": {"glucose": 900.0}, "soda": {"lactate": 2.0}}
     events = [bolus(3 * DAY, 0.3, "sugar"), bolus(4 * DAY, 0.2, "soda"), bolus(5 * DAY, 0.4)]
     data = replace(a_dataset(screen, a_run(events), []), media=media)

@@ -11,6 +11,7 @@ from support.models import Monod, Rate, TwoState, _Two
 
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.graph import (
     Graph,
     PlainFunction,
@@ -108,8 +109,8 @@ def test_a_model_may_use_arrays(stepper):
 
     def end(model, derivative):
         def f(k):
-            vessel = Vessel(jnp.array([[0.0, 50.0]]))
-            t = simulate_one(model, Rate(k, 0.5), (1.0, 3.0), 1.0, grid, vessel, Integrator(stepper), derivative)
+            cultivation = Cultivation((1.0, 3.0), 1.0, grid, Vessel(jnp.array([[0.0, 50.0]])))
+            t = simulate_one(model, Rate(k, 0.5), cultivation, integrator=Integrator(stepper), derivative=derivative)
             return t.concentrations.X[3]
 
         return f

@@ -15,6 +15,7 @@ from optim.replanning.remaining import remaining
 from optim.schedule.from_run import feeds_of, schedule_of
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import check_trajectory, observe_nodes, simulate
 from optim.synthetic import (
@@ -158,9 +159,10 @@ class Batch:
 
 @jax.jit
 def _simulated(p: Parameters, start: jax.Array, volume: jax.Array, grid: object, feeds: jax.Array) -> object:
-    one = jax.tree.map(lambda x: jnp.asarray(x)[None], (p, MODEL.State(*start), volume, grid, Vessel(feeds)))
-    trajectory = simulate(MODEL, *one, EXACT)
-    return trajectory, jax.vmap(lambda p, t, g: observe_nodes(MODEL, p, t, g))(one[0], trajectory, one[3])
+    cultivation = Cultivation(MODEL.State(*start), volume, grid, Vessel(feeds))
+    p, cultivation = jax.tree.map(lambda x: jnp.asarray(x)[None], (p, cultivation))
+    trajectory = simulate(MODEL, p, cultivation, integrator=EXACT)
+    return trajectory, jax.vmap(lambda p, t, g: observe_nodes(MODEL, p, t, grid=g))(p, trajectory, cultivation.grid)
 
 
 def truth_at(truth: Truth, run: Run, times: np.ndarray) -> dict[str, np.ndarray]:

@@ -29,7 +29,7 @@ def forgetful(process: Process, stepper: str, vessels: int) -> Peer:
     def keeps_nothing(model: Any, task: Any, integrator: Any, loop: march.LoopState) -> march.LoopState:
         return visit(model, task, integrator, loop)._replace(states=loop.states)
 
-    program = jax.jit(lambda integrator, *arguments: simulate(process.model, *arguments, integrator))
+    program = jax.jit(lambda integrator, *arguments: simulate(process.model, *arguments, integrator=integrator))
     with mock.patch.object(march, "serve_lanes", keeps_nothing):
         return peers.optim(process, stepper, vessels, problem.RTOL, program=program)
 

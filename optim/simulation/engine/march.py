@@ -138,11 +138,8 @@ class LoopState(NamedTuple):
     summary: Array  # [V, 4] status, steps, rejected, error
 
 
-def march(
-    model: AbstractKineticModel, p: Any, y0: Array, grid: IntervalGrid, vessel: Vessel, integrator: Integrator
-) -> MarchResult:
-    """Integrate vessels from node 0 to their last; every leaf has a leading axis V. Rows after a failure are NaN."""
-    task = pack_vessels(p, y0, grid, vessel)
+def march(model: AbstractKineticModel, task: VesselTable, integrator: Integrator) -> MarchResult:
+    """Integrate V vessels from node 0 to their last. Rows after a failure are NaN."""
 
     def _serve_and_go(loop: LoopState) -> LoopState:
         loop = serve_lanes(model, task, integrator, loop)
@@ -157,7 +154,7 @@ def march(
     )
 
 
-def pack_vessels(p: Any, y0: Array, grid: IntervalGrid, vessel: Vessel) -> VesselTable:
+def pack_vessels(p: Any, y0: Array, *, grid: IntervalGrid, vessel: Vessel) -> VesselTable:
     """Everything a lane may need, in rows."""
     controls = Controls(grid.t[:, 1:] - grid.t[:, :-1], grid.actions)
     return VesselTable(
@@ -399,7 +396,7 @@ def serve_lanes(model: AbstractKineticModel, task: VesselTable, integrator: Inte
 
 def apply_left_edges(model: AbstractKineticModel, y: Array, held: FrozenInputs) -> Array:
     """What happens at the left edge, on every lane."""
-    edge = jax.vmap(lambda y, u, device: apply_left_edge(model, tuple(y), u, device), in_axes=-1, out_axes=-1)
+    edge = jax.vmap(lambda y, u, device: apply_left_edge(model, tuple(y), u, vessel=device), in_axes=-1, out_axes=-1)
     return stack_rows(edge(y, held.controls, held.vessel))
 
 

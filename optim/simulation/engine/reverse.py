@@ -11,8 +11,6 @@ import numpy as np
 
 from optim.errors import Status
 from optim.kinetics.base import AbstractKineticModel
-from optim.schedule.grid import IntervalGrid
-from optim.simulation.balance import Vessel
 from optim.simulation.engine.march import (
     STEPS_PER_VISIT,
     Integrator,
@@ -24,7 +22,6 @@ from optim.simulation.engine.march import (
     initial_loop,
     interval_row,
     march_result,
-    pack_vessels,
     serve_lanes,
     try_step,
     work_remains,
@@ -49,15 +46,9 @@ class Tape(NamedTuple):
     accepted: Array
 
 
-def march_reverse(
-    model: AbstractKineticModel, p: Any, y0: Array, grid: IntervalGrid, vessel: Vessel, integrator: Integrator
-) -> MarchResult:
-    """`march` with reverse derivatives, of the states. The gradient of a vessel that failed is zero."""
-    return _recorded(model, pack_vessels(p, y0, grid, vessel), integrator)
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _recorded(model: AbstractKineticModel, task: VesselTable, integrator: Integrator) -> MarchResult:
+def march_reverse(model: AbstractKineticModel, task: VesselTable, integrator: Integrator) -> MarchResult:
+    """`march` with reverse derivatives, of the states. The gradient of a vessel that failed is zero."""
     return record_march(model, task, integrator).march
 
 
@@ -226,4 +217,4 @@ def _cotangent_at_nodes(task: VesselTable, bar: Array, status: Array) -> Array:
     return jnp.where(row > last, 0.0, bar) + jnp.where(row == last, padding, 0.0)
 
 
-_recorded.defvjp(_forward, _backward)
+march_reverse.defvjp(_forward, _backward)

@@ -126,7 +126,9 @@ def _graphs(
     def _whole(*x: Scalar) -> StateTuple:
         moving, values = x[: len(x) - still], list(x[len(x) - still :])
         held = jax.tree.unflatten(structure, [_nested(values, shape) for shape in shapes])
-        return state_derivative(model, held.p, moving[0], tuple(moving[1:]), held.controls, held.vessel)
+        return state_derivative(
+            model, held.p, tuple(moving[1:]), s=moving[0], controls=held.controls, vessel=held.vessel
+        )
 
     count = len(state_names(model, jax.tree.unflatten(structure, [0.0] * structure.num_leaves).controls.actions))
     return trace_graph(_whole, 1 + count + still, dtype, still).split_frozen(still)

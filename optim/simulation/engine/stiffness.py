@@ -29,7 +29,7 @@ def stepper_for(model: AbstractKineticModel) -> AbstractStepper:
 
 
 def explicit_step_count(
-    model: AbstractKineticModel, p: Any, trajectory: Trajectory, grid: IntervalGrid, vessel: Vessel
+    model: AbstractKineticModel, p: Any, trajectory: Trajectory, *, grid: IntervalGrid, vessel: Vessel
 ) -> np.ndarray:
     """Steps [V] that stability alone asks of Tsit5: the fastest rate of every interval times its length, over 2.8.
 
@@ -39,7 +39,7 @@ def explicit_step_count(
     length = np.diff(np.asarray(grid.t), axis=1).T  # [K, V]
     volume = jnp.asarray(trajectory.volume)[:, 1:]
     c = model.State(*(jnp.asarray(x)[:, 1:] for x in trajectory.concentrations))
-    y = to_amounts(model, c, volume, grid.actions)[: len(model.species) + 1]
+    y = to_amounts(model, c, volume, actions=grid.actions)[: len(model.species) + 1]
     if collects_harvest(grid.actions):
         y = (*y, *(jnp.zeros_like(volume) for _ in collected_species(model)))
     intervals, vessels = length.shape
