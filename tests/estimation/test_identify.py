@@ -103,7 +103,7 @@ def excess():
 
 
 def test_what_the_data_do_not_see_is_named(excess):
-    assert excess.verdict("Ks") == PRIOR or "poorly" in excess.verdict("Ks")
+    assert excess.verdict_of("Ks") == PRIOR or "poorly" in excess.verdict("Ks")
     first = excess.combinations[0]
     assert set(first.names) == {"Ks", "mu_max"}
     assert first.change < 0.5 < first.alone

@@ -204,7 +204,7 @@ def test_the_bend_of_a_step_is_the_second_derivative_of_the_residuals(everything
     h = 1e-2
     there = [e.move_point(point, s * h * step_s, s * h * step_c) for s in (1.0, -1.0)]
     e.evaluate_cost(there)
-    found = e.acceleration_equations(point, step_s, step_c, ahead=there[0], share=h)
+    found = e.acceleration_equations(point, step_s, step_c, ahead=there[0], fraction=h)
     second = (there[0].residual - 2.0 * point.residual + there[1].residual) / h**2
     gs, gc = e._gathered(np.einsum("bqm,bm->bq", point.slopes.jacobian, second))
     assert np.allclose(found.gs, gs, rtol=0.05, atol=0.02 * np.abs(gs).max())

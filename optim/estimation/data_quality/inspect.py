@@ -77,7 +77,7 @@ def inspect_data(posterior: Posterior, best: Point) -> QualityReport:
 
     Raises `FitError` when no robust reference can be simulated; `inspect_raw` then still says something.
     """
-    require_float64("inspect")
+    require_float64("inspect_data")
     problem = posterior.problem
     found: list[Finding] = [*missing_assays(problem.dataset, _expected(problem)), *impossible_readings(problem.dataset)]
     excluded = np.zeros(problem.vessels.value.shape, bool)

@@ -79,7 +79,7 @@ def assess_identifiability(posterior: Posterior, best: Point, *, most: int = 4, 
     `most` combinations are told, each with so many `proposals` of readings and of vessels (0: none are looked for).
     Raises `FitError` when the point cannot be simulated.
     """
-    require_float64("identify")
+    require_float64("assess_identifiability")
     point = best
     if point.arrow is None or point.slopes is None:
         point = replace(best)

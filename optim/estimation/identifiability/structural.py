@@ -65,7 +65,7 @@ def structural_identifiability(
     the parameters: they are as open as those of the clones. Cost is linear in the number of clones. Raises `FitError`
     where `point` cannot be simulated.
     """
-    require_float64("structural")
+    require_float64("structural_identifiability")
     p, data, prior = _information(posterior, point, known)
     every = all_parameters(p)
     shared = [x for x in every if x.level in ("shared", "batch")]

@@ -118,7 +118,7 @@ def sample_posterior(
 
     Raises `FitError` where blackjax is not installed, or the information at the mode is singular.
     """
-    require_float64("sample")
+    require_float64("sample_posterior")
     options = options or SampleOptions()
     target = whitened_target(posterior, point)
     n, clones, width = len(posterior.shared_part_specs), posterior.n_groups, posterior.block_width

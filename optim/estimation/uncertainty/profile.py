@@ -139,7 +139,7 @@ def profile_likelihoods(
     A point that cannot be fitted is tried nearer; it ends its own side at worst. Raises `FitError` where not even the
     optimum can be simulated.
     """
-    require_float64("profiles")
+    require_float64("profile_likelihoods")
     options = options or ProfileOptions()
     starts = _starts(posterior, best, places, options)
     sides = []
