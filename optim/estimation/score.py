@@ -15,7 +15,7 @@ from optim.estimation.result import Observations
 
 
 def count_parameters(p: Posterior) -> int:
-    """Number of estimated parameters for information criteria, with one noise factor per assay where it is estimated."""
+    """Number of estimated parameters for information criteria, with a noise factor per assay where it is estimated."""
     noise = p.problem.noise
     factors = sum(noise.assay_noise(v).estimate for v in p.problem.variables) if noise.estimate_scale else 0
     return p.n_parameters - p.n_per_group + factors

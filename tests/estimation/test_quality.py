@@ -124,7 +124,7 @@ def test_single_outliers_are_named_and_nothing_else(found):
     assert {("C04-1", "vcd", 120.0), ("C03-1", "titre", 240.0)} <= {(f.vessel, f.variable, f.time_h) for f in outliers}
     assert len(outliers) <= 3
     assert len(found.of_severity("error")) == 3
-    assert "0.05 single outliers are expected" in found.lines()[0]
+    assert "0.05 single outliers are expected" in found.text_lines()[0]
 
 
 def test_a_fit_without_what_was_found_is_that_of_clean_data(clean, faulty, found):
