@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optim.data.dataset import Event, Run
-from optim.data.writer import event_rows, run_rows, write_dataset
+from optim.data.dataset import Run
+from optim.data.schedules import feeds_of, schedule_of
+from optim.data.writer import event_table, run_table, write_dataset
 from optim.kinetics.cho_moller import ChoMoller, Parameters
 from optim.runtime import require_float64
-from optim.schedule.from_run import feeds_of, schedule_of
+from optim.schedule.actions import Action, Bolus, Sample, Setpoint, start_time
 from optim.schedule.grid import padded_length
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
@@ -109,10 +110,9 @@ def screen_runs(options: ScreenOptions) -> tuple[Run, ...]:
         for v in range(options.vessels_per_clone):
             percent = (3.0, 4.5)[v % 2] + 0.5 * rng.integers(-1, 2)
             day, level = int(rng.integers(4, 11)), float(rng.choice([31.0, 32.0, 33.0, 34.0, 35.0]))
-            events = [Event(d * DAY_H, "sample", "", SAMPLE_ML / 1000.0, SAMPLE_ML / 1000.0) for d in range(DAYS)]
-            dose = percent / 100.0 * START_ML / 1000.0
-            events += [Event(d * DAY_H, "bolus", "feed_a", dose, dose) for d in range(3, 13)]
-            events.append(Event(day * DAY_H, "temperature", "", level, level))
+            actions: list[Action] = [Sample(d * DAY_H, SAMPLE_ML) for d in range(DAYS)]
+            actions += [Bolus(d * DAY_H, "feed_a", percent / 100.0 * START_ML) for d in range(3, 13)]
+            actions.append(Setpoint(day * DAY_H, temperature_c=level))
             runs.append(
                 Run(
                     run_id=f"C{c + 1:02d}-{v + 1}",
@@ -126,7 +126,7 @@ def screen_runs(options: ScreenOptions) -> tuple[Run, ...]:
                     ph=7.0,
                     inoculum_vcd=INOCULUM,
                     end_time_h=DAYS * DAY_H,
-                    events=tuple(sorted(events, key=lambda e: (e.time_h, e.kind))),
+                    actions=tuple(sorted(actions, key=start_time)),
                 )
             )
     return tuple(runs)
@@ -245,8 +245,8 @@ def screen_tables(
     known: list[dict[str, object]] = [{"owner": "", "parameter": n, "value": getattr(first, n)} for n in shared]
     known += [{"owner": c, "parameter": n, "value": getattr(p, n)} for c, p in truth.items() for n in CLONE_SPREAD]
     return {
-        "runs.csv": run_rows(runs),
-        "events.csv": event_rows(runs),
+        "runs.csv": run_table(runs),
+        "events.csv": event_table(runs),
         "media.csv": media,
         "measurements.csv": measurements,
         "truth.csv": known,

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from optim.data.dataset import Dataset
+from optim.data.schedules import feeds_of, schedule_of
 from optim.errors import DatasetError
 from optim.estimation import likelihood
 from optim.estimation.likelihood import Layout, VesselEquations, Vessels
 from optim.estimation.noise import NoiseModel, Scatter, on_scale, scatter_arrays
 from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.parameters import ParameterSpec, ParameterTable
-from optim.schedule.from_run import feeds_of, schedule_of
 from optim.schedule.grid import padded_length
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel

@@ -6,14 +6,17 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from optim.errors import ConfigError
 from optim.schedule.actions import (
     Action,
     Addition,
+    Aeration,
     Bleed,
     Chemostat,
     Evaporation,
     Exchange,
     Feed,
+    Harvest,
     Perfusion,
     Removal,
     Setpoint,
@@ -38,6 +41,8 @@ class Segment(NamedTuple):
 
     def value_at(self, t: float) -> float:
         """The value of the line at time t (h), without the exponential factor."""
+        if self.first == self.last:
+            return self.first
         fraction = (t - self.start) / (self.stop - self.start)
         return self.first * (1.0 - fraction) + self.last * fraction
 
@@ -63,7 +68,9 @@ def action_times(action: Action, end: float) -> list[float]:
             return [round_time(t) for t in action.times_h]
         case Addition() | Removal() | Exchange():
             return [round_time(action.time_h)]
-    return []
+        case Setpoint() | Aeration() | Harvest() | Feed() | Perfusion() | Chemostat() | Bleed() | Evaporation():
+            return []
+    raise ConfigError(f"no schedule can state a {type(action).__name__}")
 
 
 def flow_segments(action: Action, end: float, volume_ml: float | None) -> Iterator[tuple[Channel, Segment]]:
@@ -75,6 +82,7 @@ def flow_segments(action: Action, end: float, volume_ml: float | None) -> Iterat
         volume_ml: volume to which vessel volumes per day and dilution rates refer.
     """
     if not isinstance(action, CONTINUOUS):
+        action_times(action, end)  # refuses an action that it does not know
         return
     start, stop = round_time(action.start_h), end if action.stop_h is None else round_time(action.stop_h)
 
@@ -102,6 +110,8 @@ def flow_segments(action: Action, end: float, volume_ml: float | None) -> Iterat
                 yield ("flow", "bleed_above"), _constant(action.above_vcd_1e6_per_ml)  # 1e6/mL are 1e9/L
         case Evaporation():
             yield ("flow", "evaporation"), _constant(action.rate_ml_per_h * ML)
+        case _:
+            raise ConfigError(f"no schedule can state the flow of a {type(action).__name__}")
 
 
 def setpoint_changes(actions: Sequence[Action], name: str) -> list[tuple[float, float, float]]:

@@ -11,9 +11,9 @@ import numpy as np
 
 from optim.errors import ConfigError
 from optim.kinetics.base import Environment
-from optim.schedule.actions import Action, Addition, Exchange, Harvest, Removal, Setpoint, TopUp
+from optim.schedule.actions import Action, Addition, Exchange, Harvest, Removal, Setpoint, TopUp, used_feed
 from optim.schedule.faults import plan_faults
-from optim.schedule.lines import FEEDING, ML, SETPOINTS, Channel, Segment, action_times, channel_segments, round_time
+from optim.schedule.lines import ML, SETPOINTS, Channel, Segment, action_times, channel_segments, round_time
 from optim.schedule.schedule import FLOWS, Schedule
 
 
@@ -52,9 +52,9 @@ def make_plan(
     actions = list(actions)
     faults = plan_faults(actions, observed_h=observed_h, volume_ml=volume_ml, feeds=feeds)
     if faults:
-        raise ConfigError("\n  ".join(["this plan cannot be run", *faults]))
+        raise ConfigError("\n  ".join(["this plan cannot be run", *(fault.text for fault in faults)]))
     (end,) = (round_time(a.time_h) for a in actions if isinstance(a, Harvest))
-    columns = feeds or tuple(dict.fromkeys(a.feed for a in actions if isinstance(a, FEEDING))) or ("",)
+    columns = feeds or tuple(dict.fromkeys(used_feed(a) for a in actions if used_feed(a))) or ("",)
     observed = [round_time(t) for t in observed_h]
     lines = channel_segments(actions, end, volume_ml)
     breaks = {kind: _breaks(lines, kind, end) for kind in ("rate", "flow", "set")}

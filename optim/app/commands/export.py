@@ -14,17 +14,18 @@ import numpy as np
 from optim import __version__
 from optim.app.build import config_hash
 from optim.app.schema import as_yaml
-from optim.app.session import Session
-from optim.app.stored import folder_of, process_problem, stored_fit, stored_optimum
+from optim.app.session import Session, folder_of
+from optim.app.stored import process_problem, stored_fit, stored_optimum
 from optim.errors import UnverifiedWarning
 from optim.estimation.result import FitResult
-from optim.export.tables import export_recipe
+from optim.export.folder import export_view
 from optim.optimisation.evaluate import outcome
 from optim.optimisation.optimise import parameter_sets
 from optim.optimisation.result import Optimum, ProcessOutcome
 from optim.process.problem import ProcessProblem
 from optim.recipe.recipe import Provenance, Recipe, make_recipe
 from optim.recipe.rounding import kept_best, roundings
+from optim.report.recipe import recipe_view
 
 
 def export(
@@ -43,7 +44,7 @@ def export(
         rounded = _rounded(problem, optimum, ensemble)
         provenance = _provenance(s, created_utc)
         recipe = make_recipe(s.cfg.title, optimum, rounded, provenance)
-        folder = export_recipe(recipe, optimum, s.out / folder_of("recipe", case))
+        folder = export_view(recipe_view(recipe), s.out / folder_of("recipe", case))
         s.tracker.log_folder(folder, folder.name)
         unverified = [i.name for i in recipe.process.cost_items if not i.verified]
         if unverified:

@@ -10,7 +10,7 @@ from typing import Any
 from optim.app.build import build_fit, model_config
 from optim.app.session import Session
 from optim.app.stored import data_folder
-from optim.artefact import load
+from optim.artefact import load_artefact
 from optim.data.dataset import Dataset
 from optim.data.open import open_dataset
 from optim.errors import BoundActiveWarning, UnidentifiableWarning
@@ -18,9 +18,6 @@ from optim.estimation.fit import fit as fit_problem
 from optim.estimation.result import FitResult, ModelScore
 from optim.estimation.score import log_predictive_density, r_squared
 from optim.estimation.transfer.continued_fit import update
-from optim.export.tables import parameter_csv
-from optim.report import terminal
-from optim.report.fit_page import fit_images, fit_page
 
 VAGUE = 0.9  # of the prior's standard deviation: a posterior wider than this has learnt nothing
 
@@ -37,7 +34,7 @@ def fit(s: Session, dataset: Dataset | None = None) -> FitResult:
     problem = build_fit(cfg, dataset)
     named: dict[str, Any] = {"seed": cfg.seed, "model_name": cfg.model.name, "progress": s.progress}
     if cfg.fit.continue_from:
-        result = update(load(FitResult, Path(cfg.fit.continue_from) / "fit"), problem, cfg.fit, **named)
+        result = update(load_artefact(FitResult, Path(cfg.fit.continue_from) / "fit"), problem, cfg.fit, **named)
     else:
         result = fit_problem(problem, cfg.fit, **named)
     scores = [_compared(s, dataset, name) for name in cfg.fit.compare if name != cfg.model.name]
@@ -45,8 +42,13 @@ def fit(s: Session, dataset: Dataset | None = None) -> FitResult:
     compared = tuple(sorted(scores, key=lambda m: -m.aicc)) if len(scores) > 1 else ()
     screen = replace(result.screen, folder=data_folder(cfg.dataset.name))
     result = replace(result, comparison=compared, screen=screen)
-    s.keep(result, "fit")
-    _report_fit(s, result, dataset)
+    s.tracker.log_dataset(dataset, "fit")
+    s.publish(result)
+    _warn_of(result)
+    if cfg.tracking.child_runs:
+        for clone in result.clones:
+            own = {p.name: p.estimate for p in result.parameters if p.owner == clone and p.level == "clone"}
+            s.tracker.log_child_run(f"clone {clone}", {"clone": clone}, {f"clone/{k}": v for k, v in own.items()})
     return result
 
 
@@ -69,10 +71,7 @@ def _score(r: FitResult) -> ModelScore:
     return ModelScore(r.lineage.model, r.n_parameters, r.log_likelihood, r.aicc, r.bic, r.r2, left, *scores)
 
 
-def _report_fit(s: Session, r: FitResult, dataset: Dataset) -> None:
-    s.lines(terminal.fit_lines(r))
-    for note in r.lineage.notes:
-        s.note(note)
+def _warn_of(r: FitResult) -> None:
     bound = [f"{p.name} {p.owner}".strip() for p in r.parameters if p.at_bound]
     if bound:
         warnings.warn(f"estimates at their bounds: {', '.join(bound)}", BoundActiveWarning, stacklevel=2)
@@ -80,15 +79,3 @@ def _report_fit(s: Session, r: FitResult, dataset: Dataset) -> None:
     if vague:
         message = f"the data say little about {', '.join(vague)}: their intervals are as wide as the prior"
         warnings.warn(message, UnidentifiableWarning, stacklevel=2)
-    s.tracker.log_dataset(dataset, "fit")
-    s.tracker.log_metrics(terminal.fit_metrics(r))
-    s.tracker.log_history("fit/cost_per_iteration", r.history)
-    s.table(parameter_csv(r), "parameters")
-    images = fit_images(r)
-    for name, content in images.items():
-        s.image(content, name)
-    s.page(fit_page(r, s.cfg.title, images), "fit.html")
-    if s.cfg.tracking.child_runs:
-        for clone in r.clones:
-            own = {p.name: p.estimate for p in r.parameters if p.owner == clone and p.level == "clone"}
-            s.tracker.log_child_run(f"clone {clone}", {"clone": clone}, {f"clone/{k}": v for k, v in own.items()})

@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 
 from optim.app.session import Session
-from optim.app.stored import folder_of, process_problem, stored_fit, stored_ranking
-from optim.artefact import load
+from optim.app.stored import process_problem, stored_fit, stored_ranking
+from optim.artefact import load_artefact
 from optim.errors import ConfigError, ExtrapolationWarning, IncompatibleError, nearest
 from optim.estimation.result import FitResult
 from optim.optimisation.lineage import process_lineage
@@ -16,8 +16,6 @@ from optim.optimisation.optimise import NEWCOMER, parameter_sets
 from optim.optimisation.optimise import optimise as optimise_process
 from optim.optimisation.result import Optimum, Ranking
 from optim.process.problem import ProcessProblem
-from optim.report import plots, terminal
-from optim.report.plots_decision import robustness
 
 
 def optimise(s: Session, result: FitResult | None = None, ranking: Ranking | None = None) -> dict[str, Optimum]:
@@ -47,16 +45,19 @@ def optimise(s: Session, result: FitResult | None = None, ranking: Ranking | Non
             s.cfg.objective.risk,
             s.cfg.calendar,
         )
-        s.keep(optimum, folder_of("optimum", case))
         found[case] = optimum
-        _report_optimum(s, result, optimum, case)
+        s.publish(optimum, case)
+        outside = sum(d.outside_screened for d in optimum.optimum.decisions)
+        if outside:
+            message = f"{outside} decisions for {optimum.objective} lie outside the screened range (marked *)"
+            warnings.warn(message, ExtrapolationWarning, stacklevel=2)
     return found
 
 
 def _chosen_clone(s: Session, result: FitResult, ranking: Ranking | None, problem: ProcessProblem) -> str:
     wanted = s.cfg.optimise.clone
     if wanted == "best":
-        ranking = ranking or load(Ranking, s.out / "ranking")
+        ranking = ranking or load_artefact(Ranking, s.out / "ranking")
         if ranking.objective != problem.metric:
             raise IncompatibleError(
                 f"{s.out / 'ranking'} ranks by {ranking.objective}, this asks for {problem.metric}: run `optim rank` "
@@ -76,28 +77,3 @@ def _ranked_process(problem: ProcessProblem, ranking: Ranking | None, clone: str
     names = [d.name for d in problem.design.decisions]
     row = next((r for r in ranking.rows if r.clone == clone and list(r.decisions) == names), None)
     return np.array([row.decisions[n] for n in names]) if row else None
-
-
-def _report_optimum(s: Session, result: FitResult, o: Optimum, case: str) -> None:
-    s.lines(terminal.optimum_lines(o))
-    for note in o.lineage.notes:
-        s.note(note)
-    outside = sum(d.outside_screened for d in o.optimum.decisions)
-    if outside:
-        message = f"{outside} decisions for {o.objective} lie outside the screened range (marked *)"
-        warnings.warn(message, ExtrapolationWarning, stacklevel=2)
-    prefix = case or "optimum"
-    s.tracker.log_metrics({f"{prefix}/{k}": m.p50 for k, m in o.optimum.metrics.items()})
-    s.tracker.log_metrics({f"{prefix}_platform/{k}": m.p50 for k, m in o.baseline.metrics.items()})
-    s.tracker.log_metrics({f"{prefix}/worst_margin": min([c.margin for c in o.optimum.constraints], default=0.0)})
-    s.tracker.log_history(f"{prefix}/objective_per_evaluation", o.history)
-    s.figure(plots.processes(o), folder_of("processes", case))
-    s.figure(plots.feeds(o), folder_of("feeds", case))
-    s.figure(plots.cost(o), folder_of("cost", case))
-    s.figure(plots.convergence(result, o), folder_of("convergence", case))
-    if o.robustness:
-        s.figure(robustness(o), folder_of("robustness", case))
-        last = o.robustness.rows[-1]
-        s.tracker.log_metrics(
-            {f"{prefix}/limits_met": last.met_seen, f"{prefix}/limits_met_held_out": last.met_held_out}
-        )

@@ -8,12 +8,10 @@ from optim.app.session import Session
 from optim.app.stored import process_problem, stored_fit
 from optim.errors import ConfigError
 from optim.estimation.result import FitResult
-from optim.export.tables import ranking_csv
 from optim.optimisation.lineage import process_lineage
 from optim.optimisation.optimise import parameter_sets
 from optim.optimisation.optimise import rank as rank_clones
 from optim.optimisation.result import Ranking
-from optim.report import plots, terminal
 
 
 def rank(s: Session, result: FitResult | None = None) -> Ranking:
@@ -34,11 +32,7 @@ def rank(s: Session, result: FitResult | None = None) -> Ranking:
 
     lineage = process_lineage(result, problem, seed=s.cfg.seed)
     if s.cfg.calendar is not None:
-        lineage = lineage.noted("clones are ranked without regard to working hours")
+        lineage = lineage.with_notes("clones are ranked without regard to working hours")
     ranking = rank_clones(problem, ensembles, s.cfg.optimise, lineage, truth, s.progress)
-    s.keep(ranking, "ranking")
-    s.lines(terminal.ranking_lines(ranking))
-    s.tracker.log_metrics(terminal.ranking_metrics(ranking))
-    s.table(ranking_csv(ranking), "ranking")
-    s.figure(plots.ranking(ranking), "ranking")
+    s.publish(ranking)
     return ranking

@@ -8,10 +8,10 @@ from optim.app.build import build_process, build_table
 from optim.app.session import Session
 from optim.data.open import open_dataset
 from optim.data.screened import Screen
-from optim.export.tables import trajectory_csv
+from optim.export.text_files import csv_text
 from optim.optimisation.evaluate import outcome
 from optim.optimisation.result import ProcessOutcome
-from optim.report import terminal
+from optim.report.process import trajectory_frame, trajectory_lines
 
 
 def simulate(s: Session) -> ProcessOutcome:
@@ -22,9 +22,9 @@ def simulate(s: Session) -> ProcessOutcome:
     p = np.array([[values[n] for n in problem.model.Parameters._fields]])
     found = outcome(problem, "platform", problem.design.platform, p)
     file = s.out / "simulation.csv"
-    file.write_text(trajectory_csv(found.trajectory))
+    file.write_text(csv_text(trajectory_frame(found.trajectory)))
     s.say(f"{s.cfg.title}: platform process at the model's published parameters")
-    s.lines(terminal.trajectory_lines(found.trajectory))
+    s.lines(trajectory_lines(found.trajectory))
     s.say(f"  written to {file}")
     s.tracker.log_metrics({f"simulation/{k}": m.p50 for k, m in found.metrics.items()})
     return found

@@ -6,13 +6,10 @@ import numpy as np
 
 from optim.app.session import Session
 from optim.app.stored import process_problem, stored_fit, stored_optimum
-from optim.export.tables import drifts_csv, influences_csv
 from optim.optimisation.lineage import process_lineage
 from optim.optimisation.optimise import parameter_sets
 from optim.optimisation.sensitivity import Stress
 from optim.optimisation.sensitivity import stress as put_under_stress
-from optim.report.plots_decision import drifts, tornado
-from optim.report.terminal_process import stress_lines
 
 
 def stress(s: Session) -> Stress:
@@ -34,10 +31,5 @@ def stress(s: Session) -> Stress:
         s.progress,
         optimum.bounds,
     )
-    s.keep(found, "stress")
-    s.lines(stress_lines(found))
-    s.table(drifts_csv(found), "drifts")
-    s.table(influences_csv(found), "influences")
-    s.figure(tornado(found), "tornado")
-    s.figure(drifts(found), "drifts")
+    s.publish(found)
     return found

@@ -50,6 +50,16 @@ class PredictionBands:
 
 
 @dataclass(frozen=True)
+class CloneReadings:
+    """All readings of the new clones' runs, one entry each, in canonical units; time_h and value are [M]."""
+
+    vessel: tuple[str, ...]
+    variable: tuple[str, ...]
+    time_h: np.ndarray
+    value: np.ndarray
+
+
+@dataclass(frozen=True)
 class PredictedClone:
     """Posterior of one new clone after some days. Draws are on the natural scale: shared [D, Ns], own [D, Nc].
 
@@ -81,6 +91,7 @@ class NewClonePrediction(Artefact):
     clone_names: tuple[str, ...]
     clones: tuple[str, ...]
     placed: tuple[PredictedClone, ...]
+    readings: CloneReadings
 
     def of_clone(self, clone: str) -> tuple[PredictedClone, ...]:
         """Predictions of one clone, by day."""

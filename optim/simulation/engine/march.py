@@ -24,6 +24,7 @@ import numpy as np
 from optim.errors import Status
 from optim.kinetics.base import AbstractKineticModel
 from optim.schedule.grid import IntervalGrid
+from optim.settings.simulation import IntegratorSettings
 from optim.simulation.balance import Controls, Vessel, apply_left_edge, state_scales
 from optim.simulation.engine.rhs import FrozenInputs, RightHandSide, hold_in_memory, right_hand_side, stack_rows
 from optim.simulation.engine.steppers import AbstractStepper, Tsit5
@@ -42,10 +43,10 @@ class Integrator(eqx.Module):
     """Stepper and its settings. `atol` is relative to each species' scale."""
 
     stepper: AbstractStepper = Tsit5()
-    rtol: float = 1e-6
-    atol: float = 1e-7
-    max_steps: int = eqx.field(static=True, default=20_000)
-    first_step_h: float = 0.05
+    rtol: float = IntegratorSettings.rtol
+    atol: float = IntegratorSettings.atol
+    max_steps: int = eqx.field(static=True, default=IntegratorSettings.max_steps)
+    first_step_h: float = IntegratorSettings.first_step_h
     smallest_step_h: float = 1e-9
     # keep explicit steps within the region of stability, which the error of the values alone does not: needed wherever
     # derivatives are taken; turn it off only where values alone are wanted

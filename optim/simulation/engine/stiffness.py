@@ -1,4 +1,4 @@
-"""Was the stepper a good choice? What the vessels themselves say, after a run."""
+"""Choice of the stepper: what a model says of itself, and what its vessels say after a run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from optim.kinetics.base import AbstractKineticModel
 from optim.schedule.grid import IntervalGrid
+from optim.settings.simulation import IntegratorSettings
 from optim.simulation.balance import Controls, Vessel, collected_species, collects_harvest, to_amounts
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.rhs import FrozenInputs, right_hand_side
@@ -26,6 +27,13 @@ WORTH_A_WARNING = 300
 def stepper_for(model: AbstractKineticModel) -> AbstractStepper:
     """The stepper that suits what the model says of itself."""
     return Rodas5P() if model.stiff else Tsit5()
+
+
+def integrator_for(model: AbstractKineticModel, settings: IntegratorSettings) -> Integrator:
+    """The integrator that settings ask for; `auto` takes the stepper that suits the model."""
+    numbers = dict(vars(settings))
+    steppers = {"auto": stepper_for(model), "explicit": Tsit5(), "stiff": Rodas5P()}
+    return Integrator(steppers[numbers.pop("stepper")], **numbers)
 
 
 def explicit_step_count(
