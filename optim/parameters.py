@@ -13,8 +13,8 @@ from optim.settings.model import ParameterSettings
 from optim.units import VARIABLES
 
 PARAMETER_LEVELS = ("fixed", "shared", "clone", "batch", "vessel")
-SEARCH_SCALES = ("log", "logit", "identity")
-PRIOR_FAMILIES = ("auto", "normal", "lognormal", "uniform", "half_normal")
+PARAMETER_SCALES = ("log", "logit", "identity")
+PRIORS = ("auto", "normal", "lognormal", "uniform", "half_normal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ class ParameterSpec(ParameterSettings):
 
         choices = (
             ("level", self.level, PARAMETER_LEVELS),
-            ("scale", self.scale, SEARCH_SCALES),
-            ("prior", self.prior, PRIOR_FAMILIES),
+            ("scale", self.scale, PARAMETER_SCALES),
+            ("prior", self.prior, PRIORS),
         )
         for key, value, allowed in choices:
             if value not in allowed:

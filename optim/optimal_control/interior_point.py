@@ -24,12 +24,12 @@ STRETCH = 3.0
 INSIDE = 0.05  # of the slack before: a margin above it is inside its limit
 DUAL_RANGE = 1e8  # how far multipliers may be from mu / slack
 SUFFICIENT = 1e-4  # of the descent that the slope promises
-ROUND_OFF = 1e-8  # relative change of the merit that adaptive simulation cannot tell from none
+MERIT_ROUND_OFF = 1e-8  # relative change of the merit that adaptive simulation cannot tell from none
 LOOSE = 1e-3  # KKT residual above which no small promise counts as an optimum
-SAME = 5e-3  # lanes whose decisions differ by less go the same way from there on
+JOIN_DISTANCE = 5e-3  # lanes whose decisions differ by less go the same way from there on
 FALL = 0.2
 PATIENCE = 15  # iterations at one mu, after which what is left is the noise of simulation
-WORTH = 10.0  # mu falls when the barrier problem is solved to this multiple of it
+BARRIER_SOLVED = 10.0  # mu falls when the barrier problem is solved to this multiple of it
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _join(lanes: LaneIterates) -> None:
         if lanes.message[i] == "joined":
             continue
         others = np.flatnonzero((lanes.message == "") & (lanes.mu >= lanes.mu[i]))
-        met = others[(np.abs(lanes.w[others] - lanes.w[i]).max(axis=1) < SAME) & (others != i)]
+        met = others[(np.abs(lanes.w[others] - lanes.w[i]).max(axis=1) < JOIN_DISTANCE) & (others != i)]
         lanes.joined[met] = i
         lanes.message[met] = "joined"
 
@@ -183,7 +183,7 @@ def _iterate(
     least = 0.1 * options.tolerance
     for _ in range(4):  # mu may fall more than once
         mu = lanes.mu[at]
-        solved = (_residual(lanes, at, gradient, jacobian, mu) < WORTH * mu) | (lanes.stay[at] > PATIENCE)
+        solved = (_residual(lanes, at, gradient, jacobian, mu) < BARRIER_SOLVED * mu) | (lanes.stay[at] > PATIENCE)
         solved &= mu > least
         lanes.stay[at] = np.where(solved, 0, lanes.stay[at])
         lanes.mu[at] = np.where(solved, np.maximum(least, np.minimum(FALL * mu, mu**1.5)), mu)
@@ -200,7 +200,9 @@ def _iterate(
     slope = system.merit_slope(system.newton_steps())
     # the last barrier problem is solved when the next step promises less than simulation can tell
     done = (
-        (lanes.mu[at] <= least) & (-slope < ROUND_OFF * np.maximum(1.0, np.abs(lanes.f[at]))) & (lanes.kkt[at] < LOOSE)
+        (lanes.mu[at] <= least)
+        & (-slope < MERIT_ROUND_OFF * np.maximum(1.0, np.abs(lanes.f[at])))
+        & (lanes.kkt[at] < LOOSE)
     )
     done |= (lanes.stay[at] > PATIENCE) & (lanes.mu[at] <= least) & (lanes.kkt[at] < LOOSE)
     lanes.message[at[done]] = "converged"
@@ -315,7 +317,7 @@ def _search(
         s = np.where(good[:, None] & (c > INSIDE * system.s[rows]), c, straight)
         merit = _merit(lanes, lane, f, c, w, s)
         allowed = before[rows] + SUFFICIENT * share * slope[rows]
-        allowed += ROUND_OFF * np.maximum(1.0, np.abs(lanes.f[lane]))
+        allowed += MERIT_ROUND_OFF * np.maximum(1.0, np.abs(lanes.f[lane]))
         taken = good & np.isfinite(merit) & (merit <= allowed)
         new = system.stepped_multipliers(_NewtonSteps(*(x[taken] for x in steps)), rows[taken])
         for name, value in zip(("nu", "low", "high"), new, strict=True):

@@ -12,12 +12,12 @@ from optim.optimal_control.interior_point import InteriorOptions, InteriorSoluti
 from optim.optimal_control.problem import ControlProblem
 from optim.runtime import require_float64
 
-FEASIBLE = 1e-6  # largest relative violation of a limit, anywhere along the path, that counts as met
+FEASIBLE_PATH = 1e-6  # largest relative violation of a limit, anywhere along the path, that counts as met
 BARRIERS = (0.1, 1.0, 0.01, 0.001)  # first mu from which a start that is given is followed
 COARSE = 30  # intervals that are enough to find which optimum it is
 RESTART = 1e-3  # mu from which a solution on a coarse grid is continued
 REPAIR = 1e-5  # mu from which one is continued that breaks a limit between two nodes
-ROUNDS = 8
+REPAIR_ROUNDS = 8
 COARSELY = 1e-3  # a limit broken by more between two nodes asks for nodes between them
 PARTS = 16
 INSET = 1e-4  # how far from its bounds a continued solution begins
@@ -112,7 +112,7 @@ def maximise_control(
     problem, found, between, more = _within_limits(problem, found, options, scale, progress)
     violation = np.array([np.max(-b, initial=0.0) for b in between])
     violation[~np.isfinite(found.value)] = np.nan
-    success = found.success & (violation <= FEASIBLE)
+    success = found.success & (violation <= FEASIBLE_PATH)
     reports = tuple(
         ControlStart(
             i, float(found.value[i]), float(violation[i]), float(found.kkt[i]), int(iterations[i] + more[i]),
@@ -120,7 +120,7 @@ def maximise_control(
         )
         for i in range(len(starts))
     )  # fmt: skip
-    usable = np.flatnonzero((violation <= FEASIBLE) & np.isfinite(found.value))
+    usable = np.flatnonzero((violation <= FEASIBLE_PATH) & np.isfinite(found.value))
     if not len(usable):
         raise InfeasibleError(_conflict(problem, found, between))
     # a solve that was cut short is no success, but a better process is a better process
@@ -141,7 +141,7 @@ def maximise_control(
 
 
 def _message(message: str, violation: float) -> str:
-    if np.isfinite(violation) and violation > FEASIBLE:
+    if np.isfinite(violation) and violation > FEASIBLE_PATH:
         return f"a limit is broken by {violation:.2g} of it ({message})"
     return message
 
@@ -234,12 +234,12 @@ def _within_limits(
     more = np.zeros(len(found.w), int)
     reserve = np.zeros((len(found.w), int(problem.margin_places.sum())))
     between = [problem.margins_along_path(w, path) for w, path in zip(found.w, found.paths, strict=True)]
-    for _ in range(ROUNDS):
+    for _ in range(REPAIR_ROUNDS):
         short = np.stack([np.maximum(-b[problem.margin_places], 0.0) for b in between])
         short = np.where(np.isfinite(short), short, 0.0)
         worst = short.max(axis=1, initial=0.0)
         # a lane that breaks a limit at the nodes as well did not converge, and no finer look will mend it
-        again = (worst > 0.5 * FEASIBLE) & (-found.margins.min(axis=1, initial=0.0) < COARSELY)
+        again = (worst > 0.5 * FEASIBLE_PATH) & (-found.margins.min(axis=1, initial=0.0) < COARSELY)
         if not again.any():
             break
         barrier = REPAIR
@@ -261,7 +261,7 @@ def _asked(problem: ControlProblem, margins: np.ndarray, short: np.ndarray) -> n
     whole[:, problem.margin_places], here[:, problem.margin_places] = short, margins
     before = np.concatenate([whole[:, 1:], np.zeros_like(whole[:, :1])], axis=1)
     most = np.maximum(whole, before)
-    asked = np.where(most > 0.0, here + 1.05 * most + 0.2 * FEASIBLE, 0.0)
+    asked = np.where(most > 0.0, here + 1.05 * most + 0.2 * FEASIBLE_PATH, 0.0)
     return np.asarray(np.maximum(asked, 0.0)[:, problem.margin_places])
 
 
@@ -274,6 +274,6 @@ def _conflict(problem: ControlProblem, found: InteriorSolution, between: list[np
     broken = [
         f"{limit.name} ({limit.kind} {limit.limit:g}, broken by {-m:.2g} of it)"
         for limit, m in zip(problem.limits, whole[least], strict=True)
-        if m < -FEASIBLE
+        if m < -FEASIBLE_PATH
     ]
     return f"no profile meets all limits. The closest one breaks {', '.join(broken)}"

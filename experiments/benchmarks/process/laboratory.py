@@ -18,7 +18,8 @@ from optim.data.screened import Screen
 from optim.process.cost import Harvest
 from optim.process.design import BOLUS_COVERS_H, Design
 from optim.process.problem import ProcessProblem
-from optim.synthetic import DAY_H, INOCULUM_SD, SCREEN_ASSAYS, ScreenOptions, clone_truth
+from optim.synthetic import INOCULUM_SD, SCREEN_ASSAYS, ScreenOptions, clone_truth
+from optim.units import HOURS_PER_DAY
 
 # relative and absolute error of an osmometer, mOsm/kg: the generator has no such assay, this one is constructed
 OSMOMETER = (0.01, 2.0)
@@ -85,7 +86,7 @@ class Laboratory:
             raise RuntimeError(f"the process {x} of {clone} cannot be simulated: status {int(trace.status[0])}")
         t, seen = np.asarray(trace.t[0]), dict(zip(p.observed, np.asarray(trace.observed[0]), strict=True))
         end = float(t.max())
-        when = np.unique([int(np.argmin(np.abs(t - s))) for s in (*np.arange(0.0, end, DAY_H), end)])
+        when = np.unique([int(np.argmin(np.abs(t - s))) for s in (*np.arange(0.0, end, HOURS_PER_DAY), end)])
         assayed = {name: self._assay(name, values[when]) for name, values in seen.items()}
         harvest = Harvest(*(float(np.asarray(v)[0]) for v in trace.harvest))
         harvest = harvest._replace(titre=assayed[p.product.variable][-1], viability=assayed["viability"][-1])
@@ -135,7 +136,7 @@ def laboratory(seed: int, mismatch: bool = False) -> Laboratory:
 def volume_room(design: Design, limit_ml: float, x: np.ndarray) -> np.ndarray:
     """Relative room below the vessel's volume, [L], of decisions x [L, D]: arithmetic that needs no experiment."""
     end = x[:, [d.kind for d in design.decisions].index("harvest")]
-    days = np.arange(0.0, design.longest_h() - 1e-9, DAY_H)
+    days = np.arange(0.0, design.longest_h() - 1e-9, HOURS_PER_DAY)
     change = np.zeros((len(x), len(days)))
     for t in design.sample_times_h:
         change[:, int(np.searchsorted(days, t))] -= 1000.0 * design.sample_volume_l * (t < end)

@@ -22,15 +22,15 @@ from optim.simulation.simulate import check_trajectory, observe_nodes, simulate
 from optim.synthetic import (
     BASAL_MEDIUM,
     CLONE_SPREAD,
-    DAY_H,
     FEED,
-    INOCULUM,
+    INOCULUM_VCD,
     QP_RANGE,
     SAMPLE_ML,
     SCREEN_ASSAYS,
     START_ML,
     TYPICAL_CLONE,
 )
+from optim.units import HOURS_PER_DAY
 
 MODEL = ChoMoller()
 INTERVALS = 64
@@ -49,7 +49,7 @@ class Truth:
 
     def start(self) -> np.ndarray:
         """Concentrations [N] and volume (L) at time 0."""
-        first = np.array(list(MODEL.initial(BASAL_MEDIUM, INOCULUM, {}).values()))
+        first = np.array(list(MODEL.initial(BASAL_MEDIUM, INOCULUM_VCD, {}).values()))
         first[:2] *= self.inoculum
         return np.append(first, START_ML / 1000.0)
 
@@ -98,7 +98,7 @@ class Batch:
             medium_id="basal_a",
             temperature_c=36.8,
             ph=7.0,
-            inoculum_vcd=INOCULUM,
+            inoculum_vcd=INOCULUM_VCD,
             end_time_h=end_h,
             actions=self.actions,
         )
@@ -108,11 +108,15 @@ class Batch:
         actions = list(self.actions)
         for name, t in times.items():
             if self.now_h <= t < now_h and plan[name] > 0.0:
-                dose = plan[name] / 1000.0 * self.truth.pump.get(round(t / DAY_H), 1.0)
+                dose = plan[name] / 1000.0 * self.truth.pump.get(round(t / HOURS_PER_DAY), 1.0)
                 # the last dose is cut short where harvest comes within its day
-                dose *= float(np.clip((plan["harvest"] - t) / DAY_H, 0.0, 1.0))
+                dose *= float(np.clip((plan["harvest"] - t) / HOURS_PER_DAY, 0.0, 1.0))
                 actions.append(Bolus(t, "feed_a", 1000.0 * dose))
-        drawn = [d * DAY_H for d in range(14) if (self.now_h < d * DAY_H or not self.begun) and d * DAY_H <= now_h]
+        drawn = [
+            d * HOURS_PER_DAY
+            for d in range(14)
+            if (self.now_h < d * HOURS_PER_DAY or not self.begun) and d * HOURS_PER_DAY <= now_h
+        ]
         actions += [Sample(t, SAMPLE_ML) for t in drawn]
         shift = plan["shift_time"]
         if self.now_h < shift <= now_h:
@@ -125,7 +129,7 @@ class Batch:
         rows = []
         true = truth_at(self.truth, self.run(self.now_h + 0.01), np.array(times)) if times else {}
         for i, t in enumerate(times):
-            day = round(t / DAY_H)
+            day = round(t / HOURS_PER_DAY)
             for k, (variable, (relative, absolute, limit, days)) in enumerate(SCREEN_ASSAYS.items()):
                 if day not in days:
                     continue

@@ -16,12 +16,12 @@ import pandas as pd
 from optim.data.dataset import Dataset, Run
 from optim.data.sources.raw import dataset_of, read_table
 from optim.schedule.actions import Action, Feed, Sample, Setpoint, start_time
+from optim.units import ICE_POINT_K
 
 CONTROL_STEP_H = 0.25
 WITHDRAWAL_L = 0.004  # smaller drops of the on-line volume are rounding of the scales
 OUTLIER_ROW = 40  # dropped by the authors as an outlier
 NEAR_SAMPLE_H = 0.06
-ZERO_CELSIUS_K = 273.15
 ML_PER_L = 1000.0
 ASSAY_COLUMNS = {"X": "biomass", "P": "product", "G": "glycerol"}
 
@@ -49,7 +49,7 @@ def read_optfed(folder: Path, source: dict[str, Any]) -> Dataset:
                 clone_id="proteinL",
                 start_volume_l=float(flow["V"].iloc[0]),
                 medium_id="induced_broth",
-                temperature_c=float(heat["T"].iloc[0]) - ZERO_CELSIUS_K,
+                temperature_c=float(heat["T"].iloc[0]) - ICE_POINT_K,
                 ph=7.0,
                 inoculum_vcd=None,
                 end_time_h=end,
@@ -106,7 +106,7 @@ def _controls(process: str, flow: pd.DataFrame, heat: pd.DataFrame, sample_times
             for a, b, r in zip(nodes[:-1], nodes[1:], rates, strict=True)
         ]
     # mean temperature of each interval, from the integral of the record
-    clock, degrees = heat["t"].to_numpy(), heat["T"].to_numpy() - ZERO_CELSIUS_K
+    clock, degrees = heat["t"].to_numpy(), heat["T"].to_numpy() - ICE_POINT_K
     area = np.concatenate([[0.0], np.cumsum(0.5 * (degrees[1:] + degrees[:-1]) * np.diff(clock))])
     mean = np.diff(np.interp(nodes, clock, area)) / np.diff(nodes)
     return actions + [Setpoint(float(a), temperature_c=float(m)) for a, m in zip(nodes[:-1], mean, strict=True)]

@@ -13,7 +13,7 @@ from scipy import stats
 from optim.data.dataset import Dataset
 from optim.errors import ConfigError
 from optim.estimation.data_quality.finding import Finding, join_names, time_text, value_text
-from optim.estimation.data_quality.robust_fit import MAD, RobustFit
+from optim.estimation.data_quality.robust_fit import MAD, MEDIAN_ERROR, RobustFit
 from optim.estimation.noise import ABOVE, MEASURED
 from optim.units import VARIABLES, conversion_factor, display_unit
 
@@ -196,7 +196,7 @@ def off_by_a_factor(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]
                 continue
             log_ratio = np.log(r.problem.vessels.value[b, rows] / r.predicted[b, rows])
             middle = float(np.median(log_ratio))
-            error = 1.2533 * MAD * float(np.median(np.abs(log_ratio - middle))) / np.sqrt(len(rows))
+            error = MEDIAN_ERROR * MAD * float(np.median(np.abs(log_ratio - middle))) / np.sqrt(len(rows))
             # one factor, not a drift: the scatter about it is that of the noise
             if abs(middle) < max(np.log(1.25), 6.0 * error) or not _better_by(r, b, rows, float(np.exp(middle))):
                 continue

@@ -10,7 +10,7 @@ from scipy import stats
 
 from optim.data.dataset import Run
 from optim.estimation.data_quality.finding import Finding, join_names, time_text
-from optim.estimation.data_quality.robust_fit import RobustFit
+from optim.estimation.data_quality.robust_fit import MAD, MEDIAN_ERROR, RobustFit
 from optim.estimation.noise import MEASURED
 
 # a statement that is wrong once in so many clean datasets, over all that is looked at
@@ -35,7 +35,7 @@ def misfit_vessels(r: RobustFit, excluded: np.ndarray) -> list[Finding]:
     usual = float(np.median(mean[seen]))
     # deviations within a vessel go together where the model is not perfect: the spread between vessels, not theory
     # alone, says what is unusual
-    spread = 1.4826 * float(np.median(np.abs(mean[seen] - usual)))
+    spread = MAD * float(np.median(np.abs(mean[seen] - usual)))
     findings = []
     for b in seen:
         # what is usual is itself found from few vessels, by the median
@@ -264,7 +264,7 @@ def one_sided_assays(r: RobustFit, excluded: np.ndarray) -> list[Finding]:
                 continue
             z = r.z[b, rows]
             middle = float(np.median(z))
-            error = 1.2533 * max(1.4826 * float(np.median(np.abs(z - middle))), 0.7) / np.sqrt(len(z))
+            error = MEDIAN_ERROR * max(MAD * float(np.median(np.abs(z - middle))), 0.7) / np.sqrt(len(z))
             if abs(middle) < 1.5 or abs(middle) / error < stats.norm.isf(FALSE_ALARM_RATE / tests) + 1.0:
                 continue
             found.append(
