@@ -145,7 +145,7 @@ def rank(
     """
     from optim.optimisation.lineage import process_lineage
     from optim.optimisation.optimise import parameter_sets
-    from optim.optimisation.optimise import rank as rank_clones
+    from optim.optimisation.rank import rank_clones
 
     if result.group_by != "clone":
         raise ConfigError("rank: the fit groups runs by experiment, so there are no clones to rank")
