@@ -106,7 +106,7 @@ def display_unit(canonical: str) -> str:
     return DISPLAY_UNITS.get(canonical, canonical)
 
 
-def variable_quantity(name: str) -> Quantity:
+def quantity_of(name: str) -> Quantity:
     """The quantity of a measured variable. Raises `ConfigError` with the nearest match."""
     if name not in VARIABLES:
         raise ConfigError(f"unknown variable '{name}'.{nearest(name, VARIABLES)} Known: {', '.join(VARIABLES)}")

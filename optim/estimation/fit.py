@@ -40,7 +40,7 @@ from optim.settings.estimation import FitSettings
 SAME_COST = 0.1
 
 
-def fit(
+def fit_problem(
     problem: FitProblem,
     options: FitSettings,
     *,
@@ -49,7 +49,7 @@ def fit(
     progress: Progress = lambda text: None,
 ) -> FitResult:
     """Fit a problem. Raises `FitError` when every start failed or the data do not determine the parameters at all."""
-    require_float64("fit")
+    require_float64("fit_problem")
     posterior, points = multi_start(problem, options, seed, progress=progress)
     return build_fit_result(posterior, points, options, seed=seed, model_name=model_name, progress=progress)
 
