@@ -21,13 +21,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from optim.errors import IncompatibleError, OptimError
-
-SHORT_ID = 12  # digits of an id that messages show
+from optim.result import SHORT_ID, Result
 
 
 @dataclass(frozen=True)
@@ -58,18 +57,10 @@ class Lineage:
         return dataclasses.replace(self, notes=(*self.notes, *notes))
 
 
-class Artefact:
+class Artefact(Result):
     """Base of the results that commands leave: dataclasses with a schema, a lineage and a content hash."""
 
-    schema: ClassVar[str]  # 'optim.KIND/VERSION'
-    made_by: ClassVar[str]  # the command that makes one
-
     lineage: Lineage
-
-    @classmethod
-    def kind(cls) -> str:
-        """The noun of the schema: fit, ranking, optimum, ..."""
-        return cls.schema.removeprefix("optim.").split("/")[0]
 
     @cached_property
     def id(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,7 +73,7 @@ class Measurements:
     replicate: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Validated screening data. `media` holds compositions of basal media and feeds, by id and component."""
 
@@ -88,6 +89,22 @@ class Dataset:
     media: dict[str, dict[str, float]]
     truth: dict[str, dict[str, float]] | None = None  # owner ('' = shared) -> parameter -> true value
     notes: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        m = self.measurements
+        kind = "SIMULATED data" if self.simulated else "measured data"
+        counts = {name: m.variable.count(name) for name in dict.fromkeys(m.variable)}
+        return (
+            f"Dataset {self.name}: {kind}, {self.organism}\n"
+            f"  {len(self.runs)} runs of {len(self.clones)} clones, {sum(counts.values())} values\n"
+            f"  values by variable: {', '.join(f'{name} {n}' for name, n in counts.items())}\n"
+            f"  media and feeds: {', '.join(self.media) or 'none'}"
+        )
+
+    def _repr_html_(self) -> str:
+        """The summary and the first readings, as a notebook shows them."""
+        head = self.frame().head(10).to_html(index=False, border=0)
+        return f"<pre>{escape(repr(self))}</pre>\n<details><summary>first readings</summary>{head}</details>"
 
     @cached_property
     def clones(self) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ class CloneChance:
     chance: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Suggestion(Artefact):
     """The next experiments."""
 

@@ -22,7 +22,7 @@ from optim.parameters import ParameterSpec, ParameterTable
 from optim.schedule.grid import padded_length
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
-from optim.simulation.engine.batches import LANES, join_batches, split_batches
+from optim.simulation.engine.batches import BATCH_ROWS, join_batches, split_batches
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.stiffness import explicit_step_count, stepper_advice
 
@@ -145,7 +145,7 @@ class FitProblem:
 
     def integrator_advice(self, u: np.ndarray) -> str | None:
         """What another stepper would save at u [B, Q], judged on the first vessels; None: the choice is good."""
-        few = np.arange(min(len(u), LANES))
+        few = np.arange(min(len(u), BATCH_ROWS))
         v = jax.tree.map(lambda x: x[few], self.vessels)
         _, p, trajectory = self.make_lanes(few).run_program(likelihood.predict_readings, u[few])
         bound = explicit_step_count(self.model, p, trajectory, grid=v.grid, vessel=Vessel(v.feeds))

@@ -34,7 +34,7 @@ class FrontPoint:
     success: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Front(Artefact):
     """Processes of one clone from the best in the first metric to the best in the second.
 

@@ -150,7 +150,7 @@ class VariantReport:
     message: str  # '' or why there is none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Optimum(Artefact):
     """The best process found for one clone, beside the process it is compared with."""
 
@@ -187,7 +187,7 @@ class RankedClone:
     message: str  # '' or why this clone has no optimum
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ranking(Artefact):
     """Clones by yield per cost."""
 

@@ -68,7 +68,7 @@ class DriftRow:
     failed: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Stress(Artefact):
     """The optimum of one clone under stress."""
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from optim.artefact import SHORT_ID, content_id
+from optim.artefact import content_id
 from optim.errors import IncompatibleError
 from optim.recipe.recipe import Recipe
 from optim.recipe.steps import harvest_time
+from optim.result import SHORT_ID
 from optim.schedule.events import event_rows
 
 FILE = "recipe.json"

@@ -11,6 +11,7 @@ from optim.optimisation.result import DecisionValue, Optimum, ProcessOutcome
 from optim.process.metrics import find_metric
 from optim.recipe.rounding import broken_limits
 from optim.recipe.steps import HOURS, FeedStep, SetpointPhase, feed_schedule, harvest_time, setpoint_phases
+from optim.result import Result
 from optim.schedule.actions import Sample
 
 VOLUME_BASIS = "starting working volume"  # stating the basis avoids the commonest hand-over error
@@ -33,8 +34,8 @@ class Provenance:
     run_id: str
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, repr=False)
+class Recipe(Result):
     """A process as handed over. Status is always DRAFT: approval is the receiving organisation's act."""
 
     schema: ClassVar[str] = "optim.recipe/3"
@@ -58,6 +59,11 @@ class Recipe:
     baseline: ProcessOutcome
     rounding_loss_percent: float  # of the objective
     provenance: Provenance
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the content, without what differs between equal runs."""
+        return str(self.view.document["id"])
 
 
 def make_recipe(title: str, optimum: Optimum, rounded: ProcessOutcome, provenance: Provenance) -> Recipe:

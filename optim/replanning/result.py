@@ -86,7 +86,7 @@ class LimitOutlook:
     eased_to: float  # NaN; or what it was eased to, since nothing left to decide can meet it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Replan(Artefact):
     """A running batch planned anew. Both processes share the past as it was done, and the updated parameter sets."""
 

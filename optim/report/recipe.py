@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 
-from optim.artefact import SHORT_ID
 from optim.process.metrics import find_metric, name_of_metric, readable_name, relative_change
 from optim.recipe.document import recipe_document
 from optim.recipe.recipe import Recipe
 from optim.report.html import embedded, number_text, render_page
 from optim.report.process import Comparison, draw_cost, draw_feeds, draw_processes, frame_of, process_tables
 from optim.report.view import View
+from optim.result import SHORT_ID
 
 HEADLINE = ("yield_per_cost", "product_per_biomass", "titre", "cost")  # metrics on the cards, besides the objective
 

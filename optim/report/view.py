@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from optim.artefact import Artefact
 from optim.report.style import picture_of
+from optim.result import Result
 
 Page = Callable[[str, Mapping[str, bytes]], str]  # of a title and the pictures, by name
 
@@ -46,8 +46,8 @@ class View:
         return self.page(title or self.title, self.pictures) if self.page else ""
 
 
-def view_of(artefact: Artefact) -> View:
-    """The view of an artefact: that of `optim.report.KIND`, a function `KIND_view`."""
-    kind = artefact.kind()
-    found: View = getattr(import_module(f"optim.report.{kind}"), f"{kind}_view")(artefact)
+def view_of(result: Result) -> View:
+    """The view of a result: that of `optim.report.KIND`, a function `KIND_view`."""
+    kind = result.kind()
+    found: View = getattr(import_module(f"optim.report.{kind}"), f"{kind}_view")(result)
     return found

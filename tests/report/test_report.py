@@ -361,3 +361,22 @@ def test_the_terminal_tells_the_gain_and_the_decisions(optimum):
 def test_numbers_read_well(value, text):
     assert number_text(value) == text
     assert number_text(float("nan")) == "–"
+
+
+def test_results_show_themselves_in_few_lines_and_draw_their_figures(fitted, optimum, recipe, screen, tmp_path):
+    for result in (fitted, optimum[0], recipe):
+        text = repr(result)
+        assert len(text.splitlines()) < 40
+        assert result.id[:12] in text
+        assert type(result).__name__ in text
+        for name, table in result.tables.items():
+            assert name in text
+            assert name in result._repr_html_()
+            assert len(table.columns)
+    assert len(repr(screen).splitlines()) < 40
+    assert "SIMULATED" in repr(screen)
+    assert "48 runs of 24 clones" in repr(screen)
+    assert isinstance(optimum[0].figure("feeds"), Figure)
+    with pytest.raises(OptimError, match="no figure 'fedes'"):
+        optimum[0].figure("fedes")
+    assert {f.name for f in recipe.write(tmp_path / "r", formats=("json",)).iterdir()} == {"recipe.json"}

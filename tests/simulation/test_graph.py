@@ -43,15 +43,15 @@ X = tuple(jnp.array(x) for x in ([1.3, 0.4, 2.0], [0.7, 1.9, 2.0], [0.2, 3.0, 1.
 
 
 @pytest.mark.parametrize(("fn", "kind"), [(shared, Graph), (with_arrays, PlainFunction)])
-@pytest.mark.parametrize("still", [0, 2])
-def test_a_graph_has_the_values_and_derivatives_of_its_function(fn, kind, still):
-    graph = trace_graph(fn, 4, still=still)
+@pytest.mark.parametrize("frozen", [0, 2])
+def test_a_graph_has_the_values_and_derivatives_of_its_function(fn, kind, frozen):
+    graph = trace_graph(fn, 4, frozen=frozen)
     assert isinstance(graph, kind)
-    before, rest = graph.split_frozen(still)
+    before, rest = graph.split_frozen(frozen)
 
     def by_graph(*x):
-        moving = x[: 4 - still]
-        return apply_graph(rest, (*moving, *apply_graph(before, x[4 - still :]))) if still else apply_graph(graph, x)
+        moving = x[: 4 - frozen]
+        return apply_graph(rest, (*moving, *apply_graph(before, x[4 - frozen :]))) if frozen else apply_graph(graph, x)
 
     for got, expected in zip(by_graph(*X), jax.vmap(shared)(*X), strict=True):
         assert np.allclose(got, expected, rtol=1e-14)

@@ -16,8 +16,9 @@ from optim.kinetics.base import Environment
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
 from optim.simulation.cultivation import Cultivation
+from optim.simulation.engine.graph import trace_graph
 from optim.simulation.engine.march import Integrator
-from optim.simulation.engine.rhs import trace_right_hand_side
+from optim.simulation.engine.rhs import RightHandSide
 from optim.simulation.engine.rosenbrock import Rodas5P
 from optim.simulation.engine.sparse import SparseSolver
 from optim.simulation.simulate import simulate_one
@@ -35,8 +36,11 @@ def truth(at: float) -> np.ndarray:
     return solve_ivp(f, (0.0, at), [0.5, 1.0], method="Radau", rtol=1e-12, atol=1e-13).y[:, -1]
 
 
+RHS = RightHandSide(trace_graph(lambda s, *y: rhs(s, y), 3), ())
+
+
 def walk(steps: int, end: float) -> jax.Array:
-    step = jax.jit(lambda s, y, h: Rodas5P().step(trace_right_hand_side(rhs, 2), s, y, h)[0])
+    step = jax.jit(lambda s, y, h: Rodas5P().step(RHS, y, s=s, h=h)[0])
     y, h = jnp.array([[0.5], [1.0]]), jnp.full(1, end / steps)
     for i in range(steps):
         y = step(i * h, y, h)
@@ -51,7 +55,7 @@ def test_the_stiff_stepper_is_of_order_five():
 
 def within(h: float, theta: float) -> np.ndarray:
     start = jnp.array([[0.5], [1.0]])
-    y = Rodas5P().interpolate(trace_right_hand_side(rhs, 2), jnp.zeros(1), start, jnp.full(1, h), jnp.full(1, theta))
+    y = Rodas5P().interpolate(RHS, start, jnp.full(1, theta), s=jnp.zeros(1), h=jnp.full(1, h))
     return np.asarray(y)[:, 0]
 
 

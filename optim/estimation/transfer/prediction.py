@@ -79,7 +79,7 @@ class PredictedClone:
         return next(p for p in self.parameters if p.name == name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NewClonePrediction(Artefact):
     """New clones under the population of a fit, each predicted after every requested number of days."""
 
