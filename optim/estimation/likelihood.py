@@ -36,6 +36,8 @@ class Vessels(NamedTuple):
     sd: Array  # [B, M] on the scale on which the assay scatters
     censored: Array  # [B, M]
     weight: Array  # [B, M] 1, or 0 for padding
+    retention: Array | None = None  # [B, N] fraction of each species that the retention device retains
+    topup: Array | None = None  # [B, J, N] factor from each species to what a feed tops up
 
 
 class VesselEquations(NamedTuple):
@@ -100,7 +102,7 @@ def predict_readings(
         return jnp.stack([layout.assay_reading(named, n, seen[n]) for n in layout.variables])[v.variable, v.node]
 
     p, start, volume = jax.vmap(begin)(u, v.initial, v.volume)
-    cultivation = Cultivation(start, volume, v.grid, Vessel(v.feeds))
+    cultivation = Cultivation(start, volume, v.grid, Vessel(v.feeds, v.retention, None, v.topup))
     trajectory = simulate(layout.model, p, cultivation, integrator=integrator)
     return jax.vmap(seen_by_assays)(u, p, trajectory, v), p, trajectory
 
