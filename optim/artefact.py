@@ -161,6 +161,15 @@ def save_artefact(artefact: Artefact, folder: Path) -> Path:
     return folder
 
 
+def stored_kind(folder: Path) -> str:
+    """The kind of artefact that a folder holds (fit, ranking, ...); '' where it holds none that can be read."""
+    try:
+        schema = json.loads((folder / "artefact.json").read_text())["schema"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return str(schema).removeprefix("optim.").split("/")[0]
+
+
 def load_artefact[T: Artefact](cls: type[T], folder: Path) -> T:
     """Read an artefact of class `cls` from `folder`.
 

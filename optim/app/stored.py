@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from optim.app.build import build_process, build_table
+from optim.app.build import build_table
 from optim.app.session import Session, folder_of
 from optim.artefact import load_artefact, require_parent
 from optim.errors import IncompatibleError
@@ -68,11 +68,3 @@ def stored_optimum(s: Session, result: FitResult, problem: ProcessProblem, case:
             "use the design that it was made with, or run `optim optimise` with this one"
         )
     return optimum
-
-
-def process_problem(s: Session, result: FitResult, case: str = "") -> ProcessProblem:
-    """The configured process with the media and the screened ranges of a fit; `case` names a further objective."""
-    if not case:
-        return build_process(s.cfg, result.screen)
-    chosen = s.cfg.objective.also[case]
-    return build_process(s.cfg, result.screen, chosen.maximise, dict(chosen.hold))

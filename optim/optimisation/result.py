@@ -199,3 +199,8 @@ class Ranking(Artefact):
     unit: str
     rows: tuple[RankedClone, ...]
     price_flips: tuple[str, ...] = ()  # prices within whose range another clone leads
+
+    @property
+    def best(self) -> str:
+        """Id of the clone in the first place."""
+        return self.rows[0].clone

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from optim.app.build import build_fit, feed_media
+from optim.app.process import configured_process
 from optim.app.session import Session
-from optim.app.stored import process_problem, stored_fit, stored_ranking
+from optim.app.stored import stored_fit, stored_ranking
 from optim.data.dataset import Dataset
 from optim.data.open import open_dataset
 from optim.data.screened import Screen
@@ -34,7 +35,7 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
     if result.group_by != "clone":
         raise ConfigError("suggest: the fit groups runs by experiment, so there are no clones to choose among")
     dataset = open_dataset(cfg.dataset.name)
-    process = process_problem(s, result)
+    process = configured_process(s.cfg, result).problem
     posterior, point = revive_posterior(result, build_fit(cfg, dataset))
     setting = _setting(cfg, dataset, result.screen)
     ranking = stored_ranking(s, result)
