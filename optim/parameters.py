@@ -74,7 +74,7 @@ class ParameterSpec(ParameterSettings):
         if self.level in ("vessel", "batch") and self.prior_sd is None:
             refuse("prior_sd", f"a {self.level} parameter needs a prior, else every run would explain itself")
 
-    def forward(self, x: float) -> float:
+    def to_fitted(self, x: float) -> float:
         """Natural to fitted scale."""
         if self.scale == "log":
             return math.log(x)
@@ -84,7 +84,7 @@ class ParameterSpec(ParameterSettings):
             return math.log(z / (1.0 - z))
         return x
 
-    def backward(self, u: np.ndarray) -> np.ndarray:
+    def to_natural(self, u: np.ndarray) -> np.ndarray:
         """Fitted to natural scale."""
         if self.scale == "log":
             return np.exp(u)
@@ -92,7 +92,7 @@ class ParameterSpec(ParameterSettings):
             return self.lower + (self.upper - self.lower) / (1.0 + np.exp(-u))
         return np.asarray(u)
 
-    def slope(self, u: np.ndarray) -> np.ndarray:
+    def scale_slope(self, u: np.ndarray) -> np.ndarray:
         """Derivative of `backward`."""
         if self.scale == "log":
             return np.exp(u)
@@ -101,14 +101,14 @@ class ParameterSpec(ParameterSettings):
             return (self.upper - self.lower) * z * (1.0 - z)
         return np.ones_like(u)
 
-    def bounds(self) -> tuple[float, float]:
+    def fitted_bounds(self) -> tuple[float, float]:
         """Bounds on the fitted scale."""
         if self.scale == "logit":
             return -20.0, 20.0
-        return self.forward(self.lower), self.forward(self.upper)
+        return self.to_fitted(self.lower), self.to_fitted(self.upper)
 
     @property
-    def family(self) -> str:
+    def prior_family(self) -> str:
         """The prior's family: that of `prior`, with auto resolved."""
         if self.prior != "auto":
             return self.prior
@@ -116,10 +116,10 @@ class ParameterSpec(ParameterSettings):
             return "uniform"
         return {"log": "lognormal", "logit": "logit_normal", "identity": "normal"}[self.scale]
 
-    def gaussian(self) -> bool:
+    def has_gaussian_prior(self) -> bool:
         """Whether the prior is normal on the fitted scale."""
         own = {"log": "lognormal", "logit": "logit_normal", "identity": "normal"}[self.scale]
-        return self.family == own
+        return self.prior_family == own
 
     def prior_score(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Negative logarithm of the prior's density over the fitted scale, its slope and its Gauss-Newton curvature.
@@ -129,23 +129,23 @@ class ParameterSpec(ParameterSettings):
         """
         u = np.asarray(u, float)
         none = np.zeros_like(u)
-        if self.family == "uniform" or self.prior_sd is None:
+        if self.prior_family == "uniform" or self.prior_sd is None:
             # uniform on the natural scale, unless it is only a lack of belief
             return none if self.prior == "auto" else -self._log_slope(u), self._minus_bend(u), none
-        if self.gaussian():
-            r = (u - self.forward(self.value)) / self.prior_sd
+        if self.has_gaussian_prior():
+            r = (u - self.to_fitted(self.value)) / self.prior_sd
             return 0.5 * r**2, r / self.prior_sd, none + 1.0 / self.prior_sd**2
-        x, dx = self.backward(u), self.slope(u)
-        if self.family == "lognormal":
+        x, dx = self.to_natural(u), self.scale_slope(u)
+        if self.prior_family == "lognormal":
             r, dr = (np.log(x) - math.log(self.value)) / self.prior_sd, dx / (x * self.prior_sd)
             # the density of x has a factor 1/x
             return 0.5 * r**2 + np.log(x) - self._log_slope(u), r * dr + dx / x + self._minus_bend(u), dr**2
-        centre = 0.0 if self.family == "half_normal" else self.value
+        centre = 0.0 if self.prior_family == "half_normal" else self.value
         r, dr = (x - centre) / self.prior_sd, dx / self.prior_sd
         return 0.5 * r**2 - self._log_slope(u), r * dr + self._minus_bend(u), dr**2
 
     def _log_slope(self, u: np.ndarray) -> np.ndarray:
-        return np.log(self.slope(u))
+        return np.log(self.scale_slope(u))
 
     def _minus_bend(self, u: np.ndarray) -> np.ndarray:
         """Slope of -log(slope)."""
@@ -157,23 +157,23 @@ class ParameterSpec(ParameterSettings):
         """Standard deviation of the prior on the fitted scale, about its centre; None for a uniform one."""
         if self.prior_sd is None:
             return None
-        if self.gaussian():
+        if self.has_gaussian_prior():
             return self.prior_sd
-        if self.family == "half_normal":
+        if self.prior_family == "half_normal":
             return None
-        at = np.asarray(self.forward(self.value))
-        by = self.value if self.family == "lognormal" else 1.0
-        return float(self.prior_sd * by / self.slope(at))
+        at = np.asarray(self.to_fitted(self.value))
+        by = self.value if self.prior_family == "lognormal" else 1.0
+        return float(self.prior_sd * by / self.scale_slope(at))
 
     def prior_text(self) -> str:
         """The prior in words, as reports print it."""
         if self.level == "fixed":
             return ""
-        if self.family == "uniform":
+        if self.prior_family == "uniform":
             return f"uniform({self.lower:g}, {self.upper:g})"
-        if self.family == "half_normal":
+        if self.prior_family == "half_normal":
             return f"half-normal({self.prior_sd:g})"
-        return f"{self.family.replace('_', '-')}({self.value:g}, {self.prior_sd:g})"
+        return f"{self.prior_family.replace('_', '-')}({self.value:g}, {self.prior_sd:g})"
 
 
 @dataclass(frozen=True)
@@ -206,11 +206,11 @@ class ParameterTable:
         names = [r.name for r in self.rows]
         raise ConfigError(f"no parameter '{name}'.{nearest(name, names)} Known: {', '.join(names)}")
 
-    def unverified(self) -> tuple[str, ...]:
+    def unverified_names(self) -> tuple[str, ...]:
         """Names of parameters whose number no source supports."""
         return tuple(r.name for r in self.rows if not r.verified)
 
-    def values(self) -> dict[str, float]:
+    def natural_values(self) -> dict[str, float]:
         """All parameters at their stated values, on the natural scale, multiples resolved."""
         plain = {row.name: row.value for row in self.rows}
         return {row.name: plain[row.name] * (plain[row.times] if row.times else 1.0) for row in self.rows}
@@ -220,7 +220,7 @@ def to_natural(rows: tuple[ParameterSpec, ...], u: np.ndarray) -> np.ndarray:
     """Fitted to natural scale, parameters on the last axis."""
     if not rows:
         return np.asarray(u)
-    return np.stack([row.backward(u[..., i]) for i, row in enumerate(rows)], axis=-1)
+    return np.stack([row.to_natural(u[..., i]) for i, row in enumerate(rows)], axis=-1)
 
 
 def to_fitted(rows: tuple[ParameterSpec, ...], x: np.ndarray) -> np.ndarray:
@@ -229,15 +229,18 @@ def to_fitted(rows: tuple[ParameterSpec, ...], x: np.ndarray) -> np.ndarray:
     found = np.empty_like(x)
     for i, row in enumerate(rows):
         inside = np.clip(x[..., i], row.lower, row.upper)
-        found[..., i] = np.vectorize(row.forward, otypes=[float])(inside) if inside.size else inside
+        found[..., i] = np.vectorize(row.to_fitted, otypes=[float])(inside) if inside.size else inside
     return found
 
 
 # What a vessel (or a batch) may deviate in, besides the parameters of the model: cells and volume at the start, and
 # what an assay reads of the truth, as a factor or as an offset in its unit.
 START_PARAMETERS = ("inoculum_factor", "volume_factor")
-SCALE, OFFSET = "scale_", "offset_"
-VESSEL_PARAMETERS = (*START_PARAMETERS, *(f"{kind}{name}" for kind in (SCALE, OFFSET) for name in VARIABLES))
+SCALE_PREFIX, OFFSET_PREFIX = "scale_", "offset_"
+VESSEL_PARAMETERS = (
+    *START_PARAMETERS,
+    *(f"{kind}{name}" for kind in (SCALE_PREFIX, OFFSET_PREFIX) for name in VARIABLES),
+)
 
 
 def parameter_table(rows: Mapping[str, ParameterSettings], model_parameters: tuple[str, ...]) -> ParameterTable:

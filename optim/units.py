@@ -53,7 +53,7 @@ VARIABLES: dict[str, Quantity] = {
     "background_osmolality": Quantity("mOsm/kg"),
 }
 # how a canonical unit reads in a table or on an axis
-DISPLAY = {"1e9 cells/L": "1e6 cells/mL", "1e12/L": "1e9/mL", "1": "-", "degC": "°C"}
+DISPLAY_UNITS = {"1e9 cells/L": "1e6 cells/mL", "1e12/L": "1e9/mL", "1": "-", "degC": "°C"}
 
 
 @cache
@@ -72,7 +72,7 @@ def _registry() -> Any:
 
 
 @cache
-def factor(unit: str, quantity: Quantity) -> tuple[float, float]:
+def conversion_factor(unit: str, quantity: Quantity) -> tuple[float, float]:
     """(factor, offset): canonical = value * factor + offset. Raises `ConfigError` when the unit does not fit."""
     canonical = quantity.unit
     text = unit.strip()
@@ -92,21 +92,21 @@ def factor(unit: str, quantity: Quantity) -> tuple[float, float]:
             have = have / molar if have.is_compatible_with(want * molar) else have * molar
         return float((have / want).to("").magnitude), 0.0
     except Exception as err:  # pint raises many kinds, tokenizer errors among them
-        raise ConfigError(f"unit '{unit}' does not fit; expected a unit like '{display(canonical)}'") from err
+        raise ConfigError(f"unit '{unit}' does not fit; expected a unit like '{display_unit(canonical)}'") from err
 
 
 def to_canonical(value: float, unit: str, quantity: Quantity) -> float:
     """A value in its canonical unit."""
-    scale, offset = factor(unit, quantity)
+    scale, offset = conversion_factor(unit, quantity)
     return value * scale + offset
 
 
-def display(canonical: str) -> str:
+def display_unit(canonical: str) -> str:
     """The unit as people write it."""
-    return DISPLAY.get(canonical, canonical)
+    return DISPLAY_UNITS.get(canonical, canonical)
 
 
-def variable(name: str) -> Quantity:
+def variable_quantity(name: str) -> Quantity:
     """The quantity of a measured variable. Raises `ConfigError` with the nearest match."""
     if name not in VARIABLES:
         raise ConfigError(f"unknown variable '{name}'.{nearest(name, VARIABLES)} Known: {', '.join(VARIABLES)}")

@@ -143,7 +143,7 @@ def configured(name: str) -> tuple[Any, Any]:
 
     chosen = model_config(name)
     model = kinetics(chosen.kinetics)
-    values = build_table(chosen, model).values()
+    values = build_table(chosen, model).natural_values()
     return model, model.Parameters(*(values[key] for key in model.Parameters._fields))
 
 
@@ -166,7 +166,12 @@ def build_fit(cfg: Settings, dataset: Dataset, model: ModelSettings | None = Non
     table = build_table(chosen, equations)
     noise = NoiseModel(**vars(cfg.noise))
     return build_problem(
-        equations, table, dataset, noise, integrator_for(equations, cfg.integrator), cfg.dataset.group_by
+        equations,
+        table,
+        dataset,
+        noise=noise,
+        integrator=integrator_for(equations, cfg.integrator),
+        group_by=cfg.dataset.group_by,
     )
 
 

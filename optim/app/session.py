@@ -41,7 +41,7 @@ class Session:
         """Write an artefact to the output folder, and show its view. `case` names a further objective."""
         view = view_of(artefact)
         name = folder_of(view.kind, case)
-        self.tracker.folder(save_artefact(artefact, self.out / name), name)
+        self.tracker.log_folder(save_artefact(artefact, self.out / name), name)
         self.show(view, case)
         return view
 
@@ -55,9 +55,9 @@ class Session:
             self.say(line)
         for note in view.notes:
             self.note(note)
-        self.tracker.metrics({named(key): value for key, value in view.metrics.items()})
+        self.tracker.log_metrics({named(key): value for key, value in view.metrics.items()})
         for key, values in view.series.items():
-            self.tracker.history(named(key), values)
+            self.tracker.log_history(named(key), values)
         for name, table in view.tables.items():
             self.write(csv_text(table).encode(), Path("tables") / f"{folder_of(name, case)}.csv")
         for name, picture in view.pictures.items():
@@ -73,7 +73,7 @@ class Session:
         draft = file.with_name(f"{file.name}.part")
         draft.write_bytes(content)
         draft.replace(file)
-        self.tracker.file(file, "" if name.parent == Path() else str(name.parent))
+        self.tracker.log_file(file, "" if name.parent == Path() else str(name.parent))
         return file
 
     def lines(self, lines: Sequence[str]) -> None:
@@ -111,8 +111,8 @@ def session(cfg: Settings, command: str, say: Say = print, progress: Say = lambd
         "device": jax.default_backend(),
     }
     with open_tracker(cfg.tracking, f"{cfg.name} {command}", tags) as tracker:
-        tracker.text(as_yaml(cfg), "config.yaml")
-        tracker.parameters(
+        tracker.log_text(as_yaml(cfg), "config.yaml")
+        tracker.log_parameters(
             {
                 "experiment": cfg.name,
                 "model": cfg.model.name,

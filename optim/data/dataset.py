@@ -12,7 +12,7 @@ import numpy as np
 from optim.errors import DatasetError, nearest
 from optim.schedule.actions import Action, Harvest, Setpoint, feeds_in_order
 from optim.schedule.cut import actions_before
-from optim.units import VARIABLES, display
+from optim.units import VARIABLES, display_unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,7 +162,7 @@ class Dataset:
                 "time_h": m.time_h,
                 "variable": m.variable,
                 "value": m.value,
-                "unit": [display(VARIABLES[v].unit) for v in m.variable],
+                "unit": [display_unit(VARIABLES[v].unit) for v in m.variable],
                 "censored": m.censored,
             }
         )

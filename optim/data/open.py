@@ -25,8 +25,8 @@ from optim.errors import DatasetError, nearest
 from optim.paths import cache_dir, datasets_dir
 
 ADAPTERS: dict[str, Callable[[Path, dict[str, Any]], Dataset]] = {
-    "nistcho": nistcho.adapt,
-    "optfed": optfed.adapt,
+    "nistcho": nistcho.read_nistcho,
+    "optfed": optfed.read_optfed,
 }
 TIMEOUT_S = 20
 

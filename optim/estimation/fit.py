@@ -10,11 +10,11 @@ from optim.artefact import Lineage
 from optim.data.screened import Screen
 from optim.errors import FitError, IntegratorWarning
 from optim.estimation.data_quality.finding import Finding
-from optim.estimation.data_quality.inspect import inspect, inspect_raw
+from optim.estimation.data_quality.inspect import inspect_data, inspect_dataset
 from optim.estimation.ensemble import Draws, draw_laplace, natural_draws
 from optim.estimation.estimate import multi_start, search_of
-from optim.estimation.identifiability.practical import identify
-from optim.estimation.identifiability.structural import structural
+from optim.estimation.identifiability.practical import assess_identifiability
+from optim.estimation.identifiability.structural import structural_identifiability
 from optim.estimation.levenberg_marquardt import Progress
 from optim.estimation.parameter_index import all_parameters, select_parameters
 from optim.estimation.posterior import Z90, Point, Posterior
@@ -29,10 +29,10 @@ from optim.estimation.score import (
     r_squared,
     vessel_folds,
 )
-from optim.estimation.uncertainty.agreement import agreement
+from optim.estimation.uncertainty.agreement import compare_intervals
 from optim.estimation.uncertainty.bootstrap import Bootstrap, BootstrapOptions, bootstrap
-from optim.estimation.uncertainty.nuts import Sampled, SampleOptions, sample
-from optim.estimation.uncertainty.profile import Profile, profiles
+from optim.estimation.uncertainty.nuts import PosteriorSample, SampleOptions, sample_posterior
+from optim.estimation.uncertainty.profile import LikelihoodProfile, profile_likelihoods
 from optim.runtime import require_float64
 from optim.settings.estimation import FitSettings
 
@@ -50,7 +50,7 @@ def fit(
 ) -> FitResult:
     """Fit a problem. Raises `FitError` when every start failed or the data do not determine the parameters at all."""
     require_float64("fit")
-    posterior, points = multi_start(problem, options, seed, progress)
+    posterior, points = multi_start(problem, options, seed, progress=progress)
     return build_fit_result(posterior, points, options, seed=seed, model_name=model_name, progress=progress)
 
 
@@ -73,9 +73,13 @@ def build_fit_result(
     left_out, clones_left_out = None, None
     if options.leave_one_out:
         search, members = search_of(options), max(2, options.ensemble // 2)
-        left_out = predict_left_out(posterior, best, vessel_folds(posterior), members, search, seed, progress)
+        left_out = predict_left_out(
+            posterior, best, vessel_folds(posterior), members=members, search=search, seed=seed, progress=progress
+        )
         if posterior.n_groups > 1:
-            clones_left_out = predict_left_out(posterior, best, group_folds(posterior), members, search, seed, progress)
+            clones_left_out = predict_left_out(
+                posterior, best, group_folds(posterior), members=members, search=search, seed=seed, progress=progress
+            )
     n = int(problem.vessels.weight.sum())
     k = count_parameters(posterior)
     likelihood = log_likelihood(posterior, best)
@@ -83,7 +87,9 @@ def build_fit_result(
     plain = parameter_estimates(posterior, best)
     parameters = plain if wide is None else parameter_estimates(posterior, best, wide.draws)
     walked = _profiles(posterior, best, options, progress)
-    compared = agreement(posterior, plain, walked, wide if isinstance(wide, Sampled) else None)
+    compared = compare_intervals(
+        posterior, plain, profiles=walked, sampled=wide if isinstance(wide, PosteriorSample) else None
+    )
     return FitResult(
         lineage=Lineage(
             model=model_name,
@@ -135,29 +141,31 @@ def build_fit_result(
 
 def _ensemble(
     posterior: Posterior, best: Point, options: FitSettings, seed: int, progress: Progress
-) -> tuple[Draws, Bootstrap | Sampled | None]:
+) -> tuple[Draws, Bootstrap | PosteriorSample | None]:
     """The ensemble, and all draws that it was thinned from where it is no Laplace approximation."""
     if options.ensemble_by == "laplace":
-        return draw_laplace(posterior, best, options.ensemble, np.random.default_rng(seed + 1)), None
-    wide: Bootstrap | Sampled
+        return draw_laplace(posterior, best, options.ensemble, rng=np.random.default_rng(seed + 1)), None
+    wide: Bootstrap | PosteriorSample
     if options.ensemble_by == "bootstrap":
-        wide = bootstrap(posterior, best, BootstrapOptions(options.draws), seed + 1, progress)
+        wide = bootstrap(posterior, best, BootstrapOptions(options.draws), seed=seed + 1, progress=progress)
         drawn = Draws(wide.draws.shared[1:], wide.draws.block[1:])
     else:
-        wide = sample(posterior, best, SampleOptions(options.draws), seed + 1, progress)
+        wide = sample_posterior(posterior, best, SampleOptions(options.draws), seed=seed + 1, progress=progress)
         drawn = wide.draws
     kept = np.linspace(0, len(drawn.shared) - 1, min(options.ensemble - 1, len(drawn.shared))).astype(int)
     shared, block = drawn.shared[kept], drawn.block[kept]
     return Draws(np.concatenate([best.shared[None], shared]), np.concatenate([best.block[None], block])), wide
 
 
-def _profiles(posterior: Posterior, best: Point, options: FitSettings, progress: Progress) -> tuple[Profile, ...]:
+def _profiles(
+    posterior: Posterior, best: Point, options: FitSettings, progress: Progress
+) -> tuple[LikelihoodProfile, ...]:
     if not options.profiles:
         return ()
     every = [x for x in all_parameters(posterior) if x.level in ("shared", "population")]
     named = tuple(name for name in options.profiles if name != "shared")
     wanted = [*(every if "shared" in options.profiles else ()), *(select_parameters(posterior, named) if named else ())]
-    return profiles(posterior, best, tuple(dict.fromkeys(wanted)), progress=progress)
+    return profile_likelihoods(posterior, best, tuple(dict.fromkeys(wanted)), progress=progress)
 
 
 def _findings(posterior: Posterior, best: Point, options: FitSettings, progress: Progress) -> tuple[Finding, ...]:
@@ -165,18 +173,18 @@ def _findings(posterior: Posterior, best: Point, options: FitSettings, progress:
         return ()
     progress("fit: looking for faults of the data")
     try:
-        return inspect(posterior, best).findings
+        return inspect_data(posterior, best).findings
     except FitError:
         # no robust fit to judge by: what the data say of themselves
-        return inspect_raw(posterior.problem.dataset, tuple(posterior.problem.noise.assays))
+        return inspect_dataset(posterior.problem.dataset, tuple(posterior.problem.noise.assays))
 
 
 def _identifiability(posterior: Posterior, best: Point, options: FitSettings, progress: Progress) -> tuple[str, ...]:
     if not options.identify:
         return ()
     progress("fit: looking for what the data cannot tell")
-    perfect = [f"even with perfect readings {c.sentence}" for c in structural(posterior, best)]
-    return (*perfect, *identify(posterior, best).sentences)
+    perfect = [f"even with perfect readings {c.sentence}" for c in structural_identifiability(posterior, best)]
+    return (*perfect, *assess_identifiability(posterior, best).sentences)
 
 
 def _starts(points: list[Point]) -> tuple[StartReport, ...]:
@@ -207,8 +215,8 @@ def parameter_estimates(e: Posterior, point: Point, draws: Draws | None = None) 
         ends = np.array([u - Z90 * sd, u + Z90 * sd])
         if draws is not None:
             ends = np.quantile(place.value_in(draws.shared, draws.block), (0.05, 0.95))
-        low, high = spec.bounds()
-        lower, estimate, upper = spec.backward(np.clip(np.array([ends[0], u, ends[1]]), low, high))
+        low, high = spec.fitted_bounds()
+        lower, estimate, upper = spec.to_natural(np.clip(np.array([ends[0], u, ends[1]]), low, high))
         prior_sd = float(e.spread[place.column]) if place.level == "clone" else spec.prior_sd_fitted()
         shrinkage = sd / prior_sd if prior_sd else float("nan")
         rows.append(
@@ -273,7 +281,7 @@ def _notes(problem: FitProblem) -> tuple[str, ...]:
     notes = list(problem.dataset.notes)
     if problem.dataset.simulated:
         notes.insert(0, "SIMULATED data: nothing here was measured")
-    unverified = problem.table.unverified()
+    unverified = problem.table.unverified_names()
     if unverified:
         notes.append(f"no source supports the numbers given for {', '.join(unverified)} (unverified)")
     m = problem.dataset.measurements

@@ -12,7 +12,7 @@ from optim.artefact import Artefact, Lineage
 from optim.data.screened import Screen
 from optim.errors import IncompatibleError
 from optim.estimation.data_quality.finding import Finding
-from optim.estimation.uncertainty.profile import Profile
+from optim.estimation.uncertainty.profile import LikelihoodProfile
 from optim.parameters import ParameterSpec, ParameterTable
 
 
@@ -138,7 +138,7 @@ class FitResult(Artefact):
     clones_left_out: Observations | None = None  # the same, whole clones (or experiments) left out
     findings: tuple[Finding, ...] = ()
     identifiability: tuple[str, ...] = ()  # what the data cannot tell, in sentences
-    profiles: tuple[Profile, ...] = ()
+    profiles: tuple[LikelihoodProfile, ...] = ()
     agreement: tuple[str, ...] = ()  # where two ways to find an interval do not agree, in sentences
     ensemble_by: str = "laplace"  # laplace | bootstrap | nuts
 

@@ -8,7 +8,7 @@ from optim.data.dataset import Dataset
 from optim.data.writer import event_table, media_table, run_table, write_dataset
 from optim.doe.candidates import planned_readings
 from optim.doe.result import Suggestion
-from optim.units import VARIABLES, display
+from optim.units import VARIABLES, display_unit
 
 TO_FILL = "measurements_to_fill.csv"
 
@@ -26,7 +26,7 @@ def write_plan(s: Suggestion, dataset: Dataset, variables: tuple[str, ...], fold
             "time_h": time,
             "variable": name,
             "value": "",
-            "unit": display(VARIABLES[name].unit),
+            "unit": display_unit(VARIABLES[name].unit),
             "replicate": "1",
             "censored": "",
             "qc_flag": "",

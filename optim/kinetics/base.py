@@ -10,7 +10,7 @@ from equinox import AbstractClassVar
 
 from optim.errors import DatasetError
 from optim.types import Scalar
-from optim.units import VARIABLES, factor
+from optim.units import VARIABLES, conversion_factor
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Species:
     def canonical_per_unit(self) -> float:
         """Canonical units of the component in one unit of the species, e.g. 5.55 mmol in 1 g of glucose."""
         name = self.component or self.starts_as
-        return factor(self.unit, VARIABLES[name])[0] if name in VARIABLES else 1.0
+        return conversion_factor(self.unit, VARIABLES[name])[0] if name in VARIABLES else 1.0
 
 
 @dataclass(frozen=True)

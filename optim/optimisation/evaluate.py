@@ -18,7 +18,7 @@ from optim.process.problem import ProcessProblem, Trace
 from optim.runtime import require_float64
 from optim.schedule.actions import Action
 from optim.schedule.decode import actions_of
-from optim.units import VARIABLES, display
+from optim.units import VARIABLES, display_unit
 
 AT_BOUND = 1e-4  # of a decision's span
 ACTIVE_MARGIN = 1e-3  # of a constraint's limit
@@ -106,7 +106,7 @@ def _series(problem: ProcessProblem, trace: Trace, good: np.ndarray) -> Series:
     values = [trace.observed[:, i] for i in range(len(problem.observed))] + content + [volume, trace.temperature]
     names = (*problem.observed, *(["product_per_biomass"] if content else []), "volume", "temperature")
     units = (
-        *(display(VARIABLES[v].unit) for v in problem.observed),
+        *(display_unit(VARIABLES[v].unit) for v in problem.observed),
         *(["g/g"] if content else []),
         "mL",
         "°C",

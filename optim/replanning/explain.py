@@ -25,7 +25,7 @@ from optim.replanning.result import (
 from optim.replanning.running_batch import Batch, Outlook, Plan
 from optim.schedule.actions import Action, Sample, Setpoint, start_time, used_feed
 from optim.schedule.lines import SETPOINTS
-from optim.units import VARIABLES, display
+from optim.units import VARIABLES, display_unit
 
 OFF = 1e-3  # chance below which the readings of an assay are said not to agree
 CLEARLY = 2.0  # standard deviations of noise: a reading that far from the plan is told of
@@ -283,7 +283,7 @@ def _moved(o: Outlook, fitting: FitProblem) -> tuple[MovedParameter, ...]:
         sd = float(before[1:].std())
         if sd <= 0.0:
             continue
-        ends = row.backward(np.array([before[0], now[0]]))
+        ends = row.to_natural(np.array([before[0], now[0]]))
         found.append(
             MovedParameter(
                 name=name,
@@ -374,7 +374,7 @@ def _seen(
             name, np.array(last.planned), fitting.noise.sd_on_scale(name, np.array(last.planned))
         )
         if abs(last.value - last.planned) > CLEARLY * float(sd) and last.planned > 0.0:
-            share, unit = last.value / last.planned - 1.0, display(VARIABLES[name].unit)
+            share, unit = last.value / last.planned - 1.0, display_unit(VARIABLES[name].unit)
             text.append(
                 f"{name} on {day(last.time_h)} reads {last.value:.3g} {unit}, {abs(share):.0%} "
                 f"{'above' if share > 0.0 else 'below'} the plan ({last.planned:.3g})"

@@ -11,7 +11,7 @@ from optim.estimation.result import FitResult, Observations
 from optim.estimation.score import interval_coverage, r_squared
 from optim.process.metrics import readable_name
 from optim.report.html import embedded, number_text, render_page
-from optim.units import VARIABLES, display
+from optim.units import VARIABLES, display_unit
 
 NAMED = ("residuals", "parity", "starts", "search", "recovery", "profiles")  # figures besides those of the assays
 
@@ -87,7 +87,7 @@ def _assays(r: FitResult) -> list[_Assay]:
         rows.append(
             _Assay(
                 name=name,
-                unit=display(VARIABLES[name].unit),
+                unit=display_unit(VARIABLES[name].unit),
                 readings=int(own.sum()),
                 censored=int((own & censored).sum()),
                 vessels=len(set(np.array(o.vessel)[own])),

@@ -28,28 +28,28 @@ class Tracker(ABC):
     def run_id(self) -> str: ...
 
     @abstractmethod
-    def parameters(self, values: Mapping[str, Any]) -> None: ...
+    def log_parameters(self, values: Mapping[str, Any]) -> None: ...
 
     @abstractmethod
-    def metrics(self, values: Mapping[str, float]) -> None: ...
+    def log_metrics(self, values: Mapping[str, float]) -> None: ...
 
     @abstractmethod
-    def history(self, name: str, values: Sequence[float]) -> None: ...
+    def log_history(self, name: str, values: Sequence[float]) -> None: ...
 
     @abstractmethod
-    def dataset(self, dataset: Dataset, context: str) -> None: ...
+    def log_dataset(self, dataset: Dataset, context: str) -> None: ...
 
     @abstractmethod
-    def file(self, file: Path, folder: str) -> None: ...
+    def log_file(self, file: Path, folder: str) -> None: ...
 
     @abstractmethod
-    def text(self, text: str, name: str) -> None: ...
+    def log_text(self, text: str, name: str) -> None: ...
 
     @abstractmethod
-    def folder(self, folder: Path, name: str) -> None: ...
+    def log_folder(self, folder: Path, name: str) -> None: ...
 
     @abstractmethod
-    def child(self, name: str, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None: ...
+    def log_child_run(self, name: str, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None: ...
 
 
 class NullTracker(Tracker):
@@ -57,28 +57,28 @@ class NullTracker(Tracker):
 
     run_id = ""
 
-    def parameters(self, values: Mapping[str, Any]) -> None:
+    def log_parameters(self, values: Mapping[str, Any]) -> None:
         pass
 
-    def metrics(self, values: Mapping[str, float]) -> None:
+    def log_metrics(self, values: Mapping[str, float]) -> None:
         pass
 
-    def history(self, name: str, values: Sequence[float]) -> None:
+    def log_history(self, name: str, values: Sequence[float]) -> None:
         pass
 
-    def dataset(self, dataset: Dataset, context: str) -> None:
+    def log_dataset(self, dataset: Dataset, context: str) -> None:
         pass
 
-    def file(self, file: Path, folder: str) -> None:
+    def log_file(self, file: Path, folder: str) -> None:
         pass
 
-    def text(self, text: str, name: str) -> None:
+    def log_text(self, text: str, name: str) -> None:
         pass
 
-    def folder(self, folder: Path, name: str) -> None:
+    def log_folder(self, folder: Path, name: str) -> None:
         pass
 
-    def child(self, name: str, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    def log_child_run(self, name: str, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         pass
 
 
@@ -104,17 +104,17 @@ class MlflowTracker(Tracker):
             message = f"tracking stopped at '{what}' ({reason}); results are in the output folder"
             warnings.warn(message, TrackingWarning, stacklevel=3)
 
-    def parameters(self, values: Mapping[str, Any]) -> None:
+    def log_parameters(self, values: Mapping[str, Any]) -> None:
         entities = self._mlflow.entities
         items = [entities.Param(k, str(v)[:500]) for k, v in values.items()]
         self._try("parameters", self._client.log_batch, self._run, params=items)
 
-    def metrics(self, values: Mapping[str, float]) -> None:
+    def log_metrics(self, values: Mapping[str, float]) -> None:
         entities = self._mlflow.entities
         items = [entities.Metric(k, float(v), 0, 0) for k, v in values.items() if v == v]
         self._try("metrics", self._client.log_batch, self._run, metrics=items)
 
-    def history(self, name: str, values: Sequence[float]) -> None:
+    def log_history(self, name: str, values: Sequence[float]) -> None:
         entities = self._mlflow.entities
         items = [
             entities.Metric(name, float(v), i, i) for i, v in enumerate(values) if v == v and abs(v) != float("inf")
@@ -122,7 +122,7 @@ class MlflowTracker(Tracker):
         for first in range(0, len(items), 1000):
             self._try(name, self._client.log_batch, self._run, metrics=items[first : first + 1000])
 
-    def dataset(self, dataset: Dataset, context: str) -> None:
+    def log_dataset(self, dataset: Dataset, context: str) -> None:
         def log() -> None:
             from mlflow.data.code_dataset_source import CodeDatasetSource
 
@@ -135,16 +135,16 @@ class MlflowTracker(Tracker):
 
         self._try("dataset", log)
 
-    def file(self, file: Path, folder: str) -> None:
+    def log_file(self, file: Path, folder: str) -> None:
         self._try(file.name, self._client.log_artifact, self._run, str(file), folder)
 
-    def text(self, text: str, name: str) -> None:
+    def log_text(self, text: str, name: str) -> None:
         self._try(name, self._client.log_text, self._run, text, name)
 
-    def folder(self, folder: Path, name: str) -> None:
+    def log_folder(self, folder: Path, name: str) -> None:
         self._try(name, self._client.log_artifacts, self._run, str(folder), name)
 
-    def child(self, name: str, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    def log_child_run(self, name: str, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         def log() -> None:
             entities = self._mlflow.entities
             tags = {"mlflow.parentRunId": self._run, "mlflow.runName": name}

@@ -86,7 +86,7 @@ def _measure(folder: Path, runs: tuple[Run, ...], truth: dict[str, dict[str, flo
         rows = list(csv.DictReader(file))
     times = np.unique([float(row["time_h"]) for row in rows])
     named = {c: Parameters(**{n: (truth[""] | truth[c])[n] for n in Parameters._fields}) for c in truth if c}
-    values = simulate_screen(runs, named, np.ones(len(runs)), times)
+    values = simulate_screen(runs, named, np.ones(len(runs)), times_h=times)
     ids, rng = [run.run_id for run in runs], np.random.default_rng(1)
     for row in rows:
         true = values[row["variable"]][ids.index(row["run_id"]), int(np.searchsorted(times, float(row["time_h"])))]

@@ -20,7 +20,7 @@ from optim.data.reader import content_hash, read_dataset
 from optim.errors import ConfigError, DatasetError
 from optim.schedule.actions import Bolus, Setpoint
 from optim.synthetic import ScreenOptions, make_screen
-from optim.units import VARIABLES, Quantity, factor, to_canonical
+from optim.units import VARIABLES, Quantity, conversion_factor, to_canonical
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def test_concentrations_agree_with_pint(unit, value):
 @pytest.mark.parametrize("unit", ["degC", "h", "", "g/", "cells", "1e6", "; drop"])
 def test_a_unit_that_does_not_fit_is_refused(unit):
     with pytest.raises(ConfigError, match="does not fit"):
-        factor(unit, VARIABLES["titre"])
+        conversion_factor(unit, VARIABLES["titre"])
 
 
 # --- public sets ---

@@ -44,7 +44,7 @@ ROWS = [
 
 def adapt(folder: Path, rows: list[str], header: str = HEADER):
     (folder / nistcho.COUNTS_FILE).write_text(header + "\n".join(rows) + "\n")
-    return nistcho.adapt(folder, SOURCE)
+    return nistcho.read_nistcho(folder, SOURCE)
 
 
 # --- the adapter ---

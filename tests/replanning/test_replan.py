@@ -41,7 +41,7 @@ from optim.simulation.balance import Vessel
 from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import check_trajectory, observe_nodes, simulate_one
-from optim.synthetic import FEED, MEDIUM
+from optim.synthetic import BASAL_MEDIUM, FEED
 
 FEW = ReplanOptions(OptimiseSettings(starts=1, max_iterations=40, tolerance=1e-7), ReplanSettings(draws=15))
 DAY = 24.0
@@ -109,7 +109,7 @@ def independent(model, p, run, times, inoculum=1.0):
     feeds = tuple(dict.fromkeys(used_feed(a) for a in run.actions if used_feed(a))) or ("feed_a",)
     plain = schedule_of(run, np.asarray(times), feeds)
     grid, _ = to_grid(jax.tree.map(jnp.asarray, plain), 64)
-    start = np.array(list(model.initial(MEDIUM, 0.5, {}).values()))
+    start = np.array(list(model.initial(BASAL_MEDIUM, 0.5, {}).values()))
     start[:2] *= inoculum
     vessel = Vessel(jnp.asarray([model.feed(FEED)] * len(feeds)))
     values = model.Parameters(*p)
@@ -580,7 +580,7 @@ def test_the_command_reads_folders_and_leaves_an_artefact(tmp_path, old, optimum
         ],
         "media.csv": [
             {"medium_id": m, "component": c, "value": v, "unit": "mOsm/kg" if "osm" in c else "mmol/L"}
-            for m, rows in (("basal_a", MEDIUM), ("feed_a", FEED)) for c, v in rows.items()
+            for m, rows in (("basal_a", BASAL_MEDIUM), ("feed_a", FEED)) for c, v in rows.items()
         ],
         "measurements.csv": [
             {"run_id": "R1", "time_h": t, "variable": a, "value": v, "unit": units.get(a, "mmol/L")}

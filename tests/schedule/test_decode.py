@@ -41,7 +41,7 @@ from optim.schedule.actions import (
 )
 from optim.schedule.cut import actions_before
 from optim.schedule.decode import actions_of, to_ml
-from optim.schedule.events import KINDS, EventRow, event_actions, event_kind, event_rows
+from optim.schedule.events import EVENT_KINDS, EventRow, event_actions, event_kind, event_rows
 from optim.schedule.plan import make_plan
 from optim.schedule.schedule import FLOWS, Schedule
 
@@ -306,7 +306,7 @@ def test_every_translator_refuses_an_action_that_it_does_not_know():
 
 
 def test_every_kind_of_event_states_its_action():
-    for kind in KINDS.values():
+    for kind in EVENT_KINDS.values():
         assert kind.meaning
         for unit in kind.units:
             row = EventRow(

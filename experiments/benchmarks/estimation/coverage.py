@@ -113,11 +113,11 @@ def study(seed: int) -> Row:
     """What one screen gives: rows of parameters, of pairs of clones, and of ranks; and the seconds of the fits."""
     problem = build_fit(compose([]), thinned(screen(seed)))
     start = time.perf_counter()
-    posterior, points = multi_start(problem, OPTIONS, seed, lambda text: None)
+    posterior, points = multi_start(problem, OPTIONS, seed, progress=lambda text: None)
     pooled_s = time.perf_counter() - start
     own = alone(problem)
     start = time.perf_counter()
-    by_itself = multi_start(own, replace(OPTIONS, estimate_spread=False), seed, lambda text: None)
+    by_itself = multi_start(own, replace(OPTIONS, estimate_spread=False), seed, progress=lambda text: None)
     alone_s = time.perf_counter() - start
     placed: list[Row] = []
     readings: list[Row] = []
@@ -179,10 +179,10 @@ def estimates(posterior: Posterior, point: Point) -> dict[tuple[str, str], tuple
     var_s, var_c = point.arrow.variances()
     found = {}
     for i, row in enumerate(problem.shared_specs):
-        found["", row.name] = (float(point.shared[i] - row.forward(truth[""][row.name])), float(np.sqrt(var_s[i])))
+        found["", row.name] = (float(point.shared[i] - row.to_fitted(truth[""][row.name])), float(np.sqrt(var_s[i])))
     for c, clone in enumerate(problem.groups):
         for i, row in enumerate(problem.group_specs):
-            true = row.forward((truth[""] | truth[clone])[row.name])
+            true = row.to_fitted((truth[""] | truth[clone])[row.name])
             found[clone, row.name] = (float(point.block[c, i] - true), float(np.sqrt(var_c[c, i])))
     return found
 
@@ -199,7 +199,7 @@ def placing(fitted: FitResult, seed: int) -> tuple[list[Row], list[Row]]:
         base = {"seed": seed, "clone": at.clone, "day": at.day}
         for p in at.parameters:
             row = problem.table[p.name]
-            error = row.forward(p.estimate) - row.forward(truth[at.clone][p.name])
+            error = row.to_fitted(p.estimate) - row.to_fitted(truth[at.clone][p.name])
             found.append({**base, "name": p.name, "error": error, "sd": float(p.sd)})
         b = at.bands
         band = {key: i for i, key in enumerate(zip(b.vessel, b.variable, b.time_h.tolist(), strict=True))}
@@ -214,7 +214,7 @@ def placing(fitted: FitResult, seed: int) -> tuple[list[Row], list[Row]]:
 def ranking(posterior: Posterior, point: Point, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
     """Clones compared by the titre they reach in one process: pairs with probabilities, ranks and titres."""
     problem = posterior.problem
-    draws = draw_laplace(posterior, point, DRAWS + 1, np.random.default_rng(seed))
+    draws = draw_laplace(posterior, point, DRAWS + 1, rng=np.random.default_rng(seed))
     nc, n = posterior.n_per_group, posterior.n_groups
     u = np.concatenate(
         [
@@ -267,7 +267,7 @@ def _truth(problem: FitProblem) -> np.ndarray:
     truth = problem.dataset.truth
     assert truth is not None
     rows = (*problem.shared_specs, *problem.group_specs)
-    own = [[row.forward((truth[""] | truth[clone])[row.name]) for row in rows] for clone in problem.groups]
+    own = [[row.to_fitted((truth[""] | truth[clone])[row.name]) for row in rows] for clone in problem.groups]
     return np.pad(np.array(own), ((0, 0), (0, len(problem.vessel_specs))))
 
 

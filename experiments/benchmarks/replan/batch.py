@@ -19,8 +19,18 @@ from optim.simulation.balance import Vessel
 from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import check_trajectory, observe_nodes, simulate
-from optim.synthetic import ASSAYS, BASE, FEED, INOCULUM_VCD, MEDIUM, QP_RANGE, SAMPLE_ML, SPREAD, START_ML
-from optim.units import HOURS_PER_DAY as DAY
+from optim.synthetic import (
+    BASAL_MEDIUM,
+    CLONE_SPREAD,
+    FEED,
+    INOCULUM_VCD,
+    QP_RANGE,
+    SAMPLE_ML,
+    SCREEN_ASSAYS,
+    START_ML,
+    TYPICAL_CLONE,
+)
+from optim.units import HOURS_PER_DAY
 
 MODEL = ChoMoller()
 INTERVALS = 64
@@ -39,7 +49,7 @@ class Truth:
 
     def start(self) -> np.ndarray:
         """Concentrations [N] and volume (L) at time 0."""
-        first = np.array(list(MODEL.initial(MEDIUM, INOCULUM_VCD, {}).values()))
+        first = np.array(list(MODEL.initial(BASAL_MEDIUM, INOCULUM_VCD, {}).values()))
         first[:2] *= self.inoculum
         return np.append(first, START_ML / 1000.0)
 
@@ -54,9 +64,12 @@ def hidden(seed: int, screened: Dataset | None) -> Truth:
     rng = np.random.default_rng([seed, 7])
     inoculum, first = float(rng.uniform(0.75, 1.25)), int(rng.integers(3, 9))
     if screened is None:
-        own = {n: float(getattr(BASE, n)) * float(np.exp(s * rng.standard_normal())) for n, s in SPREAD.items()}
+        own = {
+            n: float(getattr(TYPICAL_CLONE, n)) * float(np.exp(s * rng.standard_normal()))
+            for n, s in CLONE_SPREAD.items()
+        }
         own["qP"] = float(np.clip(own["qP"], *QP_RANGE))
-        name, parameters = "NEW", BASE._replace(**own)
+        name, parameters = "NEW", TYPICAL_CLONE._replace(**own)
     else:
         assert screened.truth is not None
         name = screened.clones[int(rng.integers(len(screened.clones)))]
@@ -95,11 +108,15 @@ class Batch:
         actions = list(self.actions)
         for name, t in times.items():
             if self.now_h <= t < now_h and plan[name] > 0.0:
-                dose = plan[name] / 1000.0 * self.truth.pump.get(round(t / DAY), 1.0)
+                dose = plan[name] / 1000.0 * self.truth.pump.get(round(t / HOURS_PER_DAY), 1.0)
                 # the last dose is cut short where harvest comes within its day
-                dose *= float(np.clip((plan["harvest"] - t) / DAY, 0.0, 1.0))
+                dose *= float(np.clip((plan["harvest"] - t) / HOURS_PER_DAY, 0.0, 1.0))
                 actions.append(Bolus(t, "feed_a", 1000.0 * dose))
-        drawn = [d * DAY for d in range(14) if (self.now_h < d * DAY or not self.begun) and d * DAY <= now_h]
+        drawn = [
+            d * HOURS_PER_DAY
+            for d in range(14)
+            if (self.now_h < d * HOURS_PER_DAY or not self.begun) and d * HOURS_PER_DAY <= now_h
+        ]
         actions += [Sample(t, SAMPLE_ML) for t in drawn]
         shift = plan["shift_time"]
         if self.now_h < shift <= now_h:
@@ -112,8 +129,8 @@ class Batch:
         rows = []
         true = truth_at(self.truth, self.run(self.now_h + 0.01), np.array(times)) if times else {}
         for i, t in enumerate(times):
-            day = round(t / DAY)
-            for k, (variable, (relative, absolute, limit, days)) in enumerate(ASSAYS.items()):
+            day = round(t / HOURS_PER_DAY)
+            for k, (variable, (relative, absolute, limit, days)) in enumerate(SCREEN_ASSAYS.items()):
                 if day not in days:
                     continue
                 # the same noise whatever was done before
@@ -141,7 +158,7 @@ class Batch:
             measurements=Measurements(
                 np.zeros(n, int), np.array(time), variable, np.array(value), censored, ("1",) * n
             ),
-            media={"basal_a": MEDIUM, "feed_a": FEED},
+            media={"basal_a": BASAL_MEDIUM, "feed_a": FEED},
         )
 
 

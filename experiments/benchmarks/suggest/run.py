@@ -42,10 +42,10 @@ from optim.settings.doe import SuggestSettings
 from optim.settings.estimation import FitSettings
 from optim.settings.optimisation import OptimiseSettings
 from optim.synthetic import (
-    ASSAYS,
     INOCULUM_SD,
+    SCREEN_ASSAYS,
     ScreenOptions,
-    assayed,
+    assay_runs,
     clone_truth,
     screen_runs,
     screen_tables,
@@ -89,9 +89,9 @@ class Campaign:
         rng = np.random.default_rng((self.seed, zlib.crc32(name.encode())))
         factors = np.exp(INOCULUM_SD * rng.standard_normal(len(runs)))
         times = np.unique(np.concatenate([np.arange(15) * 24.0, *read_h]))
-        values = simulate_screen(runs, self.truth, factors, times)
-        when = [dict.fromkeys(ASSAYS, own) for own in read_h]
-        rows = assayed(runs, values, times, when, rng, NOISE)
+        values = simulate_screen(runs, self.truth, factors, times_h=times)
+        when = [dict.fromkeys(SCREEN_ASSAYS, own) for own in read_h]
+        rows = assay_runs(runs, values, times, when=when, rng=rng, noise=NOISE)
         header = {
             "name": name,
             "description": f"SIMULATED campaign {self.seed}",

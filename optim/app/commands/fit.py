@@ -29,13 +29,13 @@ def fit(s: Session, dataset: Dataset | None = None) -> FitResult:
     result = library.fit(dataset, Model(cfg), seed=cfg.seed, progress=s.progress)
     screen = replace(result.screen, folder=data_folder(cfg.dataset.name))
     result = replace(result, screen=screen)
-    s.tracker.dataset(dataset, "fit")
+    s.tracker.log_dataset(dataset, "fit")
     s.publish(result)
     _warn_of(result)
     if cfg.tracking.child_runs:
         for clone in result.clones:
             own = {p.name: p.estimate for p in result.parameters if p.owner == clone and p.level == "clone"}
-            s.tracker.child(f"clone {clone}", {"clone": clone}, {f"clone/{k}": v for k, v in own.items()})
+            s.tracker.log_child_run(f"clone {clone}", {"clone": clone}, {f"clone/{k}": v for k, v in own.items()})
     return result
 
 

@@ -18,7 +18,7 @@ def simulate(s: Session) -> ProcessOutcome:
     """Simulate the platform process with the model's configured parameter values; writes `out/simulation.csv`."""
     dataset = open_dataset(s.cfg.dataset.name)
     problem = build_process(s.cfg, Screen.of(dataset))
-    values = build_table(s.cfg.model, problem.model).values()
+    values = build_table(s.cfg.model, problem.model).natural_values()
     p = np.array([[values[n] for n in problem.model.Parameters._fields]])
     found = outcome(problem, "platform", problem.design.platform, p)
     file = s.out / "simulation.csv"
@@ -26,5 +26,5 @@ def simulate(s: Session) -> ProcessOutcome:
     s.say(f"{s.cfg.title}: platform process at the model's published parameters")
     s.lines(trajectory_lines(found.trajectory))
     s.say(f"  written to {file}")
-    s.tracker.metrics({f"simulation/{k}": m.p50 for k, m in found.metrics.items()})
+    s.tracker.log_metrics({f"simulation/{k}": m.p50 for k, m in found.metrics.items()})
     return found

@@ -52,7 +52,7 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
     )
     s.publish(found)
     folder = write_plan(found, dataset, posterior.problem.variables, s.out / "next")
-    s.tracker.folder(folder, folder.name)
+    s.tracker.log_folder(folder, folder.name)
     s.say(f"  runs and events to execute, and a table to fill in: {folder}")
     return found
 

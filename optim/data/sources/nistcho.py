@@ -45,7 +45,7 @@ NOTES = (
 )
 
 
-def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
+def read_nistcho(folder: Path, source: dict[str, Any]) -> Dataset:
     """The data set in canonical form. Raises `DatasetError` that lists every cell that cannot be meant."""
     table = read_table(folder, COUNTS_FILE, COLUMNS)
     _check(table)

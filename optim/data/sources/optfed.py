@@ -26,7 +26,7 @@ ML_PER_L = 1000.0
 ASSAY_COLUMNS = {"X": "biomass", "P": "product", "G": "glycerol"}
 
 
-def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
+def read_optfed(folder: Path, source: dict[str, Any]) -> Dataset:
     """The data set in canonical form. Raises `DatasetError` when the raw files do not have the expected columns."""
     samples = read_table(folder, "sampling_points.csv", {"t", "X", "P", "G", "V", "process"}, index=True)
     feed_glycerol = read_table(folder, "c_feed.csv", {"process", "c_feed"}).set_index("process")["c_feed"]

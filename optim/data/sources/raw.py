@@ -14,7 +14,7 @@ from optim.data.dataset import Dataset, Measurements, Run
 from optim.errors import DatasetError
 
 
-def read_table(folder: Path, file: str, columns: set[str], index: bool = False) -> pd.DataFrame:
+def read_table(folder: Path, file: str, columns: set[str], *, index: bool = False) -> pd.DataFrame:
     """A raw CSV table, its first column as index if `index`. Raises `DatasetError` when it lacks one of `columns`."""
     try:
         frame = pd.read_csv(folder / file, index_col=0 if index else None)
@@ -38,6 +38,7 @@ def dataset_of(
     source: Mapping[str, Any],
     runs: Sequence[Run],
     rows: Sequence[tuple[int, float, str, float]],
+    *,
     media: dict[str, dict[str, float]],
     notes: tuple[str, ...],
 ) -> Dataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from optim.errors import ConfigError
-from optim.units import VARIABLES, display
+from optim.units import VARIABLES, display_unit
 
 SEVERITIES = ("error", "warning", "note")
 # a run longer than this is told in days, as its people do
@@ -32,24 +32,24 @@ class Finding:
             raise ConfigError(f"severity '{self.severity}' is not one of {', '.join(SEVERITIES)}")
 
 
-def ordered(findings: list[Finding]) -> tuple[Finding, ...]:
+def order_findings(findings: list[Finding]) -> tuple[Finding, ...]:
     """The gravest first; otherwise as they were found, each said once."""
     different = list(dict.fromkeys(findings))
     return tuple(sorted(different, key=lambda f: SEVERITIES.index(f.severity)))
 
 
-def when(time_h: float, end_h: float) -> str:
+def time_text(time_h: float, end_h: float) -> str:
     """A time as the people of a run tell it: in days where it takes days."""
     return f"day {time_h / 24.0:.3g}" if end_h >= DAYS_FROM_H else f"{time_h:.3g} h"
 
 
-def reads(variable: str, value: float) -> str:
+def value_text(variable: str, value: float) -> str:
     """A reading with its unit."""
-    unit = display(VARIABLES[variable].unit)
+    unit = display_unit(VARIABLES[variable].unit)
     return f"{value:.3g}" if unit in ("-", "1") else f"{value:.3g} {unit}"
 
 
-def listed(names: list[str], most: int = 6) -> str:
+def join_names(names: list[str], most: int = 6) -> str:
     """Names in a sentence; the rest is counted."""
     if len(names) > most:
         return f"{', '.join(names[:most])} and {len(names) - most} more"

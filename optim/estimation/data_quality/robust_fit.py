@@ -19,18 +19,18 @@ from optim.estimation.problem import FitProblem
 
 # degrees of freedom of Student's t: 4 keeps nine tenths of the efficiency on clean data (Lange et al. 1989,
 # J Am Stat Assoc 84:881)
-FREEDOM = 4.0
-SEARCH = Search(30, 1e-5)
+DEGREES_OF_FREEDOM = 4.0
+ROBUST_SEARCH = Search(30, 1e-5)
 # the median absolute deviation of a normal distribution, inverse: 1 / 0.6745
 MAD = 1.4826
 # the standard error of a median of normal readings, in standard errors of their mean: sqrt(pi / 2)
 MEDIAN_ERROR = 1.2533
 # the stated noise counts as much as this many readings
-STATED = 4.0
+STATED_NOISE_READINGS = 4.0
 
 
 @dataclass(frozen=True)
-class Reference:
+class RobustFit:
     """A robust fit and how every reading lies about it. All arrays [B, M], of readings as in `FitProblem.vessels`.
 
     `z`: reading less prediction, in units of the noise found, on the scale on which the assay scatters; a censored one
@@ -57,45 +57,45 @@ class Reference:
         return np.asarray(np.take_along_axis(np.asarray(v.grid.t), v.node, axis=1))
 
     @property
-    def measured(self) -> np.ndarray:
+    def uncensored(self) -> np.ndarray:
         """Readings that are judged and not censored."""
         return np.asarray(self.use & (self.problem.vessels.censored == MEASURED))
 
-    def rows(self, vessel: int, variable: int, censored: bool = False) -> np.ndarray:
+    def readings_of(self, vessel: int, variable: int, censored: bool = False) -> np.ndarray:
         """Places of the readings of an assay in a vessel, in order of time."""
-        mask = self.use if censored else self.measured
+        mask = self.use if censored else self.uncensored
         found = np.flatnonzero(mask[vessel] & (self.problem.vessels.variable[vessel] == variable))
         return np.asarray(found[np.argsort(self.time_h[vessel, found], kind="stable")])
 
 
-def robust(problem: FitProblem, left_out: np.ndarray | None = None) -> FitProblem:
+def with_robust_noise(problem: FitProblem, left_out: np.ndarray | None = None) -> FitProblem:
     """The problem with Student-t noise in every assay, without the readings of `left_out` [B, M]."""
-    assays = {name: replace(a, robust=a.robust or FREEDOM) for name, a in problem.noise.assays.items()}
+    assays = {name: replace(a, robust=a.robust or DEGREES_OF_FREEDOM) for name, a in problem.noise.assays.items()}
     v = problem.vessels
     weight = v.weight if left_out is None else np.where(left_out, 0.0, v.weight)
     noise = NoiseModel(assays, problem.noise.estimate_scale)
     return replace(problem, noise=noise, vessels=v._replace(weight=weight))
 
 
-def reference(posterior: Posterior, starts: list[Point], left_out: np.ndarray | None = None) -> Reference:
+def fit_robustly(posterior: Posterior, starts: list[Point], left_out: np.ndarray | None = None) -> RobustFit:
     """The robust fit from several starts, the readings of `left_out` [B, M] unseen but judged against it all the same.
 
     Points whose simulation fails are dropped; with none left the result judges nothing (`use` is empty).
     """
-    problem = robust(posterior.problem, left_out)
+    problem = with_robust_noise(posterior.problem, left_out)
     noise = _by_prediction(posterior, starts[0], np.ones(len(problem.variables)))
     at = Posterior(problem, noise, posterior.spread)
     fresh = [replace(p, damping=1e-2, reason="", iterations=0, history=[], arrow=None) for p in starts]
-    best = min(minimise(at, fresh, SEARCH, _quiet), key=lambda p: p.cost)
+    best = min(minimise(at, fresh, ROBUST_SEARCH, progress=_quiet), key=lambda p: p.cost)
     for _ in range(2):
         scale = median_scale(at, best)
         at = Posterior(problem, _by_prediction(at, best, scale), posterior.spread)
         again = replace(best, damping=1e-3, reason="", iterations=0, history=[])
-        best = minimise(at, [again], SEARCH, _quiet)[0]
-    return judged(at, best, posterior.problem.vessels.weight > 0.0, scale)
+        best = minimise(at, [again], ROBUST_SEARCH, progress=_quiet)[0]
+    return judge_readings(at, best, posterior.problem.vessels.weight > 0.0, scale=scale)
 
 
-def judged(at: Posterior, point: Point, use: np.ndarray, scale: np.ndarray) -> Reference:
+def judge_readings(at: Posterior, point: Point, use: np.ndarray, *, scale: np.ndarray) -> RobustFit:
     """How readings lie about a point that has been evaluated."""
     v = at.problem.vessels
     y, status = at.problem.predict(at.lane_parameters(point))
@@ -104,7 +104,7 @@ def judged(at: Posterior, point: Point, use: np.ndarray, scale: np.ndarray) -> R
     z = np.where(use, -at.problem.scaled_deviation(np.where(use, y, 1.0)) / at.noise.sd, 0.0)
     if point.residual is not None:
         z = np.where(use & (v.censored != MEASURED), _as_normal(point.residual), z)
-    return Reference(at, point, y, use, z, _alone(at, point, z), scale)
+    return RobustFit(at, point, y, use, z, _alone(at, point, z), scale)
 
 
 def median_scale(at: Posterior, point: Point) -> np.ndarray:
@@ -119,7 +119,7 @@ def median_scale(at: Posterior, point: Point) -> np.ndarray:
             continue
         size, n = np.abs(deviation[own]) / problem.noise.sd_on_scale(variable, y[own]), own.sum()
         found = MAD * float(np.median(size))
-        scale[i] = np.clip(np.sqrt((n * found**2 + STATED) / (n + STATED)), 0.1, 10.0)
+        scale[i] = np.clip(np.sqrt((n * found**2 + STATED_NOISE_READINGS) / (n + STATED_NOISE_READINGS)), 0.1, 10.0)
     return scale
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optim.estimation.data_quality.finding import reads, when
+from optim.estimation.data_quality.finding import time_text, value_text
 from optim.estimation.data_quality.robust_fit import lane_covariance
 from optim.estimation.likelihood import Vessels
 from optim.estimation.noise import MEASURED
@@ -22,12 +22,12 @@ from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import FitProblem, observable_names
 from optim.schedule.grid import IntervalGrid, split_interval
 
-MOST_NODES = 16  # nodes put between those of the grids, at most
-LEAST_VARIANCE_FRACTION = 0.1  # share of the variance that a proposal must take away
+MOST_ADDED_NODES = 16  # nodes put between those of the grids, at most
+LEAST_VARIANCE_SHARE = 0.1  # share of the variance that a proposal must take away
 APART_H = 12.0  # proposals of one assay are that far apart
 
 # what a vessel may be run with instead: factors on feeds, on the medium, on the inoculum, and how it reads
-DESIGNS: tuple[tuple[float, float, float, str], ...] = (
+REPEAT_DESIGNS: tuple[tuple[float, float, float, str], ...] = (
     (1.0, 1.0, 1.0, "once more as it was"),
     (0.0, 1.0, 1.0, "without feeds"),
     (0.5, 1.0, 1.0, "with half of the feeds"),
@@ -50,7 +50,7 @@ class Proposal:
     sentence: str
 
 
-class Candidates:
+class CandidateMeasurements:
     """Readings that could be made in vessels as they were, with their derivatives; and designs, when asked for."""
 
     def __init__(self, posterior: Posterior, point: Point):
@@ -103,7 +103,7 @@ class Candidates:
             readings.append(np.where(seen, y, np.nan)[:, keep])
         return np.concatenate(jacobians, axis=2), np.concatenate(readings, axis=1)
 
-    def readings(self, arrow: Arrow, target: np.ndarray, most: int) -> list[Proposal]:
+    def best_readings(self, arrow: Arrow, target: np.ndarray, most: int) -> list[Proposal]:
         """Single readings, the most telling first. `target` [n]: the combination, over the shared part."""
         covariance, towards, variance = self._known(arrow, target)
         own = np.einsum("bqr,bqp,bpr->br", self.jacobian, covariance, self.jacobian)
@@ -114,18 +114,19 @@ class Candidates:
             b, k = divmod(int(flat), gain.shape[1])
             share, time = float(gain[b, k]), float(self.time_h[b, k])
             name = self.variables[self.variable[k]]
-            if share < LEAST_VARIANCE_FRACTION or len(found) == most:
+            if share < LEAST_VARIANCE_SHARE or len(found) == most:
                 break
             if any(o.variable == name and abs((o.time_h or 0.0) - time) < APART_H for o in found):
                 continue
             sentence = (
-                f"one more reading of {name} in vessel {runs[b].run_id} at {when(time, runs[b].end_time_h)} (where "
-                f"{reads(name, float(self.y[b, k]))} is expected) would take away {100 * share:.0f} % of the variance"
+                f"one more reading of {name} in vessel {runs[b].run_id} at {time_text(time, runs[b].end_time_h)} "
+                f"(where {value_text(name, float(self.y[b, k]))} is expected) would take away {100 * share:.0f} % of "
+                "the variance"
             )
             found.append(Proposal("reading", runs[b].run_id, name, time, "", share, sentence))
         return found
 
-    def vessels(self, arrow: Arrow, target: np.ndarray, most: int) -> list[Proposal]:
+    def best_vessels(self, arrow: Arrow, target: np.ndarray, most: int) -> list[Proposal]:
         """Vessels run anew, each sampled as the one that it repeats; the best of every design."""
         covariance, towards, variance = self._known(arrow, target)
         at, p = self.posterior, self.posterior.problem
@@ -148,7 +149,7 @@ class Candidates:
                 f"of the variance"
             )
             found.append(Proposal("vessel", run.run_id, "", None, words, share, sentence))
-        found = [f for f in found if f.gain >= LEAST_VARIANCE_FRACTION]
+        found = [f for f in found if f.gain >= LEAST_VARIANCE_SHARE]
         return sorted(found, key=lambda f: -f.gain)[:most]
 
     def _of_designs(self) -> list[tuple[np.ndarray, str]]:
@@ -157,7 +158,7 @@ class Candidates:
             p, self._designs = self.posterior.problem, []
             actions = p.vessels.grid.actions
             fed = bool(np.any(actions.bolus) or np.any(actions.rate_start) or np.any(actions.rate_end))
-            for feeds, medium, cells, words in DESIGNS:
+            for feeds, medium, cells, words in REPEAT_DESIGNS:
                 if feeds != 1.0 and not fed:
                     continue
                 v = _redesigned(p, feeds, medium, cells)
@@ -180,7 +181,7 @@ def _refined(grid: IntervalGrid) -> IntervalGrid:
     grid = jax.tree.map(np.asarray, grid)
     free = grid.t.shape[1] - 1 - int(np.max(grid.intervals))
     divide = jax.jit(jax.vmap(split_interval))
-    for _ in range(min(free, MOST_NODES)):
+    for _ in range(min(free, MOST_ADDED_NODES)):
         k = np.argmax(np.diff(grid.t, axis=1), axis=1)
         rows = np.arange(len(k))
         middle = 0.5 * (grid.t[rows, k] + grid.t[rows, k + 1])

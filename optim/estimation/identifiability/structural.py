@@ -19,17 +19,17 @@ from optim.estimation.posterior import Parts, Point, Posterior, Readings
 from optim.runtime import require_float64
 
 # share of the stated noise that perfect readings still have
-PERFECT = 1e-3
+PERFECT_NOISE = 1e-3
 # standard deviation, in units of the scale of a parameter, beyond which even perfect readings tell nothing
-UNKNOWN = 1.0
+UNIDENTIFIABLE_SD = 1.0
 # sensitivities must be exact, lest what the integrator adds looks like information
-RTOL, ATOL = 1e-9, 1e-10
+TIGHT_RTOL, TIGHT_ATOL = 1e-9, 1e-10
 # entries of a direction below this share of its largest are round-off
-SMALL = 0.02
+ROUND_OFF_ENTRY = 0.02
 
 
 @dataclass(frozen=True)
-class Combination:
+class StructuralNonIdentifiability:
     """A direction along which readings do not change, on the fitted scale; its largest entry is 1.
 
     Where it is the same for several clones it is stated once: `owners` are the clones, () for shared parameters alone.
@@ -55,9 +55,9 @@ class Combination:
         )
 
 
-def structural(
+def structural_identifiability(
     posterior: Posterior, point: Point, known: Sequence[str] = ("batch", "vessel")
-) -> tuple[Combination, ...]:
+) -> tuple[StructuralNonIdentifiability, ...]:
     """The combinations that perfect readings of the same design leave open, at `point`; () when there are none.
 
     Priors are left out, but for those of the levels `known`: what was done to a vessel is known beforehand. So is
@@ -65,14 +65,14 @@ def structural(
     the parameters: they are as open as those of the clones. Cost is linear in the number of clones. Raises `FitError`
     where `point` cannot be simulated.
     """
-    require_float64("structural")
+    require_float64("structural_identifiability")
     p, data, prior = _information(posterior, point, known)
     every = all_parameters(p)
     shared = [x for x in every if x.level in ("shared", "batch")]
     at = np.array([x.column for x in shared], int)
     scale = np.array([_scale(x) for x in shared])
     ss = _perfect(data.ss, prior.ss)[np.ix_(at, at)] * np.outer(scale, scale)
-    found: list[Combination] = []
+    found: list[StructuralNonIdentifiability] = []
     gains: list[tuple[list[ParameterIndex], np.ndarray]] = []
     for c, clone in enumerate(p.problem.groups):
         own = [x for x in every if x.group == c]
@@ -92,7 +92,7 @@ def structural(
 def _information(posterior: Posterior, point: Point, known: Sequence[str]) -> tuple[Posterior, Arrow, Arrow]:
     """Information from perfect readings with the stated noise, and from the priors of the levels that are known."""
     integrator = posterior.problem.integrator
-    tight = replace(integrator, rtol=min(integrator.rtol, RTOL), atol=min(integrator.atol, ATOL))
+    tight = replace(integrator, rtol=min(integrator.rtol, TIGHT_RTOL), atol=min(integrator.atol, TIGHT_ATOL))
     p = Posterior(replace(posterior.problem, integrator=tight), posterior.noise, posterior.spread)
     v = p.problem.vessels
     y, status = p.problem.predict(p.lane_parameters(point))
@@ -114,14 +114,14 @@ def _information(posterior: Posterior, point: Point, known: Sequence[str]) -> tu
 
 
 def _perfect(data: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    return np.asarray(data / PERFECT**2 + prior)
+    return np.asarray(data / PERFECT_NOISE**2 + prior)
 
 
 def _scale(place: ParameterIndex) -> float:
     """What counts as a large change: a factor of e or of the odds, else the prior's width or a quarter of the range."""
     if place.spec.scale != "identity":
         return 1.0
-    lower, upper = place.spec.bounds()
+    lower, upper = place.spec.fitted_bounds()
     return min(place.spec.prior_sd_fitted() or np.inf, 0.25 * (upper - lower))
 
 
@@ -130,7 +130,7 @@ def _split(information: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not len(information):
         return np.zeros((0, 0)), np.zeros((0, 0))
     values, vectors = np.linalg.eigh(0.5 * (information + information.T))
-    open_ = values < 1.0 / UNKNOWN**2
+    open_ = values < 1.0 / UNIDENTIFIABLE_SD**2
     good = vectors[:, ~open_]
     return vectors[:, open_].T, (good / values[~open_]) @ good.T
 
@@ -148,7 +148,7 @@ def _plain(basis: np.ndarray) -> np.ndarray:
     return basis
 
 
-def _combination(own: Sequence[ParameterIndex], direction: np.ndarray, clone: str) -> Combination:
+def _combination(own: Sequence[ParameterIndex], direction: np.ndarray, clone: str) -> StructuralNonIdentifiability:
     direction = direction * np.array([_scale(x) for x in own])
     names = [x.full_name if x.level == "vessel" else x.spec.name for x in own]
     return _sorted(names, direction, (clone,))
@@ -156,7 +156,7 @@ def _combination(own: Sequence[ParameterIndex], direction: np.ndarray, clone: st
 
 def _with_clones(
     shared: Sequence[ParameterIndex], direction: np.ndarray, gains: list[tuple[list[ParameterIndex], np.ndarray]]
-) -> Combination:
+) -> StructuralNonIdentifiability:
     """A direction of the shared parameters, with what clones' own ones must do to make up for it."""
     names = [x.full_name for x in shared]
     entries = list(direction * np.array([_scale(x) for x in shared]))
@@ -171,16 +171,16 @@ def _with_clones(
     return _sorted(names, np.array(entries), owners)
 
 
-def _sorted(names: Sequence[str], direction: np.ndarray, owners: tuple[str, ...]) -> Combination:
+def _sorted(names: Sequence[str], direction: np.ndarray, owners: tuple[str, ...]) -> StructuralNonIdentifiability:
     """Largest entry first and 1; what is round-off left out."""
     order = np.argsort(-np.abs(direction), kind="stable")
-    order = order[np.abs(direction[order]) > SMALL * np.abs(direction).max()]
-    return Combination(tuple(names[i] for i in order), direction[order] / direction[order[0]], owners)
+    order = order[np.abs(direction[order]) > ROUND_OFF_ENTRY * np.abs(direction).max()]
+    return StructuralNonIdentifiability(tuple(names[i] for i in order), direction[order] / direction[order[0]], owners)
 
 
-def _merged(found: list[Combination]) -> tuple[Combination, ...]:
+def _merged(found: list[StructuralNonIdentifiability]) -> tuple[StructuralNonIdentifiability, ...]:
     """What several clones have in common, stated once."""
-    groups: list[Combination] = []
+    groups: list[StructuralNonIdentifiability] = []
     for new in found:
         for i, old in enumerate(groups):
             same = bool(new.owners and old.owners) and dict.fromkeys(sorted(new.names)) == dict.fromkeys(
@@ -194,7 +194,7 @@ def _merged(found: list[Combination]) -> tuple[Combination, ...]:
     return tuple(groups)
 
 
-def _alike(a: Combination, b: Combination) -> bool:
+def _alike(a: StructuralNonIdentifiability, b: StructuralNonIdentifiability) -> bool:
     theirs = dict(zip(b.names, b.direction, strict=True))
     other = np.array([theirs[name] for name in a.names])
     return bool(np.allclose(a.direction, other / other[0], atol=0.1))

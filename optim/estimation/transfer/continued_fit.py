@@ -54,11 +54,11 @@ def update(
     """
     require_float64("update")
     posterior, point = _at_estimates(old, problem)
-    point = minimise(posterior, [point], search_of(options), progress)[0]
+    point = minimise(posterior, [point], search_of(options), progress=progress)[0]
     if not np.isfinite(point.cost):
         raise FitError("the fit cannot be continued: its estimates fail on the new runs; fit from scratch")
     history = point.history
-    posterior, point = estimate_noise_and_spread(posterior, point, options, progress)
+    posterior, point = estimate_noise_and_spread(posterior, point, options, progress=progress)
     point.history = history
     result = build_fit_result(posterior, [point], options, seed=seed, model_name=model_name, progress=progress)
     note = f"continued from a fit of '{old.lineage.dataset}' ({old.lineage.dataset_hash[:12]})"

@@ -108,7 +108,7 @@ def _predicted_clone(
     drawn = draw_mixture(e, points, probability, free=free, draws=draws, rng=rng)
     parameters = []
     for i, row in enumerate(e.problem.group_specs):
-        ends = row.backward(np.clip(centre[i] + sd[i] * np.array([-Z90, 0.0, Z90]), *row.bounds()))
+        ends = row.to_natural(np.clip(centre[i] + sd[i] * np.array([-Z90, 0.0, Z90]), *row.fitted_bounds()))
         parameters.append(
             PredictedParameter(row.name, row.unit, float(ends[1]), float(ends[0]), float(ends[2]), sd[i], prior_sd[i])
         )

@@ -19,7 +19,7 @@ from optim.estimation.posterior import Parts, Point, Posterior, Readings
 from optim.runtime import require_float64
 from optim.settings.estimation import AssaySettings, FitSettings
 
-Kind = Literal["auto", "vessels", "parametric"]
+BootstrapKind = Literal["auto", "vessels", "parametric"]
 # replicates that are fitted side by side; bounds the memory of their Jacobians
 REPLICATES_AT_ONCE = 64
 
@@ -33,7 +33,7 @@ class BootstrapOptions:
     """
 
     replicates: int = FitSettings.draws
-    kind: Kind = "auto"
+    kind: BootstrapKind = "auto"
     search: Search = field(default_factory=lambda: Search(30, 1e-6))
 
 
@@ -50,6 +50,7 @@ def bootstrap(
     posterior: Posterior,
     best: Point,
     options: BootstrapOptions | None = None,
+    *,
     seed: int = 0,
     progress: Progress = lambda text: None,
 ) -> Bootstrap:
@@ -75,7 +76,9 @@ def bootstrap(
         points = [replace(fresh, readings=draw(rng)) for _ in range(options.replicates)]
     ends: list[Point] = []
     for first in range(0, len(points), REPLICATES_AT_ONCE):
-        ends += minimise(posterior, points[first : first + REPLICATES_AT_ONCE], options.search, lambda text: None)
+        ends += minimise(
+            posterior, points[first : first + REPLICATES_AT_ONCE], options.search, progress=lambda text: None
+        )
         progress(f"bootstrap: {len(ends)} of {len(points)} replicates")
     good = [p for p in ends if np.isfinite(p.cost) and p.reason in ("converged", "stalled: no step lowers the cost")]
     if 2 * len(good) < len(ends):

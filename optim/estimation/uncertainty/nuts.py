@@ -33,7 +33,7 @@ from optim.settings.estimation import FitSettings
 from optim.simulation.engine.march import Integrator
 from optim.types import Array
 
-FAMILIES = {"uniform": 0, "gaussian": 1, "normal": 2, "lognormal": 3, "half_normal": 4}
+FAMILY_CODES = {"uniform": 0, "gaussian": 1, "normal": 2, "lognormal": 3, "half_normal": 4}
 SCALE_CODES = {"identity": 0, "log": 1, "logit": 2}
 
 
@@ -50,7 +50,7 @@ class SampleOptions:
 
 
 @dataclass(frozen=True)
-class Sampled:
+class PosteriorSample:
     """Draws of all chains, chain after chain, with diagnostics.
 
     `r_hat` and `ess` belong to the entries of the draws, as (shared part [n], blocks [C, m]): split R-hat and effective
@@ -106,30 +106,33 @@ class Target(NamedTuple):
     integrator: Integrator
 
 
-def sample(
+def sample_posterior(
     posterior: Posterior,
     point: Point,
     options: SampleOptions | None = None,
+    *,
     seed: int = 0,
     progress: Progress = lambda text: None,
-) -> Sampled:
+) -> PosteriorSample:
     """Draws from the posterior, the chains started around its mode `point`.
 
     Raises `FitError` where blackjax is not installed, or the information at the mode is singular.
     """
-    require_float64("sample")
+    require_float64("sample_posterior")
     options = options or SampleOptions()
-    target = target_of(posterior, point)
+    target = whitened_target(posterior, point)
     n, clones, width = len(posterior.shared_part_specs), posterior.n_groups, posterior.block_width
-    z, info = run(Density(posterior.problem.layout), target, n + clones * width, options, seed, progress)
-    shared, block = (np.asarray(part) for part in jax.vmap(partial(theta, target))(z.reshape(-1, z.shape[-1])))
+    z, info = run_chains(
+        Density(posterior.problem.layout), target, n + clones * width, options=options, seed=seed, progress=progress
+    )
+    shared, block = (np.asarray(part) for part in jax.vmap(partial(parameters_at, target))(z.reshape(-1, z.shape[-1])))
     both = np.concatenate([shared, block.reshape(len(block), clones * width)], axis=1).reshape(z.shape)
-    r_hat, ess = diagnose(both)
+    r_hat, ess = chain_diagnostics(both)
 
     def parts(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return x[:n], x[n:].reshape(clones, width)
 
-    return Sampled(Draws(shared, block), parts(r_hat), parts(ess), **info)
+    return PosteriorSample(Draws(shared, block), parts(r_hat), parts(ess), **info)
 
 
 @dataclass(frozen=True)
@@ -142,10 +145,11 @@ class Density:
         return log_density(self.layout, target, z)
 
 
-def run(
+def run_chains(
     density: Callable[[Any, Array], Array],
     target: Any,
     size: int,
+    *,
     options: SampleOptions,
     seed: int,
     progress: Progress,
@@ -226,7 +230,7 @@ def _library() -> tuple[Any, Any]:
     return nuts, step_size
 
 
-def diagnose(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def chain_diagnostics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Split R-hat and effective sample size of ranks, of draws [chains, draws, parameters]."""
     _library()
     from blackjax.diagnostics import effective_sample_size, potential_scale_reduction
@@ -241,7 +245,7 @@ def diagnose(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return r_hat, np.atleast_1d(effective_sample_size(scores, chain_axis=0, sample_axis=1))
 
 
-def target_of(posterior: Posterior, point: Point) -> Target:
+def whitened_target(posterior: Posterior, point: Point) -> Target:
     """The density of a posterior as arrays, whitened by its curvature at `point`. Raises `FitError` when singular."""
     assert point.arrow is not None
     problem = posterior.problem
@@ -264,8 +268,8 @@ def target_of(posterior: Posterior, point: Point) -> Target:
             weight=point.weight,
             population=posterior.n_shared + np.arange(posterior.n_per_group),
             pool=posterior.pooling,
-            priors_s=priors_of(posterior.shared_part_specs),
-            priors_v=priors_of(posterior.vessel_part_specs),
+            priors_s=prior_arrays(posterior.shared_part_specs),
+            priors_v=prior_arrays(posterior.vessel_part_specs),
             fixed=problem.fixed_values,
             vessels=problem.vessels._replace(sd=posterior.noise.sd),
             scatter=problem.scatter,
@@ -287,7 +291,7 @@ def _roots(arrow: Arrow) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.linalg.inv(np.swapaxes(shared, -1, -2)), np.linalg.inv(np.swapaxes(own, -1, -2)), gain
 
 
-def theta(t: Target, z: Array) -> tuple[Array, Array]:
+def parameters_at(t: Target, z: Array) -> tuple[Array, Array]:
     """Shared part [n] and blocks [C, m] on the fitted scale, from whitened coordinates z."""
     n = t.mode_s.shape[0]
     step_s = t.root_s @ z[:n]
@@ -306,7 +310,7 @@ def _folded(x: Array, lower: Array, upper: Array) -> Array:
 
 def log_density(layout: Layout, t: Target, z: Array) -> Array:
     """Logarithm of the posterior's density at z, constants left out: the same as the cost of `Posterior`."""
-    shared, block = theta(t, z)
+    shared, block = parameters_at(t, z)
     own = jnp.take_along_axis(block[t.clone], t.columns, axis=1)
     u = jnp.concatenate([shared[t.outer], own], axis=1)
     cost = _vessel_cost(layout, u, t.fixed, t.vessels, t.scatter, t.integrator)
@@ -342,31 +346,31 @@ def _cost_and_gradient(
     """Cost [B] and its gradient [B, Q]; under `vmap` the vessels of all chains stand side by side on the lanes."""
 
     @jax.custom_batching.custom_vmap
-    def found(u: Array, *rest: Any) -> tuple[Array, Array]:
-        blocks = likelihood.vessel_equations(layout, u, *rest)
-        return blocks.cost, blocks.gradient
+    def _of_lanes(u: Array, fixed: Array, v: Vessels, scatter: Scatter, integrator: Integrator) -> tuple[Array, Array]:
+        equations = likelihood.vessel_equations(layout, u, v, fixed=fixed, scatter=scatter, integrator=integrator)
+        return equations.cost, equations.gradient
 
-    @found.def_vmap
+    @_of_lanes.def_vmap
     def _of_chains(size: int, batched: Any, u: Array, fixed: Array, v: Vessels, *rest: Any) -> Any:
         # chains differ in their parameters alone
         several = jax.tree.map(lambda a: jnp.tile(a, (size, *([1] * (a.ndim - 1)))), v)
-        cost, gradient = found(u.reshape(-1, u.shape[-1]), fixed, several, *rest)
+        cost, gradient = _of_lanes(u.reshape(-1, u.shape[-1]), fixed, several, *rest)
         return (cost.reshape(size, -1), gradient.reshape(u.shape)), (True, True)
 
     # everything goes in as an argument: what is only closed over gets lost in the sampler's loops
-    cost, gradient = found(u, fixed, v, scatter, integrator)
+    cost, gradient = _of_lanes(u, fixed, v, scatter, integrator)
     return cost, gradient
 
 
-def priors_of(rows: tuple[ParameterSpec, ...]) -> Priors:
+def prior_arrays(rows: tuple[ParameterSpec, ...]) -> Priors:
     """Priors of rows of parameters as arrays."""
     sd = [row.prior_sd or 1.0 for row in rows]
     return Priors(
-        np.array([FAMILIES["gaussian" if row.gaussian() else row.family] for row in rows], int),
+        np.array([FAMILY_CODES["gaussian" if row.has_gaussian_prior() else row.prior_family] for row in rows], int),
         np.array([SCALE_CODES[row.scale] for row in rows], int),
         np.array([row.prior != "auto" for row in rows], bool),
-        np.array([0.0 if row.family == "half_normal" else row.value for row in rows]),
-        np.array([row.forward(row.value) for row in rows]),
+        np.array([0.0 if row.prior_family == "half_normal" else row.value for row in rows]),
+        np.array([row.to_fitted(row.value) for row in rows]),
         np.array(sd, float),
         np.array([row.lower for row in rows], float),
         np.array([row.upper for row in rows], float),
@@ -385,12 +389,12 @@ def prior_cost(p: Priors, u: Array) -> Array:
     log_share = jax.nn.log_sigmoid(odds) + jax.nn.log_sigmoid(-odds)
     log_slope = jnp.where(log, u, jnp.where(logit, jnp.log(width) + log_share, 0.0))
     log_slope = jnp.where(p.stated, log_slope, 0.0)
-    skewed = p.family == FAMILIES["lognormal"]
+    skewed = p.family == FAMILY_CODES["lognormal"]
     log_x = jnp.log(jnp.where(skewed, x, 1.0))
     log_centre = jnp.log(jnp.where(skewed, p.centre, 1.0))
     gaussian = 0.5 * ((u - p.centre_fitted) / p.sd) ** 2
     plain = 0.5 * ((x - p.centre) / p.sd) ** 2 - log_slope
     lognormal = 0.5 * ((log_x - log_centre) / p.sd) ** 2 + log_x - log_slope
     found = jnp.where(skewed, lognormal, plain)
-    found = jnp.where(p.family == FAMILIES["gaussian"], gaussian, found)
-    return jnp.where(p.family == FAMILIES["uniform"], -log_slope, found)
+    found = jnp.where(p.family == FAMILY_CODES["gaussian"], gaussian, found)
+    return jnp.where(p.family == FAMILY_CODES["uniform"], -log_slope, found)

@@ -18,9 +18,9 @@ from optim.estimation.posterior import Z90, Parts, Point, Posterior
 from optim.runtime import require_float64
 
 # rise of the cost at the ends of a 90 % interval: half the 0.90 quantile of chi square with one degree of freedom
-LEVEL = 0.5 * Z90**2
+INTERVAL_RISE = 0.5 * Z90**2
 # a step that was too long, or could not be simulated, is tried again this often, each time shorter
-TRIES = 5
+MOST_RETRIES = 5
 VERDICTS = {
     (True, True): "identifiable",
     (True, False): "bounded below only",
@@ -48,7 +48,7 @@ class ProfileOptions:
 
 
 @dataclass(frozen=True)
-class Profile:
+class LikelihoodProfile:
     """The cost along one parameter, all others fitted again; on the natural scale.
 
     An end of the interval that was not reached is the parameter's bound; `ends` says why it was not.
@@ -91,54 +91,55 @@ class _Side:
     ended: str = ""
 
     @property
-    def u(self) -> float:
+    def fitted_value(self) -> float:
         return float(self.place.value_in(self.at.shared, self.at.block))
 
-    def ahead(self) -> float:
+    def next_value(self) -> float:
         """Where the next point is held."""
-        return float(np.clip(self.u + self.sign * self.step, self.lower, self.upper))
+        return float(np.clip(self.fitted_value + self.sign * self.step, self.lower, self.upper))
 
-    def judge(self, found: Point, least: float, options: ProfileOptions) -> None:
+    def judge_point(self, found: Point, least: float, options: ProfileOptions) -> None:
         """Take a point that was fitted, or go back to a shorter step; with a reason where the side ends."""
         if not np.isfinite(found.cost):
             self.failures += 1
             self.step *= 0.25
             # as many in all: a wall would be crept up to without end
-            self.ended = "failed" if self.failures > TRIES else ""
+            self.ended = "failed" if self.failures > MOST_RETRIES else ""
             return
         root = np.sqrt(2.0 * max(found.cost - least, 0.0))
         last = self.roots[-1] if self.roots else 0.0
-        if root - last > 2.5 * options.step and self.misses < TRIES:
+        if root - last > 2.5 * options.step and self.misses < MOST_RETRIES:
             self.misses += 1
             self.step *= max(0.25, options.step / (root - last))
             return
-        moved = abs(float(self.place.value_in(found.shared, found.block)) - self.u)
+        moved = abs(float(self.place.value_in(found.shared, found.block)) - self.fitted_value)
         self.points.append(found)
         self.roots.append(float(root))
         self.at, self.misses = found, 0
         # along a flat profile steps grow, but not so fast that the others cannot follow
         self.step = min(moved * float(np.clip(options.step / max(root - last, 1e-9), 0.4, 2.5)), LONGEST_STEP)
-        if 0.5 * root**2 >= LEVEL * options.beyond:
+        if 0.5 * root**2 >= INTERVAL_RISE * options.beyond:
             self.ended = "reached"
-        elif self.u <= self.lower or self.u >= self.upper:
+        elif self.fitted_value <= self.lower or self.fitted_value >= self.upper:
             self.ended = "bound"
         elif len(self.points) >= options.points:
             self.ended = "points"
 
 
-def profiles(
+def profile_likelihoods(
     posterior: Posterior,
     best: Point,
     places: Sequence[ParameterIndex],
+    *,
     options: ProfileOptions | None = None,
     progress: Progress = lambda text: None,
-) -> tuple[Profile, ...]:
+) -> tuple[LikelihoodProfile, ...]:
     """Profiles of the given parameters from the optimum `best`, with the noise and spread of `posterior`.
 
     A point that cannot be fitted is tried nearer; it ends its own side at worst. Raises `FitError` where not even the
     optimum can be simulated.
     """
-    require_float64("profiles")
+    require_float64("profile_likelihoods")
     options = options or ProfileOptions()
     starts = _starts(posterior, best, places, options)
     sides = []
@@ -147,14 +148,14 @@ def profiles(
         for sign in (-1.0, 1.0):
             step = float(np.clip(options.step * _sd(place, start), 1e-6, LONGEST_STEP))
             sides.append(_Side(place, sign, start, step, lower, upper))
-            if not lower < sides[-1].u < upper and sides[-1].ahead() == sides[-1].u:
+            if not lower < sides[-1].fitted_value < upper and sides[-1].next_value() == sides[-1].fitted_value:
                 sides[-1].ended = "bound"
     while active := [s for s in sides if not s.ended]:
-        found = minimise(posterior, [_ahead(posterior, s) for s in active], options.search, lambda text: None)
+        found = minimise(posterior, [_ahead(posterior, s) for s in active], options.search, progress=lambda text: None)
         for side, point in zip(active, found, strict=True):
             both = [s for s in sides if s.place is side.place]
             least = min(starts[places.index(side.place)].cost, *(p.cost for s in both for p in s.points), np.inf)
-            side.judge(point, min(least, point.cost), options)
+            side.judge_point(point, min(least, point.cost), options)
         left = len({id(s.place) for s in sides if not s.ended})
         progress(f"profiles: {len(places) - left} of {len(places)} done")
     return tuple(
@@ -169,10 +170,10 @@ def _starts(
     """The optimum of what each profile is of."""
     fresh = replace(best, damping=1e-4, reason="", iterations=0, history=[], needs_acceleration=False)
     if options.priors:
-        found = minimise(posterior, [fresh], options.search, lambda text: None) * len(places)
+        found = minimise(posterior, [fresh], options.search, progress=lambda text: None) * len(places)
     else:
         loose = [replace(fresh, prior_weight=_without(place, best)) for place in places]
-        found = minimise(posterior, loose, options.search, lambda text: None)
+        found = minimise(posterior, loose, options.search, progress=lambda text: None)
     if not all(np.isfinite(p.cost) for p in found):
         raise FitError("the optimum cannot be simulated, so that nothing can be profiled from it")
     return found
@@ -213,11 +214,11 @@ def _sd(place: ParameterIndex, point: Point) -> float:
 def _ahead(posterior: Posterior, side: _Side) -> Point:
     """Where the next fit begins: the others follow along the tangent of the profile."""
     place, at = side.place, side.at
-    target = side.ahead()
+    target = side.next_value()
     shared, block = at.shared.copy(), at.block.copy()
     column = None if side.misses > 1 or side.failures > 1 else _column(place, at)
     if column is not None:
-        share = (target - side.u) / place.value_in(*column)
+        share = (target - side.fitted_value) / place.value_in(*column)
         step_s, step_c = share * column[0], share * column[1]
         if max(np.abs(step_s).max(initial=0.0), np.abs(step_c).max(initial=0.0)) <= LONGEST_STEP:
             moved = posterior.move_point(replace(at, fixed=None), step_s, step_c)
@@ -231,7 +232,7 @@ def _ahead(posterior: Posterior, side: _Side) -> Point:
 
 def _profile(
     place: ParameterIndex, start: Point, best: Point, below: _Side, above: _Side, options: ProfileOptions
-) -> Profile:
+) -> LikelihoodProfile:
     spec = place.spec
     points = [*below.points[::-1], start, *above.points]
     u = np.array([float(place.value_in(p.shared, p.block)) for p in points])
@@ -246,15 +247,15 @@ def _profile(
         abs(end - u[middle]) / half if reached else np.inf
         for end, reached in ((lower, reached_lower), (upper, reached_upper))
     )
-    natural = spec.backward(np.array([u[middle], lower, upper]))
-    laplace = spec.backward(np.clip(np.array([u[middle] - half, u[middle] + half]), below.lower, below.upper))
+    natural = spec.to_natural(np.array([u[middle], lower, upper]))
+    laplace = spec.to_natural(np.clip(np.array([u[middle] - half, u[middle] + half]), below.lower, below.upper))
     within = 1.0 / options.disagreement, options.disagreement
-    return Profile(
+    return LikelihoodProfile(
         name=spec.name,
         owner=place.owner,
         level=place.level,
         unit=spec.unit,
-        value=spec.backward(u),
+        value=spec.to_natural(u),
         rise=rise,
         estimate=float(natural[0]),
         lower90=float(natural[1]),
@@ -274,9 +275,9 @@ def _crossing(u: np.ndarray, rise: np.ndarray, bound: float) -> tuple[float, boo
 
     The root of the rise is near a straight line, so it is what is interpolated.
     """
-    past = np.flatnonzero(rise >= LEVEL)
+    past = np.flatnonzero(rise >= INTERVAL_RISE)
     if not past.size:
         return bound, False
     i = int(past[0])
     a, b = np.sqrt(rise[i - 1]), np.sqrt(rise[i])
-    return float(u[i - 1] + (u[i] - u[i - 1]) * (np.sqrt(LEVEL) - a) / (b - a)), True
+    return float(u[i - 1] + (u[i] - u[i - 1]) * (np.sqrt(INTERVAL_RISE) - a) / (b - a)), True
