@@ -48,7 +48,7 @@ from optim.simulation.engine.rosenbrock import Rodas5P
 from optim.simulation.engine.steppers import Tsit5
 from optim.simulation.simulate import observe_nodes, simulate_one
 from optim.simulation.vessel import make_vessel
-from optim.units import VARIABLES, display
+from optim.units import VARIABLES, display_unit
 
 HEADER = dict.fromkeys(("name", "description", "organism", "citation", "licence"), "x") | {"simulated": True}
 MEDIA = {
@@ -152,7 +152,7 @@ def written(folder: Path, runs: tuple[Run, ...], rows: list[dict[str, object]]) 
 
 
 def reading(run_id: str, time: float, name: str, value: float) -> dict[str, object]:
-    return {"run_id": run_id, "time_h": time, "variable": name, "value": value, "unit": display(VARIABLES[name].unit)}
+    return {"run_id": run_id, "time_h": time, "variable": name, "value": value, "unit": display_unit(VARIABLES[name].unit)}
 
 
 def problem_of(name: str, folder: Path) -> tuple[FitProblem, dict[str, float]]:
