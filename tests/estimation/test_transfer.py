@@ -10,7 +10,7 @@ import pytest
 
 from optim.app.build import build_fit, compose
 from optim.artefact import load_artefact, save_artefact
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.errors import IncompatibleError
 from optim.estimation.fit import fit
 from optim.estimation.posterior import Posterior
@@ -35,7 +35,7 @@ def of_clones(problem, first, end):
 def problem(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "transfer"
     return build_fit(
-        compose([]), open_dataset(str(make_screen(folder, "transfer", ScreenOptions(KNOWN + NEW, seed=31))))
+        compose([]), read_dataset(str(make_screen(folder, "transfer", ScreenOptions(KNOWN + NEW, seed=31))))
     )
 
 
