@@ -152,7 +152,8 @@ def written(folder: Path, runs: tuple[Run, ...], rows: list[dict[str, object]]) 
 
 
 def reading(run_id: str, time: float, name: str, value: float) -> dict[str, object]:
-    return {"run_id": run_id, "time_h": time, "variable": name, "value": value, "unit": display_unit(VARIABLES[name].unit)}
+    unit = display_unit(VARIABLES[name].unit)
+    return {"run_id": run_id, "time_h": time, "variable": name, "value": value, "unit": unit}
 
 
 def problem_of(name: str, folder: Path) -> tuple[FitProblem, dict[str, float]]:
