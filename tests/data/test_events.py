@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from optim.data.dataset import Dataset
-from optim.data.reader import read_dataset
+from optim.data.reader import read_folder
 from optim.errors import DatasetError
 from optim.schedule.actions import (
     Action,
@@ -52,7 +52,7 @@ def read(tmp_path):
 
     def go(*rows: str, head: str = HEAD, folder: Path = place) -> Dataset:
         (folder / "events.csv").write_text(head + "".join(f"R1,{row}\n" for row in rows))
-        return read_dataset(folder)
+        return read_folder(folder)
 
     return go
 

@@ -12,7 +12,7 @@ import pytest
 
 from optim.app.build import build_table, model_config
 from optim.data.dataset import Run
-from optim.data.reader import read_dataset
+from optim.data.reader import read_folder
 from optim.data.writer import event_table, media_table, run_table, write_dataset
 from optim.errors import DatasetError
 from optim.estimation.levenberg_marquardt import Search, minimise
@@ -175,7 +175,7 @@ def problem_of(name: str, folder: Path) -> tuple[FitProblem, dict[str, float]]:
         ]
         if one.inoculum_vcd is None:
             rows.append(reading(one.run_id, 0.0, "biomass", 2.0))
-    dataset = read_dataset(written(folder, runs, rows))
+    dataset = read_folder(written(folder, runs, rows))
     free = [
         replace(row, level="shared", scale="log", lower=row.value / 3, upper=row.value * 3, prior="lognormal",
                 prior_sd=1.0, spread=None)
@@ -209,7 +209,7 @@ def test_known_parameters_come_back_from_files(name, tmp_path):
 def test_a_model_with_oxygen_needs_the_kla_of_every_run(tmp_path):
     bare = replace(OXYGEN, run_id="O2", actions=tuple(a for a in OXYGEN.actions if not isinstance(a, Setpoint)))
     rows = [reading(one, 0.0, "biomass", 2.0) for one in ("O1", "O2")] + [reading("O1", 3.0, "biomass", 3.0)]
-    dataset = read_dataset(written(tmp_path / "d", (OXYGEN, bare), rows))
+    dataset = read_folder(written(tmp_path / "d", (OXYGEN, bare), rows))
     noise = NoiseModel({"biomass": AssaySettings(0.02, 1e-3)})
     for name in ("ecoli_oxygen", "ecoli_oxygen_steady"):
         config = model_config(name)
@@ -220,7 +220,7 @@ def test_a_model_with_oxygen_needs_the_kla_of_every_run(tmp_path):
 
 def test_a_top_up_that_its_feed_cannot_reach_names_the_run(tmp_path):
     weak = run("W1", "cho", 1.0, 48.0, TopUp("fresh", "glucose", below=50.0, to=80.0, times_h=(24.0,)))
-    dataset = read_dataset(written(tmp_path / "d", (weak,), [reading("W1", 24.0, "vcd", 1.0)]))
+    dataset = read_folder(written(tmp_path / "d", (weak,), [reading("W1", 24.0, "vcd", 1.0)]))
     config = model_config("cho_perfusion")
     model = kinetics(config.kinetics)
     noise = NoiseModel({"vcd": AssaySettings(0.02, 1e-3)})

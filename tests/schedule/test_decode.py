@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optim.data.dataset import Run
-from optim.data.reader import read_dataset
+from optim.data.reader import read_folder
 from optim.data.schedules import schedule_of
 from optim.data.writer import event_table, media_table, run_table, write_dataset
 from optim.errors import ConfigError
@@ -175,7 +175,7 @@ def written_and_read(run: Run) -> Run:
         "measurements.csv": [reading],
     }
     with tempfile.TemporaryDirectory() as place:
-        dataset = read_dataset(write_dataset(Path(place) / "d", header, tables))
+        dataset = read_folder(write_dataset(Path(place) / "d", header, tables))
     assert dataset.media == media
     return dataset.runs[0]
 
