@@ -19,7 +19,7 @@ from optim.estimation.levenberg_marquardt import Search, minimise
 from optim.estimation.noise import NoiseModel
 from optim.estimation.posterior import Posterior
 from optim.estimation.problem import FitProblem, build_problem
-from optim.kinetics import kinetics
+from optim.kinetics import load_kinetics
 from optim.kinetics.base import AbstractKineticModel
 from optim.parameters import ParameterTable
 from optim.schedule.actions import (
@@ -160,7 +160,7 @@ def problem_of(name: str, folder: Path) -> tuple[FitProblem, dict[str, float]]:
     """A fit problem from files with exact readings, and the true values of its two free parameters."""
     runs, factors, assays, times, stepper = CASES[name]
     config = model_config(name)
-    model = kinetics(config.kinetics)
+    model = load_kinetics(config.kinetics)
     table = build_table(config, model)
     values = table.values()
     truth = {key: values[key] * factor for key, factor in factors.items()}
@@ -213,7 +213,7 @@ def test_a_model_with_oxygen_needs_the_kla_of_every_run(tmp_path):
     noise = NoiseModel({"biomass": AssaySettings(0.02, 1e-3)})
     for name in ("ecoli_oxygen", "ecoli_oxygen_steady"):
         config = model_config(name)
-        model = kinetics(config.kinetics)
+        model = load_kinetics(config.kinetics)
         with pytest.raises(DatasetError, match=r"run 'O2'.*kla.*at time 0"):
             build_problem(model, build_table(config, model), dataset, noise, Integrator())
 
@@ -222,7 +222,7 @@ def test_a_top_up_that_its_feed_cannot_reach_names_the_run(tmp_path):
     weak = run("W1", "cho", 1.0, 48.0, TopUp("fresh", "glucose", below=50.0, to=80.0, times_h=(24.0,)))
     dataset = read_folder(written(tmp_path / "d", (weak,), [reading("W1", 24.0, "vcd", 1.0)]))
     config = model_config("cho_perfusion")
-    model = kinetics(config.kinetics)
+    model = load_kinetics(config.kinetics)
     noise = NoiseModel({"vcd": AssaySettings(0.02, 1e-3)})
     with pytest.raises(DatasetError, match=r"run 'W1'.*\n.*cannot top up to 80"):
         build_problem(model, build_table(config, model), dataset, noise, Integrator())

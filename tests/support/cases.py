@@ -19,7 +19,7 @@ from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.rosenbrock import Rodas5P
 from optim.simulation.engine.steppers import Tsit5
-from optim.simulation.simulate import Trajectory, simulate
+from optim.simulation.simulate import Trajectory, simulate_cultivations
 
 VESSELS = 1000  # of every program
 INTERVALS = 64
@@ -56,7 +56,9 @@ def typed(case: Case) -> Case:
 @cache
 def program(model: AbstractKineticModel) -> Callable[..., Trajectory]:
     """The tolerances are arguments: one program serves all of them."""
-    return jax.jit(lambda integrator, case: simulate(model, case.p, case.cultivation, integrator=integrator))
+    return jax.jit(
+        lambda integrator, case: simulate_cultivations(model, case.p, case.cultivation, integrator=integrator)
+    )
 
 
 def simulated(
