@@ -135,7 +135,7 @@ def rank(result: FitResult, process: Process, *, seed: int = 0, progress: Progre
     """
     from optim.optimisation.lineage import process_lineage
     from optim.optimisation.optimise import parameter_sets
-    from optim.optimisation.optimise import rank as rank_clones
+    from optim.optimisation.rank import rank_clones
 
     if result.group_by != "clone":
         raise ConfigError("rank: the fit groups runs by experiment, so there are no clones to rank")
@@ -325,7 +325,7 @@ def make_recipe(
         run_id: of the tracked run, if there is one.
     """
     from optim.recipe.recipe import Provenance
-    from optim.recipe.recipe import recipe_from_outcome as recipe_of
+    from optim.recipe.recipe import make_recipe as recipe_of
 
     _require_made_from(optimum, result)
     cfg = process.settings

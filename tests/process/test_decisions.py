@@ -11,11 +11,12 @@ import pytest
 from optim.app.build import build_process, compose
 from optim.data.screened import Screen
 from optim.errors import ConfigError
-from optim.kinetics import load_kinetics
+from optim.kinetics import kinetics
 from optim.optimisation.evaluate import process_actions
 from optim.process.decision import DECISION_KINDS, Decision
 from optim.process.design import Component, Design
 from optim.process.disturbance import AS_PLANNED
+from optim.process.lanes import Lanes
 from optim.process.metrics import PRODUCTS, batch_metrics
 from optim.process.objective import Market, Objective
 from optim.process.problem import Constraint
@@ -298,12 +299,12 @@ def test_a_drift_is_what_it_says(process_problem, published):
     boluses = [i for i, d in enumerate(problem.design.decisions) if d.kind == "bolus"]
     more = x.copy()
     more[boluses] *= 1.1
-    drifted = problem.evaluate(x[None], published, drift=AS_PLANNED._replace(feed=1.1))
+    drifted = problem.evaluate(x[None], Lanes(published, drift=AS_PLANNED._replace(feed=1.1)))
     assert drifted.metrics[0] == pytest.approx(problem.evaluate(more[None], published).metrics[0], nan_ok=True)
-    seeded = problem.trace(x[None], published, drift=AS_PLANNED._replace(inoculum=1.2))
+    seeded = problem.trace(x[None], Lanes(published, drift=AS_PLANNED._replace(inoculum=1.2)))
     vcd = problem.observed.index("vcd")
     assert seeded.observed[0, vcd, 0] == pytest.approx(1.2 * plain.observed[0, vcd, 0])
-    warm = problem.trace(x[None], published, drift=AS_PLANNED._replace(temperature_c=0.5))
+    warm = problem.trace(x[None], Lanes(published, drift=AS_PLANNED._replace(temperature_c=0.5)))
     assert warm.temperature[0] == pytest.approx(plain.temperature[0] + 0.5)
 
 
@@ -311,7 +312,7 @@ def test_dearer_prices_are_lanes(process_problem, published):
     x = process_problem.design.platform
     prices = np.tile(process_problem.book.prices(), (2, 1))
     prices[1] *= 2.0
-    e = process_problem.evaluate(np.tile(x, (2, 1)), np.tile(published, (2, 1)), prices)
+    e = process_problem.evaluate(np.tile(x, (2, 1)), Lanes(np.tile(published, (2, 1)), prices=prices))
     cost = list(process_problem.metrics).index("cost_eur")
     assert e.metrics[1, cost] == pytest.approx(2.0 * e.metrics[0, cost])
 
@@ -468,5 +469,5 @@ def test_an_objective_or_component_that_makes_no_sense_is_refused(screen, overri
 
 
 def test_the_model_library_names_cells_that_an_inoculum_scales():
-    model = load_kinetics("cho_moller")
+    model = kinetics("cho_moller")
     assert model.inoculum_species

@@ -21,12 +21,13 @@ from optim.app.commands import load_command
 from optim.app.commands.replan import running, until_now
 from optim.app.session import session
 from optim.artefact import Lineage, load_artefact
-from optim.data.open import read_dataset
+from optim.data.open import open_dataset
 from optim.data.screened import Screen
 from optim.estimation.result import FitResult
 from optim.optimisation.optimise import NEWCOMER
+from optim.optimisation.process_program import ProcessProgram, start_points
 from optim.optimisation.result import Optimum, Series
-from optim.optimisation.solve import best, solve, start_points
+from optim.optimisation.solve import best, solve
 from optim.process.problem import ProcessProblem
 from optim.recipe.rounding import rounded_decisions
 from optim.replanning.replan import ReplanOptions, replan
@@ -47,7 +48,7 @@ class Bench:
     def __init__(self, out: Path):
         self.out = out
         self.cfg = compose(["tracking=off", f"out={out / 'screen'}"])
-        self.screen = read_dataset(self.cfg.dataset.name)
+        self.screen = open_dataset(self.cfg.dataset.name)
         if not (out / "screen" / "fit" / "artefact.json").exists():
             with session(self.cfg, "fit") as s:
                 load_command("fit")(s)
@@ -71,8 +72,8 @@ class Bench:
     def clairvoyant(self, truth: Truth) -> dict[str, float]:
         """The optimum for one who knows everything; what the pump withholds is asked for in addition."""
         starts = start_points(self.problem, 6, 0)
-        lanes = np.tile(truth.lane(), (len(starts), 1))
-        found = best(solve(self.problem, starts, lanes, OptimiseSettings(tolerance=1e-7)))
+        program = ProcessProgram(self.problem, truth.lane().tiled(len(starts)))
+        found = best(solve(program, starts, OptimiseSettings(tolerance=1e-7)))
         assert found is not None
         names = [d.name for d in self.problem.design.decisions]
         plan = dict(zip(names, (float(v) for v in found.x), strict=True))

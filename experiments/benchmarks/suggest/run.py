@@ -23,7 +23,7 @@ import numpy as np
 
 from optim.app.build import build_fit, build_process, compose
 from optim.data.dataset import Dataset, Run
-from optim.data.open import read_dataset
+from optim.data.open import open_dataset
 from optim.data.screened import Screen
 from optim.data.writer import append_runs, write_dataset
 from optim.doe.alternatives import best_processes
@@ -35,7 +35,9 @@ from optim.estimation.fit import fit
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.transfer.continued_fit import revive_posterior, update
 from optim.kinetics.cho_moller import Parameters
+from optim.optimisation.process_program import ProcessProgram
 from optim.optimisation.solve import best, solve
+from optim.process.lanes import Lanes
 from optim.process.problem import ProcessProblem
 from optim.runtime import configure
 from optim.settings.doe import SuggestSettings
@@ -82,7 +84,7 @@ class Campaign:
         self.best = 0.0
 
     def data(self, name: str) -> Dataset:
-        return read_dataset(str(self.folder / name))
+        return open_dataset(str(self.folder / name))
 
     def do(self, runs: tuple[Run, ...], name: str, read_h: list[tuple[float, ...]]) -> None:
         """Run vessels at the truth, read them, and leave a dataset; equal runs scatter anew in every campaign."""
@@ -113,9 +115,9 @@ class Campaign:
     def find_best(self, starts: np.ndarray) -> str:
         """The true best clone at its true optimum."""
         clones = list(self.truth)
-        lanes = np.tile(starts, (len(clones), 1))
         owner = np.repeat(np.arange(len(clones)), len(starts))
-        found = solve(self.process, lanes, self.true_parameters(clones)[owner], SOLVING)
+        program = ProcessProgram(self.process, Lanes(self.true_parameters(clones)[owner]))
+        found = solve(program, np.tile(starts, (len(clones), 1)), SOLVING)
         tops = [best([s for s, o in zip(found, owner, strict=True) if o == c]) for c in range(len(clones))]
         values = [-np.inf if s is None else s.objective for s in tops]
         self.best = float(np.exp(max(values)))

@@ -14,7 +14,7 @@ from optim.optimisation.result import Optimum
 from optim.recipe.recipe import Recipe
 
 
-def export_command(
+def export(
     s: Session,
     optima: dict[str, Optimum] | None = None,
     result: FitResult | None = None,
