@@ -26,7 +26,7 @@ from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
 from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import check_trajectory, observe_nodes, simulate
+from optim.simulation.simulate import check_trajectory, observe_nodes, simulate_cultivations
 from optim.units import HOURS_PER_DAY
 
 START_ML, SAMPLE_ML, DAYS = 13.0, 0.35, 14
@@ -153,7 +153,7 @@ def simulate_screen(
     integrator = Integrator(rtol=1e-8, atol=1e-9)
 
     volumes = jnp.asarray([run.start_volume_l for run in runs])
-    run_all = jax.jit(lambda p, cultivation: simulate(model, p, cultivation, integrator=integrator))
+    run_all = jax.jit(lambda p, cultivation: simulate_cultivations(model, p, cultivation, integrator=integrator))
     trajectory = run_all(p, Cultivation(model.State(*start.T), volumes, grid, Vessel(feeds)))
     seen = jax.vmap(lambda p, t, g: observe_nodes(model, p, t, grid=g))(p, trajectory, grid)
     check_trajectory(trajectory, tuple(run.run_id for run in runs))

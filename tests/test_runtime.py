@@ -11,7 +11,7 @@ import pytest
 from optim.runtime import require_float64
 
 ENTRIES = {
-    "simulation.simulate": ["simulate", "simulate_one"],
+    "simulation.simulate": ["simulate_cultivations", "simulate_one"],
     "simulation.batch": ["simulate_batch"],
     "simulation.until": ["simulate_until"],
     "estimation.fit": ["fit"],

@@ -139,10 +139,10 @@ def model_config(name: str) -> ModelSettings:
 
 def configured(name: str) -> tuple[Any, Any]:
     """The kinetic model of `configs/model/<name>.yaml` and its Parameters at their configured values."""
-    from optim.kinetics import kinetics
+    from optim.kinetics import load_kinetics
 
     chosen = model_config(name)
-    model = kinetics(chosen.kinetics)
+    model = load_kinetics(chosen.kinetics)
     values = build_table(chosen, model).natural_values()
     return model, model.Parameters(*(values[key] for key in model.Parameters._fields))
 
@@ -158,11 +158,11 @@ def build_fit(cfg: Settings, dataset: Dataset, model: ModelSettings | None = Non
     """The fit problem of a configuration; `model` replaces the configured one (to compare models)."""
     from optim.estimation.noise import NoiseModel
     from optim.estimation.problem import build_problem
-    from optim.kinetics import kinetics
+    from optim.kinetics import load_kinetics
     from optim.simulation.engine.stiffness import integrator_for
 
     chosen = cfg.model if model is None else model
-    equations = kinetics(chosen.kinetics)
+    equations = load_kinetics(chosen.kinetics)
     table = build_table(chosen, equations)
     noise = NoiseModel(**vars(cfg.noise))
     return build_problem(
@@ -182,14 +182,14 @@ def build_process(
     import numpy as np
 
     from optim.estimation.problem import observable_names
-    from optim.kinetics import kinetics
+    from optim.kinetics import load_kinetics
     from optim.process.cost import CostBook
     from optim.process.design import Design
     from optim.process.problem import Constraint, ProcessProblem
     from optim.simulation.engine.stiffness import integrator_for
 
     d = cfg.design
-    equations = kinetics(cfg.model.kinetics)
+    equations = load_kinetics(cfg.model.kinetics)
     observed = observable_names(equations, build_table(cfg.model, equations))
     feeds = {name: equations.feed(holds) for name, holds in feed_media(d, screen).items()}
     if d.medium_id not in screen.media:

@@ -325,7 +325,7 @@ def make_recipe(
         run_id: of the tracked run, if there is one.
     """
     from optim.recipe.recipe import Provenance
-    from optim.recipe.recipe import make_recipe as recipe_of
+    from optim.recipe.recipe import recipe_from_outcome as recipe_of
 
     _require_made_from(optimum, result)
     cfg = process.settings

@@ -28,7 +28,7 @@ from optim.errors import DatasetError, nearest
 HEADER_KEYS = ("name", "description", "organism", "citation", "licence", "simulated", "notes")
 
 
-def read_dataset(folder: Path) -> Dataset:
+def read_folder(folder: Path) -> Dataset:
     """Read and validate a dataset folder (tables as in `optim.data.contract`, `dataset.yaml` as header).
 
     Raises `DatasetError` that lists every bad cell with file, row, column, value and rule.

@@ -22,7 +22,7 @@ from optim.schedule.grid import IntervalGrid
 from optim.simulation.balance import Vessel
 from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import Trajectory, observe_nodes, simulate
+from optim.simulation.simulate import Trajectory, observe_nodes, simulate_cultivations
 from optim.types import Array
 
 
@@ -110,7 +110,7 @@ def predict_readings(
 
     p, start, volume = jax.vmap(_start)(u, v.initial, v.volume)
     cultivation = Cultivation(start, volume, v.grid, Vessel(v.feeds, v.retention, None, v.topup))
-    trajectory = simulate(layout.model, p, cultivation, integrator=integrator)
+    trajectory = simulate_cultivations(layout.model, p, cultivation, integrator=integrator)
     return jax.vmap(_read_by_assays)(u, p, trajectory, v), p, trajectory
 
 

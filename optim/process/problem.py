@@ -35,7 +35,7 @@ from optim.simulation.balance import Vessel
 from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.batches import map_batches
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import Trajectory, observe_nodes, simulate
+from optim.simulation.simulate import Trajectory, observe_nodes, simulate_cultivations
 from optim.types import Array
 
 
@@ -322,7 +322,7 @@ def _trace(s: _Static, x: Array, lanes: Lanes, feeds: Array, past: Any, integrat
     params = s.model.Parameters(*(lanes.parameters[:, i] for i in range(len(s.model.Parameters._fields))))
     kept = None if s.retention is None else jnp.broadcast_to(jnp.asarray(s.retention), (n, len(s.retention)))
     cultivation = Cultivation(start, lanes.start.volume_l, grid, Vessel(stocks, kept))
-    trajectory = simulate(s.model, params, cultivation, integrator=integrator)
+    trajectory = simulate_cultivations(s.model, params, cultivation, integrator=integrator)
     return jax.vmap(lambda p, c, g, t: _lane(s, p, c, g, t))(params, lanes.prices, grid, trajectory)
 
 

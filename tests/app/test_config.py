@@ -9,10 +9,10 @@ import yaml
 from conftest import FIT_ONLY, ROOT, skip_without_data
 
 from optim.app.build import build_fit, build_process, compose, config_hash, model_config
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.screened import Screen
 from optim.errors import ConfigError
-from optim.kinetics import kinetics
+from optim.kinetics import load_kinetics
 from optim.parameters import parameter_table
 
 CONFIGS = ROOT / "configs"
@@ -41,7 +41,7 @@ def test_every_option_composes(options):
 def test_every_experiment_builds(name):
     cfg = compose([f"experiment={name}"])
     skip_without_data(cfg.dataset.name)
-    dataset = open_dataset(cfg.dataset.name)
+    dataset = read_dataset(cfg.dataset.name)
     build_fit(cfg, dataset)
     if name in FIT_ONLY:
         with pytest.raises(ConfigError, match=r"design\.feed_id: .* has no medium"):
@@ -53,7 +53,7 @@ def test_every_experiment_builds(name):
 @pytest.mark.parametrize("name", [n for g, n in OPTIONS if g == "model"])
 def test_every_model_states_unit_and_source_of_every_parameter(name):
     cfg = model_config(name)
-    fields = kinetics(cfg.kinetics).Parameters._fields
+    fields = load_kinetics(cfg.kinetics).Parameters._fields
     table = parameter_table(cfg.parameters, fields)
     for row in table.rows:
         assert row.unit

@@ -16,7 +16,7 @@ from optim.app.commands import load_command
 from optim.app.session import session
 from optim.artefact import load_artefact
 from optim.data.dataset import Run
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.writer import append_runs
 from optim.doe.result import Suggestion
 from optim.errors import ConfigError, DatasetError, IncompatibleError
@@ -52,11 +52,11 @@ def test_suggested_runs_are_done_read_and_fitted(tmp_path, small_screen):
     assert len((tmp_path / "a" / "tables" / "suggestion.csv").read_text().splitlines()) == 4
     folder = tmp_path / "a" / "next"
     with pytest.raises(DatasetError, match=r"measurements\.csv: file is missing"):
-        open_dataset(str(folder))
+        read_dataset(str(folder))
     with pytest.raises(DatasetError, match=r"measurements\.csv is missing; fill in what was measured"):
         append_runs(small_screen, folder, tmp_path / "both")
-    _measure(folder, tuple(run.run for run in found.runs), open_dataset(str(small_screen)).truth)
-    after = open_dataset(str(append_runs(small_screen, folder, tmp_path / "both")))
+    _measure(folder, tuple(run.run for run in found.runs), read_dataset(str(small_screen)).truth)
+    after = read_dataset(str(append_runs(small_screen, folder, tmp_path / "both")))
     assert all(_same(a, b.run) for a, b in zip(after.runs[-3:], found.runs, strict=True))
     with pytest.raises(DatasetError, match=r"runs NEXT1-1, NEXT1-2, NEXT1-3 are already in"):
         append_runs(tmp_path / "both", folder, tmp_path / "twice")

@@ -16,7 +16,7 @@ from scipy.integrate import solve_ivp
 
 from optim.app.build import build_fit, compose, configured
 from optim.data import open as registry
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.sources import nistcho
 from optim.errors import DatasetError
 from optim.estimation.fit import fit
@@ -124,11 +124,11 @@ def exported(tmp_path, monkeypatch):
 
 
 def test_an_exported_table_is_read_and_checked(exported):
-    assert len(open_dataset("counts").runs) == 4
+    assert len(read_dataset("counts").runs) == 4
     with (exported / nistcho.COUNTS_FILE).open("a") as file:
         file.write("\n")
     with pytest.raises(DatasetError, match=r"SHA-256 is .* expected .*export it again"):
-        open_dataset("counts")
+        read_dataset("counts")
 
 
 def test_a_table_at_no_address_is_never_fetched_and_the_message_says_how_to_make_it(exported, monkeypatch):
@@ -139,10 +139,10 @@ def test_a_table_at_no_address_is_never_fetched_and_the_message_says_how_to_make
     (exported / nistcho.COUNTS_FILE).unlink()
     says = r"cannot be fetched: make it once from someone/counts \(commit 0123456789\): load it and write it"
     with pytest.raises(DatasetError, match=rf"lacks {nistcho.COUNTS_FILE}.*{says}"):
-        open_dataset("counts")
+        read_dataset("counts")
     monkeypatch.delenv("OPTIM_DATA")
     with pytest.raises(DatasetError, match=rf"lies at no address.*{says}.*set OPTIM_DATA"):
-        open_dataset("counts")
+        read_dataset("counts")
 
 
 def test_the_source_says_what_is_at_no_address():
@@ -154,7 +154,7 @@ def test_the_source_says_what_is_at_no_address():
 
 @needs_counts
 def test_the_public_counts_are_read_whole():
-    d = open_dataset(COUNTS_SET)
+    d = read_dataset(COUNTS_SET)
     assert len(d.runs) == 34
     assert set(d.clones) == set(nistcho.STRATEGIES.values())
     assert len(d.measurements.value) == 2 * 309
@@ -265,7 +265,7 @@ def test_a_run_starts_from_its_inoculum_or_first_count():
 def test_counts_and_viability_of_seven_strategies_are_described():
     cfg = compose(["experiment=nistcho_growth"])
     result = fit(
-        build_fit(cfg, open_dataset(cfg.dataset.name)),
+        build_fit(cfg, read_dataset(cfg.dataset.name)),
         replace(cfg.fit, starts=2, ensemble=8),
         seed=cfg.seed,
         model_name="cho_growth",

@@ -15,7 +15,7 @@ from support.toys import optimum, spec, toy
 
 from optim.app.build import build_fit, compose
 from optim.data.dataset import Measurements, Run
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.schedules import schedule_of
 from optim.doe.alternatives import _filling, _line
 from optim.doe.candidates import (
@@ -302,7 +302,7 @@ SETTING = Setting("basal_a", 0.5, "NEXT1", {"basal_a": BASAL_MEDIUM, "feed_a": F
 @pytest.fixture(scope="module")
 def short(small_screen):
     """Four clones of which six days are known, and their posterior at its mode."""
-    dataset = open_dataset(str(small_screen)).only(np.arange(0, 8, 2), 144.0)
+    dataset = read_dataset(str(small_screen)).only(np.arange(0, 8, 2), 144.0)
     return fitted_quickly(build_fit(compose([]), dataset))
 
 

@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 from optim.app.build import build_fit, compose
 from optim.artefact import load_artefact, save_artefact
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.errors import ConfigError, DatasetError, FitError, IncompatibleError
 from optim.estimation.estimate import multi_start
 from optim.estimation.fit import fit
@@ -307,7 +307,7 @@ def test_an_unknown_feed_or_medium_is_no_water(small_problem, change, words):
 
 
 def test_data_that_the_model_cannot_predict_are_refused():
-    screen = open_dataset("cho_clone_screen")
+    screen = read_dataset("cho_clone_screen")
     strange = replace(
         screen, measurements=replace(screen.measurements, variable=("biomass",) * len(screen.measurements.variable))
     )
@@ -355,7 +355,7 @@ def test_the_public_ecoli_runs_are_fitted_better_than_by_their_authors():
     """Schlögel et al. 2024: R2 of X, P, P/X 0.834, 0.822, 0.734; each run left out 0.632, 0.753, 0.559."""
     cfg = compose(["experiment=ecoli_protein_l"])
     result = fit(
-        build_fit(cfg, open_dataset(cfg.dataset.name)),
+        build_fit(cfg, read_dataset(cfg.dataset.name)),
         replace(cfg.fit, ensemble=8),
         seed=cfg.seed,
         model_name="ecoli_protein_l",

@@ -10,7 +10,7 @@ import pytest
 
 from optim.app.build import build_fit, compose
 from optim.artefact import load_artefact, save_artefact
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.errors import IncompatibleError
 from optim.estimation.fit import fit
 from optim.estimation.posterior import Posterior
@@ -35,7 +35,7 @@ def of_clones(problem, first, end):
 def problem(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "transfer"
     return build_fit(
-        compose([]), open_dataset(str(make_screen(folder, "transfer", ScreenOptions(KNOWN + NEW, seed=31))))
+        compose([]), read_dataset(str(make_screen(folder, "transfer", ScreenOptions(KNOWN + NEW, seed=31))))
     )
 
 
@@ -198,12 +198,12 @@ def test_what_does_not_fit_together_is_refused(problem, old):
     new = of_clones(problem, KNOWN, KNOWN + 1)
     rows = tuple(replace(r, level="fixed") if r.name == "kappa_T" else r for r in problem.table.rows)
     with pytest.raises(IncompatibleError, match="shared parameters: kappa_T"):
-        predict_new_clone(old, replace(new, table=ParameterTable(rows)))
+        predict_new_clone(old, replace(new, table=ParameterTable(rows)), PlaceSettings())
     rows = tuple(replace(r, value=0.03) if r.name == "KS_glc" else r for r in problem.table.rows)
     with pytest.raises(IncompatibleError, match=r"'KS_glc' is not fixed at 0\.03"):
-        predict_new_clone(old, replace(new, table=ParameterTable(rows)))
+        predict_new_clone(old, replace(new, table=ParameterTable(rows)), PlaceSettings())
     with pytest.raises(IncompatibleError, match="ensemble is too small"):
-        predict_new_clone(replace(old, shared=old.shared[:2]), new)
+        predict_new_clone(replace(old, shared=old.shared[:2]), new, PlaceSettings())
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 from optim.app.build import build_process, compose
 from optim.data.screened import Screen
 from optim.errors import ConfigError
-from optim.kinetics import kinetics
+from optim.kinetics import load_kinetics
 from optim.optimisation.evaluate import process_actions
 from optim.process.decision import DECISION_KINDS, Decision
 from optim.process.design import Component, Design
@@ -469,5 +469,5 @@ def test_an_objective_or_component_that_makes_no_sense_is_refused(screen, overri
 
 
 def test_the_model_library_names_cells_that_an_inoculum_scales():
-    model = kinetics("cho_moller")
+    model = load_kinetics("cho_moller")
     assert model.inoculum_species

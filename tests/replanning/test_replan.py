@@ -16,7 +16,7 @@ from optim.app.commands.replan import chosen_run, now_of, read_plan, running, un
 from optim.app.session import session
 from optim.artefact import Lineage, load_artefact, save_artefact
 from optim.data.dataset import Measurements, Run
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.schedules import schedule_of
 from optim.data.screened import Screen
 from optim.data.writer import write_dataset
@@ -64,7 +64,7 @@ def old(small_problem):
 
 @pytest.fixture(scope="module")
 def process(cfg, small_screen):
-    return build_process(cfg, Screen.of(open_dataset(str(small_screen))))
+    return build_process(cfg, Screen.of(read_dataset(str(small_screen))))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def readings_of(model, p, run, days, inoculum=1.0, assays=("vcd", "viability", "
 @pytest.fixture(scope="module")
 def planned_anew(cfg, process, old, plan, small_screen):
     """Everything of a batch: run, readings, time -> what is planned anew."""
-    screen = open_dataset(str(small_screen))
+    screen = read_dataset(str(small_screen))
 
     def go(run, readings, now_h, problem=process, options=FEW, whole=True):
         data = a_dataset(screen, run, readings)
@@ -484,7 +484,7 @@ def test_an_exponential_feed_goes_on_by_its_decisions():
 def test_feeds_of_a_running_batch_keep_the_names_of_the_design(small_screen):
     """With a further feed between the first and the second, every rate stays in its own column."""
     more = ["+design.further_feeds={sugar: {glucose: 900.0}, soda: {lactate: 1.0}}", "design.second_feed_id=soda"]
-    screen = open_dataset(str(small_screen))
+    screen = read_dataset(str(small_screen))
     problem = build_process(compose([*more, "design.second_feed_ratio=0.5"]), Screen.of(screen))
     media = screen.media | {"sugar": {"glucose": 900.0}, "soda": {"lactate": 2.0}}
     events = [bolus(3 * DAY, 0.3, "sugar"), bolus(4 * DAY, 0.2, "soda"), bolus(5 * DAY, 0.4)]
@@ -502,7 +502,7 @@ def test_feeds_of_a_running_batch_keep_the_names_of_the_design(small_screen):
 
 
 def test_a_batch_fed_with_what_nobody_knows_is_refused(process, small_screen):
-    data = a_dataset(open_dataset(str(small_screen)), a_run([bolus(3 * DAY, 0.3, "sugar")]), [])
+    data = a_dataset(read_dataset(str(small_screen)), a_run([bolus(3 * DAY, 0.3, "sugar")]), [])
     with pytest.raises(DatasetError, match=r"no medium or feed 'sugar'"):
         running(process, data, 0, 6 * DAY)
 
@@ -532,7 +532,7 @@ def test_a_batch_at_or_past_harvest_is_refused(process, now_h, what):
 
 
 def test_runs_and_times_that_cannot_be_are_refused(small_screen):
-    screen = open_dataset(str(small_screen))
+    screen = read_dataset(str(small_screen))
     with pytest.raises(ConfigError, match=r"no run 'C01-3'.*Did you mean 'C01-"):
         chosen_run(screen, "C01-3")
     with pytest.raises(ConfigError, match="say which run is under way"):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from optim.app.build import model_config
-from optim.kinetics import kinetics
+from optim.kinetics import load_kinetics
 from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.schedule.grid import IntervalGrid
 from optim.schedule.schedule import Schedule, to_grid
@@ -19,7 +19,7 @@ from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.rosenbrock import Rodas5P
 from optim.simulation.engine.steppers import Tsit5
-from optim.simulation.simulate import Trajectory, simulate
+from optim.simulation.simulate import Trajectory, simulate_cultivations
 
 VESSELS = 1000  # of every program
 INTERVALS = 64
@@ -56,7 +56,9 @@ def typed(case: Case) -> Case:
 @cache
 def program(model: AbstractKineticModel) -> Callable[..., Trajectory]:
     """The tolerances are arguments: one program serves all of them."""
-    return jax.jit(lambda integrator, case: simulate(model, case.p, case.cultivation, integrator=integrator))
+    return jax.jit(
+        lambda integrator, case: simulate_cultivations(model, case.p, case.cultivation, integrator=integrator)
+    )
 
 
 def simulated(
@@ -84,12 +86,12 @@ def simulated(
 def configured(config: str) -> Any:
     """Parameters of a configuration."""
     cfg = model_config(config)
-    fields = kinetics(cfg.kinetics).Parameters._fields
-    return kinetics(cfg.kinetics).Parameters(*(float(cfg.parameters[f].value) for f in fields))
+    fields = load_kinetics(cfg.kinetics).Parameters._fields
+    return load_kinetics(cfg.kinetics).Parameters(*(float(cfg.parameters[f].value) for f in fields))
 
 
 def state(name: str, **values: float) -> tuple[float, ...]:
-    return tuple(values.get(n, 0.0) for n in kinetics(name).names())
+    return tuple(values.get(n, 0.0) for n in load_kinetics(name).names())
 
 
 def schedule(
@@ -308,7 +310,7 @@ def oxygen_random(name: str, rng: np.random.Generator) -> tuple[Schedule, tuple[
         evaporation=rng.uniform(0.0, 2e-3, 1),
     )
     start = np.array(OXYGEN_START) * np.exp(rng.normal(0.0, 0.3, 5) * [1.0, 1.0, 1.0, 0.0, 0.0])
-    return plan, tuple(start)[: len(kinetics(name).species)], 2.0
+    return plan, tuple(start)[: len(load_kinetics(name).species)], 2.0
 
 
 def protein() -> Schedule:

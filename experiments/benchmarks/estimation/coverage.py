@@ -25,7 +25,7 @@ import numpy as np
 
 from optim.app.build import build_fit, compose
 from optim.data.dataset import Dataset, Measurements
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.estimation.ensemble import draw_laplace
 from optim.estimation.estimate import multi_start
 from optim.estimation.fit import build_fit_result
@@ -68,7 +68,7 @@ def say(text: str) -> None:
 def screen(seed: int, clones: int = CLONES) -> Dataset:
     """A simulated screen."""
     with tempfile.TemporaryDirectory() as folder:
-        return open_dataset(str(make_screen(Path(folder) / "screen", "screen", ScreenOptions(clones, VESSELS, seed))))
+        return read_dataset(str(make_screen(Path(folder) / "screen", "screen", ScreenOptions(clones, VESSELS, seed))))
 
 
 def thinned(dataset: Dataset) -> Dataset:

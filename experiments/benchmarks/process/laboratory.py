@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from optim.app.build import build_process, compose
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.screened import Screen
 from optim.process.cost import Harvest
 from optim.process.design import BOLUS_COVERS_H, Design
@@ -130,7 +130,7 @@ def laboratory(seed: int, mismatch: bool = False) -> Laboratory:
     With `mismatch` its cells form a growth inhibitor that nobody measures and that optim's model lacks.
     """
     cfg = compose(["tracking=off"])
-    return Laboratory(build_process(cfg, Screen.of(open_dataset(cfg.dataset.name))), seed, mismatch)
+    return Laboratory(build_process(cfg, Screen.of(read_dataset(cfg.dataset.name))), seed, mismatch)
 
 
 def volume_room(design: Design, limit_ml: float, x: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from laboratory import VALUE, Laboratory, Recommendation
 
 from optim.app.build import build_fit, build_process, compose
 from optim.artefact import Lineage
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.estimation.fit import fit
 from optim.optimisation.optimise import optimise, parameter_sets
 from optim.optimisation.rank import best_of_each, rank_clones
@@ -51,7 +51,7 @@ def learn(seed: int, mismatch: bool = False) -> tuple[Learnt, Learnt]:
     with tempfile.TemporaryDirectory() as folder:
         made = make_screen(Path(folder) / "screen", f"screen {seed}", ScreenOptions(seed=seed, mismatch=mismatch))
         cfg = compose(["tracking=off", f"dataset.name={made}"])
-        dataset = open_dataset(cfg.dataset.name)
+        dataset = read_dataset(cfg.dataset.name)
     options = replace(cfg.fit, quality=False, identify=False)
     found = fit(build_fit(cfg, dataset), options, seed=cfg.seed, model_name=cfg.model.name)
     problem = build_process(cfg, found.screen)

@@ -19,7 +19,7 @@ from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
 from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import check_trajectory, observe_nodes, simulate
+from optim.simulation.simulate import check_trajectory, observe_nodes, simulate_cultivations
 from optim.synthetic import (
     BASAL_MEDIUM,
     CLONE_SPREAD,
@@ -168,7 +168,7 @@ class Batch:
 def _simulated(p: Parameters, start: jax.Array, volume: jax.Array, grid: object, feeds: jax.Array) -> object:
     cultivation = Cultivation(MODEL.State(*start), volume, grid, Vessel(feeds))
     p, cultivation = jax.tree.map(lambda x: jnp.asarray(x)[None], (p, cultivation))
-    trajectory = simulate(MODEL, p, cultivation, integrator=EXACT)
+    trajectory = simulate_cultivations(MODEL, p, cultivation, integrator=EXACT)
     return trajectory, jax.vmap(lambda p, t, g: observe_nodes(MODEL, p, t, grid=g))(p, trajectory, cultivation.grid)
 
 

@@ -21,7 +21,7 @@ from optim.app.commands import load_command
 from optim.app.commands.replan import running, until_now
 from optim.app.session import session
 from optim.artefact import Lineage, load_artefact
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.screened import Screen
 from optim.estimation.result import FitResult
 from optim.optimisation.optimise import NEWCOMER
@@ -48,7 +48,7 @@ class Bench:
     def __init__(self, out: Path):
         self.out = out
         self.cfg = compose(["tracking=off", f"out={out / 'screen'}"])
-        self.screen = open_dataset(self.cfg.dataset.name)
+        self.screen = read_dataset(self.cfg.dataset.name)
         if not (out / "screen" / "fit" / "artefact.json").exists():
             with session(self.cfg, "fit") as s:
                 load_command("fit")(s)

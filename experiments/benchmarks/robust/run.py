@@ -20,7 +20,7 @@ from scipy.stats import wilcoxon
 
 from optim.app.build import build_fit, build_process, compose
 from optim.artefact import Lineage
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.estimation.fit import fit
 from optim.optimisation.optimise import optimise, parameter_sets
 from optim.optimisation.rank import rank_clones
@@ -44,7 +44,7 @@ def one_screen(seed: int, folder: Path) -> dict[str, object]:
     if not (data / "dataset.yaml").exists():
         make_screen(data, f"screen_{seed}", ScreenOptions(clones=CLONES, seed=100 + seed))
     cfg = compose(["objective=robust", f"dataset.name={data}"])
-    dataset = open_dataset(str(data))
+    dataset = read_dataset(str(data))
     options = replace(cfg.fit, starts=2, ensemble=64, quality=False, identify=False)
     result = fit(build_fit(cfg, dataset), options, seed=seed, model_name=cfg.model.name)
     problem = build_process(cfg, result.screen)

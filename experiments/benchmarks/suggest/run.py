@@ -23,7 +23,7 @@ import numpy as np
 
 from optim.app.build import build_fit, build_process, compose
 from optim.data.dataset import Dataset, Run
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.screened import Screen
 from optim.data.writer import append_runs, write_dataset
 from optim.doe.alternatives import best_processes
@@ -84,7 +84,7 @@ class Campaign:
         self.best = 0.0
 
     def data(self, name: str) -> Dataset:
-        return open_dataset(str(self.folder / name))
+        return read_dataset(str(self.folder / name))
 
     def do(self, runs: tuple[Run, ...], name: str, read_h: list[tuple[float, ...]]) -> None:
         """Run vessels at the truth, read them, and leave a dataset; equal runs scatter anew in every campaign."""

@@ -14,7 +14,7 @@ from optim.optimisation.result import Optimum
 from optim.recipe.recipe import Recipe
 
 
-def export(
+def export_command(
     s: Session,
     optima: dict[str, Optimum] | None = None,
     result: FitResult | None = None,

@@ -10,17 +10,17 @@ from optim.app.model import Model
 from optim.app.session import Session
 from optim.app.stored import data_folder
 from optim.data.dataset import Dataset
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.errors import BoundActiveWarning, UnidentifiableWarning
 from optim.estimation.result import FitResult
 
 VAGUE = 0.9  # of the prior's standard deviation: a posterior wider than this has learnt nothing
 
 
-def fit(s: Session, dataset: Dataset | None = None) -> FitResult:
+def fit_command(s: Session, dataset: Dataset | None = None) -> FitResult:
     """Fit the configured model (and those it is compared with) to the dataset; writes `out/fit`."""
     cfg = s.cfg
-    dataset = dataset or open_dataset(cfg.dataset.name)
+    dataset = dataset or read_dataset(cfg.dataset.name)
     label = "SIMULATED data" if dataset.simulated else "measured data"
     s.say(
         f"{cfg.title}: {label}, {len(dataset.runs)} runs of {_groups(dataset)}, "

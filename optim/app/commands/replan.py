@@ -15,7 +15,7 @@ from optim.app.session import Session
 from optim.app.stored import require_configured
 from optim.artefact import Lineage, load_artefact, require_parent, require_parent_id
 from optim.data.dataset import Dataset
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.errors import ConfigError, DisagreementWarning, IncompatibleError, nearest
 from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
@@ -33,7 +33,7 @@ from optim.schedule.grid import padded_length
 RUN_ENDS_AFTER_H = 0.01  # what is done at this very moment lies within the run
 
 
-def replan(s: Session) -> Replan:
+def replan_command(s: Session) -> Replan:
     """Plan the rest of a running batch anew; writes `out/replan`.
 
     The run is `replan.run` of the configured dataset, the fit that of `replan.fit`, and the plan `replan.plan`. The
@@ -43,7 +43,7 @@ def replan(s: Session) -> Replan:
     folder = Path(cfg.fit) if cfg.fit else s.out
     old = load_artefact(FitResult, folder / "fit")
     require_configured(s.cfg, old, folder / "fit")
-    dataset = open_dataset(s.cfg.dataset.name)
+    dataset = read_dataset(s.cfg.dataset.name)
     index = chosen_run(dataset, cfg.run)
     now = now_of(dataset, index, cfg.now_h)
     problem, batch = running(build_process(s.cfg, old.screen), dataset, index, now)

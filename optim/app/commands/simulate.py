@@ -6,7 +6,7 @@ import numpy as np
 
 from optim.app.build import build_process, build_table
 from optim.app.session import Session
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.screened import Screen
 from optim.export.text_files import csv_text
 from optim.optimisation.evaluate import outcome
@@ -14,9 +14,9 @@ from optim.optimisation.result import ProcessOutcome
 from optim.report.process import trajectory_frame, trajectory_lines
 
 
-def simulate(s: Session) -> ProcessOutcome:
+def simulate_command(s: Session) -> ProcessOutcome:
     """Simulate the platform process with the model's configured parameter values; writes `out/simulation.csv`."""
-    dataset = open_dataset(s.cfg.dataset.name)
+    dataset = read_dataset(s.cfg.dataset.name)
     problem = build_process(s.cfg, Screen.of(dataset))
     values = build_table(s.cfg.model, problem.model).natural_values()
     p = np.array([[values[n] for n in problem.model.Parameters._fields]])
