@@ -123,7 +123,7 @@ class FitProblem:
         batches, batch_of = _numbered([self.batches[b] for b in batch])
         return replace(
             self,
-            dataset=self.dataset.only(vessels),
+            dataset=self.dataset.select_runs(vessels),
             vessels=jax.tree.map(lambda x: x[vessels], self.vessels),
             vessel_group=group_of,
             groups=groups,

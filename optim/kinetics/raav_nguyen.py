@@ -112,7 +112,7 @@ class RaavNguyen(AbstractKineticModel):
         growth = p.g1 - p.g2 * (c.Xv - TRANSFECTION_DENSITY)
         mu = growth / c.Xv
 
-        def delivery(outside: Scalar, endosome: Scalar, cytosol: Scalar, nucleus: Scalar) -> tuple[Scalar, ...]:
+        def _delivery(outside: Scalar, endosome: Scalar, cytosol: Scalar, nucleus: Scalar) -> tuple[Scalar, ...]:
             return (
                 -p.k1 * outside,
                 p.k1 * outside - (p.k2 + p.k4 + mu) * endosome,
@@ -120,9 +120,9 @@ class RaavNguyen(AbstractKineticModel):
                 p.k3 * cytosol - (p.k4 + mu) * nucleus,
             )
 
-        rc_e, rc_n, rc_c, rc_u = delivery(c.RC_E, c.RC_N, c.RC_C, c.RC_U)
-        vec_e, vec_n, vec_c, vec_u = delivery(c.Vec_E, c.Vec_N, c.Vec_C, c.Vec_U)
-        hel_e, hel_n, hel_c, hel_u = delivery(c.Hel_E, c.Hel_N, c.Hel_C, c.Hel_U)
+        rc_e, rc_n, rc_c, rc_u = _delivery(c.RC_E, c.RC_N, c.RC_C, c.RC_U)
+        vec_e, vec_n, vec_c, vec_u = _delivery(c.Vec_E, c.Vec_N, c.Vec_C, c.Vec_U)
+        hel_e, hel_n, hel_c, hel_u = _delivery(c.Hel_E, c.Hel_N, c.Hel_C, c.Hel_U)
         repress = p.k10 * c.RC_U * c.Rep
         express = c.RC_U * c.Hel_U
         assemble = p.k11 * c.Cap
