@@ -11,6 +11,7 @@ import numpy as np
 from optim.data.dataset import Dataset, Measurements, Run
 from optim.data.schedules import feeds_of, schedule_of
 from optim.kinetics.cho_moller import ChoMoller, Parameters
+from optim.process.lanes import Lanes, VesselStart
 from optim.process.problem import ProcessProblem
 from optim.replanning.remaining import remaining
 from optim.schedule.actions import Action, Bolus, Sample, Setpoint, start_time
@@ -53,9 +54,10 @@ class Truth:
         first[:2] *= self.inoculum
         return np.append(first, START_ML / 1000.0)
 
-    def lane(self) -> np.ndarray:
-        """As a row of a process problem."""
-        return np.concatenate([np.array(self.parameters), self.start()])
+    def lane(self) -> Lanes:
+        """As the lane of a process problem."""
+        first = self.start()[None]
+        return Lanes(np.array(self.parameters)[None], VesselStart(first[:, :-1], first[:, -1]))
 
 
 def hidden(seed: int, screened: Dataset | None) -> Truth:
@@ -188,8 +190,7 @@ def judged(problem: ProcessProblem, batch: Batch, plan: dict[str, float]) -> dic
     left, _ = remaining(problem.design, batch.run(plan["harvest"]), now, ("feed_a",))
     x = np.array([plan["harvest"] if d.kind == "harvest" else 0.0 for d in left.decisions])
     x = np.array([plan[d.name] if "shift" in d.kind else v for d, v in zip(left.decisions, x, strict=True)])
-    row = np.concatenate([batch.truth.lane(), left.done])
-    trace = replace(problem, design=left, integrator=EXACT).trace(x[None], row[None])
+    trace = replace(problem, design=left, integrator=EXACT).trace(x[None], batch.truth.lane())
     if trace.status[0] != 0:
         raise RuntimeError(f"the truth of seed {batch.truth.seed} cannot be simulated: status {trace.status[0]}")
     found = {"objective": float(trace.metrics[0, list(problem.metrics).index(problem.metric)])}

@@ -22,9 +22,11 @@ from optim.app.build import build_fit, build_process, compose
 from optim.artefact import Lineage
 from optim.data.open import read_dataset
 from optim.estimation.fit import fit_problem
-from optim.optimisation.optimise import optimise, parameter_sets, rank
+from optim.optimisation.optimise import optimise, parameter_sets
+from optim.optimisation.rank import rank_clones
 from optim.optimisation.robust import FEASIBLE, risk_measure
 from optim.process.disturbance import executed
+from optim.process.lanes import Lanes
 from optim.runtime import configure
 from optim.settings.objective import RiskSettings
 from optim.settings.optimisation import OptimiseSettings
@@ -49,7 +51,7 @@ def one_screen(seed: int, folder: Path) -> dict[str, object]:
     lineage = Lineage.from_parents(result, seed=seed)
     search = OptimiseSettings(8, 2, cfg.optimise.max_iterations, cfg.optimise.tolerance)
     ensembles = {c: parameter_sets(result, problem.model, c) for c in result.clones}
-    clone = rank(problem, ensembles, search, lineage).rows[0].clone
+    clone = rank_clones(problem, ensembles, search, lineage).rows[0].clone
     risk = cfg.objective.risk
     found = optimise(problem, clone, ensembles[clone], search, lineage, risk=risk)
     assert found.robustness is not None
@@ -63,7 +65,7 @@ def one_screen(seed: int, folder: Path) -> dict[str, object]:
         ("platform", found.baseline), ("nominal", found.robustness.nominal), ("robust", found.optimum)
     ):  # fmt: skip
         x = np.array([d.value for d in process.decisions])
-        t = problem.evaluate(np.tile(x, (DRAWS, 1)), np.tile(truth, (DRAWS, 1)), drift=plant)
+        t = problem.evaluate(np.tile(x, (DRAWS, 1)), Lanes(np.tile(truth, (DRAWS, 1)), drift=plant))
         kept = (t.status == 0) & (t.margins >= -FEASIBLE).all(axis=1)
         rows[name] = {"value": t.metrics[:, place].tolist(), "kept": kept.tolist(), "decisions": x.tolist()}
     rows["promised"] = {j.process: [j.met_seen, j.met_held_out] for j in found.robustness.rows}

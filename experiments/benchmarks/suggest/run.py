@@ -35,7 +35,9 @@ from optim.estimation.fit import fit_problem
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.transfer.continued_fit import revive_posterior, update_fit
 from optim.kinetics.cho_moller import Parameters
+from optim.optimisation.process_program import ProcessProgram
 from optim.optimisation.solve import best, solve
+from optim.process.lanes import Lanes
 from optim.process.problem import ProcessProblem
 from optim.runtime import configure
 from optim.settings.doe import SuggestSettings
@@ -76,7 +78,7 @@ class Campaign:
         self.first = tuple(run.until(UNTIL_H) for run in screen_runs(options))
         self.do(self.first, "round0", [READ_H] * len(self.first))
         data = self.data("round0")
-        self.process: ProcessProblem = build_process(self.cfg, Screen.of(data))
+        self.process: ProcessProblem = build_process(self.cfg, Screen.from_dataset(data))
         d = self.cfg.design
         self.setting = Setting(d.medium_id, d.inoculum_vcd_1e6_per_ml, "", data.media)
         self.best = 0.0
@@ -113,9 +115,9 @@ class Campaign:
     def find_best(self, starts: np.ndarray) -> str:
         """The true best clone at its true optimum."""
         clones = list(self.truth)
-        lanes = np.tile(starts, (len(clones), 1))
         owner = np.repeat(np.arange(len(clones)), len(starts))
-        found = solve(self.process, lanes, self.true_parameters(clones)[owner], SOLVING)
+        program = ProcessProgram(self.process, Lanes(self.true_parameters(clones)[owner]))
+        found = solve(program, np.tile(starts, (len(clones), 1)), SOLVING)
         tops = [best([s for s, o in zip(found, owner, strict=True) if o == c]) for c in range(len(clones))]
         values = [-np.inf if s is None else s.objective for s in tops]
         self.best = float(np.exp(max(values)))

@@ -142,7 +142,7 @@ def _of_whole_batches(posterior: Posterior, r: RobustFit) -> list[Finding]:
     """Wrong units of a whole batch, which the fit follows: readings are compared with media and with priors."""
     p = posterior.problem
     first = [
-        SuspectReadings(f, p.dataset.vessels.index(f.vessel), np.zeros(0, int))
+        SuspectReadings(f, p.dataset.run_ids.index(f.vessel), np.zeros(0, int))
         for f in _against_medium(p.dataset)
         if f.variable in p.variables
     ]
