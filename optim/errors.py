@@ -96,6 +96,10 @@ class ApproximationWarning(OptimWarning):
     """Two approximations of the uncertainty of a parameter do not agree, so that at least one of them is wrong."""
 
 
+class TrackingWarning(OptimWarning):
+    """Tracking is unavailable or has stopped; the results are in the output folder all the same."""
+
+
 class Status(enum.IntEnum):
     """Status code of one simulated vessel: the worst (largest) code of all its steps."""
 

@@ -70,8 +70,8 @@ def fit(
         FitError: no start could be simulated, or the data do not determine the parameters at all.
         ConfigError: an unknown setting.
     """
-    from optim.estimation.fit import fit as fit_problem
-    from optim.estimation.transfer.continued_fit import update as update_fit
+    from optim.estimation.fit import fit_problem
+    from optim.estimation.transfer.continued_fit import update_fit
 
     chosen = changed_settings("fit", model.settings.fit, settings)
     named: dict[str, Any] = {"seed": seed, "model_name": model.name, "progress": progress}
@@ -121,7 +121,7 @@ def predict_new_clone(
         IncompatibleError: another model than that of the fit, or a clone that it knows.
         FitError: no plausible parameter set could be simulated.
     """
-    from optim.estimation.transfer.new_clone import predict_new_clone as predict_clones
+    from optim.estimation.transfer.new_clone import predict_clones
 
     chosen = changed_settings("place", model.settings.place, settings)
     return predict_clones(result, build_fit(model.settings, screen), chosen, seed=seed, progress=progress)
