@@ -208,7 +208,7 @@ def optimise(
     """
     from optim.optimisation.lineage import process_lineage
     from optim.optimisation.optimise import NEWCOMER, parameter_sets
-    from optim.optimisation.optimise import optimise as optimise_process
+    from optim.optimisation.optimise import optimise_process as optimise_process
 
     problem = process.problem
     if ranking is not None:
@@ -272,11 +272,11 @@ def sensitivity(
     """
     from optim.optimisation.lineage import process_lineage
     from optim.optimisation.optimise import parameter_sets
-    from optim.optimisation.sensitivity import stress
+    from optim.optimisation.sensitivity import analyse_sensitivity
 
     _require_made_from(optimum, result)
     problem, cfg = process.problem, process.settings
-    return stress(
+    return analyse_sensitivity(
         problem,
         optimum.clone,
         np.array([d.value for d in optimum.optimum.decisions]),
@@ -310,7 +310,7 @@ def pareto(
     """
     from optim.optimisation.lineage import process_lineage
     from optim.optimisation.optimise import parameter_sets
-    from optim.optimisation.pareto import pareto as pareto_front
+    from optim.optimisation.pareto import pareto_front as pareto_front
 
     _require_made_from(optimum, result)
     problem = process.problem
@@ -359,7 +359,7 @@ def make_recipe(
 
 def _rounded(result: FitResult, problem: ProcessProblem, optimum: Optimum) -> ProcessOutcome:
     """The optimum at what pumps can do, simulated again, rounded so that limits are kept where that can be."""
-    from optim.optimisation.evaluate import outcome
+    from optim.optimisation.evaluate import evaluate_process
     from optim.optimisation.optimise import parameter_sets
     from optim.recipe.rounding import kept_best, rounding_choices
 
@@ -371,7 +371,7 @@ def _rounded(result: FitResult, problem: ProcessProblem, optimum: Optimum) -> Pr
     x = np.concatenate([[[d.value for d in decisions]], ways])
     e = problem.evaluate(x, np.tile(ensemble[0], (len(x), 1)))
     worst = np.where(e.status == 0, e.margins.min(axis=1, initial=np.inf), -np.inf)
-    return outcome(problem, "optimum", ways[kept_best(worst[1:], float(worst[0]))], ensemble)
+    return evaluate_process(problem, "optimum", ways[kept_best(worst[1:], float(worst[0]))], ensemble)
 
 
 def _commit() -> str:

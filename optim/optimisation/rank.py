@@ -11,7 +11,7 @@ from optim.errors import InfeasibleError
 from optim.optimisation.optimise import DISTINCT_SPAN, distinct_solutions, explain_conflict
 from optim.optimisation.process_program import ProcessProgram, start_points
 from optim.optimisation.result import Interval, RankedClone, Ranking
-from optim.optimisation.solve import Progress, SequentialQuadratic, Solution, best, silent, solve
+from optim.optimisation.solve import Progress, SequentialQuadratic, Solution, best_solution, silent, solve
 from optim.process.lanes import Lanes
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
@@ -127,7 +127,7 @@ def best_of_each(
         found = solve(program, starts, options, method=method, progress=progress)
         tried.extend(zip(places.tolist(), found, strict=True))
         for place, s in zip(places, found, strict=True):
-            chosen[place] = best([c for c in (chosen[place], s) if c is not None])
+            chosen[place] = best_solution([c for c in (chosen[place], s) if c is not None])
         return found
 
     missing = np.array([i for i in range(estimates.number) if i not in known], int)

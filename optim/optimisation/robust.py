@@ -65,7 +65,7 @@ def smooth_measure(risk: RiskSettings, values: np.ndarray, width: float) -> tupl
     return float(edge - width * np.logaddexp(0.0, (edge - values) / width).sum() / whole), share / whole
 
 
-def judge(
+def judge_process(
     problem: ProcessProblem, x: np.ndarray, members: Lanes | np.ndarray, risk: RiskSettings
 ) -> tuple[float, float]:
     """The measure of the maximised metric over members, and the share of them in which all limits are met.
@@ -75,7 +75,7 @@ def judge(
     members = as_lanes(members)
     e = problem.evaluate(np.tile(x, (members.number, 1)), members)
     good = e.status == 0
-    values = utility(problem, e.metrics)
+    values = risk_utility(problem, e.metrics)
     values = np.where(good, values, np.min(values[good], initial=np.inf))
     met = good & (e.margins >= -FEASIBLE).all(axis=1)
     return problem.objective.target.sign * float(risk_measure(risk, values)), float(np.mean(met))
@@ -93,7 +93,7 @@ class Robust:
     met: float
 
 
-def utility(problem: ProcessProblem, metrics: np.ndarray) -> np.ndarray:
+def risk_utility(problem: ProcessProblem, metrics: np.ndarray) -> np.ndarray:
     """The maximised metric as something of which more is better, from all metrics [.., M]."""
     return problem.objective.target.sign * metrics[..., list(problem.metrics).index(problem.metric)]
 
@@ -201,8 +201,8 @@ class RobustProgram:
         members = members._replace(drift=broadcast_drift(members.drift, asked))
         e = cls(problem, members, risk).evaluate(starts)
         able = np.flatnonzero((e.status.reshape(-1, asked) == 0).any(axis=0))
-        size = float(np.nanmedian(np.abs(utility(problem, e.metrics[e.status == 0])))) or 1.0
-        values = utility(problem, e.metrics).reshape(len(starts), asked)[:, able]
+        size = float(np.nanmedian(np.abs(risk_utility(problem, e.metrics[e.status == 0])))) or 1.0
+        values = risk_utility(problem, e.metrics).reshape(len(starts), asked)[:, able]
         width = WIDTH * max(float(np.nanmedian(np.nanstd(values, axis=1))) / size, 1e-6)
         return cls(problem, members.rows(able), risk, size, width), asked
 
@@ -240,8 +240,8 @@ class RobustProgram:
         """Values and derivatives at points x [l, D]."""
         n = len(x)
         e, s = self.problem.derivatives(np.repeat(x, self.count, axis=0), self.members.tiled(n))
-        values = (utility(self.problem, e.metrics) / self.size).reshape(n, self.count)
-        slopes = (utility(self.problem, np.moveaxis(s.metrics, 1, -1)) / self.size).reshape(n, self.count, -1)
+        values = (risk_utility(self.problem, e.metrics) / self.size).reshape(n, self.count)
+        slopes = (risk_utility(self.problem, np.moveaxis(s.metrics, 1, -1)) / self.size).reshape(n, self.count, -1)
         good = (e.status.reshape(n, self.count) == 0).all(axis=1) & np.isfinite(values).all(axis=1)
         each = zip(values, good, strict=True)
         judged = [smooth_measure(self.risk, v, self.width) if ok else (np.nan, 0.0 * v) for v, ok in each]

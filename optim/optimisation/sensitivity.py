@@ -88,7 +88,7 @@ class Stress(Artefact):
     drifts: tuple[DriftRow, ...]
 
 
-def stress(
+def analyse_sensitivity(
     problem: ProcessProblem,
     clone: str,
     x: np.ndarray,

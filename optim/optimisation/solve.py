@@ -9,7 +9,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from scipy.optimize import nnls
 
-from optim.optimisation.sequential_quadratic import FAILED, FEASIBLE, Start, Stop, Values, minimise_lanes, violations
+from optim.optimisation.sequential_quadratic import (
+    FAILED,
+    FEASIBLE,
+    Start,
+    Stop,
+    Values,
+    largest_violation,
+    minimise_lanes,
+)
 from optim.settings.optimisation import OptimiseSettings
 
 Progress = Callable[[str], None]
@@ -159,7 +167,7 @@ class SequentialQuadratic:
         found = []
         for lane, (z, message) in enumerate(zip(ends.z, ends.message, strict=True)):
             f, gradient, margins, jacobian, good = (v[lane] for v in ends.values)
-            violation = float(violations(margins).max(initial=0.0))
+            violation = float(largest_violation(margins).max(initial=0.0))
             feasible = violation <= FEASIBLE
             if not good:
                 message = FAILED
@@ -203,7 +211,7 @@ def kkt_residual(
     return float(nnls(active.T, gradient)[1])
 
 
-def best(solutions: list[Solution]) -> Solution | None:
+def best_solution(solutions: list[Solution]) -> Solution | None:
     """The feasible solution with the largest objective, converged or not; None when no start is feasible."""
     feasible = [s for s in solutions if s.feasible]
     return max(feasible, key=lambda s: s.objective) if feasible else None

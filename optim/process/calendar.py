@@ -55,7 +55,7 @@ def _timed(calendar: CalendarSettings, design: Design) -> list[int]:
     return [i for i, d in enumerate(design.decisions) if d.kind in calendar.by_hand and d.kind != "bolus"]
 
 
-def held(design: Design, values: dict[str, float], key: str) -> dict[int, float]:
+def fixed_decisions(design: Design, values: dict[str, float], key: str) -> dict[int, float]:
     """Decisions held at a value, by place; a name stands for one decision or for all that begin with it.
 
     Raises `ConfigError` for a name that is none, or a value outside the bounds.

@@ -16,7 +16,7 @@ from optim.app.build import build_fit, build_process, compose
 from optim.artefact import Lineage
 from optim.data.open import read_dataset
 from optim.estimation.fit import fit
-from optim.optimisation.optimise import optimise, parameter_sets
+from optim.optimisation.optimise import optimise_process, parameter_sets
 from optim.optimisation.rank import best_of_each, rank_clones
 from optim.optimisation.result import Optimum
 from optim.process.lanes import Lanes
@@ -61,10 +61,10 @@ def learn(seed: int, mismatch: bool = False) -> tuple[Learnt, Learnt]:
     ranking = rank_clones(problem, sets, search, lineage)
     clone = ranking.rows[0].clone
     x = np.array([ranking.rows[0].decisions[d.name] for d in problem.design.decisions])
-    best = optimise(problem, clone, sets[clone], search, lineage, x)
+    best = optimise_process(problem, clone, sets[clone], search, lineage, x)
     seconds = time.perf_counter() - start
     order, runs = tuple(r.clone for r in ranking.rows), len(dataset.runs)
-    careful = optimise(problem, clone, sets[clone], search, lineage, x, risk=CAREFUL)
+    careful = optimise_process(problem, clone, sets[clone], search, lineage, x, risk=CAREFUL)
     return _learnt(best, order, runs, seconds), _learnt(careful, order, runs, time.perf_counter() - start)
 
 
