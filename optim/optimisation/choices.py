@@ -63,7 +63,7 @@ def solve_choices(
                 )
         name = ", ".join(part for part in (f"start on {day}" if day else "", pattern) if part)
         names.append(name)
-        if calendar and not hours_allow(calendar, design, day, fixed):
+        if calendar and not hours_allow(calendar, design, day, fixed=fixed):
             continue
         relaxed.append(Choice(name, bounds_with(design, fixed | idle, {})))
         timed.append((fixed | idle, timed_decisions(calendar, design, day) if calendar else {}))
@@ -73,7 +73,7 @@ def solve_choices(
         for v, (fixed, times) in zip(found, timed, strict=True):
             if v.solution is None:
                 continue
-            for bounds in solve_in_hours(design, fixed, times, v.solution.x):
+            for bounds in solve_in_hours(design, fixed, times, wanted=v.solution.x):
                 narrow.append(replace(v, bounds=bounds, solution=None))
                 begin.append(v.solution.x)
         found = _each(problem, narrow, np.array(begin).reshape(-1, len(design.lower)), lane, options, progress)
@@ -91,7 +91,7 @@ def solve_choices(
 
 
 def solve_in_hours(
-    design: Design, fixed: dict[int, float], times: dict[int, list[tuple[float, float]]], wanted: np.ndarray
+    design: Design, fixed: dict[int, float], times: dict[int, list[tuple[float, float]]], *, wanted: np.ndarray
 ) -> list[np.ndarray]:
     """Bounds [2, D] for every choice of working windows around where times are wanted [D]; none where none is left."""
     free = {i: parts for i, parts in times.items() if i not in fixed}

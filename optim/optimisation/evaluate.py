@@ -30,6 +30,7 @@ def evaluate_process(
     problem: ProcessProblem,
     name: str,
     x: np.ndarray,
+    *,
     ensemble: Lanes | np.ndarray,
 ) -> ProcessOutcome:
     """The process with decisions x [D] over an ensemble (lanes, or parameters [E, P]), member 0 being the estimate.

@@ -20,8 +20,9 @@ from optim.optimisation.result import (
     SolveReport,
     VariantReport,
 )
-from optim.optimisation.robust import ESTIMATE, judge_process, solve_robust
-from optim.optimisation.solve import Progress, Solution, best_solution, silent, solve
+from optim.optimisation.robust import judge_process, solve_robust
+from optim.optimisation.solve import Progress, Solution, best_solution, solve
+from optim.optimisation.study import Study
 from optim.optimisation.tightening import finer_problem, tighten_constraints
 from optim.process.disturbance import Drift, sample_execution_errors
 from optim.process.lanes import Lanes
@@ -29,7 +30,6 @@ from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
 from optim.settings.objective import RiskSettings
 from optim.settings.optimisation import OptimiseSettings
-from optim.settings.process import CalendarSettings
 
 DISTINCT_SPAN = 0.1  # of a decision's span: processes that differ by less count as one
 HELD_OUT = 64  # scenarios, where they can be drawn
@@ -51,24 +51,25 @@ def parameter_sets(result: FitResult, model: AbstractKineticModel, clone: str) -
     return np.stack([named[name] for name in model.Parameters._fields], axis=1)
 
 
-def optimise_process(
-    problem: ProcessProblem,
-    clone: str,
-    ensemble: np.ndarray,
-    options: OptimiseSettings,
-    lineage: Lineage,
-    first: np.ndarray | None = None,
-    progress: Progress = silent,
-    risk: RiskSettings = ESTIMATE,
-    calendar: CalendarSettings | None = None,
-) -> Optimum:
-    """Best process for one parameter ensemble [E, P], beside the platform process; `first` is an extra start.
+def optimise_process(study: Study, clone: str, ensemble: np.ndarray, *, first: np.ndarray | None = None) -> Optimum:
+    """Optimise the process of one clone, and describe it beside the platform process.
 
-    The best processes for the estimate that differ are where choices (`calendar`, and `options.choices` of decisions
-    held at values, by name) and a robust search begin. Raises `InfeasibleError` that names the constraints no start
-    could meet, or says in how many parameter sets they can be met.
+    The distinct best processes for the estimate are where choices (working hours, and the patterns of decisions in the
+    settings of the search) and a robust search begin.
+
+    Args:
+        study: the problem and its settings.
+        clone: its id, for the result.
+        ensemble: plausible parameter sets [E, P]; the first is the estimate.
+        first: decisions [D] of one more start.
+
+    Raises:
+        InfeasibleError: no start could meet all limits; names those in conflict, or says in how many parameter sets
+            they can be met.
     """
     require_float64("optimise")
+    problem, options, lineage, progress = study.problem, study.search, study.lineage, study.progress
+    risk, calendar = study.risk, study.calendar
     starts = start_points(problem, options.starts, lineage.seed)
     if first is not None:
         starts = np.concatenate([starts, first[None]])
@@ -94,8 +95,8 @@ def optimise_process(
     if risk.is_active:
         x, robustness, more = _robust(problem, begin, bounds, ensemble, risk, options, lineage, progress)
         reports += [replace(r, start=len(found) + r.start) for r in more]
-    optimum = evaluate_process(problem, "optimum", x, ensemble)
-    baseline = evaluate_process(problem, "platform", problem.design.platform, ensemble)
+    optimum = evaluate_process(problem, "optimum", x, ensemble=ensemble)
+    baseline = evaluate_process(problem, "platform", problem.design.platform, ensemble=ensemble)
     notes = list[str]()
     outside = [d.name for d in optimum.decisions if d.outside_screened]
     if robustness:
@@ -178,10 +179,10 @@ def _robust(
         ("nominal optimum", starts[0]),
         ("robust optimum", chosen.x),
     ):
-        value, met = judge_process(close, x, seen, risk)
-        later, met_later = judge_process(close, x, held_out, risk) if len(held) else (np.nan, np.nan)
+        value, met = judge_process(close, x, seen, risk=risk)
+        later, met_later = judge_process(close, x, held_out, risk=risk) if len(held) else (np.nan, np.nan)
         judged.append(RiskComparison(name, value, later, met, met_later))
-    nominal = evaluate_process(problem, "nominal optimum", starts[0], ensemble)
+    nominal = evaluate_process(problem, "nominal optimum", starts[0], ensemble=ensemble)
     reports = []
     for k, end in enumerate(ends):
         s = end.solution

@@ -15,12 +15,12 @@ import numpy as np
 from optim.artefact import Artefact, Lineage
 from optim.errors import ConfigError, InfeasibleError, nearest
 from optim.optimisation.process_program import Floor, ProcessProgram, start_points, tiled_bounds
-from optim.optimisation.solve import Progress, SequentialQuadratic, Solution, best_solution, silent, solve
+from optim.optimisation.solve import Progress, SequentialQuadratic, Solution, best_solution, solve
+from optim.optimisation.study import Study
 from optim.process.lanes import one_lane
 from optim.process.metrics import OBJECTIVES
-from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
-from optim.settings.optimisation import OptimiseSettings
+from optim.settings.optimisation import OptimiseSettings, ParetoSettings
 
 NEIGHBOUR_ROUNDS = 2  # of starting again from the neighbours
 
@@ -60,22 +60,29 @@ class Front(Artefact):
 
 
 def pareto_front(
-    problem: ProcessProblem,
+    study: Study,
     clone: str,
-    against: str,
     parameters: np.ndarray,
-    points: int,
-    options: OptimiseSettings,
-    lineage: Lineage,
-    progress: Progress = silent,
+    *,
+    settings: ParetoSettings,
     bounds: np.ndarray | None = None,
 ) -> Front:
-    """The front between the problem's objective and another one, at parameters [P].
+    """Find the Pareto front between the objective of a study and another one.
 
-    `bounds` [2, D] are those of choices that were made. Raises `ConfigError` for an objective that is unknown or the
-    same, `InfeasibleError` where no start is feasible.
+    Args:
+        study: the problem and its settings.
+        clone: its id, for the result.
+        parameters: of the clone [P].
+        settings: the other objective, and the number of points.
+        bounds: of the decisions [2, D], where choices were made.
+
+    Raises:
+        ConfigError: the other objective is unknown, or is the one that is maximised already.
+        InfeasibleError: no start is feasible.
     """
     require_float64("pareto")
+    problem, options, lineage, progress = study.problem, study.search, study.lineage, study.progress
+    against, points = settings.against, settings.points
     if against not in OBJECTIVES:
         raise ConfigError(
             f"pareto.against: unknown '{against}'.{nearest(against, OBJECTIVES)} Known: {', '.join(OBJECTIVES)}"

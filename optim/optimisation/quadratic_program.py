@@ -158,7 +158,7 @@ def _moved(p: Programs, at: _Point, left: np.ndarray, mean: np.ndarray) -> _Poin
     # what the definition of the slacks lacks, by rounding
     lack = p.margins + multiply_lanes(p.jacobian, at.d) + at.excess - at.slack
 
-    def newton(slack: np.ndarray, excess: np.ndarray, below: np.ndarray, above: np.ndarray) -> _Point:
+    def _newton(slack: np.ndarray, excess: np.ndarray, below: np.ndarray, above: np.ndarray) -> _Point:
         """The step to these products of distances and their multipliers."""
         apart = (slack / at.nu - at.slack) - (excess / at.rest - at.excess) - lack
         pull = (
@@ -179,13 +179,13 @@ def _moved(p: Programs, at: _Point, left: np.ndarray, mean: np.ndarray) -> _Poin
         )
 
     limits, box = np.zeros_like(at.nu), np.zeros_like(at.d)
-    first = newton(limits, limits, box, box)
+    first = _newton(limits, limits, box, box)
     share = _longest(at, first)
     ahead = _complementarity(_along(at, first, share))
     target = (mean * np.minimum(1.0, ahead / mean) ** 3)[:, None]
     # a predictor that was cut short says as little of second order; without this the method may go round in circles
     bend = (share**2)[:, None]
-    second = newton(
+    second = _newton(
         target - bend * first.slack * first.nu,
         target - bend * first.excess * first.rest,
         target - bend * first.below * first.low,

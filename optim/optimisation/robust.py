@@ -66,7 +66,7 @@ def smooth_measure(risk: RiskSettings, values: np.ndarray, width: float) -> tupl
 
 
 def judge_process(
-    problem: ProcessProblem, x: np.ndarray, members: Lanes | np.ndarray, risk: RiskSettings
+    problem: ProcessProblem, x: np.ndarray, members: Lanes | np.ndarray, *, risk: RiskSettings
 ) -> tuple[float, float]:
     """The measure of the maximised metric over members, and the share of them in which all limits are met.
 
@@ -115,7 +115,7 @@ def solve_robust(
     `success` False and what it could keep. Objectives are those of the softened measure over the metric's size at the
     starts; judge a process by `risk_measure`.
     """
-    program, asked = RobustProgram.able(problem, starts, as_lanes(members), risk)
+    program, asked = RobustProgram.able(problem, starts, as_lanes(members), risk=risk)
     wanted = min(program.count, int(np.ceil(risk.chance * asked - 1e-9))) if risk.chance > 0.0 else 0
     stages = sorted({int(np.ceil(share * wanted)) for share in STAGES}) if wanted else [0]
     found = []
@@ -194,7 +194,7 @@ class RobustProgram:
 
     @classmethod
     def able(
-        cls, problem: ProcessProblem, starts: np.ndarray, members: Lanes, risk: RiskSettings
+        cls, problem: ProcessProblem, starts: np.ndarray, members: Lanes, *, risk: RiskSettings
     ) -> tuple[RobustProgram, int]:
         """Over the members that can be simulated at one start at least; and of how many."""
         asked = members.number

@@ -112,7 +112,7 @@ class _Lanes:
 
 
 def minimise_lanes(
-    evaluate: Evaluate, start: Start, stop: Stop, progress: Callable[[int, int], None] = lambda running, turn: None
+    evaluate: Evaluate, start: Start, stop: Stop, *, progress: Callable[[int, int], None] = lambda running, turn: None
 ) -> Ends:
     """Minimise in every lane. None is dropped: `message` says how each ended."""
     lanes, turn = _begin(evaluate, start), 0

@@ -163,7 +163,7 @@ class SequentialQuadratic:
             progress(f"optimise: {running} of {len(starts)} starts, round {turn}")
 
         start = Start(np.clip((starts - low) / span, floor, roof), floor, roof, self.curvature)
-        ends = minimise_lanes(evaluate, start, Stop(options.tolerance, options.max_iterations), told)
+        ends = minimise_lanes(evaluate, start, Stop(options.tolerance, options.max_iterations), progress=told)
         found = []
         for lane, (z, message) in enumerate(zip(ends.z, ends.message, strict=True)):
             f, gradient, margins, jacobian, good = (v[lane] for v in ends.values)
@@ -175,7 +175,7 @@ class SequentialQuadratic:
                 message = f"constraint violated by {violation:.2g} of its limit ({message})"
             elif not ends.converged[lane]:
                 message = f"not converged ({message}); this is the best feasible process it saw"
-            residual = kkt_residual(z, gradient, margins, jacobian, floor[lane], roof[lane])
+            residual = kkt_residual(z, gradient, margins, jacobian=jacobian, floor=floor[lane], roof=roof[lane])
             found.append(
                 Solution(
                     start=lane,
@@ -197,6 +197,7 @@ def kkt_residual(
     z: np.ndarray,
     gradient: np.ndarray,
     margins: np.ndarray,
+    *,
     jacobian: np.ndarray,
     floor: np.ndarray | float = 0.0,
     roof: np.ndarray | float = 1.0,

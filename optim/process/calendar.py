@@ -42,7 +42,7 @@ def timed_decisions(calendar: CalendarSettings, design: Design, start_day: str) 
     return found
 
 
-def hours_allow(calendar: CalendarSettings, design: Design, start_day: str, fixed: dict[int, float]) -> bool:
+def hours_allow(calendar: CalendarSettings, design: Design, start_day: str, *, fixed: dict[int, float]) -> bool:
     """Whether what is done by hand at a time that is no choice (any more) falls into working hours."""
     windows = working_windows(calendar, start_day, design.longest_h())
     times = [v for i, v in fixed.items() if i in _timed(calendar, design)]

@@ -76,7 +76,7 @@ def replan(
     hours = _Hours(options.calendar, o.design)
     x, eased = _decided(o, hours, options, lineage.seed, progress)
     here = o.problem
-    before, after = (evaluate_process(here, n, at, o.lanes) for n, at in (("plan", o.planned), ("new", x)))
+    before, after = (evaluate_process(here, n, at, ensemble=o.lanes) for n, at in (("plan", o.planned), ("new", x)))
     return account(o, fitting, old, batch, plan, before, after, x, eased, hours.closed(o.planned), lineage)
 
 
@@ -92,7 +92,7 @@ class _Hours:
 
     def windows(self, wanted: np.ndarray) -> np.ndarray:
         """Bounds [W, 2, D] for every choice of windows around what is wanted. Raises `InfeasibleError`."""
-        found = solve_in_hours(self.design, self._idle, self._times, wanted)
+        found = solve_in_hours(self.design, self._idle, self._times, wanted=wanted)
         if not found:
             raise InfeasibleError(
                 "replan: what is left to do by hand falls into no working hours; allow more (calendar.working_days, "
@@ -168,7 +168,7 @@ def _safer(
     own = tiled_bounds(within, 1)
     (end,) = solve_robust(here, x[None], lanes, risk=risk, options=options.optimise, bounds=own, progress=progress)
     new = _rounded(o.problem, end.solution.x, lanes.rows(np.array([0])), within)
-    (old_value, old_met), (value, met) = (judge_process(here, at, lanes, risk) for at in (o.planned, new))
+    (old_value, old_met), (value, met) = (judge_process(here, at, lanes, risk=risk) for at in (o.planned, new))
     gain = here.objective.target.relative_gain(value, old_value)
     kept = keep and old_met >= min(risk.chance, met) and gain < options.replan.least_gain
     return o.planned if kept else new

@@ -15,13 +15,14 @@ from optim.optimisation.process_program import Floor, ProcessProgram
 from optim.optimisation.robust import judge_process, risk_measure, smooth_measure, solve_robust
 from optim.optimisation.sensitivity import analyse_sensitivity
 from optim.optimisation.solve import Bounds, solve
+from optim.optimisation.study import Study
 from optim.optimisation.tightening import limit_violations, tighten_constraints
 from optim.process.disturbance import sample_execution_errors
 from optim.process.lanes import Lanes, one_lane
 from optim.settings.objective import ExecutionSettings, RiskSettings
-from optim.settings.optimisation import DriftSettings, OptimiseSettings
+from optim.settings.optimisation import DriftSettings, OptimiseSettings, ParetoSettings
 
-MADE_FROM = Lineage("toy", "none", "", simulated=True, seed=0)
+STUDY = Study(Toy(), OPTIONS, Lineage("toy", "none", "", simulated=True, seed=0))
 
 # --- the measure ---
 
@@ -105,7 +106,7 @@ def test_a_member_that_cannot_be_simulated_is_left_out_of_the_search_and_counts_
     p = members([0.0, 0.0, 99.0, 0.0])
     (end,) = solve_robust(Toy(), np.array([[3.0, 3.0]]), p, risk=RiskSettings("expectation"), options=OPTIONS)
     assert end.solution.x == pytest.approx([0.0, 1.0], abs=1e-3)
-    _, met = judge_process(Toy(), end.solution.x, p, RiskSettings("expectation"))
+    _, met = judge_process(Toy(), end.solution.x, p, risk=RiskSettings("expectation"))
     assert met == pytest.approx(0.75)
 
 
@@ -117,7 +118,7 @@ def test_errors_of_execution_are_kept_clear_of():
     (end,) = solve_robust(Toy(), np.array([[0.0, 0.0]]), Lanes(p, drift=drift), risk=risk, options=OPTIONS)
     x = end.solution.x
     later = sample_execution_errors(spread, 20000, 2)
-    _, met = judge_process(Toy(), x, Lanes(members(np.full(20000, 6.0), 3.0), drift=later), risk)
+    _, met = judge_process(Toy(), x, Lanes(members(np.full(20000, 6.0), 3.0), drift=later), risk=risk)
     assert met == pytest.approx(0.9, abs=0.02)
     assert x.sum() < 3.0 - 0.05
 
@@ -175,7 +176,7 @@ def test_limits_hold_between_nodes_as_well(process_problem, published):
 
 def test_a_front_is_that_of_the_known_problem():
     """At level L of x^2 + y^2 the best titre solves a Lagrange condition that a fine scan of angles finds as well."""
-    found = pareto_front(Toy(), "C", "culture_time", members([3.0])[0], 7, OPTIONS, MADE_FROM)
+    found = pareto_front(STUDY, "C", members([3.0])[0], settings=ParetoSettings("culture_time", 7))
     assert len(found.points) == 7
     assert found.lost == 0
     angle = np.linspace(0.0, 2.0 * np.pi, 20001)
@@ -200,7 +201,7 @@ def test_fronts_are_counted_as_they_should():
 )
 def test_a_front_that_makes_no_sense_is_refused(against, points, words):
     with pytest.raises(ConfigError, match=words):
-        pareto_front(Toy(), "C", against, members([3.0])[0], points, OPTIONS, MADE_FROM)
+        pareto_front(STUDY, "C", members([3.0])[0], settings=ParetoSettings(against, points))
 
 
 # --- stress ---
@@ -209,7 +210,7 @@ def test_a_front_that_makes_no_sense_is_refused(against, points, words):
 def test_stress_says_what_moves_the_optimum_and_what_flips_it():
     p = np.stack([np.linspace(2.5, 3.5, 21), np.full(21, 4.0)], axis=1)[[10, *range(10), *range(11, 21)]]
     asked = {"more": DriftSettings(feed=1.1), "missed": DriftSettings(missed="largest bolus")}
-    found = analyse_sensitivity(Toy(), "C", np.array([3.0, 1.0]), p, asked, OPTIONS, MADE_FROM)
+    found = analyse_sensitivity(STUDY, "C", np.array([3.0, 1.0]), ensemble=p, disturbances=asked)
     by = {r.name: r for r in found.influences}
     assert set(by) == {"best", "medium"}  # room does not vary
     assert by["medium"].swing == pytest.approx(0.0, abs=1e-6)  # y - 1 is zero, whatever it costs
@@ -230,7 +231,7 @@ def test_stress_says_what_moves_the_optimum_and_what_flips_it():
 
 def test_what_cannot_happen_is_not_asked():
     late = {"late": DriftSettings(harvest_h=5.0)}
-    found = analyse_sensitivity(Toy(), "C", np.array([1.0, 1.0]), members([1.0, 2.0]), late, OPTIONS, MADE_FROM)
+    found = analyse_sensitivity(STUDY, "C", np.array([1.0, 1.0]), ensemble=members([1.0, 2.0]), disturbances=late)
     assert found.drifts == ()
     assert "late" in found.lineage.notes[-1]
 
@@ -238,4 +239,4 @@ def test_what_cannot_happen_is_not_asked():
 def test_a_drift_of_a_decision_that_is_not_there_is_refused():
     unknown = {"n": DriftSettings(missed="xx")}
     with pytest.raises(ConfigError, match=r"stress\.drifts\.n\.missed: no decision 'xx'"):
-        analyse_sensitivity(Toy(), "C", np.zeros(2), members([1.0, 2.0]), unknown, OPTIONS, MADE_FROM)
+        analyse_sensitivity(STUDY, "C", np.zeros(2), ensemble=members([1.0, 2.0]), disturbances=unknown)

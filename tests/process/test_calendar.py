@@ -111,12 +111,12 @@ def test_a_choice_without_any_process_is_told_from_the_others():
 def test_a_choice_out_of_working_hours_is_told_from_those_within():
     c = CalendarSettings(("monday", "tuesday"))
     d = daily()
-    assert hours_allow(c, d, "monday", {7: 7.0 * DAY})
-    assert not hours_allow(c, d, "monday", {7: 6.0 * DAY})  # a sunday
-    assert not hours_allow(c, d, "monday", {7: 7.0 * DAY + 11.0})  # at 20 h
+    assert hours_allow(c, d, "monday", fixed={7: 7.0 * DAY})
+    assert not hours_allow(c, d, "monday", fixed={7: 6.0 * DAY})  # a sunday
+    assert not hours_allow(c, d, "monday", fixed={7: 7.0 * DAY + 11.0})  # at 20 h
     fixed = replace(d, decisions=d.decisions[:-1], end_h=5.0 * DAY)
-    assert not hours_allow(c, fixed, "monday", {})
-    assert hours_allow(CalendarSettings(("monday",), by_hand=("bolus",)), fixed, "monday", {})
+    assert not hours_allow(c, fixed, "monday", fixed={})
+    assert hours_allow(CalendarSettings(("monday",), by_hand=("bolus",)), fixed, "monday", fixed={})
 
 
 @pytest.mark.slow

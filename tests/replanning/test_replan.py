@@ -25,6 +25,7 @@ from optim.estimation.fit import fit
 from optim.optimisation.optimise import optimise_process, parameter_sets
 from optim.optimisation.process_program import ProcessProgram
 from optim.optimisation.solve import best_solution, solve
+from optim.optimisation.study import Study
 from optim.process.decision import Decision
 from optim.process.design import Design
 from optim.replanning.remaining import remaining
@@ -71,7 +72,9 @@ def process(cfg, small_screen):
 def optimum(process, old):
     sets = parameter_sets(old, process.model, CLONE)
     options = OptimiseSettings(starts=4, max_iterations=80, tolerance=1e-8)
-    return optimise_process(replace(process, screened={}), CLONE, sets, options, Lineage.from_parents(old, seed=1))
+    return optimise_process(
+        Study(replace(process, screened={}), options, Lineage.from_parents(old, seed=1)), CLONE, sets
+    )
 
 
 @pytest.fixture(scope="module")

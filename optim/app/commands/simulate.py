@@ -20,7 +20,7 @@ def simulate_command(s: Session) -> ProcessOutcome:
     problem = build_process(s.cfg, Screen.from_dataset(dataset))
     values = build_table(s.cfg.model, problem.model).natural_values()
     p = np.array([[values[n] for n in problem.model.Parameters._fields]])
-    found = evaluate_process(problem, "platform", problem.design.platform, p)
+    found = evaluate_process(problem, "platform", problem.design.platform, ensemble=p)
     file = s.out / "simulation.csv"
     file.write_text(csv_text(trajectory_frame(found.trajectory)))
     s.say(f"{s.cfg.title}: platform process at the model's published parameters")
