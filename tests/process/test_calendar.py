@@ -20,6 +20,7 @@ from optim.process.calendar import (
 )
 from optim.process.decision import Decision
 from optim.process.design import Design
+from optim.process.lanes import one_lane
 from optim.settings.process import WEEKDAYS, CalendarSettings
 
 DAY = 24.0
@@ -93,7 +94,11 @@ def test_choices_are_compared_each_at_its_best():
     """titre = 20 - (x - 3)^2 - 2 (y - 1)^2: holding y costs 2 (y - 1)^2, holding x (x - 3)^2."""
     p = members([3.0])[0]
     found = solve_choices(
-        Toy(), np.zeros((1, 2)), p, None, {"low y": {"y": 0.0}, "no x": {"x": 0.0}, "free": {}}, OPTIONS
+        Toy(),
+        np.zeros((1, 2)),
+        one_lane(p),
+        calendar=None,
+        options=replace(OPTIONS, choices={"low y": {"y": 0.0}, "no x": {"x": 0.0}, "free": {}}),
     )
     assert [v.name for v in found] == ["free", "low y", "no x"]
     titres = [float(np.exp(v.solution.objective)) for v in found]
@@ -102,10 +107,17 @@ def test_choices_are_compared_each_at_its_best():
 
 def test_a_choice_without_any_process_is_told_from_the_others():
     p = members([3.0], -5.0)[0]  # x + y <= -5
-    found = solve_choices(Toy(), np.full((1, 2), -3.0), p, None, {"can": {}, "cannot": {"x": 8.0, "y": 8.0}}, OPTIONS)
+    found = solve_choices(
+        Toy(),
+        np.full((1, 2), -3.0),
+        one_lane(p),
+        calendar=None,
+        options=replace(OPTIONS, choices={"can": {}, "cannot": {"x": 8.0, "y": 8.0}}),
+    )
     assert [v.solution is None for v in found] == [False, True]
     with pytest.raises(InfeasibleError, match="no choice"):
-        solve_choices(Toy(), np.zeros((1, 2)), p, None, {"cannot": {"x": 8.0, "y": 8.0}}, OPTIONS)
+        only = replace(OPTIONS, choices={"cannot": {"x": 8.0, "y": 8.0}})
+        solve_choices(Toy(), np.zeros((1, 2)), one_lane(p), calendar=None, options=only)
 
 
 def test_a_choice_out_of_working_hours_is_told_from_those_within():
@@ -122,7 +134,13 @@ def test_a_choice_out_of_working_hours_is_told_from_those_within():
 @pytest.mark.slow
 def test_a_run_without_weekends_begins_on_the_day_that_suits_it(process_problem, published):
     calendar = CalendarSettings(("monday", "wednesday"))
-    found = solve_choices(process_problem, process_problem.design.platform[None], published[0], calendar, {}, OPTIONS)
+    found = solve_choices(
+        process_problem,
+        process_problem.design.platform[None],
+        one_lane(published[0]),
+        calendar=calendar,
+        options=OPTIONS,
+    )
     assert len(found) == 2
     for v in found:
         day = v.name.removeprefix("start on ")
