@@ -70,8 +70,8 @@ def fit(
         FitError: no start could be simulated, or the data do not determine the parameters at all.
         ConfigError: an unknown setting.
     """
-    from optim.estimation.fit import fit as fit_problem
-    from optim.estimation.transfer.continued_fit import update as update_fit
+    from optim.estimation.fit import fit_problem
+    from optim.estimation.transfer.continued_fit import update_fit
 
     chosen = changed_settings("fit", model.settings.fit, settings)
     named: dict[str, Any] = {"seed": seed, "model_name": model.name, "progress": progress}
@@ -107,7 +107,7 @@ def predict_new_clone(
     progress: Progress = no_progress,
     **settings: Any,
 ) -> NewClonePrediction:
-    """Predict clones that the fit has not seen, from their first days of samples.
+    """Predict new clones, which the fit does not hold, from their first days of samples.
 
     Args:
         result: the fit whose population is the prior.
@@ -121,7 +121,7 @@ def predict_new_clone(
         IncompatibleError: another model than that of the fit, or a clone that it knows.
         FitError: no plausible parameter set could be simulated.
     """
-    from optim.estimation.transfer.new_clone import predict_new_clone as predict_clones
+    from optim.estimation.transfer.new_clone import predict_clones
 
     chosen = changed_settings("place", model.settings.place, settings)
     return predict_clones(result, build_fit(model.settings, screen), chosen, seed=seed, progress=progress)
@@ -190,7 +190,7 @@ def optimise(
     Args:
         result: the fit.
         process: from `optim.load_process`; its settings say how uncertainty and working hours count.
-        clone: an id; `best`, the first of the ranking; or `population`, a clone that has not been seen.
+        clone: an id; `best`, the first of the ranking; or `population`, a new clone of the population.
         ranking: of the same fit; the process that it found for the clone becomes one more start.
         seed: of the starts.
         progress: receives a line now and then.
@@ -257,7 +257,7 @@ def _ranked_process(problem: ProcessProblem, ranking: Ranking | None, clone: str
 def sensitivity(
     result: FitResult, process: Process, optimum: Optimum, *, seed: int = 0, progress: Progress = no_progress
 ) -> Stress:
-    """What parameters, prices and disturbances do to an optimum.
+    """Sensitivity analysis of an optimum to parameters, prices and disturbances.
 
     Args:
         result: the fit that the optimum was made from.
@@ -293,7 +293,7 @@ def pareto(
     progress: Progress = no_progress,
     **settings: Any,
 ) -> Front:
-    """The front between the objective of a process and another one, at the estimate.
+    """Pareto front between the objective of a process and another one, at the estimate.
 
     Args:
         result: the fit that the optimum was made from.
@@ -324,7 +324,7 @@ def pareto(
 def make_recipe(
     result: FitResult, process: Process, optimum: Optimum, *, created_utc: str = "", run_id: str = ""
 ) -> Recipe:
-    """Make the recipe of an optimum: rounded to what pumps can do so that limits hold, and simulated again.
+    """Make the recipe of an optimum: decisions rounded to pump resolution so that limits hold, then simulated again.
 
     Args:
         result: the fit that the optimum was made from.
@@ -351,8 +351,13 @@ def make_recipe(
 
 
 def _rounded(result: FitResult, problem: ProcessProblem, optimum: Optimum) -> ProcessOutcome:
+<<<<<<< HEAD
     """The optimum at what pumps can do, simulated again, rounded so that limits are kept where that can be."""
     from optim.optimisation.evaluate import evaluate_process
+=======
+    """The optimum at pump resolution, simulated again, rounded so that limits stay met where that is possible."""
+    from optim.optimisation.evaluate import outcome
+>>>>>>> main
     from optim.optimisation.optimise import parameter_sets
     from optim.recipe.rounding import kept_best, rounding_choices
 
@@ -398,7 +403,7 @@ def load(folder: str | Path) -> Any:
     """Read a result that a command left in its output folder: a fit, a ranking, an optimum, ...
 
     Raises:
-        IncompatibleError: nothing that this version can read; names the command that makes it anew.
+        IncompatibleError: this version cannot read the folder; the message names the command that makes it again.
     """
     from optim.artefact import stored_kind
 

@@ -103,10 +103,10 @@ def test_starts_are_the_platform_and_then_spread(process_problem):
 
 @pytest.fixture(scope="module")
 def lineage(small_problem):
-    from optim.estimation.fit import fit
+    from optim.estimation.fit import fit_problem
     from optim.settings.estimation import FitSettings
 
-    result = fit(small_problem, FitSettings(1, 10, 1e-4, 4, 0.3, 1), seed=1, model_name="cho_moller")
+    result = fit_problem(small_problem, FitSettings(1, 10, 1e-4, 4, 0.3, 1), seed=1, model_name="cho_moller")
     return Lineage.from_parents(result, seed=1, notes=("a note",))
 
 

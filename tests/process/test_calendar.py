@@ -115,8 +115,8 @@ def test_a_choice_without_any_process_is_told_from_the_others():
         options=replace(OPTIONS, choices={"can": {}, "cannot": {"x": 8.0, "y": 8.0}}),
     )
     assert [v.solution is None for v in found] == [False, True]
+    only = replace(OPTIONS, choices={"cannot": {"x": 8.0, "y": 8.0}})
     with pytest.raises(InfeasibleError, match="no choice"):
-        only = replace(OPTIONS, choices={"cannot": {"x": 8.0, "y": 8.0}})
         solve_choices(Toy(), np.zeros((1, 2)), one_lane(p), calendar=None, options=only)
 
 

@@ -21,7 +21,7 @@ from optim.data.schedules import schedule_of
 from optim.data.screened import Screen
 from optim.data.writer import write_dataset
 from optim.errors import ConfigError, DatasetError, DisagreementWarning, IncompatibleError
-from optim.estimation.fit import fit
+from optim.estimation.fit import fit_problem
 from optim.optimisation.optimise import optimise_process, parameter_sets
 from optim.optimisation.process_program import ProcessProgram
 from optim.optimisation.solve import best_solution, solve
@@ -60,7 +60,7 @@ def cfg(small_screen):
 @pytest.fixture(scope="module")
 def old(small_problem):
     settings = FitSettings(1, 15, 1e-4, 16, 0.3, 1, quality=False, identify=False)
-    return fit(small_problem, settings, seed=1, model_name="cho_moller")
+    return fit_problem(small_problem, settings, seed=1, model_name="cho_moller")
 
 
 @pytest.fixture(scope="module")

@@ -40,10 +40,10 @@ WHERE = Provenance("2026-01-01 00:00", "0.1.0", "", "3.13", "0.12", "abc", "seed
 
 @pytest.fixture(scope="module")
 def fitted(small_problem):
-    from optim.estimation.fit import fit
+    from optim.estimation.fit import fit_problem
     from optim.settings.estimation import FitSettings
 
-    return fit(small_problem, FitSettings(1, 10, 1e-4, 6, 0.3, 1), seed=1, model_name="cho_moller")
+    return fit_problem(small_problem, FitSettings(1, 10, 1e-4, 6, 0.3, 1), seed=1, model_name="cho_moller")
 
 
 @pytest.fixture(scope="module")

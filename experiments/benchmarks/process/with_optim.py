@@ -15,8 +15,13 @@ from laboratory import VALUE, Laboratory, Recommendation
 from optim.app.build import build_fit, build_process, compose
 from optim.artefact import Lineage
 from optim.data.open import read_dataset
+<<<<<<< HEAD
 from optim.estimation.fit import fit
 from optim.optimisation.optimise import optimise_process, parameter_sets
+=======
+from optim.estimation.fit import fit_problem
+from optim.optimisation.optimise import optimise, parameter_sets
+>>>>>>> main
 from optim.optimisation.rank import best_of_each, rank_clones
 from optim.optimisation.result import Optimum
 from optim.optimisation.study import Study
@@ -54,7 +59,7 @@ def learn(seed: int, mismatch: bool = False) -> tuple[Learnt, Learnt]:
         cfg = compose(["tracking=off", f"dataset.name={made}"])
         dataset = read_dataset(cfg.dataset.name)
     options = replace(cfg.fit, quality=False, identify=False)
-    found = fit(build_fit(cfg, dataset), options, seed=cfg.seed, model_name=cfg.model.name)
+    found = fit_problem(build_fit(cfg, dataset), options, seed=cfg.seed, model_name=cfg.model.name)
     problem = build_process(cfg, found.screen)
     sets = {c: parameter_sets(found, problem.model, c) for c in found.clones}
     lineage = Lineage.from_parents(found, seed=cfg.seed)

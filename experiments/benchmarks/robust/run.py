@@ -21,8 +21,13 @@ from scipy.stats import wilcoxon
 from optim.app.build import build_fit, build_process, compose
 from optim.artefact import Lineage
 from optim.data.open import read_dataset
+<<<<<<< HEAD
 from optim.estimation.fit import fit
 from optim.optimisation.optimise import optimise_process, parameter_sets
+=======
+from optim.estimation.fit import fit_problem
+from optim.optimisation.optimise import optimise, parameter_sets
+>>>>>>> main
 from optim.optimisation.rank import rank_clones
 from optim.optimisation.robust import FEASIBLE, risk_measure
 from optim.optimisation.study import Study
@@ -47,7 +52,7 @@ def one_screen(seed: int, folder: Path) -> dict[str, object]:
     cfg = compose(["objective=robust", f"dataset.name={data}"])
     dataset = read_dataset(str(data))
     options = replace(cfg.fit, starts=2, ensemble=64, quality=False, identify=False)
-    result = fit(build_fit(cfg, dataset), options, seed=seed, model_name=cfg.model.name)
+    result = fit_problem(build_fit(cfg, dataset), options, seed=seed, model_name=cfg.model.name)
     problem = build_process(cfg, result.screen)
     lineage = Lineage.from_parents(result, seed=seed)
     search = OptimiseSettings(8, 2, cfg.optimise.max_iterations, cfg.optimise.tolerance)
