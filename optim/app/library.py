@@ -351,13 +351,8 @@ def make_recipe(
 
 
 def _rounded(result: FitResult, problem: ProcessProblem, optimum: Optimum) -> ProcessOutcome:
-<<<<<<< HEAD
-    """The optimum at what pumps can do, simulated again, rounded so that limits are kept where that can be."""
-    from optim.optimisation.evaluate import evaluate_process
-=======
     """The optimum at pump resolution, simulated again, rounded so that limits stay met where that is possible."""
-    from optim.optimisation.evaluate import outcome
->>>>>>> main
+    from optim.optimisation.evaluate import evaluate_process
     from optim.optimisation.optimise import parameter_sets
     from optim.recipe.rounding import kept_best, rounding_choices
 

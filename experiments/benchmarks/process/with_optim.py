@@ -15,13 +15,8 @@ from laboratory import VALUE, Laboratory, Recommendation
 from optim.app.build import build_fit, build_process, compose
 from optim.artefact import Lineage
 from optim.data.open import read_dataset
-<<<<<<< HEAD
-from optim.estimation.fit import fit
-from optim.optimisation.optimise import optimise_process, parameter_sets
-=======
 from optim.estimation.fit import fit_problem
-from optim.optimisation.optimise import optimise, parameter_sets
->>>>>>> main
+from optim.optimisation.optimise import optimise_process, parameter_sets
 from optim.optimisation.rank import best_of_each, rank_clones
 from optim.optimisation.result import Optimum
 from optim.optimisation.study import Study

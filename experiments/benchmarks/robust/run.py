@@ -21,13 +21,8 @@ from scipy.stats import wilcoxon
 from optim.app.build import build_fit, build_process, compose
 from optim.artefact import Lineage
 from optim.data.open import read_dataset
-<<<<<<< HEAD
-from optim.estimation.fit import fit
-from optim.optimisation.optimise import optimise_process, parameter_sets
-=======
 from optim.estimation.fit import fit_problem
-from optim.optimisation.optimise import optimise, parameter_sets
->>>>>>> main
+from optim.optimisation.optimise import optimise_process, parameter_sets
 from optim.optimisation.rank import rank_clones
 from optim.optimisation.robust import FEASIBLE, risk_measure
 from optim.optimisation.study import Study
