@@ -9,15 +9,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.toys import optimum
 
 from optim.app.build import build_table, model_config
 from optim.data.dataset import Run
 from optim.data.reader import read_folder
 from optim.data.writer import event_table, media_table, run_table, write_dataset
 from optim.errors import DatasetError
-from optim.estimation.levenberg_marquardt import Search, minimise
 from optim.estimation.noise import NoiseModel
-from optim.estimation.posterior import Posterior
 from optim.estimation.problem import FitProblem, build_problem
 from optim.kinetics import load_kinetics
 from optim.kinetics.base import AbstractKineticModel
@@ -162,7 +161,7 @@ def problem_of(name: str, folder: Path) -> tuple[FitProblem, dict[str, float]]:
     config = model_config(name)
     model = load_kinetics(config.kinetics)
     table = build_table(config, model)
-    values = table.values()
+    values = table.natural_values()
     truth = {key: values[key] * factor for key, factor in factors.items()}
     p = model.Parameters(*((values | truth)[key] for key in model.Parameters._fields))
     rows = []
@@ -186,7 +185,7 @@ def problem_of(name: str, folder: Path) -> tuple[FitProblem, dict[str, float]]:
     ]  # fmt: skip
     noise = NoiseModel({assay: AssaySettings(0.02, 1e-3) for assay in assays})
     integrator = Integrator(stepper, rtol=1e-7, atol=1e-8, max_steps=100_000)
-    return build_problem(model, ParameterTable(tuple(free)), dataset, noise, integrator), truth
+    return build_problem(model, ParameterTable(tuple(free)), dataset, noise=noise, integrator=integrator), truth
 
 
 @pytest.mark.parametrize(
@@ -200,8 +199,7 @@ def problem_of(name: str, folder: Path) -> tuple[FitProblem, dict[str, float]]:
 )
 def test_known_parameters_come_back_from_files(name, tmp_path):
     problem, truth = problem_of(name, tmp_path / "d")
-    posterior = Posterior(problem)
-    best = minimise(posterior, [posterior.prior_point()], Search(40, 1e-10), lambda text: None)[0]
+    _, best = optimum(problem)
     found = dict(zip([row.name for row in problem.shared_specs], np.exp(best.shared), strict=False))
     assert found == pytest.approx(truth, rel=2e-3)
 
@@ -215,7 +213,7 @@ def test_a_model_with_oxygen_needs_the_kla_of_every_run(tmp_path):
         config = model_config(name)
         model = load_kinetics(config.kinetics)
         with pytest.raises(DatasetError, match=r"run 'O2'.*kla.*at time 0"):
-            build_problem(model, build_table(config, model), dataset, noise, Integrator())
+            build_problem(model, build_table(config, model), dataset, noise=noise, integrator=Integrator())
 
 
 def test_a_top_up_that_its_feed_cannot_reach_names_the_run(tmp_path):
@@ -225,4 +223,4 @@ def test_a_top_up_that_its_feed_cannot_reach_names_the_run(tmp_path):
     model = load_kinetics(config.kinetics)
     noise = NoiseModel({"vcd": AssaySettings(0.02, 1e-3)})
     with pytest.raises(DatasetError, match=r"run 'W1'.*\n.*cannot top up to 80"):
-        build_problem(model, build_table(config, model), dataset, noise, Integrator())
+        build_problem(model, build_table(config, model), dataset, noise=noise, integrator=Integrator())

@@ -36,7 +36,7 @@ from optim.estimation.posterior import Point, Posterior
 from optim.estimation.transfer.continued_fit import revive_posterior, update_fit
 from optim.kinetics.cho_moller import Parameters
 from optim.optimisation.process_program import ProcessProgram
-from optim.optimisation.solve import best, solve
+from optim.optimisation.solve import best_solution, solve
 from optim.process.lanes import Lanes
 from optim.process.problem import ProcessProblem
 from optim.runtime import configure
@@ -118,7 +118,7 @@ class Campaign:
         owner = np.repeat(np.arange(len(clones)), len(starts))
         program = ProcessProgram(self.process, Lanes(self.true_parameters(clones)[owner]))
         found = solve(program, np.tile(starts, (len(clones), 1)), SOLVING)
-        tops = [best([s for s, o in zip(found, owner, strict=True) if o == c]) for c in range(len(clones))]
+        tops = [best_solution([s for s, o in zip(found, owner, strict=True) if o == c]) for c in range(len(clones))]
         values = [-np.inf if s is None else s.objective for s in tops]
         self.best = float(np.exp(max(values)))
         return clones[int(np.argmax(values))]
