@@ -141,7 +141,7 @@ def tables_read():
         return parse(self, folder, table)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Checker, "read", counted)
+        patch.setattr(Checker, "read_table", counted)
         yield read
 
 
