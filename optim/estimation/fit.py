@@ -74,7 +74,7 @@ def build_fit_result(
     if better:
         warnings.warn(better, IntegratorWarning, stacklevel=2)
     draws, wide = _ensemble(posterior, best, options, seed, progress)
-    found = observation_bands(posterior, *posterior_predictive(posterior, draws))
+    observed = observation_bands(posterior, *posterior_predictive(posterior, draws))
     left_out, clones_left_out = None, None
     if options.leave_one_out:
         search, members = search_of(options), max(2, options.ensemble // 2)
@@ -122,7 +122,7 @@ def build_fit_result(
         newcomer=members_of.new_group,
         other=members_of.new_run,
         parameters=parameters,
-        observations=found,
+        observations=observed,
         noise_scale={v: float(s) for v, s in zip(problem.variables, posterior.noise.scale, strict=True)},
         spread={p.name: float(s) for p, s in zip(problem.group_specs, posterior.spread, strict=True)},
         cost=best.cost,
@@ -130,7 +130,7 @@ def build_fit_result(
         n_parameters=k,
         aicc=-2.0 * likelihood + 2.0 * k + 2.0 * k * (k + 1) / max(n - k - 1, 1),
         bic=-2.0 * likelihood + k * np.log(n),
-        r2=r_squared(found),
+        r2=r_squared(observed),
         starts=_starts(points),
         history=tuple(float(c) for c in best.history),
         recovery=_recovery(problem, parameters),

@@ -87,7 +87,7 @@ class EnsembleMembers:
     def _expected_clone(self) -> np.ndarray:
         """Expected clone parameters of each member [E, nc].
 
-        New clone: the population mean given the member's clones (readings add nothing to what the clones say of it).
+        New clone: the population mean given the member's clones (given the clones, readings add no information on it).
         Known clone: the member's own value, shrunk towards the ensemble mean, so that together with the spread about
         it the ensemble is as wide as before (Liu & West 2001, in Sequential Monte Carlo Methods in Practice, 197-223).
         """
