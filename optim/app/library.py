@@ -107,7 +107,7 @@ def predict_new_clone(
     progress: Progress = no_progress,
     **settings: Any,
 ) -> NewClonePrediction:
-    """Predict clones that the fit has not seen, from their first days of samples.
+    """Predict new clones, which the fit does not hold, from their first days of samples.
 
     Args:
         result: the fit whose population is the prior.
@@ -192,7 +192,7 @@ def optimise(
     Args:
         result: the fit.
         process: from `optim.load_process`; its settings say how uncertainty and working hours count.
-        clone: an id; `best`, the first of the ranking; or `population`, a clone that has not been seen.
+        clone: an id; `best`, the first of the ranking; or `population`, a new clone of the population.
         ranking: of the same fit; the process that it found for the clone becomes one more start.
         seed: of the starts.
         progress: receives a line now and then.
@@ -261,7 +261,7 @@ def _ranked_process(problem: ProcessProblem, ranking: Ranking | None, clone: str
 def sensitivity(
     result: FitResult, process: Process, optimum: Optimum, *, seed: int = 0, progress: Progress = no_progress
 ) -> Stress:
-    """What parameters, prices and disturbances do to an optimum.
+    """Sensitivity analysis of an optimum to parameters, prices and disturbances.
 
     Args:
         result: the fit that the optimum was made from.
@@ -298,7 +298,7 @@ def pareto(
     progress: Progress = no_progress,
     **settings: Any,
 ) -> Front:
-    """The front between the objective of a process and another one, at the estimate.
+    """Pareto front between the objective of a process and another one, at the estimate.
 
     Args:
         result: the fit that the optimum was made from.
@@ -331,7 +331,7 @@ def pareto(
 def make_recipe(
     result: FitResult, process: Process, optimum: Optimum, *, created_utc: str = "", run_id: str = ""
 ) -> Recipe:
-    """Make the recipe of an optimum: rounded to what pumps can do so that limits hold, and simulated again.
+    """Make the recipe of an optimum: decisions rounded to pump resolution so that limits hold, then simulated again.
 
     Args:
         result: the fit that the optimum was made from.
@@ -358,7 +358,7 @@ def make_recipe(
 
 
 def _rounded(result: FitResult, problem: ProcessProblem, optimum: Optimum) -> ProcessOutcome:
-    """The optimum at what pumps can do, simulated again, rounded so that limits are kept where that can be."""
+    """The optimum at pump resolution, simulated again, rounded so that limits stay met where that is possible."""
     from optim.optimisation.evaluate import outcome
     from optim.optimisation.optimise import parameter_sets
     from optim.recipe.rounding import kept_best, rounding_choices
@@ -405,7 +405,7 @@ def load(folder: str | Path) -> Any:
     """Read a result that a command left in its output folder: a fit, a ranking, an optimum, ...
 
     Raises:
-        IncompatibleError: nothing that this version can read; names the command that makes it anew.
+        IncompatibleError: this version cannot read the folder; the message names the command that makes it again.
     """
     from optim.artefact import stored_kind
 
