@@ -94,7 +94,7 @@ def _score(r: FitResult) -> ModelScore:
     from optim.estimation.score import log_predictive_density, r_squared
 
     left = r_squared(r.left_out) if r.left_out is not None else {}
-    scores = [float("nan") if o is None else log_predictive_density(o) for o in (r.left_out, r.clones_left_out)]
+    scores = [float("nan") if o is None else log_predictive_density(o) for o in (r.left_out, r.groups_left_out)]
     return ModelScore(r.lineage.model, r.n_parameters, r.log_likelihood, r.aicc, r.bic, r.r2, left, *scores)
 
 
@@ -155,7 +155,7 @@ def rank(
         lineage = lineage.with_notes("clones are ranked without regard to working hours")
     return rank_clones(
         problem,
-        {clone: parameter_sets(result, problem.model, clone) for clone in result.clones},
+        {clone: parameter_sets(result, problem.model, clone) for clone in result.groups},
         changed_settings("optimise", process.settings.optimise, settings),
         lineage,
         _truth(result, problem),
@@ -216,7 +216,7 @@ def optimise(
     best = clone == "best"
     if best:
         clone = _best_clone(ranking, problem)
-    known = (*result.clones, NEWCOMER)
+    known = (*result.groups, NEWCOMER)
     if clone not in known:
         raise ConfigError(f"optimise.clone: unknown '{clone}'.{nearest(clone, known)} Known: {', '.join(known)}")
     first = _ranked_process(problem, ranking, clone)

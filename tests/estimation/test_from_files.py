@@ -162,7 +162,7 @@ def problem_of(name: str, folder: Path) -> tuple[FitProblem, dict[str, float]]:
     config = model_config(name)
     model = load_kinetics(config.kinetics)
     table = build_table(config, model)
-    values = table.values()
+    values = table.natural_values()
     truth = {key: values[key] * factor for key, factor in factors.items()}
     p = model.Parameters(*((values | truth)[key] for key in model.Parameters._fields))
     rows = []
@@ -186,7 +186,7 @@ def problem_of(name: str, folder: Path) -> tuple[FitProblem, dict[str, float]]:
     ]  # fmt: skip
     noise = NoiseModel({assay: AssaySettings(0.02, 1e-3) for assay in assays})
     integrator = Integrator(stepper, rtol=1e-7, atol=1e-8, max_steps=100_000)
-    return build_problem(model, ParameterTable(tuple(free)), dataset, noise, integrator), truth
+    return build_problem(model, ParameterTable(tuple(free)), dataset, noise=noise, integrator=integrator), truth
 
 
 @pytest.mark.parametrize(

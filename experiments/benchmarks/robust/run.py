@@ -50,7 +50,7 @@ def one_screen(seed: int, folder: Path) -> dict[str, object]:
     problem = build_process(cfg, result.screen)
     lineage = Lineage.from_parents(result, seed=seed)
     search = OptimiseSettings(8, 2, cfg.optimise.max_iterations, cfg.optimise.tolerance)
-    ensembles = {c: parameter_sets(result, problem.model, c) for c in result.clones}
+    ensembles = {c: parameter_sets(result, problem.model, c) for c in result.groups}
     clone = rank_clones(problem, ensembles, search, lineage).rows[0].clone
     risk = cfg.objective.risk
     found = optimise(problem, clone, ensembles[clone], search, lineage, risk=risk)
