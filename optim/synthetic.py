@@ -251,12 +251,12 @@ def screen_tables(
     ]
     shared = [n for n in Parameters._fields if n not in CLONE_SPREAD]
     first = next(iter(truth.values()))
-    known: list[dict[str, object]] = [{"owner": "", "parameter": n, "value": getattr(first, n)} for n in shared]
-    known += [{"owner": c, "parameter": n, "value": getattr(p, n)} for c, p in truth.items() for n in CLONE_SPREAD]
+    rows: list[dict[str, object]] = [{"owner": "", "parameter": n, "value": getattr(first, n)} for n in shared]
+    rows += [{"owner": c, "parameter": n, "value": getattr(p, n)} for c, p in truth.items() for n in CLONE_SPREAD]
     return {
         "runs.csv": run_table(runs),
         "events.csv": event_table(runs),
         "media.csv": media,
         "measurements.csv": measurements,
-        "truth.csv": known,
+        "truth.csv": rows,
     }

@@ -94,7 +94,7 @@ def _score(r: FitResult) -> ModelScore:
     from optim.estimation.score import log_predictive_density, r_squared
 
     left = r_squared(r.left_out) if r.left_out is not None else {}
-    scores = [float("nan") if o is None else log_predictive_density(o) for o in (r.left_out, r.clones_left_out)]
+    scores = [float("nan") if o is None else log_predictive_density(o) for o in (r.left_out, r.groups_left_out)]
     return ModelScore(r.lineage.model, r.n_parameters, r.log_likelihood, r.aicc, r.bic, r.r2, left, *scores)
 
 
@@ -154,10 +154,9 @@ def rank(
     lineage = process_lineage(result, problem, seed=seed)
     if process.settings.calendar is not None:
         lineage = lineage.with_notes("clones are ranked without regard to working hours")
-    study = Study(
-        problem, changed_settings("optimise", process.settings.optimise, settings), lineage, progress=progress
-    )
-    ensembles = {clone: parameter_sets(result, problem.model, clone) for clone in result.clones}
+    search = changed_settings("optimise", process.settings.optimise, settings)
+    study = Study(problem, search, lineage, progress=progress)
+    ensembles = {clone: parameter_sets(result, problem.model, clone) for clone in result.groups}
     return rank_clones(study, ensembles, truth=_truth(result, problem))
 
 
@@ -214,7 +213,7 @@ def optimise(
     best = clone == "best"
     if best:
         clone = _best_clone(ranking, problem)
-    known = (*result.clones, NEWCOMER)
+    known = (*result.groups, NEWCOMER)
     if clone not in known:
         raise ConfigError(f"optimise.clone: unknown '{clone}'.{nearest(clone, known)} Known: {', '.join(known)}")
     first = _ranked_process(problem, ranking, clone)

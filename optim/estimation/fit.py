@@ -74,15 +74,15 @@ def build_fit_result(
     if better:
         warnings.warn(better, IntegratorWarning, stacklevel=2)
     draws, wide = _ensemble(posterior, best, options, seed, progress)
-    found = observation_bands(posterior, *posterior_predictive(posterior, draws))
-    left_out, clones_left_out = None, None
+    observed = observation_bands(posterior, *posterior_predictive(posterior, draws))
+    left_out, groups_left_out = None, None
     if options.leave_one_out:
         search, members = search_of(options), max(2, options.ensemble // 2)
         left_out = predict_left_out(
             posterior, best, vessel_folds(posterior), members=members, search=search, seed=seed, progress=progress
         )
         if posterior.n_groups > 1:
-            clones_left_out = predict_left_out(
+            groups_left_out = predict_left_out(
                 posterior, best, group_folds(posterior), members=members, search=search, seed=seed, progress=progress
             )
     n = int(problem.vessels.weight.sum())
@@ -107,22 +107,22 @@ def build_fit_result(
         screen=Screen.from_dataset(problem.dataset),
         table=problem.table,
         shared_names=tuple(p.name for p in problem.shared_specs),
-        clone_names=tuple(p.name for p in problem.group_specs),
+        group_names=tuple(p.name for p in problem.group_specs),
         vessel_names=tuple(p.name for p in problem.vessel_specs),
         batch_names=tuple(p.name for p in problem.batch_specs),
-        clones=problem.groups,
+        groups=problem.groups,
         vessels=problem.dataset.run_ids,
-        vessel_clone=tuple(int(c) for c in problem.vessel_group),
+        vessel_group=tuple(int(c) for c in problem.vessel_group),
         group_by=problem.group_by,
         multiples={name: other for name, other in problem.layout.times},
         shared=members_of.shared,
-        clone=members_of.group,
+        group=members_of.group,
         vessel=members_of.vessel,
         batch=members_of.batch,
-        newcomer=members_of.new_group,
-        other=members_of.new_run,
+        new_group=members_of.new_group,
+        new_run=members_of.new_run,
         parameters=parameters,
-        observations=found,
+        observations=observed,
         noise_scale={v: float(s) for v, s in zip(problem.variables, posterior.noise.scale, strict=True)},
         spread={p.name: float(s) for p, s in zip(problem.group_specs, posterior.spread, strict=True)},
         cost=best.cost,
@@ -130,12 +130,12 @@ def build_fit_result(
         n_parameters=k,
         aicc=-2.0 * likelihood + 2.0 * k + 2.0 * k * (k + 1) / max(n - k - 1, 1),
         bic=-2.0 * likelihood + k * np.log(n),
-        r2=r_squared(found),
+        r2=r_squared(observed),
         starts=_starts(points),
         history=tuple(float(c) for c in best.history),
         recovery=_recovery(problem, parameters),
         left_out=left_out,
-        clones_left_out=clones_left_out,
+        groups_left_out=groups_left_out,
         findings=_findings(posterior, best, options, progress),
         identifiability=_identifiability(posterior, best, options, progress),
         profiles=walked,

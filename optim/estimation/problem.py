@@ -264,11 +264,11 @@ def _observed(
     Readings that define the initial state are left out: they are no evidence about the parameters.
     """
     m = dataset.measurements
-    known = observable_names(model, table)
-    unused = sorted(set(m.variable) - set(known))
+    predicted = observable_names(model, table)
+    unused = sorted(set(m.variable) - set(predicted))
     if set(m.variable) <= set(unused):
         raise DatasetError(
-            f"dataset '{dataset.name}' measures {', '.join(unused)}, but the model predicts {', '.join(known)}"
+            f"dataset '{dataset.name}' measures {', '.join(unused)}, but the model predicts {', '.join(predicted)}"
         )
     rows: list[list[Row]] = [[] for _ in dataset.runs]
     for i in range(len(m.value)):
@@ -277,7 +277,7 @@ def _observed(
             continue
         rows[int(m.run[i])].append((time, variable, float(m.value[i]), m.censored[i]))
     present = {v for own in rows for _, v, _, _ in own}
-    return tuple(v for v in known if v in present), rows
+    return tuple(v for v in predicted if v in present), rows
 
 
 def observable_names(model: AbstractKineticModel, table: ParameterTable) -> tuple[str, ...]:

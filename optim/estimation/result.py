@@ -86,44 +86,45 @@ class ModelScore:
     r2: dict[str, float]  # variable -> R2 in sample
     r2_left_out: dict[str, float]  # variable -> R2 of leave-one-run-out predictions; {} when not asked for
     log_score: float = float("nan")  # mean log predictive density of readings of runs left out
-    log_score_clones: float = float("nan")  # the same with whole clones left out
+    log_score_groups: float = float("nan")  # the same with whole groups left out
 
 
 @dataclass(frozen=True, repr=False)
 class FitResult(Artefact):
     """A fitted model.
 
-    Ensemble arrays are on the natural scale, member 0 is the estimate itself: shared [E, Ns],
-    clone [E, C, Nc], vessel [E, B, Nv], batch [E, batches, Nb], and `newcomer` [E, Nc]: clone parameters of a clone (or
-    campaign) not seen yet; `other` [E, Nb + Nv]: batch and vessel parameters of a batch and a vessel not seen yet.
-    `clones` are the groups that clone parameters belong to: clones, or experiments where `group_by` says so.
+    `groups` are what the parameters of level clone are pooled over: clones, or experiments where `group_by` says so;
+    `vessel_group` [B] is the group of each vessel. `shared_names`, `group_names`, `batch_names` and `vessel_names` are
+    the parameters of each level. Ensemble arrays are on the natural scale, member 0 is the estimate itself: `shared`
+    [E, Ns], `group` [E, C, Nc], `vessel` [E, B, Nv], `batch` [E, batches, Nb]; `new_group` [E, Nc] are parameters of a
+    group without data, `new_run` [E, Nb + Nv] those of a batch and a vessel without data.
     """
 
-    schema: ClassVar[str] = "optim.fit/3"
+    schema: ClassVar[str] = "optim.fit/4"
     made_by: ClassVar[str] = "optim fit"
 
     lineage: Lineage
     screen: Screen  # what later steps need of the data
     table: ParameterTable  # as it was fitted: levels, bounds, priors, and the values of fixed parameters
     shared_names: tuple[str, ...]
-    clone_names: tuple[str, ...]
+    group_names: tuple[str, ...]
     vessel_names: tuple[str, ...]
     batch_names: tuple[str, ...]
-    clones: tuple[str, ...]
+    groups: tuple[str, ...]
     vessels: tuple[str, ...]
-    vessel_clone: tuple[int, ...]
+    vessel_group: tuple[int, ...]
     group_by: str
     multiples: dict[str, str]  # parameter -> the one it multiplies
     shared: np.ndarray
-    clone: np.ndarray
+    group: np.ndarray
     vessel: np.ndarray
     batch: np.ndarray
-    newcomer: np.ndarray
-    other: np.ndarray
+    new_group: np.ndarray
+    new_run: np.ndarray
     parameters: tuple[ParameterEstimate, ...]
     observations: Observations
     noise_scale: dict[str, float]  # variable -> estimated factor on the stated noise
-    spread: dict[str, float]  # clone parameter -> estimated standard deviation between clones, on the fitted scale
+    spread: dict[str, float]  # group parameter -> estimated standard deviation between groups, on the fitted scale
     cost: float
     log_likelihood: float
     n_parameters: int
@@ -135,7 +136,7 @@ class FitResult(Artefact):
     recovery: tuple[Recovery, ...] = ()
     comparison: tuple[ModelScore, ...] = ()
     left_out: Observations | None = None  # leave-one-run-out predictions of every point
-    clones_left_out: Observations | None = None  # the same, whole clones (or experiments) left out
+    groups_left_out: Observations | None = None  # the same, whole groups left out
     findings: tuple[Finding, ...] = ()
     identifiability: tuple[str, ...] = ()  # parameters that the data do not determine, in sentences
     profiles: tuple[LikelihoodProfile, ...] = ()

@@ -43,10 +43,10 @@ def parameter_sets(result: FitResult, model: AbstractKineticModel, clone: str) -
     members = len(result.shared)
     named = {name: np.full(members, value) for name, value in result.fixed.items()}
     named |= {name: result.shared[:, i] for i, name in enumerate(result.shared_names)}
-    own = result.newcomer if clone == NEWCOMER else result.clone[:, result.clones.index(clone)]
-    named |= {name: own[:, i] for i, name in enumerate(result.clone_names)}
+    own = result.new_group if clone == NEWCOMER else result.group[:, result.groups.index(clone)]
+    named |= {name: own[:, i] for i, name in enumerate(result.group_names)}
     # a batch and a vessel to come
-    named |= {name: result.other[:, i] for i, name in enumerate((*result.batch_names, *result.vessel_names))}
+    named |= {name: result.new_run[:, i] for i, name in enumerate((*result.batch_names, *result.vessel_names))}
     named |= {name: named[name] * named[other] for name, other in result.multiples.items()}
     return np.stack([named[name] for name in model.Parameters._fields], axis=1)
 

@@ -73,7 +73,7 @@ def account(
         lineage=lineage.with_notes(*notes),
         run=batch.run.run_id,
         clone=batch.run.clone_id,
-        known_clone=fitting.groups[0] in old.clones,
+        known_clone=fitting.groups[0] in old.groups,
         now_h=batch.now_h,
         next_sample_h=next_sample,
         objective=here.metric,

@@ -41,7 +41,7 @@ def panel_pages(result: FitResult, variable: str, o: Observations) -> list[list[
 
 
 def _panel_keys(result: FitResult, o: Observations) -> np.ndarray:
-    return np.array(o.vessel if len(result.clones) < 6 else o.clone)
+    return np.array(o.vessel if len(result.groups) < 6 else o.clone)
 
 
 def draw_assay(

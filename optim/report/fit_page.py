@@ -80,7 +80,7 @@ def _assays(r: FitResult) -> list[_Assay]:
     o, variable = r.observations, np.array(r.observations.variable)
     censored = np.array([c != "" for c in o.censored])
     left = r_squared(r.left_out) if r.left_out is not None else {}
-    clone_left = r_squared(r.clones_left_out) if r.clones_left_out is not None else {}
+    clone_left = r_squared(r.groups_left_out) if r.groups_left_out is not None else {}
     rows = []
     for name in dict.fromkeys(o.variable):
         own = variable == name

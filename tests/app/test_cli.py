@@ -162,7 +162,7 @@ def test_an_interrupted_run_says_what_it_kept_and_can_go_on(tmp_path, small_scre
     assert "interrupted" in err
     assert f"kept in {tmp_path}/out: fit." in err
     assert not list((tmp_path / "out").glob(".*"))  # nothing half-written
-    assert load_artefact(FitResult, tmp_path / "out" / "fit").clones
+    assert load_artefact(FitResult, tmp_path / "out" / "fit").groups
     few = ["optimise.starts=1", "optimise.rank_starts=1", "optimise.max_iterations=5"]
     monkeypatch.chdir(tmp_path)
     for command in ("rank", "optimise", "export"):

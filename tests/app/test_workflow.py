@@ -97,7 +97,7 @@ def test_new_clones_are_placed_under_an_earlier_fit_which_can_be_continued(tmp_p
     assert len(list((tmp_path / "new" / "plots").glob("placement_*.png"))) == len(placed.clones)
     same = go(tmp_path / "again", f"dataset.name={small_screen}", f"fit.continue_from={old}", command="fit")
     # costs are in units of the noise, which is found anew; the clones are where they were
-    assert np.allclose(same.clone[0], load_artefact(FitResult, old / "fit").clone[0], rtol=0.02)
+    assert np.allclose(same.group[0], load_artefact(FitResult, old / "fit").group[0], rtol=0.02)
     assert len(same.history) < 20
     with pytest.raises(IncompatibleError, match="not new to the fit"):
         go(tmp_path / "x", f"dataset.name={small_screen}", f"place.fit={old}", command="place")
@@ -159,7 +159,7 @@ def test_one_seed_gives_identical_numbers_and_another_does_not(finished, tmp_pat
     assert body[0] == body[1]
     assert body[0]["process"]["metrics"] != body[2]["process"]["metrics"]
     a, b = (load_artefact(FitResult, f / "fit") for f in folders[:2])
-    assert np.array_equal(a.clone, b.clone)
+    assert np.array_equal(a.group, b.group)
     ids = [[load_artefact(kind, f / kind.kind()).id for kind in (FitResult, Ranking, Optimum)] for f in folders]
     ids = [[*own, read_document(f / "recipe")["id"]] for own, f in zip(ids, folders, strict=True)]
     assert ids[0] == ids[1]

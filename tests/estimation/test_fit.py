@@ -216,9 +216,9 @@ def test_intervals_are_neither_points_nor_the_prior(fitted):
 def test_the_same_seed_gives_the_same_numbers(small_problem, fitted):
     again = fit_problem(small_problem, QUICK, seed=1, model_name="cho_moller")
     assert np.array_equal(again.shared, fitted.shared)
-    assert np.array_equal(again.clone, fitted.clone)
+    assert np.array_equal(again.group, fitted.group)
     other = fit_problem(small_problem, QUICK, seed=2, model_name="cho_moller")
-    assert not np.array_equal(other.clone, fitted.clone)
+    assert not np.array_equal(other.group, fitted.group)
 
 
 def test_the_order_of_vessels_does_not_matter(small_problem, fitted):
@@ -237,7 +237,7 @@ def test_the_order_of_vessels_does_not_matter(small_problem, fitted):
 def test_a_fit_survives_its_folder(tmp_path, fitted):
     save_artefact(fitted, tmp_path / "fit")
     back = load_artefact(FitResult, tmp_path / "fit")
-    assert np.array_equal(back.clone, fitted.clone)
+    assert np.array_equal(back.group, fitted.group)
     assert repr(back.parameters) == repr(fitted.parameters)  # by text: a fixed parameter's shrinkage is NaN
     assert back.r2 == fitted.r2
     assert {f.suffix for f in (tmp_path / "fit").iterdir()} <= {".json", ".npz"}
@@ -260,7 +260,7 @@ def test_an_artefact_that_lacks_something_says_what_and_what_to_do(tmp_path, fit
     folder = save_artefact(fitted, tmp_path / "fit")
     file, arrays = folder / "artefact.json", folder / "arrays.npz"
     whole = json.loads(file.read_text())
-    file.write_text(json.dumps(whole | {"body": {k: v for k, v in whole["body"].items() if k != "clones"}}))
+    file.write_text(json.dumps(whole | {"body": {k: v for k, v in whole["body"].items() if k != "groups"}}))
     with pytest.raises(IncompatibleError, match=r"lacks 'clones'; run `optim fit` again"):
         load_artefact(FitResult, folder)
     file.write_text(json.dumps(whole | {"body": whole["body"] | {"more": 1}}))

@@ -93,7 +93,7 @@ def test_without_samples_a_new_clone_is_one_of_the_population(problem, old):
     (none,) = predict_clones(old, of_clones(problem, KNOWN, KNOWN + 1), PlaceSettings(days=(-1.0,), draws=2000)).placed
     assert none.readings == 0
     assert none.members == pytest.approx(len(old.shared) - 1)
-    newcomer = to_fitted(problem.group_specs, old.newcomer)
+    newcomer = to_fitted(problem.group_specs, old.new_group)
     drawn = to_fitted(problem.group_specs, none.own)
     for i, row in enumerate(problem.group_specs):
         p = none[row.name]

@@ -56,7 +56,7 @@ def learn(seed: int, mismatch: bool = False) -> tuple[Learnt, Learnt]:
     options = replace(cfg.fit, quality=False, identify=False)
     found = fit_problem(build_fit(cfg, dataset), options, seed=cfg.seed, model_name=cfg.model.name)
     problem = build_process(cfg, found.screen)
-    sets = {c: parameter_sets(found, problem.model, c) for c in found.clones}
+    sets = {c: parameter_sets(found, problem.model, c) for c in found.groups}
     lineage = Lineage.from_parents(found, seed=cfg.seed)
     search = cfg.optimise
     study = Study(problem, search, lineage)

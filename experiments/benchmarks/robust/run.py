@@ -51,7 +51,7 @@ def one_screen(seed: int, folder: Path) -> dict[str, object]:
     problem = build_process(cfg, result.screen)
     lineage = Lineage.from_parents(result, seed=seed)
     search = OptimiseSettings(8, 2, cfg.optimise.max_iterations, cfg.optimise.tolerance)
-    ensembles = {c: parameter_sets(result, problem.model, c) for c in result.clones}
+    ensembles = {c: parameter_sets(result, problem.model, c) for c in result.groups}
     study = Study(problem, search, lineage)
     clone = rank_clones(study, ensembles).best
     risk = cfg.objective.risk

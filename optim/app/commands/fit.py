@@ -33,7 +33,7 @@ def fit_command(s: Session, dataset: Dataset | None = None) -> FitResult:
     s.publish(result)
     _warn_of(result)
     if cfg.tracking.child_runs:
-        for clone in result.clones:
+        for clone in result.groups:
             own = {p.name: p.estimate for p in result.parameters if p.owner == clone and p.level == "clone"}
             s.tracker.log_child_run(f"clone {clone}", {"clone": clone}, {f"clone/{k}": v for k, v in own.items()})
     return result

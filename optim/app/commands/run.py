@@ -18,6 +18,6 @@ def run_command(s: Session) -> dict[str, Recipe]:
     dataset = read_dataset(s.cfg.dataset.name)
     build_process(s.cfg, Screen.from_dataset(dataset))  # what it refuses, it refuses before the fit
     result = fit_command(s, dataset)
-    ranking = rank_command(s, result) if result.group_by == "clone" and len(result.clones) > 1 else None
+    ranking = rank_command(s, result) if result.group_by == "clone" and len(result.groups) > 1 else None
     optima = optimise_command(s, result, ranking)
     return export_command(s, optima, result)

@@ -80,7 +80,10 @@ def inspect_data(posterior: Posterior, best: Point) -> QualityReport:
     """
     require_float64("inspect_data")
     problem = posterior.problem
-    found: list[Finding] = [*missing_assays(problem.dataset, _expected(problem)), *impossible_readings(problem.dataset)]
+    findings: list[Finding] = [
+        *missing_assays(problem.dataset, _expected(problem)),
+        *impossible_readings(problem.dataset),
+    ]
     excluded = np.zeros(problem.vessels.value.shape, bool)
     starts = [best, posterior.prior_point()]
     r = _fitted(posterior, starts, excluded)
@@ -95,7 +98,7 @@ def inspect_data(posterior: Posterior, best: Point) -> QualityReport:
             mixed = find_swap(r, excluded)
             if mixed is None:
                 break
-            found.append(mixed[0])
+            findings.append(mixed[0])
             excluded[list(mixed[1])] = True
         r = _fitted(posterior, [r.point, *starts], excluded)
     suspicions, dropped = _confirmed(r, suspicions, excluded)
@@ -105,16 +108,16 @@ def inspect_data(posterior: Posterior, best: Point) -> QualityReport:
     _leave_out(excluded, factors)
     if factors:
         r = _fitted(posterior, [r.point], excluded)
-    found += merge_over_batches(r, suspicions + factors)
-    reported = {f.variable for f in found if f.kind == "wrong unit"}
-    found += [f for f in _of_whole_batches(posterior, r) if f.variable not in reported]
-    found += misfit_vessels(r, excluded) + one_sided_assays(r, excluded)
+    findings += merge_over_batches(r, suspicions + factors)
+    reported = {f.variable for f in findings if f.kind == "wrong unit"}
+    findings += [f for f in _of_whole_batches(posterior, r) if f.variable not in reported]
+    findings += misfit_vessels(r, excluded) + one_sided_assays(r, excluded)
     single = single_outliers(r, excluded)
     _leave_out(excluded, single)
-    found += [s.finding for s in single]
-    found += residual_structure(r, excluded) + lack_of_fit(r, excluded) + noise_factors(r)
+    findings += [s.finding for s in single]
+    findings += residual_structure(r, excluded) + lack_of_fit(r, excluded) + noise_factors(r)
     return QualityReport(
-        order_findings(found), int((problem.vessels.weight > 0.0).sum()), EXPECTED_OUTLIERS, excluded, r
+        order_findings(findings), int((problem.vessels.weight > 0.0).sum()), EXPECTED_OUTLIERS, excluded, r
     )
 
 
@@ -146,8 +149,8 @@ def _of_whole_batches(posterior: Posterior, r: RobustFit) -> list[Finding]:
         for f in _against_medium(p.dataset)
         if f.variable in p.variables
     ]
-    found = [f for f in merge_over_batches(r, first) if not f.vessel]
-    reported = {f.variable for f in found}
+    findings = [f for f in merge_over_batches(r, first) if not f.vessel]
+    reported = {f.variable for f in findings}
     y, status = p.predict(posterior.lane_parameters(posterior.prior_point()))
     for i, name in enumerate(p.variables):
         for batch, batch_name in enumerate(p.batches):
@@ -166,8 +169,8 @@ def _of_whole_batches(posterior: Posterior, r: RobustFit) -> list[Finding]:
                     f"media, in the middle of {int(use.sum())} readings: the factor of {slip[0]:.3g} would fit "
                     f"{slip[1]}; the fit may have followed it, so check the unit in which the batch was exported"
                 )
-                found.append(Finding("wrong unit", "warning", "", name, None, statement))
-    return found
+                findings.append(Finding("wrong unit", "warning", "", name, None, statement))
+    return findings
 
 
 def inspect_dataset(dataset: Dataset, expected: tuple[str, ...] = ()) -> tuple[Finding, ...]:
@@ -176,13 +179,13 @@ def inspect_dataset(dataset: Dataset, expected: tuple[str, ...] = ()) -> tuple[F
     `expected` are variables that should be measured. Vessels are compared with each other at the same time, and the
     first sample with the medium.
     """
-    found = [
+    findings = [
         *missing_assays(dataset, expected),
         *impossible_readings(dataset),
         *_standing_still(dataset),
         *_against_medium(dataset),
     ]
-    return order_findings(found)
+    return order_findings(findings)
 
 
 def impossible_readings(dataset: Dataset) -> list[Finding]:

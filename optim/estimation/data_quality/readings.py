@@ -58,7 +58,7 @@ class SuspectReadings:
 
 def dead_probes(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]:
     """Assays of a vessel that stand still, or stay at a limit of quantification, while the model moves."""
-    found = []
+    suspects = []
     for b, run in enumerate(r.problem.dataset.runs):
         for i, name in enumerate(r.problem.variables):
             rows = r.readings_of(b, i)
@@ -81,8 +81,10 @@ def dead_probes(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]:
                 "transfer of its values looks dead; check the sensor and leave these readings out"
             )
             time = float(r.time_h[b, stuck[0]])
-            found.append(SuspectReadings(Finding("dead probe", "error", run.run_id, name, time, statement), b, stuck))
-    return found
+            suspects.append(
+                SuspectReadings(Finding("dead probe", "error", run.run_id, name, time, statement), b, stuck)
+            )
+    return suspects
 
 
 def _stuck(r: RobustFit, b: int, rows: np.ndarray) -> np.ndarray | None:
@@ -130,7 +132,7 @@ def _beyond(r: RobustFit, b: int, i: int, excluded: np.ndarray) -> np.ndarray | 
 def unit_factors(name: str) -> list[tuple[float, str]]:
     """Factors by which readings are off when one unit is taken for another, each with the slip in words."""
     quantity = VARIABLES[name]
-    found: list[tuple[float, str]] = []
+    factors: list[tuple[float, str]] = []
     units = LABORATORY_UNITS.get(quantity.unit, ())
     for meant in units:
         for taken in units:
@@ -138,13 +140,13 @@ def unit_factors(name: str) -> list[tuple[float, str]]:
                 ratio = conversion_factor(taken, quantity)[0] / conversion_factor(meant, quantity)[0]
             except ConfigError:
                 continue  # mass and amount are interchangeable only where there is a molar mass
-            if abs(np.log(ratio)) > 0.5 and not any(abs(np.log(ratio / f)) < 0.02 for f, _ in found):
-                found.append((ratio, f"{display_unit(meant)} taken for {display_unit(taken)}"))
+            if abs(np.log(ratio)) > 0.5 and not any(abs(np.log(ratio / f)) < 0.02 for f, _ in factors):
+                factors.append((ratio, f"{display_unit(meant)} taken for {display_unit(taken)}"))
     for slip, words in UNEXPLAINED_SLIPS.items():
         for ratio in (slip, 1.0 / slip):
-            if not any(abs(np.log(ratio / f)) < 0.1 for f, _ in found):
-                found.append((ratio, f"{words} mixed up"))
-    return found
+            if not any(abs(np.log(ratio / f)) < 0.1 for f, _ in factors):
+                factors.append((ratio, f"{words} mixed up"))
+    return factors
 
 
 def wrong_units(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]:
@@ -153,7 +155,7 @@ def wrong_units(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]:
     Only the worst vessel of each group is reported: the robust fit lies between it and the others, which then seem
     wrong too.
     """
-    found, largest = list[SuspectReadings](), dict[tuple[int, int], tuple[float, int]]()
+    suspects, largest = list[SuspectReadings](), dict[tuple[int, int], tuple[float, int]]()
     for b, run in enumerate(r.problem.dataset.runs):
         for i, name in enumerate(r.problem.variables):
             rows = _with_ratio(r, b, i, excluded)
@@ -167,7 +169,7 @@ def wrong_units(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]:
             group = (int(r.problem.vessel_group[b]), i)
             if abs(middle) < abs(largest.get(group, (0.0, 0))[0]):
                 continue
-            largest[group] = (middle, len(found))
+            largest[group] = (middle, len(suspects))
             rest = r.readings_of(b, i, censored=True)
             statement = (
                 f"{name} in vessel {run.run_id} reads {_times(middle)} what everything else in the vessel says, in "
@@ -176,8 +178,8 @@ def wrong_units(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]:
                 f"{slip[1]}; check the unit in which it was exported"
             )
             finding = Finding("wrong unit", "error", run.run_id, name, float(r.time_h[b, rows[0]]), statement)
-            found.append(SuspectReadings(finding, b, rest))
-    return [found[k] for _, k in largest.values()]
+            suspects.append(SuspectReadings(finding, b, rest))
+    return [suspects[k] for _, k in largest.values()]
 
 
 def nearest_slip(name: str, log_ratio: float, near: float = SLIP_TOLERANCE) -> tuple[float, str] | None:
@@ -188,7 +190,7 @@ def nearest_slip(name: str, log_ratio: float, near: float = SLIP_TOLERANCE) -> t
 
 def off_by_a_factor(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]:
     """Assays of a vessel that are off by one factor which belongs to no unit: calibration or dilution."""
-    found = []
+    suspects = []
     for b, run in enumerate(r.problem.dataset.runs):
         for i, name in enumerate(r.problem.variables):
             rows = _with_ratio(r, b, i, excluded)
@@ -207,8 +209,8 @@ def off_by_a_factor(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]
             )
             time = float(r.time_h[b, rows[0]])
             finding = Finding("off by a factor", "warning", run.run_id, name, time, statement)
-            found.append(SuspectReadings(finding, b, rows))
-    return found
+            suspects.append(SuspectReadings(finding, b, rows))
+    return suspects
 
 
 def _with_ratio(r: RobustFit, b: int, i: int, excluded: np.ndarray) -> np.ndarray:
@@ -275,7 +277,7 @@ def outlier_threshold(readings: int, of_assay: int) -> float:
 
 def single_outliers(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]:
     """Single readings far from their prediction by all others, while the readings around them fit."""
-    judged, found = r.use & ~excluded, list[tuple[float, SuspectReadings]]()
+    judged, suspects = r.use & ~excluded, list[tuple[float, SuspectReadings]]()
     n, width = int(judged.sum()), _local_width(r, judged)
     v = r.problem.vessels
     for i, name in enumerate(r.problem.variables):
@@ -302,8 +304,8 @@ def single_outliers(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]
                     f"entry{hint}"
                 )
                 finding = Finding("outlier", "warning", run.run_id, name, time, statement)
-                found.append((z, SuspectReadings(finding, b, np.array([k]))))
-    return [s for _, s in sorted(found, key=lambda pair: -pair[0])]
+                suspects.append((z, SuspectReadings(finding, b, np.array([k]))))
+    return [s for _, s in sorted(suspects, key=lambda pair: -pair[0])]
 
 
 def _local_width(r: RobustFit, judged: np.ndarray) -> np.ndarray:

@@ -85,8 +85,8 @@ def residual_structure(r: RobustFit, excluded: np.ndarray) -> list[Finding]:
                 series.append((r.time_h[b, rows], np.clip(r.z[b, rows], -4.0, 4.0), r.predicted[b, rows]))
         if sum(len(z) for _, z, _ in series) < 12:
             continue
-        found = [_trend(name, series), _autocorrelation(name, series), _level(name, series)]
-        findings += [f for f in found if f is not None]
+        tested = [_trend(name, series), _autocorrelation(name, series), _level(name, series)]
+        findings += [f for f in tested if f is not None]
     return findings
 
 
@@ -255,7 +255,7 @@ def treated_alike(a: Run, b: Run) -> bool:
 
 def one_sided_assays(r: RobustFit, excluded: np.ndarray) -> list[Finding]:
     """Assays of one vessel that lie on one side of the model throughout; single readings do not show it."""
-    p, found = r.problem, []
+    p, deviating = r.problem, []
     tests = len(p.variables) * len(p.dataset.runs)
     for b, run in enumerate(p.dataset.runs):
         for i, name in enumerate(p.variables):
@@ -268,13 +268,13 @@ def one_sided_assays(r: RobustFit, excluded: np.ndarray) -> list[Finding]:
             error = MEDIAN_ERROR * max(MAD * float(np.median(np.abs(z - middle))), 0.7) / np.sqrt(len(z))
             if abs(middle) < 1.5 or abs(middle) / error < stats.norm.isf(FALSE_ALARM_RATE / tests) + 1.0:
                 continue
-            found.append(
+            deviating.append(
                 (abs(middle), run.run_id, name, "high" if middle > 0.0 else "low", float(r.time_h[b, rows[0]]))
             )
-    if not found:
+    if not deviating:
         return []
     findings = []
-    for size, vessel, name, side, time in sorted(found, reverse=True)[:8]:
+    for size, vessel, name, side, time in sorted(deviating, reverse=True)[:8]:
         statement = (
             f"{name} in vessel {vessel} reads {side} throughout, by {size:.1f} times the noise of one reading, against "
             f"what everything else in the vessel says: check calibration, dilution and sample handling of this vessel"

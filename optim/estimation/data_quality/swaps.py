@@ -122,9 +122,9 @@ class _SwapTrials:
         pairs = [(int(min(a, b)), int(max(a, b))) for a, b in combinations(worst, 2) if batch[a] == batch[b]]
         tried = [(a, b, "readings") for a, b in pairs]
         tried += [(a, b, "clones") for a, b in pairs if self.clone[a] != self.clone[b]]
-        found = self._tried([self._exchanged(*t) for t in tried])
+        results = self._tried([self._exchanged(*t) for t in tried])
         exchanges = []
-        for (a, b, what), (cost, losses, _) in zip(tried, found, strict=True):
+        for (a, b, what), (cost, losses, _) in zip(tried, results, strict=True):
             groups = sorted({int(self.clone[a]), int(self.clone[b])})
             before = sum(self.base[int(np.flatnonzero(np.unique(self.clone) == c)[0])][0] for c in groups)
             lanes = self._exchanged(a, b, what)
@@ -156,15 +156,15 @@ class _SwapTrials:
 
     def _tried(self, hypotheses: list[list[VesselPairing]]) -> list[tuple[float, np.ndarray, np.ndarray]]:
         """Cost of every hypothesis, the loss of each of its lanes, and their residuals [lanes, M]."""
-        found: list[tuple[float, np.ndarray, np.ndarray]] = []
+        results: list[tuple[float, np.ndarray, np.ndarray]] = []
         size, some = len(self.clone), list[list[VesselPairing]]()
         for hypothesis in [*hypotheses, []]:
             if some and (not hypothesis or sum(map(len, some)) + len(hypothesis) > size):
-                found += self._fitted(some)
+                results += self._fitted(some)
                 some = []
             if hypothesis:
                 some.append(hypothesis)
-        return found
+        return results
 
     def _fitted(self, hypotheses: list[list[VesselPairing]]) -> list[tuple[float, np.ndarray, np.ndarray]]:
         """Fit hypotheses side by side, as groups of one problem with as many vessels as the original."""

@@ -112,22 +112,22 @@ class CandidateMeasurements:
         own = np.einsum("bqr,bqp,bpr->br", self.jacobian, covariance, self.jacobian)
         gain = np.einsum("bq,bqr->br", towards, self.jacobian) ** 2 / (variance * (1.0 + own))
         gain = np.where(self.valid, gain, 0.0)
-        runs, found = self.posterior.problem.dataset.runs, list[Proposal]()
+        runs, proposals = self.posterior.problem.dataset.runs, list[Proposal]()
         for flat in np.argsort(-gain, axis=None)[:400]:
             b, k = divmod(int(flat), gain.shape[1])
             share, time = float(gain[b, k]), float(self.time_h[b, k])
             name = self.variables[self.variable[k]]
-            if share < LEAST_VARIANCE_SHARE or len(found) == most:
+            if share < LEAST_VARIANCE_SHARE or len(proposals) == most:
                 break
-            if any(o.variable == name and abs((o.time_h or 0.0) - time) < APART_H for o in found):
+            if any(o.variable == name and abs((o.time_h or 0.0) - time) < APART_H for o in proposals):
                 continue
             sentence = (
                 f"one more reading of {name} in vessel {runs[b].run_id} at {time_text(time, runs[b].end_time_h)} "
                 f"(where {value_text(name, float(self.y[b, k]))} is expected) would take away {100 * share:.0f} % of "
                 "the variance"
             )
-            found.append(Proposal("reading", runs[b].run_id, name, time, "", share, sentence))
-        return found
+            proposals.append(Proposal("reading", runs[b].run_id, name, time, "", share, sentence))
+        return proposals
 
     def best_vessels(self, arrow: Arrow, target: np.ndarray, most: int) -> list[Proposal]:
         """The `most` repeated vessels that inform a combination best: for every design, the best vessel to repeat."""
@@ -140,7 +140,7 @@ class CandidateMeasurements:
         covariance[:, first:, :], covariance[:, :, first:], towards[:, first:] = 0.0, 0.0, 0.0
         own = np.arange(first, covariance.shape[1])
         covariance[:, own, own] = sd**2
-        found = []
+        proposals = []
         for jacobian, words in self._of_designs():
             through = np.einsum("bqm,bqp,bpk->bmk", jacobian, covariance, jacobian) + np.eye(jacobian.shape[2])
             c = np.einsum("bq,bqm->bm", towards, jacobian)
@@ -151,9 +151,9 @@ class CandidateMeasurements:
                 f"vessel {run.run_id} run {words}, with the samples that it had, would take away {100 * share:.0f} % "
                 f"of the variance"
             )
-            found.append(Proposal("vessel", run.run_id, "", None, words, share, sentence))
-        found = [f for f in found if f.gain >= LEAST_VARIANCE_SHARE]
-        return sorted(found, key=lambda f: -f.gain)[:most]
+            proposals.append(Proposal("vessel", run.run_id, "", None, words, share, sentence))
+        proposals = [f for f in proposals if f.gain >= LEAST_VARIANCE_SHARE]
+        return sorted(proposals, key=lambda f: -f.gain)[:most]
 
     def _of_designs(self) -> list[tuple[np.ndarray, str]]:
         """Derivatives [B, Q, M] of the samples of every vessel under every design that applies, with its words."""

@@ -136,19 +136,19 @@ class _SharedInformation:
 
     def verdicts_of_all(self) -> tuple[ParameterVerdict, ...]:
         """Verdicts of the shared part, and of the group parameters."""
-        at, found = self.at, list[ParameterVerdict]()
+        at, verdicts = self.at, list[ParameterVerdict]()
         fixed, _ = at.immovable_parameters(self.point)
         for i, row in enumerate(at.shared_part_specs):
             level = "shared" if i < at.n_shared else "population" if i < at.n_shared + at.n_per_group else "batch"
             owner = "" if level != "batch" else at.problem.batches[(i - at.n_shared - at.n_per_group) // at.n_per_batch]
             prior_sd = float(1.0 / np.sqrt(self.precision[i]))
-            found.append(_knowledge(row, level, owner, float(self.sd[i]), prior_sd, bool(fixed[i])))
+            verdicts.append(_verdict_on(row, level, owner, float(self.sd[i]), prior_sd, bool(fixed[i])))
         if at.n_per_group:
             _, own = self.arrow.variances()
             for i, row in enumerate(at.problem.group_specs):
                 sd = float(np.sqrt(np.median(own[:, i])))
-                found.append(_knowledge(row, "clone", "", sd, float(at.spread[i]), False, at.problem.group_by))
-        return tuple(found)
+                verdicts.append(_verdict_on(row, "clone", "", sd, float(at.spread[i]), False, at.problem.group_by))
+        return tuple(verdicts)
 
     def correlated_pairs(self) -> list[tuple[str, str, float]]:
         """Pairs with a posterior correlation above `HIGH_CORRELATION` in size, as (name, name, correlation)."""
@@ -160,7 +160,7 @@ class _SharedInformation:
         """Directions [n] on which the data are less informative than the priors, with the names that matter in them."""
         root = np.sqrt(self.precision)
         value, vector = np.linalg.eigh(self.data / np.outer(root, root))
-        found: list[tuple[tuple[str, ...], np.ndarray]] = []
+        directions: list[tuple[tuple[str, ...], np.ndarray]] = []
         for k in np.flatnonzero(value < UNSEEN_INFORMATION)[:most]:
             step = vector[:, k] / root
             step = step * np.sign(step[np.argmax(np.abs(vector[:, k]))])
@@ -170,8 +170,8 @@ class _SharedInformation:
             part |= (alone > 1.0) & (alone > LEAST_PART * alone.max())
             weight = np.maximum(np.abs(vector[:, k]), alone / max(alone.max(), 1.0))
             order = [i for i in np.argsort(-weight) if part[i]][:4]
-            found.append((tuple(self.names[i] for i in order), step))
-        return found
+            directions.append((tuple(self.names[i] for i in order), step))
+        return directions
 
     def least_known_direction(self, i: int, j: int) -> np.ndarray:
         """The direction [n] in which two parameters are least determined, the others following by their correlation."""
@@ -228,7 +228,7 @@ class _SharedInformation:
         return float(np.abs(change).max(initial=0.0))
 
 
-def _knowledge(
+def _verdict_on(
     row: ParameterSpec, level: str, owner: str, sd: float, prior_sd: float, at_bound: bool, group: str = "clone"
 ) -> ParameterVerdict:
     shrinkage = sd / prior_sd

@@ -72,7 +72,7 @@ def structural_identifiability(
     at = np.array([x.column for x in shared], int)
     scale = np.array([_scale(x) for x in shared])
     ss = _perfect(data.ss, prior.ss)[np.ix_(at, at)] * np.outer(scale, scale)
-    found: list[StructuralNonIdentifiability] = []
+    directions: list[StructuralNonIdentifiability] = []
     gains: list[tuple[list[ParameterIndex], np.ndarray]] = []
     for c, clone in enumerate(p.problem.groups):
         own = [x for x in every if x.group == c]
@@ -81,12 +81,12 @@ def structural_identifiability(
         cc = _perfect(data.cc[c], prior.cc[c])[np.ix_(columns, columns)] * np.outer(its, its)
         cs = _perfect(data.cs[c], prior.cs[c])[np.ix_(columns, at)] * np.outer(its, scale)
         open_, inverse = _split(cc)
-        found += [_combination(own, direction, clone) for direction in _plain(open_)]
+        directions += [_combination(own, direction, clone) for direction in _plain(open_)]
         gains.append((own, inverse @ cs))
         ss = ss - cs.T @ inverse @ cs
     for direction in _plain(_split(ss)[0]):
-        found.append(_with_clones(shared, direction, gains))
-    return _merged(found)
+        directions.append(_with_groups(shared, direction, gains))
+    return _merged(directions)
 
 
 def _information(posterior: Posterior, point: Point, known: Sequence[str]) -> tuple[Posterior, Arrow, Arrow]:
@@ -117,12 +117,12 @@ def _perfect(data: np.ndarray, prior: np.ndarray) -> np.ndarray:
     return np.asarray(data / PERFECT_NOISE**2 + prior)
 
 
-def _scale(place: ParameterIndex) -> float:
+def _scale(index: ParameterIndex) -> float:
     """Scale of a large change: a factor e (also of the odds), else the prior's sd or a quarter of the range."""
-    if place.spec.scale != "identity":
+    if index.spec.scale != "identity":
         return 1.0
-    lower, upper = place.spec.fitted_bounds()
-    return min(place.spec.prior_sd_fitted() or np.inf, 0.25 * (upper - lower))
+    lower, upper = index.spec.fitted_bounds()
+    return min(index.spec.prior_sd_fitted() or np.inf, 0.25 * (upper - lower))
 
 
 def _split(information: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -154,7 +154,7 @@ def _combination(own: Sequence[ParameterIndex], direction: np.ndarray, clone: st
     return _sorted(names, direction, (clone,))
 
 
-def _with_clones(
+def _with_groups(
     shared: Sequence[ParameterIndex], direction: np.ndarray, gains: list[tuple[list[ParameterIndex], np.ndarray]]
 ) -> StructuralNonIdentifiability:
     """A direction of the shared parameters, with the compensating changes of the group parameters."""
@@ -162,8 +162,8 @@ def _with_clones(
     entries = list(direction * np.array([_scale(x) for x in shared]))
     answers: dict[str, list[float]] = {}
     for own, gain in gains:
-        for place, entry in zip(own, -gain @ direction, strict=True):
-            answers.setdefault(place.spec.name, []).append(float(entry) * _scale(place))
+        for index, entry in zip(own, -gain @ direction, strict=True):
+            answers.setdefault(index.spec.name, []).append(float(entry) * _scale(index))
     owners: tuple[str, ...] = ()
     for name, several in answers.items():
         names.append(f"{name} of each")
@@ -178,10 +178,10 @@ def _sorted(names: Sequence[str], direction: np.ndarray, owners: tuple[str, ...]
     return StructuralNonIdentifiability(tuple(names[i] for i in order), direction[order] / direction[order[0]], owners)
 
 
-def _merged(found: list[StructuralNonIdentifiability]) -> tuple[StructuralNonIdentifiability, ...]:
+def _merged(directions: list[StructuralNonIdentifiability]) -> tuple[StructuralNonIdentifiability, ...]:
     """Directions that several groups have in common, stated once."""
     groups: list[StructuralNonIdentifiability] = []
-    for new in found:
+    for new in directions:
         for i, old in enumerate(groups):
             same = bool(new.owners and old.owners) and dict.fromkeys(sorted(new.names)) == dict.fromkeys(
                 sorted(old.names)

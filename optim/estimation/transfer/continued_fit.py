@@ -28,7 +28,7 @@ def revive_posterior(old: FitResult, problem: FitProblem) -> tuple[Posterior, Po
     if old.lineage.dataset_hash != problem.dataset.content_hash:
         raise IncompatibleError(f"the fit was made from other data than '{problem.dataset.name}' now holds; fit again")
     for row in (*problem.shared_specs, *problem.group_specs):
-        if row.name not in (*old.shared_names, *old.clone_names):
+        if row.name not in (*old.shared_names, *old.group_names):
             raise IncompatibleError(f"the fit has no parameter '{row.name}'; fit again with this model")
     posterior, point = _at_estimates(old, problem)
     posterior.evaluate([point])

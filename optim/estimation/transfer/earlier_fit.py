@@ -76,7 +76,7 @@ class EarlierFit:
         old = self.result
         for what, ours, theirs in (
             ("shared", problem.shared_specs, old.shared_names),
-            ("clone", problem.group_specs, old.clone_names),
+            ("clone", problem.group_specs, old.group_names),
             ("batch", problem.batch_specs, old.batch_names),
         ):
             names = {row.name for row in ours}

@@ -31,14 +31,14 @@ class EnsembleMembers:
     def _clones(self) -> np.ndarray:
         """Parameters of the clones of the earlier fit [E, C, nc]."""
         old, rows = self.earlier.result, self.problem.group_specs
-        values = old.clone[:, :, [old.clone_names.index(row.name) for row in rows]]
+        values = old.group[:, :, [old.group_names.index(row.name) for row in rows]]
         return np.asarray(to_fitted(rows, values))
 
     @cached_property
     def _own(self) -> np.ndarray | None:
         """Parameters of this clone [E, nc] where the earlier fit knows it."""
         old, name = self.earlier.result, self.problem.groups[0]
-        return self._clones[:, old.clones.index(name)] if name in old.clones else None
+        return self._clones[:, old.groups.index(name)] if name in old.groups else None
 
     @cached_property
     def spread(self) -> np.ndarray:
@@ -87,7 +87,7 @@ class EnsembleMembers:
     def _expected_clone(self) -> np.ndarray:
         """Expected clone parameters of each member [E, nc].
 
-        New clone: the population mean given the member's clones (readings add nothing to what the clones say of it).
+        New clone: the population mean given the member's clones (given the clones, readings add no information on it).
         Known clone: the member's own value, shrunk towards the ensemble mean, so that together with the spread about
         it the ensemble is as wide as before (Liu & West 2001, in Sequential Monte Carlo Methods in Practice, 197-223).
         """

@@ -85,7 +85,7 @@ def _check_new(earlier: EarlierFit, problem: FitProblem) -> None:
     earlier.check_parameters(problem)
     if not problem.group_specs:
         raise IncompatibleError("no parameter differs between clones, so there is nothing to place a clone by")
-    if again := sorted(set(problem.groups) & set(earlier.result.clones)):
+    if again := sorted(set(problem.groups) & set(earlier.result.groups)):
         raise IncompatibleError(f"{', '.join(again)}: not new to the fit; continue the fit with the new runs instead")
 
 

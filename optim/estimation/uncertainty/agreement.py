@@ -69,9 +69,9 @@ def compare_intervals(
     """
     rows = {(r.name, r.owner, r.level): r for r in laplace}
     walked = {(x.name, x.owner, x.level): x for x in profiles if x.priors}
-    found = []
-    for place in all_parameters(posterior):
-        key = (place.spec.name, place.owner, place.level)
+    comparisons = []
+    for index in all_parameters(posterior):
+        key = (index.spec.name, index.owner, index.level)
         if key not in rows:
             continue
         row = rows[key]
@@ -82,26 +82,26 @@ def compare_intervals(
             intervals.append(MethodInterval("profile", profile.lower90, profile.upper90))
             open_ends.append((profile.ends[0] != "reached", profile.ends[1] != "reached"))
         if sampled is not None:
-            u = place.value_in(sampled.draws.shared, sampled.draws.block)
-            ends = place.spec.to_natural(np.quantile(u, (0.05, 0.95)))
+            u = index.value_in(sampled.draws.shared, sampled.draws.block)
+            ends = index.spec.to_natural(np.quantile(u, (0.05, 0.95)))
             intervals.append(MethodInterval("nuts", float(ends[0]), float(ends[1])))
             open_ends.append((False, False))
         if len(intervals) < 2:
             continue
         widths = []
         for interval, (below, above) in zip(intervals, open_ends, strict=True):
-            low, middle, high = (place.spec.to_fitted(x) for x in (interval.lower90, row.estimate, interval.upper90))
+            low, middle, high = (index.spec.to_fitted(x) for x in (interval.lower90, row.estimate, interval.upper90))
             half = (np.inf if below else middle - low, np.inf if above else high - middle)
             widths.append((*half, half[0] + half[1]))
         largest, worst = _largest(widths)
         methods = intervals[worst[0]].method, intervals[worst[1]].method
-        found.append(IntervalComparison(*key, tuple(intervals), largest, methods, largest <= factor))
-    for one in found:
+        comparisons.append(IntervalComparison(*key, tuple(intervals), largest, methods, largest <= factor))
+    for one in comparisons:
         if not one.agrees:
             warnings.warn(one.sentence, ApproximationWarning, stacklevel=2)
     if sampled is not None:
         _warn_of_chains(sampled)
-    return tuple(found)
+    return tuple(comparisons)
 
 
 def _largest(widths: Sequence[Sequence[float]]) -> tuple[float, tuple[int, int]]:

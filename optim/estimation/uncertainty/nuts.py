@@ -41,7 +41,7 @@ SCALE_CODES = {"identity": 0, "log": 1, "logit": 2}
 class SampleOptions:
     """Settings of the sampler. `accept` is the acceptance rate that the step size is tuned to."""
 
-    draws: int = FitSettings.draws  # kept of each chain
+    draws: int = FitSettings.draws  # of each chain, after warm-up
     warmup: int = 200  # iterations to reach the typical set and to tune the step size
     chains: int = 4
     accept: float = 0.8

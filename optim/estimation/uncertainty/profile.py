@@ -78,7 +78,7 @@ class LikelihoodProfile:
 class _Side:
     """One side of a profile, from the optimum outwards."""
 
-    place: ParameterIndex
+    index: ParameterIndex
     sign: float
     at: Point
     step: float
@@ -93,7 +93,7 @@ class _Side:
     @property
     def fitted_value(self) -> float:
         """The profiled parameter at the last point, on the fitted scale."""
-        return float(self.place.value_in(self.at.shared, self.at.block))
+        return float(self.index.value_in(self.at.shared, self.at.block))
 
     def next_value(self) -> float:
         """The profiled parameter at the next point, on the fitted scale."""
@@ -113,7 +113,7 @@ class _Side:
             self.misses += 1
             self.step *= max(0.25, options.step / (root - last))
             return
-        moved = abs(float(self.place.value_in(fitted.shared, fitted.block)) - self.fitted_value)
+        moved = abs(float(self.index.value_in(fitted.shared, fitted.block)) - self.fitted_value)
         self.points.append(fitted)
         self.roots.append(float(root))
         self.at, self.misses = fitted, 0
@@ -130,7 +130,7 @@ class _Side:
 def profile_likelihoods(
     posterior: Posterior,
     best: Point,
-    places: Sequence[ParameterIndex],
+    parameters: Sequence[ParameterIndex],
     *,
     options: ProfileOptions | None = None,
     progress: Progress = lambda text: None,
@@ -142,105 +142,105 @@ def profile_likelihoods(
     """
     require_float64("profile_likelihoods")
     options = options or ProfileOptions()
-    starts = _starts(posterior, best, places, options)
+    starts = _starts(posterior, best, parameters, options)
     sides = []
-    for place, start in zip(places, starts, strict=True):
-        lower, upper = _bounds(posterior, place)
+    for index, start in zip(parameters, starts, strict=True):
+        lower, upper = _bounds(posterior, index)
         for sign in (-1.0, 1.0):
-            step = float(np.clip(options.step * _sd(place, start), 1e-6, LONGEST_STEP))
-            sides.append(_Side(place, sign, start, step, lower, upper))
+            step = float(np.clip(options.step * _sd(index, start), 1e-6, LONGEST_STEP))
+            sides.append(_Side(index, sign, start, step, lower, upper))
             if not lower < sides[-1].fitted_value < upper and sides[-1].next_value() == sides[-1].fitted_value:
                 sides[-1].ended = "bound"
     while active := [s for s in sides if not s.ended]:
-        found = minimise(posterior, [_ahead(posterior, s) for s in active], options.search, progress=lambda text: None)
-        for side, point in zip(active, found, strict=True):
-            both = [s for s in sides if s.place is side.place]
-            least = min(starts[places.index(side.place)].cost, *(p.cost for s in both for p in s.points), np.inf)
+        fitted = minimise(posterior, [_ahead(posterior, s) for s in active], options.search, progress=lambda text: None)
+        for side, point in zip(active, fitted, strict=True):
+            both = [s for s in sides if s.index is side.index]
+            least = min(starts[parameters.index(side.index)].cost, *(p.cost for s in both for p in s.points), np.inf)
             side.judge_point(point, min(least, point.cost), options)
-        left = len({id(s.place) for s in sides if not s.ended})
-        progress(f"profiles: {len(places) - left} of {len(places)} done")
+        left = len({id(s.index) for s in sides if not s.ended})
+        progress(f"profiles: {len(parameters) - left} of {len(parameters)} done")
     return tuple(
-        _profile(place, start, best, below, above, options)
-        for place, start, below, above in zip(places, starts, sides[::2], sides[1::2], strict=True)
+        _profile(index, start, best, below, above, options)
+        for index, start, below, above in zip(parameters, starts, sides[::2], sides[1::2], strict=True)
     )
 
 
 def _starts(
-    posterior: Posterior, best: Point, places: Sequence[ParameterIndex], options: ProfileOptions
+    posterior: Posterior, best: Point, parameters: Sequence[ParameterIndex], options: ProfileOptions
 ) -> list[Point]:
     """The optimum of each profile: of the posterior, or of that without the parameter's prior."""
     fresh = replace(best, damping=1e-4, reason="", iterations=0, history=[], needs_acceleration=False)
     if options.priors:
-        found = minimise(posterior, [fresh], options.search, progress=lambda text: None) * len(places)
+        fitted = minimise(posterior, [fresh], options.search, progress=lambda text: None) * len(parameters)
     else:
-        loose = [replace(fresh, prior_weight=_without_prior(place, best)) for place in places]
-        found = minimise(posterior, loose, options.search, progress=lambda text: None)
-    if not all(np.isfinite(p.cost) for p in found):
+        loose = [replace(fresh, prior_weight=_without_prior(index, best)) for index in parameters]
+        fitted = minimise(posterior, loose, options.search, progress=lambda text: None)
+    if not all(np.isfinite(p.cost) for p in fitted):
         raise FitError("the optimum cannot be simulated, so that nothing can be profiled from it")
-    return found
+    return fitted
 
 
-def _without_prior(place: ParameterIndex, point: Point) -> Parts:
+def _without_prior(index: ParameterIndex, point: Point) -> Parts:
     weight = np.ones(point.shared.shape), np.ones(point.block.shape)
-    place.set_in(*weight, 0.0)
+    index.set_in(*weight, 0.0)
     return weight
 
 
-def _bounds(p: Posterior, place: ParameterIndex) -> tuple[float, float]:
-    lower = place.value_in(p.lower_shared, np.broadcast_to(p.lower_block, (p.n_groups, p.block_width)))
-    upper = place.value_in(p.upper_shared, np.broadcast_to(p.upper_block, (p.n_groups, p.block_width)))
+def _bounds(p: Posterior, index: ParameterIndex) -> tuple[float, float]:
+    lower = index.value_in(p.lower_shared, np.broadcast_to(p.lower_block, (p.n_groups, p.block_width)))
+    upper = index.value_in(p.upper_shared, np.broadcast_to(p.upper_block, (p.n_groups, p.block_width)))
     return float(lower), float(upper)
 
 
-def _column(place: ParameterIndex, point: Point) -> Parts | None:
+def _column(index: ParameterIndex, point: Point) -> Parts | None:
     """Column of the posterior covariance that belongs to a parameter; None where the information is singular."""
     assert point.arrow is not None
     gs, gc = np.zeros_like(point.arrow.gs), np.zeros_like(point.arrow.gc)
-    place.set_in(gs, gc, -1.0)
+    index.set_in(gs, gc, -1.0)
     none = np.zeros(gs.shape, bool), np.zeros(gc.shape, bool)
     try:
         column_s, column_c = replace(point.arrow, gs=gs, gc=gc).with_damping(1e-9, *none).newton_step()
     except np.linalg.LinAlgError:
         return None
-    own = place.value_in(column_s, column_c)
+    own = index.value_in(column_s, column_c)
     return (column_s, column_c) if np.isfinite(own) and own > 0.0 else None
 
 
-def _sd(place: ParameterIndex, point: Point) -> float:
+def _sd(index: ParameterIndex, point: Point) -> float:
     """Standard deviation of a parameter by the curvature at a point; inf where the information is singular."""
-    column = _column(place, point)
-    return np.inf if column is None else float(np.sqrt(place.value_in(*column)))
+    column = _column(index, point)
+    return np.inf if column is None else float(np.sqrt(index.value_in(*column)))
 
 
 def _ahead(posterior: Posterior, side: _Side) -> Point:
     """Start of the next fit: the other parameters follow along the tangent of the profile."""
-    place, at = side.place, side.at
+    index, at = side.index, side.at
     target = side.next_value()
     shared, block = at.shared.copy(), at.block.copy()
-    column = None if side.misses > 1 or side.failures > 1 else _column(place, at)
+    column = None if side.misses > 1 or side.failures > 1 else _column(index, at)
     if column is not None:
-        factor = (target - side.fitted_value) / place.value_in(*column)
+        factor = (target - side.fitted_value) / index.value_in(*column)
         step_s, step_c = factor * column[0], factor * column[1]
         if max(np.abs(step_s).max(initial=0.0), np.abs(step_c).max(initial=0.0)) <= LONGEST_STEP:
             moved = posterior.move_point(replace(at, fixed=None), step_s, step_c)
             shared, block = moved.shared, moved.block
-    place.set_in(shared, block, target)
+    index.set_in(shared, block, target)
     return replace(
-        at, shared=shared, block=block, fixed=place.mask_of(at), damping=1e-4, reason="", iterations=0, history=[],
+        at, shared=shared, block=block, fixed=index.mask_of(at), damping=1e-4, reason="", iterations=0, history=[],
         needs_acceleration=False, cost=np.inf, arrow=None, slopes=None,
     )  # fmt: skip
 
 
 def _profile(
-    place: ParameterIndex, start: Point, best: Point, below: _Side, above: _Side, options: ProfileOptions
+    index: ParameterIndex, start: Point, best: Point, below: _Side, above: _Side, options: ProfileOptions
 ) -> LikelihoodProfile:
-    spec = place.spec
+    spec = index.spec
     points = [*below.points[::-1], start, *above.points]
-    u = np.array([float(place.value_in(p.shared, p.block)) for p in points])
+    u = np.array([float(index.value_in(p.shared, p.block)) for p in points])
     cost = np.array([p.cost for p in points])
     rise = cost - cost.min()
     middle = int(np.argmin(rise))
-    sd = _sd(place, start)
+    sd = _sd(index, start)
     lower, reached_lower = _crossing(u[middle::-1], rise[middle::-1], below.lower)
     upper, reached_upper = _crossing(u[middle:], rise[middle:], below.upper)
     half = Z90 * sd
@@ -253,8 +253,8 @@ def _profile(
     within = 1.0 / options.disagreement, options.disagreement
     return LikelihoodProfile(
         name=spec.name,
-        owner=place.owner,
-        level=place.level,
+        owner=index.owner,
+        level=index.level,
         unit=spec.unit,
         value=spec.to_natural(u),
         rise=rise,
