@@ -13,6 +13,7 @@ import pytest
 
 from optim.app.build import build_fit, build_process, compose
 from optim.data.open import open_dataset
+from optim.data.screened import Screen
 from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.runtime import configure
 from optim.schedule.grid import IntervalGrid
@@ -138,7 +139,7 @@ def small_problem(small_screen):
 
 @pytest.fixture(scope="session")
 def process_problem(screen):
-    return build_process(compose([]), screen)
+    return build_process(compose([]), Screen.of(screen))
 
 
 @pytest.fixture(scope="session")

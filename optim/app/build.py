@@ -24,6 +24,7 @@ from optim.settings.tracking import TrackingSettings
 
 if TYPE_CHECKING:
     from optim.data.dataset import Dataset
+    from optim.data.screened import Screen
     from optim.estimation.problem import FitProblem
     from optim.parameters import ParameterTable
     from optim.process.problem import ProcessProblem
@@ -178,12 +179,11 @@ def _integrator(cfg: Settings, model: Any) -> Any:
 
 
 def build_process(
-    cfg: Settings, dataset: Dataset, maximise: str | None = None, hold: dict[str, float] | None = None
+    cfg: Settings, screen: Screen, maximise: str | None = None, hold: dict[str, float] | None = None
 ) -> ProcessProblem:
-    """The process problem of a configuration."""
+    """The process problem of a configuration, with the media and the screened ranges of the data behind the model."""
     import numpy as np
 
-    from optim.data.screened import screened_ranges
     from optim.estimation.problem import observable_names
     from optim.kinetics import kinetics
     from optim.process.cost import book_from_mapping
@@ -193,13 +193,13 @@ def build_process(
     d = cfg.design
     equations = kinetics(cfg.model.kinetics)
     observed = observable_names(equations, build_table(cfg.model, equations))
-    feeds = {name: equations.feed(holds) for name, holds in feed_media(d, dataset).items()}
-    if d.medium_id not in dataset.media:
+    feeds = {name: equations.feed(holds) for name, holds in feed_media(d, screen).items()}
+    if d.medium_id not in screen.media:
         raise ConfigError(
-            f"design.medium_id: dataset '{dataset.name}' has no medium '{d.medium_id}'."
-            f"{nearest(d.medium_id, dataset.media)} Known: {', '.join(dataset.media)}"
+            f"design.medium_id: dataset '{screen.name}' has no medium '{d.medium_id}'."
+            f"{nearest(d.medium_id, screen.media)} Known: {', '.join(screen.media)}"
         )
-    start = equations.initial(dataset.media[d.medium_id], d.inoculum_vcd_1e6_per_ml, dict(d.initial))
+    start = equations.initial(screen.media[d.medium_id], d.inoculum_vcd_1e6_per_ml, dict(d.initial))
     samples: list[float] = []
     if d.sample_every_h:
         samples = list(np.arange(0.0, d.sample_until_h + 1e-9, d.sample_every_h))
@@ -233,7 +233,7 @@ def build_process(
         initial=np.array([start[name] for name in equations.names()]),
         feeds=np.array(list(feeds.values())),
         integrator=_integrator(cfg, equations),
-        screened=screened_ranges(dataset),
+        screened=screen.ranges,
     )
 
 
@@ -245,13 +245,15 @@ def _objective(cfg: Settings, model: Any, book: Any, maximise: str | None) -> An
     market = None
     if o.market is not None:
         m = o.market
-        market = Market(m.price_eur_per_g, m.demand_g_per_year, m.suite_days_per_year, book.turnaround_h)
+        market = Market(
+            m.price_eur_per_g, m.demand_g_per_year, m.suite_days_per_year, book.turnaround_h, m.source, m.verified
+        )
     mix = () if maximise else tuple((str(name), float(weight)) for name, weight in o.mix.items())
     return Objective(maximise or o.maximise, mix, market, find_product(model.product))
 
 
-def feed_media(design: DesignSettings, dataset: Dataset) -> dict[str, dict[str, float]]:
-    """Composition of every feed of a design, in the order of its columns: as configured, or as the dataset says.
+def feed_media(design: DesignSettings, screen: Screen) -> dict[str, dict[str, float]]:
+    """Composition of every feed of a design, in the order of its columns: as configured, or as in the screen.
 
     Raises `ConfigError` for a feed that neither knows, and for a component that no medium can hold.
     """
@@ -265,10 +267,10 @@ def feed_media(design: DesignSettings, dataset: Dataset) -> dict[str, dict[str, 
         for name, holds in feeds.items():
             if name in found:
                 raise ConfigError(f"design.{key}: '{name}' is the name of another feed of the design already")
-            if not holds and name not in dataset.media:
+            if not holds and name not in screen.media:
                 raise ConfigError(
-                    f"design.{key}: dataset '{dataset.name}' has no medium '{name}'.{nearest(name, dataset.media)} "
-                    f"Known: {', '.join(dataset.media)}. A feed of your own needs its composition in the design"
+                    f"design.{key}: dataset '{screen.name}' has no medium '{name}'.{nearest(name, screen.media)} "
+                    f"Known: {', '.join(screen.media)}. A feed of your own needs its composition in the design"
                 )
             for component in holds:
                 if component not in VARIABLES:
@@ -276,7 +278,7 @@ def feed_media(design: DesignSettings, dataset: Dataset) -> dict[str, dict[str, 
                         f"design.{key}: '{name}' cannot hold '{component}'.{nearest(component, VARIABLES)} "
                         f"Known: {', '.join(VARIABLES)}"
                     )
-            found[name] = {str(k): float(v) for k, v in (holds or dataset.media[name]).items()}
+            found[name] = {str(k): float(v) for k, v in (holds or screen.media[name]).items()}
     return found
 
 

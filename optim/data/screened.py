@@ -1,10 +1,32 @@
-"""The range of each quantity in the screening data: what a model that was fitted to them can speak for."""
+"""What steps after a fit need of the screening data: media, the range of each quantity, the truth of a simulation."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from optim.data.dataset import Dataset
 
 Ranges = dict[str, tuple[float, float]]  # kind of decision -> lowest and highest value, in the unit of decisions
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Screening data as steps after the fit see them. Outside `ranges` a fitted model extrapolates.
+
+    `media` holds compositions of basal media and feeds by id and component, `truth` the parameters of simulated data
+    by owner ('' = shared), `folder` the last part of the path by which the data were configured ('' = not known).
+    """
+
+    name: str
+    media: dict[str, dict[str, float]]
+    ranges: Ranges
+    truth: dict[str, dict[str, float]] | None = None
+    folder: str = ""
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Screen:
+        """What is kept of a dataset."""
+        return cls(dataset.name, dataset.media, screened_ranges(dataset), dataset.truth)
 
 
 def screened_ranges(dataset: Dataset) -> Ranges:

@@ -292,14 +292,14 @@ def information(
     sd = np.ones_like(y)
     for i, name in enumerate(future.variables):
         own = v.variable[run] == i
-        sd[own] = problem.noise.sd(name, y[own]) * posterior.noise.scale[problem.variables.index(name)]
-    ready = future.lanes(run)
+        sd[own] = problem.noise.sd_on_scale(name, y[own]) * posterior.noise.scale[problem.variables.index(name)]
+    ready = future.make_lanes(run)
     none = np.full(y.shape, MEASURED, np.int32)
     told = tuple((at, part._replace(value=y[at], sd=sd[at], censored=none[at])) for at, part in ready.ready)
-    hessian = replace(ready, ready=told).blocks(u).hessian
-    outer = len(problem.shared) + len(problem.batch) + len(problem.clone)
+    hessian = replace(ready, ready=told).vessel_equations(u).hessian
+    outer = len(problem.shared_specs) + len(problem.batch_specs) + len(problem.group_specs)
     own = hessian[:, outer:, outer:].copy()
-    for k, row in enumerate(problem.vessel):
+    for k, row in enumerate(problem.vessel_specs):
         own[:, k, k] += row.prior_score(np.asarray(row.forward(row.value)))[2]
     across = hessian[:, :outer, outer:]
     found = hessian[:, :outer, :outer] - across @ np.linalg.solve(own, np.swapaxes(across, 1, 2))

@@ -59,9 +59,9 @@ def belief_of(posterior: Posterior, point: Point, newcomers: Sequence[str] = ())
     Raises `FitError` when data and priors do not determine the parameters.
     """
     assert point.arrow is not None
-    e, nc, kept = posterior, posterior.nc, posterior.ns + posterior.nc
+    e, nc, kept = posterior, posterior.n_per_group, posterior.n_shared + posterior.n_per_group
     try:
-        schur, gain = point.arrow.schur()
+        schur, gain = point.arrow.schur_complement()
         shared = np.linalg.inv(0.5 * (schur + schur.T))
         alone = np.linalg.inv(point.arrow.cc)[:, :nc, :nc]
     except np.linalg.LinAlgError as err:
@@ -77,23 +77,28 @@ def belief_of(posterior: Posterior, point: Point, newcomers: Sequence[str] = ())
         covariance[at, at] += alone[c]
     mean = np.concatenate([point.shared[:kept], *(point.block[c, :nc] for c in order)])
     # newcomers are the population's mean and a distance of their own; the coming batch is known by its prior
-    follow = np.concatenate([np.eye(len(mean)), *(np.eye(len(mean))[e.ns : kept] for _ in newcomers)])
+    follow = np.concatenate([np.eye(len(mean)), *(np.eye(len(mean))[e.n_shared : kept] for _ in newcomers)])
     covariance, mean = follow @ covariance @ follow.T, follow @ mean
     for i in range(len(newcomers)):
         diagonal = kept + (known + i) * nc + np.arange(nc)
         covariance[diagonal, diagonal] += e.spread**2
-    sd = np.array([row.prior_sd_fitted() or 0.0 for row in e.problem.batch])
-    full = np.zeros((len(mean) + e.nb, len(mean) + e.nb))
+    sd = np.array([row.prior_sd_fitted() or 0.0 for row in e.problem.batch_specs])
+    full = np.zeros((len(mean) + e.n_per_batch, len(mean) + e.n_per_batch))
     full[: len(mean), : len(mean)] = covariance
     full[len(mean) :, len(mean) :] = np.diag(sd**2)
     clones = (*(names[c] for c in order), *newcomers)
     return Belief(
-        rows=(*e.problem.shared, *e.problem.clone, *(e.problem.clone * len(clones)), *e.problem.batch),
-        owners=("",) * kept + tuple(c for c in clones for _ in range(nc)) + ("",) * e.nb,
-        mean=np.concatenate([mean, [row.forward(row.value) for row in e.problem.batch]]),
+        rows=(
+            *e.problem.shared_specs,
+            *e.problem.group_specs,
+            *(e.problem.group_specs * len(clones)),
+            *e.problem.batch_specs,
+        ),
+        owners=("",) * kept + tuple(c for c in clones for _ in range(nc)) + ("",) * e.n_per_batch,
+        mean=np.concatenate([mean, [row.forward(row.value) for row in e.problem.batch_specs]]),
         covariance=_without_noise(full),
         clones=clones,
-        common=np.concatenate([np.arange(e.ns), len(mean) + np.arange(e.nb)]).astype(int),
+        common=np.concatenate([np.arange(e.n_shared), len(mean) + np.arange(e.n_per_batch)]).astype(int),
         own=kept + np.arange(len(clones) * nc).reshape(len(clones), nc),
     )
 
@@ -109,7 +114,7 @@ def _without_noise(covariance: np.ndarray) -> np.ndarray:
 def parameters(problem: FitProblem, belief: Belief, theta: np.ndarray, clone: np.ndarray) -> np.ndarray:
     """Parameters [L, P] in the order of the model's, of clones [L] at theta [L, D], in a vessel as planned."""
     u = lanes(problem, belief, theta, clone)
-    named = problem.layout.natural(u.T, problem.fixed_values)
+    named = problem.layout.natural_parameters(u.T, problem.fixed_values)
     columns = [np.broadcast_to(np.asarray(named[name]), len(u)) for name in problem.model.Parameters._fields]
     return np.stack(columns, axis=1)
 
@@ -117,5 +122,5 @@ def parameters(problem: FitProblem, belief: Belief, theta: np.ndarray, clone: np
 def lanes(problem: FitProblem, belief: Belief, theta: np.ndarray, clone: np.ndarray) -> np.ndarray:
     """Parameters [L, Q] of a fit's lanes: those of clones [L] at theta [L, D], then of a vessel as planned."""
     u = np.take_along_axis(theta, belief.places(clone), axis=1)
-    vessel = np.array([row.forward(row.value) for row in problem.vessel])
+    vessel = np.array([row.forward(row.value) for row in problem.vessel_specs])
     return np.concatenate([u, np.tile(vessel, (len(u), 1))], axis=1)

@@ -18,26 +18,26 @@ class Draws:
     shared: np.ndarray
     block: np.ndarray
 
-    def points(self, weight: np.ndarray) -> list[Point]:
+    def to_points(self, weight: np.ndarray) -> list[Point]:
         """Each member as a point."""
         return [Point(s, b, weight) for s, b in zip(self.shared, self.block, strict=True)]
 
 
-def laplace(posterior: Posterior, point: Point, members: int, rng: np.random.Generator) -> Draws:
+def draw_laplace(posterior: Posterior, point: Point, members: int, rng: np.random.Generator) -> Draws:
     """Draws from the normal distribution with the mode and the curvature of the posterior, within bounds.
 
     Raises `FitError` when the information is singular.
     """
     assert point.arrow is not None
     try:
-        shared, block = point.arrow.sample(rng, members - 1)
+        shared, block = point.arrow.draw_normal(rng, members - 1)
     except np.linalg.LinAlgError as err:
         raise FitError(
             "the data and priors do not determine the parameters (singular information); "
             "fix some of them, or give them a prior_sd"
         ) from err
-    shared = np.clip(point.shared + shared, posterior.lower_s, posterior.upper_s)
-    block = np.clip(point.block + block, posterior.lower_c, posterior.upper_c)
+    shared = np.clip(point.shared + shared, posterior.lower_shared, posterior.upper_shared)
+    block = np.clip(point.block + block, posterior.lower_block, posterior.upper_block)
     return Draws(np.concatenate([point.shared[None], shared]), np.concatenate([point.block[None], block]))
 
 
@@ -49,35 +49,35 @@ class NaturalDraws:
     """
 
     shared: np.ndarray
-    clone: np.ndarray
+    group: np.ndarray
     batch: np.ndarray
     vessel: np.ndarray
-    newcomer: np.ndarray
-    other: np.ndarray
+    new_group: np.ndarray
+    new_run: np.ndarray
 
 
-def natural(posterior: Posterior, draws: Draws, rng: np.random.Generator) -> NaturalDraws:
+def natural_draws(posterior: Posterior, draws: Draws, rng: np.random.Generator) -> NaturalDraws:
     """An ensemble on the natural scale, with what may come that was not seen (member 0: what is expected of it)."""
-    problem, ns, nc = posterior.problem, posterior.ns, posterior.nc
-    shared = to_natural(posterior.rows_s, draws.shared)
-    rows = (*problem.clone, *posterior.rows_v)
+    problem, ns, nc = posterior.problem, posterior.n_shared, posterior.n_per_group
+    shared = to_natural(posterior.shared_part_specs, draws.shared)
+    rows = (*problem.group_specs, *posterior.vessel_part_specs)
     block = to_natural(rows, draws.block)  # [E, C, m]
     vessel = np.stack(
-        [block[:, c, posterior.columns[b][nc:]] for b, c in enumerate(problem.vessel_clone)],
+        [block[:, c, posterior.block_columns[b][nc:]] for b, c in enumerate(problem.vessel_group)],
         axis=1,
     )
     members = len(draws.shared)
     away = rng.standard_normal((members, nc)) * posterior.spread
     away[0] = 0.0
-    lower, upper = posterior.lower_c[:nc], posterior.upper_c[:nc]
-    newcomer = to_natural(problem.clone, np.clip(draws.shared[:, ns : ns + nc] + away, lower, upper))
+    lower, upper = posterior.lower_block[:nc], posterior.upper_block[:nc]
+    newcomer = to_natural(problem.group_specs, np.clip(draws.shared[:, ns : ns + nc] + away, lower, upper))
     return NaturalDraws(
         shared=shared[:, :ns],
-        clone=block[:, :, :nc],
-        batch=shared[:, ns + nc :].reshape(members, posterior.n_batches, posterior.nb),
+        group=block[:, :, :nc],
+        batch=shared[:, ns + nc :].reshape(members, posterior.n_batches, posterior.n_per_batch),
         vessel=vessel,
-        newcomer=newcomer,
-        other=_from_prior((*problem.batch, *problem.vessel), members, rng),
+        new_group=newcomer,
+        new_run=_from_prior((*problem.batch_specs, *problem.vessel_specs), members, rng),
     )
 
 

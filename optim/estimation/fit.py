@@ -7,20 +7,28 @@ import warnings
 import numpy as np
 
 from optim.artefact import Lineage
+from optim.data.screened import Screen
 from optim.errors import FitError, IntegratorWarning
 from optim.estimation.data_quality.finding import Finding
 from optim.estimation.data_quality.inspect import inspect, inspect_raw
-from optim.estimation.ensemble import Draws, laplace, natural
+from optim.estimation.ensemble import Draws, draw_laplace, natural_draws
 from optim.estimation.estimate import multi_start, search_of
 from optim.estimation.identifiability.practical import identify
 from optim.estimation.identifiability.structural import structural
 from optim.estimation.levenberg_marquardt import Progress
-from optim.estimation.parameter_index import chosen, places
+from optim.estimation.parameter_index import all_parameters, select_parameters
 from optim.estimation.posterior import Z90, Point, Posterior
-from optim.estimation.predictive import observations, predictive
+from optim.estimation.predictive import observation_bands, posterior_predictive
 from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult, ParameterEstimate, Recovery, StartReport
-from optim.estimation.score import clone_folds, free_parameters, leave_out, log_likelihood, r_squared, vessel_folds
+from optim.estimation.score import (
+    count_parameters,
+    group_folds,
+    log_likelihood,
+    predict_left_out,
+    r_squared,
+    vessel_folds,
+)
 from optim.estimation.uncertainty.agreement import agreement
 from optim.estimation.uncertainty.bootstrap import Bootstrap, BootstrapOptions, bootstrap
 from optim.estimation.uncertainty.nuts import Sampled, SampleOptions, sample
@@ -43,10 +51,10 @@ def fit(
     """Fit a problem. Raises `FitError` when every start failed or the data do not determine the parameters at all."""
     require_float64("fit")
     posterior, points = multi_start(problem, options, seed, progress)
-    return report(posterior, points, options, seed=seed, model_name=model_name, progress=progress)
+    return build_fit_result(posterior, points, options, seed=seed, model_name=model_name, progress=progress)
 
 
-def report(
+def build_fit_result(
     posterior: Posterior,
     points: list[Point],
     options: FitSettings,
@@ -57,23 +65,23 @@ def report(
 ) -> FitResult:
     """The result of a search: `points` are the ends of all starts, the best first."""
     problem, best = posterior.problem, points[0]
-    better = problem.poor_integrator(posterior.lanes(best))
+    better = problem.integrator_advice(posterior.lane_parameters(best))
     if better:
         warnings.warn(better, IntegratorWarning, stacklevel=2)
     draws, wide = _ensemble(posterior, best, options, seed, progress)
-    found = observations(posterior, *predictive(posterior, draws))
+    found = observation_bands(posterior, *posterior_predictive(posterior, draws))
     left_out, clones_left_out = None, None
     if options.leave_one_out:
         search, members = search_of(options), max(2, options.ensemble // 2)
-        left_out = leave_out(posterior, best, vessel_folds(posterior), members, search, seed, progress)
-        if posterior.n_clones > 1:
-            clones_left_out = leave_out(posterior, best, clone_folds(posterior), members, search, seed, progress)
+        left_out = predict_left_out(posterior, best, vessel_folds(posterior), members, search, seed, progress)
+        if posterior.n_groups > 1:
+            clones_left_out = predict_left_out(posterior, best, group_folds(posterior), members, search, seed, progress)
     n = int(problem.vessels.weight.sum())
-    k = free_parameters(posterior)
+    k = count_parameters(posterior)
     likelihood = log_likelihood(posterior, best)
-    members_of = natural(posterior, draws, np.random.default_rng(seed + 2))
-    plain = parameter_rows(posterior, best)
-    parameters = plain if wide is None else parameter_rows(posterior, best, wide.draws)
+    members_of = natural_draws(posterior, draws, np.random.default_rng(seed + 2))
+    plain = parameter_estimates(posterior, best)
+    parameters = plain if wide is None else parameter_estimates(posterior, best, wide.draws)
     walked = _profiles(posterior, best, options, progress)
     compared = agreement(posterior, plain, walked, wide if isinstance(wide, Sampled) else None)
     return FitResult(
@@ -85,26 +93,27 @@ def report(
             seed=seed,
             notes=_notes(problem),
         ),
+        screen=Screen.of(problem.dataset),
         table=problem.table,
-        shared_names=tuple(p.name for p in problem.shared),
-        clone_names=tuple(p.name for p in problem.clone),
-        vessel_names=tuple(p.name for p in problem.vessel),
-        batch_names=tuple(p.name for p in problem.batch),
+        shared_names=tuple(p.name for p in problem.shared_specs),
+        clone_names=tuple(p.name for p in problem.group_specs),
+        vessel_names=tuple(p.name for p in problem.vessel_specs),
+        batch_names=tuple(p.name for p in problem.batch_specs),
         clones=problem.groups,
         vessels=problem.dataset.vessels,
-        vessel_clone=tuple(int(c) for c in problem.vessel_clone),
+        vessel_clone=tuple(int(c) for c in problem.vessel_group),
         group_by=problem.group_by,
         multiples={name: other for name, other in problem.layout.times},
         shared=members_of.shared,
-        clone=members_of.clone,
+        clone=members_of.group,
         vessel=members_of.vessel,
         batch=members_of.batch,
-        newcomer=members_of.newcomer,
-        other=members_of.other,
+        newcomer=members_of.new_group,
+        other=members_of.new_run,
         parameters=parameters,
         observations=found,
         noise_scale={v: float(s) for v, s in zip(problem.variables, posterior.noise.scale, strict=True)},
-        spread={p.name: float(s) for p, s in zip(problem.clone, posterior.spread, strict=True)},
+        spread={p.name: float(s) for p, s in zip(problem.group_specs, posterior.spread, strict=True)},
         cost=best.cost,
         log_likelihood=likelihood,
         n_parameters=k,
@@ -129,7 +138,7 @@ def _ensemble(
 ) -> tuple[Draws, Bootstrap | Sampled | None]:
     """The ensemble, and all draws that it was thinned from where it is no Laplace approximation."""
     if options.ensemble_by == "laplace":
-        return laplace(posterior, best, options.ensemble, np.random.default_rng(seed + 1)), None
+        return draw_laplace(posterior, best, options.ensemble, np.random.default_rng(seed + 1)), None
     wide: Bootstrap | Sampled
     if options.ensemble_by == "bootstrap":
         wide = bootstrap(posterior, best, BootstrapOptions(options.draws), seed + 1, progress)
@@ -145,9 +154,9 @@ def _ensemble(
 def _profiles(posterior: Posterior, best: Point, options: FitSettings, progress: Progress) -> tuple[Profile, ...]:
     if not options.profiles:
         return ()
-    every = [x for x in places(posterior) if x.level in ("shared", "population")]
+    every = [x for x in all_parameters(posterior) if x.level in ("shared", "population")]
     named = tuple(name for name in options.profiles if name != "shared")
-    wanted = [*(every if "shared" in options.profiles else ()), *(chosen(posterior, named) if named else ())]
+    wanted = [*(every if "shared" in options.profiles else ()), *(select_parameters(posterior, named) if named else ())]
     return profiles(posterior, best, tuple(dict.fromkeys(wanted)), progress=progress)
 
 
@@ -184,17 +193,20 @@ def _starts(points: list[Point]) -> tuple[StartReport, ...]:
     return tuple(rows)
 
 
-def parameter_rows(e: Posterior, point: Point, draws: Draws | None = None) -> tuple[ParameterEstimate, ...]:
+def parameter_estimates(e: Posterior, point: Point, draws: Draws | None = None) -> tuple[ParameterEstimate, ...]:
     """The table of all parameters on the natural scale, with intervals from the curvature at `point`, or of `draws`."""
     assert point.arrow is not None
     variances = point.arrow.variances()
     rows = []
-    for place in places(e):
+    for place in all_parameters(e):
         spec = place.spec
-        u, sd = float(place.of(point.shared, point.block)), float(np.sqrt(np.maximum(place.of(*variances), 0.0)))
+        u, sd = (
+            float(place.value_in(point.shared, point.block)),
+            float(np.sqrt(np.maximum(place.value_in(*variances), 0.0))),
+        )
         ends = np.array([u - Z90 * sd, u + Z90 * sd])
         if draws is not None:
-            ends = np.quantile(place.of(draws.shared, draws.block), (0.05, 0.95))
+            ends = np.quantile(place.value_in(draws.shared, draws.block), (0.05, 0.95))
         low, high = spec.bounds()
         lower, estimate, upper = spec.backward(np.clip(np.array([ends[0], u, ends[1]]), low, high))
         prior_sd = float(e.spread[place.column]) if place.level == "clone" else spec.prior_sd_fitted()

@@ -17,9 +17,9 @@ from optim.estimation.posterior import Point, Posterior
 
 Progress = Callable[[str], None]
 LEAST, MOST = 1e-12, 1e10  # damping
-LONGEST = 2.0  # step of a parameter on its fitted scale: beyond, the linear model is worth nothing
-AHEAD = 0.1  # share of a step after which the way is looked at again
-BENT = 0.75  # of a step's length, by which it may bend at most
+LONGEST_STEP = 2.0  # step of a parameter on its fitted scale: beyond, the linear model is worth nothing
+PROBE_FRACTION = 0.1  # share of a step after which the way is looked at again
+MOST_BENDING = 0.75  # of a step's length, by which it may bend at most
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ def minimise(posterior: Posterior, points: list[Point], search: Search, progress
         points = _startup(posterior, points, search)
     while active := [i for i, p in enumerate(points) if not p.reason]:
         steps = [_step(posterior, points[i]) for i in active]
-        _curve(posterior, [s for s in steps if s is not None and s.point.bends])
-        trials = [None if s is None else s.trial(posterior) for s in steps]
+        _curve(posterior, [s for s in steps if s is not None and s.point.needs_acceleration])
+        trials = [None if s is None else s.trial_point(posterior) for s in steps]
         if ready := [t for t in trials if t is not None]:
             posterior.evaluate_cost(ready)
         for i, step, trial in zip(active, steps, trials, strict=True):
-            points[i] = _judge(points[i], trial, step.promised if step else 0.0, search)
+            points[i] = _judge(points[i], trial, step.promised_decrease if step else 0.0, search)
         if fresh := [points[i] for i in active if points[i].arrow is None]:
             posterior.evaluate(fresh)
         best = min((p.cost for p in points), default=np.inf)
@@ -71,20 +71,20 @@ class _Step:
     block: np.ndarray
     bend_s: np.ndarray | float = 0.0
     bend_c: np.ndarray | float = 0.0
-    share: float = 1.0  # of the step that is taken
-    promised: float = 0.0
+    fraction: float = 1.0  # of the step that is taken
+    promised_decrease: float = 0.0
 
-    def trial(self, posterior: Posterior) -> Point:
+    def trial_point(self, posterior: Posterior) -> Point:
         """The end of the step, within bounds."""
         assert self.point.arrow is not None
-        t = self.share
+        t = self.fraction
         step_s, step_c = (
-            np.clip(t * step + 0.5 * t * t * bend, -LONGEST, LONGEST)
+            np.clip(t * step + 0.5 * t * t * bend, -LONGEST_STEP, LONGEST_STEP)
             for step, bend in ((self.shared, self.bend_s), (self.block, self.bend_c))
         )
-        found = posterior.moved(self.point, step_s, step_c)
-        straight = posterior.moved(self.point, t * self.shared, t * self.block)
-        self.promised = self.point.arrow.decrease(
+        found = posterior.move_point(self.point, step_s, step_c)
+        straight = posterior.move_point(self.point, t * self.shared, t * self.block)
+        self.promised_decrease = self.point.arrow.predicted_decrease(
             straight.shared - self.point.shared, straight.block - self.point.block
         )
         return found
@@ -93,15 +93,15 @@ class _Step:
 def _step(posterior: Posterior, point: Point) -> _Step | None:
     """The step from a point; None: the equations are singular."""
     assert point.arrow is not None
-    equations = point.arrow.damped(point.damping, *posterior.held(point))
+    equations = point.arrow.with_damping(point.damping, *posterior.immovable_parameters(point))
     try:
-        step_s, step_c = equations.solve()
+        step_s, step_c = equations.newton_step()
     except np.linalg.LinAlgError:
         return None
     if not (np.isfinite(step_s).all() and np.isfinite(step_c).all()):
         return None
     longest = max(np.abs(step_s).max(initial=0.0), np.abs(step_c).max(initial=0.0))
-    return _Step(point, equations, step_s, step_c, share=min(1.0, LONGEST / max(longest, 1e-300)))
+    return _Step(point, equations, step_s, step_c, fraction=min(1.0, LONGEST_STEP / max(longest, 1e-300)))
 
 
 def _curve(posterior: Posterior, steps: list[_Step]) -> None:
@@ -111,24 +111,27 @@ def _curve(posterior: Posterior, steps: list[_Step]) -> None:
     """
     if not steps:
         return
-    ahead = [posterior.moved(s.point, AHEAD * s.share * s.shared, AHEAD * s.share * s.block) for s in steps]
+    ahead = [
+        posterior.move_point(s.point, PROBE_FRACTION * s.fraction * s.shared, PROBE_FRACTION * s.fraction * s.block)
+        for s in steps
+    ]
     posterior.evaluate_cost(ahead)
     for s, there in zip(steps, ahead, strict=True):
         if not np.isfinite(there.cost):
             continue
         straight_s, straight_c = there.shared - s.point.shared, there.block - s.point.block
-        share = AHEAD * s.share
-        second = posterior.bend(s.point, straight_s / share, straight_c / share, there, share)
+        share = PROBE_FRACTION * s.fraction
+        second = posterior.acceleration_equations(s.point, straight_s / share, straight_c / share, there, share)
         try:
-            bend_s, bend_c = replace(s.equations, gs=second.gs, gc=second.gc).solve()
+            bend_s, bend_c = replace(s.equations, gs=second.gs, gc=second.gc).newton_step()
         except np.linalg.LinAlgError:
             continue
         if not (np.isfinite(bend_s).all() and np.isfinite(bend_c).all()):
             continue
         s.bend_s, s.bend_c = bend_s, bend_c
         # beyond, the parabola says no more than the line
-        length, bent = s.equations.norm(s.shared, s.block), s.equations.norm(bend_s, bend_c)
-        s.share = min(s.share, BENT * length / bent) if bent > 0.0 else s.share
+        length, bent = s.equations.step_norm(s.shared, s.block), s.equations.step_norm(bend_s, bend_c)
+        s.fraction = min(s.fraction, MOST_BENDING * length / bent) if bent > 0.0 else s.fraction
 
 
 def _judge(p: Point, trial: Point | None, promised: float, search: Search) -> Point:
@@ -140,7 +143,7 @@ def _judge(p: Point, trial: Point | None, promised: float, search: Search) -> Po
         if trial is not None and abs(promised) < enough and p.damping < 1.0:
             p.reason = "converged"
         p.damping *= 8.0
-        p.bends = True
+        p.needs_acceleration = True
         if not p.reason and p.damping > MOST:
             p.reason = "stalled: no step lowers the cost"
     else:
@@ -148,7 +151,7 @@ def _judge(p: Point, trial: Point | None, promised: float, search: Search) -> Po
         agreement = gained / promised if promised > 0.0 else 1.0
         factor = 0.1 if agreement > 0.75 else 0.4 if agreement > 0.25 else 2.0
         trial.iterations, trial.damping, trial.history = p.iterations, max(p.damping * factor, LEAST), p.history
-        trial.bends = not 0.75 < agreement < 1.5
+        trial.needs_acceleration = not 0.75 < agreement < 1.5
         done = gained < enough and promised < enough and p.damping < 1.0
         p = trial
         if done:
@@ -174,7 +177,7 @@ def _startup(posterior: Posterior, points: list[Point], search: Search) -> list[
             move, states[i] = adam.update(jnp.concatenate([arrow.gs, arrow.gc.ravel()]), states[i])
             step = np.asarray(move)
             n = len(arrow.gs)
-            at[i] = posterior.moved(at[i], step[:n], step[n:].reshape(arrow.gc.shape))
+            at[i] = posterior.move_point(at[i], step[:n], step[n:].reshape(arrow.gc.shape))
         if ready:
             posterior.evaluate([at[i] for i in ready])
         for i in ready:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optim.estimation.noise import MEASURED, Scatter, on_scale, residual, robust_loss
+from optim.estimation.noise import MEASURED, Scatter, on_scale, robust_loss, whitened_residual
 from optim.kinetics.base import AbstractKineticModel
 from optim.parameters import OFFSET, SCALE
 from optim.schedule.grid import IntervalGrid
@@ -37,7 +37,7 @@ class Vessels(NamedTuple):
     weight: Array  # [B, M] 1, or 0 for padding
 
 
-class Blocks(NamedTuple):
+class VesselEquations(NamedTuple):
     """Normal equations of each vessel over its own Q parameters."""
 
     cost: Array  # [L] negative log-likelihood, constants left out; inf where the simulation failed
@@ -57,7 +57,7 @@ class Layout(NamedTuple):
     free: tuple[tuple[str, str, float, float], ...]  # name, scale, bounds; in the order of a lane's parameters
     times: tuple[tuple[str, str], ...]  # (name, the parameter that it multiplies)
 
-    def natural(self, u: Array, fixed: Array) -> dict[str, Array]:
+    def natural_parameters(self, u: Array, fixed: Array) -> dict[str, Array]:
         """Named parameters on the natural scale from fitted ones u [Q]."""
         values: dict[str, Array] = {name: fixed[i] for i, name in enumerate(self.fixed)}
         for i, (name, scale, lower, upper) in enumerate(self.free):
@@ -69,7 +69,7 @@ class Layout(NamedTuple):
                 values[name] = u[i]
         return values | {name: values[name] * values[other] for name, other in self.times}
 
-    def start(self, named: dict[str, Array], initial: Array, volume: Array) -> tuple[Any, Any, Array]:
+    def initial_conditions(self, named: dict[str, Array], initial: Array, volume: Array) -> tuple[Any, Any, Array]:
         """The model's Parameters, and initial State and volume after the vessel's own deviations."""
         model = self.model
         p = model.Parameters(**{name: named[name] for name in model.Parameters._fields})
@@ -79,24 +79,24 @@ class Layout(NamedTuple):
         )
         return p, state, volume * named.get("volume_factor", 1.0)
 
-    def reading(self, named: dict[str, Array], name: str, true: Array) -> Array:
+    def assay_reading(self, named: dict[str, Array], name: str, true: Array) -> Array:
         """What an assay reads of the truth in this vessel."""
         return true * named.get(SCALE + name, 1.0) + named.get(OFFSET + name, 0.0)
 
 
 @partial(jax.jit, static_argnums=0)
-def predict(
+def predict_readings(
     layout: Layout, u: Array, fixed: Array, v: Vessels, integrator: Integrator
 ) -> tuple[Array, Any, Trajectory]:
     """Readings [L, M] of vessels on lanes, their parameters, and their trajectories."""
 
     def begin(u: Array, initial: Array, volume: Array) -> tuple[Any, Any, Array]:
-        return layout.start(layout.natural(u, fixed), initial, volume)
+        return layout.initial_conditions(layout.natural_parameters(u, fixed), initial, volume)
 
     def seen_by_assays(u: Array, p: Any, trajectory: Trajectory, v: Vessels) -> Array:
-        named = layout.natural(u, fixed)
+        named = layout.natural_parameters(u, fixed)
         seen = observe_nodes(layout.model, p, trajectory, v.grid)
-        return jnp.stack([layout.reading(named, n, seen[n]) for n in layout.variables])[v.variable, v.node]
+        return jnp.stack([layout.assay_reading(named, n, seen[n]) for n in layout.variables])[v.variable, v.node]
 
     p, start, volume = jax.vmap(begin)(u, v.initial, v.volume)
     trajectory = simulate(layout.model, p, start, volume, v.grid, Vessel(v.feeds), integrator)
@@ -107,12 +107,12 @@ def _whitened(
     layout: Layout, u: Array, fixed: Array, v: Vessels, scatter: Scatter, integrator: Integrator
 ) -> tuple[Array, Array]:
     """Residuals [L, M] and status [L]."""
-    y, _, trajectory = predict(layout, u, fixed, v, integrator)
+    y, _, trajectory = predict_readings(layout, u, fixed, v, integrator)
     good = (trajectory.status == 0)[:, None] & (v.weight > 0.0)
     # a failed lane is masked before the residual: it must reach neither the sums nor their derivative
     y = jnp.where(good, y, v.value)
     scale, floor = scatter.scale[v.variable], scatter.floor[v.variable]
-    r = residual(on_scale(y, scale, floor), on_scale(v.value, scale, floor), v.sd, v.censored)
+    r = whitened_residual(on_scale(y, scale, floor), on_scale(v.value, scale, floor), v.sd, v.censored)
     return jnp.where(good, r * v.weight, 0.0), trajectory.status
 
 
@@ -122,7 +122,7 @@ def _freedom(v: Vessels, scatter: Scatter) -> Array:
 
 
 @partial(jax.jit, static_argnums=0)
-def cost(
+def vessel_costs(
     layout: Layout, u: Array, fixed: Array, v: Vessels, scatter: Scatter, integrator: Integrator
 ) -> tuple[Array, Array]:
     """Negative log-likelihood of each lane [L], constants left out, inf where the simulation failed; and residuals."""
@@ -132,7 +132,9 @@ def cost(
 
 
 @partial(jax.jit, static_argnums=0)
-def blocks(layout: Layout, u: Array, fixed: Array, v: Vessels, scatter: Scatter, integrator: Integrator) -> Blocks:
+def vessel_equations(
+    layout: Layout, u: Array, fixed: Array, v: Vessels, scatter: Scatter, integrator: Integrator
+) -> VesselEquations:
     """Cost and normal equations of each lane."""
 
     def along(direction: Array) -> tuple[Array, Array, Array]:
@@ -145,7 +147,7 @@ def blocks(layout: Layout, u: Array, fixed: Array, v: Vessels, scatter: Scatter,
     # directions outside, lanes inside: lanes stay the fastest axis of every array in the loop
     r, status, jacobian = jax.vmap(along, out_axes=(None, None, 0))(jnp.eye(u.shape[1], dtype=u.dtype))
     loss, weight = robust_loss(r**2, _freedom(v, scatter))
-    return Blocks(
+    return VesselEquations(
         cost=jnp.where(status == 0, jnp.sum(loss, axis=1), jnp.inf),
         residual=r,
         weight=weight,

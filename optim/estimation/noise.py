@@ -18,15 +18,15 @@ from optim.units import VARIABLES
 MEASURED, BELOW, ABOVE = 0, 1, 2
 # on which scale an assay's readings scatter
 NORMAL, LOG, LOGIT = 0, 1, 2
-SCALES = dict(zip(NOISE_KINDS, (NORMAL, LOG, LOGIT), strict=True))
+NOISE_CODES = dict(zip(NOISE_KINDS, (NORMAL, LOG, LOGIT), strict=True))
 # a reading of exactly 0 or 1 has no logarithm of odds: it stands for one that rounds to it
-LEAST_SHARE = 1e-3
+LEAST_FRACTION = 1e-3
 
 
 class NoiseModel(NoiseSettings):
     """The likelihood of readings: what the noise settings of the assays mean to a value."""
 
-    def assay(self, variable: str) -> AssaySettings:
+    def assay_noise(self, variable: str) -> AssaySettings:
         """The noise of an assay. Raises `ConfigError` for one that is not declared."""
         if variable not in self.assays:
             raise ConfigError(
@@ -34,9 +34,9 @@ class NoiseModel(NoiseSettings):
             )
         return self.assays[variable]
 
-    def sd(self, variable: str, value: np.ndarray) -> np.ndarray:
+    def sd_on_scale(self, variable: str, value: np.ndarray) -> np.ndarray:
         """Standard deviation, on the assay's scale, of readings whose truth is `value`."""
-        assay = self.assay(variable)
+        assay = self.assay_noise(variable)
         value = np.asarray(value, float)
         if assay.kind != "normal":
             return np.full_like(value, assay.relative)
@@ -49,41 +49,41 @@ class NoiseModel(NoiseSettings):
 
     def reading_sd(self, variable: str, value: np.ndarray, sd: np.ndarray) -> np.ndarray:
         """`sd` in the unit of the assay, for small deviations about `value`: what a band is drawn with."""
-        assay = self.assay(variable)
+        assay = self.assay_noise(variable)
         if assay.kind == "lognormal":
             return sd * (np.abs(value) + assay.floor)
         if assay.kind == "logit":
-            inside = np.clip(value, LEAST_SHARE, 1.0 - LEAST_SHARE)
+            inside = np.clip(value, LEAST_FRACTION, 1.0 - LEAST_FRACTION)
             return sd * inside * (1.0 - inside)
         return sd
 
-    def tail(self, variable: str) -> float:
+    def tail_factor(self, variable: str) -> float:
         """How much wider the middle 90 % of an assay's readings is than for a normal distribution of the same `sd`."""
-        nu = self.assay(variable).robust
+        nu = self.assay_noise(variable).robust
         return float(stdtrit(nu, 0.95) * np.sqrt((nu + 1.0) / nu) / ndtri(0.95)) if nu else 1.0
 
-    def range_of(self, variable: str) -> tuple[float, float]:
+    def reading_range(self, variable: str) -> tuple[float, float]:
         """What an assay can read: from 0, to 1 for a share."""
         upper = VARIABLES[variable].upper
         return 0.0, np.inf if upper is None else upper
 
-    def censoring(self, variable: str, value: float, mark: str) -> int:
+    def censoring_code(self, variable: str, value: float, mark: str) -> int:
         """How a reading enters: as itself, or by the probability of lying below or above it.
 
         A share that reads exactly 0 or 1 was cut there by the instrument: the scatter would have gone on.
         """
         if mark:
             return {"<": BELOW, ">": ABOVE}[mark]
-        if VARIABLES[variable].upper == 1.0 and self.assay(variable).kind == "normal":
+        if VARIABLES[variable].upper == 1.0 and self.assay_noise(variable).kind == "normal":
             return ABOVE if value >= 1.0 else BELOW if value <= 0.0 else MEASURED
         return MEASURED
 
-    def log_density(self, variable: str, value: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    def log_normaliser(self, variable: str, value: np.ndarray, sd: np.ndarray) -> np.ndarray:
         """Logarithm of the likelihood's factor that residuals leave out, so that noise models can be compared.
 
         `sd` on the assay's scale; a reading's density on its own scale has the slope of that scale in it.
         """
-        assay = self.assay(variable)
+        assay = self.assay_noise(variable)
         found = -np.log(sd * np.sqrt(2.0 * np.pi))
         if assay.robust:
             nu = assay.robust
@@ -91,7 +91,7 @@ class NoiseModel(NoiseSettings):
         if assay.kind == "lognormal":
             found = found - np.log(np.maximum(value + assay.floor, 1e-12))
         if assay.kind == "logit":
-            inside = np.clip(value, LEAST_SHARE, 1.0 - LEAST_SHARE)
+            inside = np.clip(value, LEAST_FRACTION, 1.0 - LEAST_FRACTION)
             found = found - np.log(inside * (1.0 - inside))
         return found
 
@@ -104,11 +104,11 @@ class Scatter(NamedTuple):
     robust: Array  # degrees of freedom, 0: normal
 
 
-def scatter_of(noise: NoiseModel, variables: tuple[str, ...]) -> Scatter:
+def scatter_arrays(noise: NoiseModel, variables: tuple[str, ...]) -> Scatter:
     """The noise model as arrays [V]."""
-    rows = [noise.assay(name) for name in variables]
+    rows = [noise.assay_noise(name) for name in variables]
     return Scatter(
-        np.array([SCALES[row.kind] for row in rows], np.int32),
+        np.array([NOISE_CODES[row.kind] for row in rows], np.int32),
         np.array([row.floor for row in rows]),
         np.array([row.robust for row in rows]),
     )
@@ -117,12 +117,12 @@ def scatter_of(noise: NoiseModel, variables: tuple[str, ...]) -> Scatter:
 def on_scale(y: Array, scale: Array, floor: Array) -> Array:
     """Readings or predictions on the scale on which they scatter."""
     logarithm = jnp.log(jnp.maximum(y + floor, 1e-12))
-    inside = jnp.clip(y, LEAST_SHARE, 1.0 - LEAST_SHARE)
+    inside = jnp.clip(y, LEAST_FRACTION, 1.0 - LEAST_FRACTION)
     odds = jnp.log(inside) - jnp.log1p(-inside)
     return jnp.where(scale == LOG, logarithm, jnp.where(scale == LOGIT, odds, y))
 
 
-def residual(predicted: Array, value: Array, sd: Array, censored: Array) -> Array:
+def whitened_residual(predicted: Array, value: Array, sd: Array, censored: Array) -> Array:
     """Whitened residuals whose half sum of squares is the negative log-likelihood, constants left out.
 
     A censored value enters by the probability of lying beyond its limit (Tobin 1958, Econometrica 26:24), as the

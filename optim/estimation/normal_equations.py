@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 # what holds a parameter in its place, relative to its own curvature
-HELD = 1e12
+FIXING_FACTOR = 1e12
 
 
 @dataclass(frozen=True)
@@ -23,49 +23,49 @@ class Arrow:
     gs: np.ndarray
     gc: np.ndarray
 
-    def damped(self, damping: float, held_s: np.ndarray, held_c: np.ndarray) -> Arrow:
+    def with_damping(self, damping: float, held_s: np.ndarray, held_c: np.ndarray) -> Arrow:
         """Marquardt damping on the diagonal; held parameters (at a bound, pulled outwards) do not move."""
         ss, cc = self.ss.copy(), self.cc.copy()
         i, j = np.arange(ss.shape[0]), np.arange(cc.shape[1])
         ss[i, i] += damping * np.maximum(ss[i, i], 1e-8)
         cc[:, j, j] += damping * np.maximum(cc[:, j, j], 1e-8)
-        ss[i, i] += np.where(held_s, HELD * (1.0 + ss[i, i]), 0.0)
-        cc[:, j, j] += np.where(held_c, HELD * (1.0 + cc[:, j, j]), 0.0)
+        ss[i, i] += np.where(held_s, FIXING_FACTOR * (1.0 + ss[i, i]), 0.0)
+        cc[:, j, j] += np.where(held_c, FIXING_FACTOR * (1.0 + cc[:, j, j]), 0.0)
         return Arrow(ss, self.cs, cc, self.gs, self.gc)
 
-    def over(self, free: np.ndarray) -> Arrow:
+    def restricted_to(self, free: np.ndarray) -> Arrow:
         """The equations when of the shared parameters only those that are `free` [n] may move."""
         return Arrow(self.ss[np.ix_(free, free)], self.cs[:, :, free], self.cc, self.gs[free], self.gc)
 
-    def solve(self) -> tuple[np.ndarray, np.ndarray]:
+    def newton_step(self) -> tuple[np.ndarray, np.ndarray]:
         """The step -H^-1 g, shared part and clone parts. Raises `numpy.linalg.LinAlgError` when singular."""
-        schur, gain = self.schur()
+        schur, gain = self.schur_complement()
         reduced = self.gs - np.tensordot(gain, self.gc, axes=([0, 1], [0, 1]))
         step_s = -np.linalg.solve(schur, reduced)
         rhs = self.gc + self.cs @ step_s
         step_c = -np.linalg.solve(self.cc, rhs[..., None])[..., 0]
         return step_s, step_c
 
-    def decrease(self, step_s: np.ndarray, step_c: np.ndarray) -> float:
+    def predicted_decrease(self, step_s: np.ndarray, step_c: np.ndarray) -> float:
         """How far the quadratic model falls along a step."""
         linear = self.gs @ step_s + np.sum(self.gc * step_c)
         cross = np.sum(step_c * (self.cs @ step_s))
         own = np.sum(step_c * (self.cc @ step_c[..., None])[..., 0])
         return -float(linear + 0.5 * (step_s @ self.ss @ step_s) + cross + 0.5 * own)
 
-    def norm(self, step_s: np.ndarray, step_c: np.ndarray) -> float:
+    def step_norm(self, step_s: np.ndarray, step_c: np.ndarray) -> float:
         """Length of a step in units of what the diagonal says each parameter is known to."""
         ss, cc = np.diag(self.ss), np.einsum("cmm->cm", self.cc)
         return float(np.sqrt(np.sum(ss * step_s**2) + np.sum(cc * step_c**2)))
 
-    def schur(self) -> tuple[np.ndarray, np.ndarray]:
+    def schur_complement(self) -> tuple[np.ndarray, np.ndarray]:
         """Information on the shared parameters after clone blocks are eliminated, and the gain cc^-1 cs."""
         gain = np.linalg.solve(self.cc, self.cs)
         return self.ss - np.tensordot(self.cs, gain, axes=([0, 1], [0, 1])), gain
 
-    def sample(self, rng: np.random.Generator, draws: int) -> tuple[np.ndarray, np.ndarray]:
+    def draw_normal(self, rng: np.random.Generator, draws: int) -> tuple[np.ndarray, np.ndarray]:
         """Draws from N(0, H^-1): shared [E, n] and clone parts [E, C, m], with their correlation."""
-        schur, gain = self.schur()
+        schur, gain = self.schur_complement()
         root = np.linalg.cholesky(_symmetric(schur))
         z = rng.standard_normal((draws, schur.shape[0]))
         shared = np.linalg.solve(root.T[None], z[..., None])[..., 0]
@@ -76,7 +76,7 @@ class Arrow:
 
     def covariance(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of the shared parameters [n, n]; of each clone's [C, m, m]; and between the two [C, m, n]."""
-        schur, gain = self.schur()
+        schur, gain = self.schur_complement()
         shared = np.linalg.inv(_symmetric(schur))
         across = -gain @ shared
         own = np.linalg.inv(_symmetric(self.cc)) - across @ np.swapaxes(gain, -1, -2)
@@ -89,7 +89,7 @@ class Arrow:
 
     def log_determinant(self) -> float:
         """Logarithm of the determinant of H. Raises `numpy.linalg.LinAlgError` unless H is positive definite."""
-        schur, _ = self.schur()
+        schur, _ = self.schur_complement()
         roots = [np.linalg.cholesky(_symmetric(m)) for m in (schur, self.cc)]
         return 2.0 * float(sum(np.sum(np.log(np.einsum("...ii->...i", r))) for r in roots))
 

@@ -13,58 +13,60 @@ from optim.parameters import ParameterSpec
 
 
 @dataclass(frozen=True)
-class Place:
+class ParameterIndex:
     """One parameter: entry `column` of the shared part (clone -1), or of the block of a clone."""
 
     spec: ParameterSpec
     level: str  # shared | population | clone | batch | vessel
     owner: str  # clone, batch or vessel id; '' for shared and population
-    clone: int
+    group: int
     column: int
 
     @property
-    def name(self) -> str:
+    def full_name(self) -> str:
         """The parameter and whose it is, as messages print it."""
         return f"{self.spec.name} of {self.owner}" if self.owner else self.spec.name
 
-    def of(self, shared: np.ndarray, block: np.ndarray) -> np.ndarray:
+    def value_in(self, shared: np.ndarray, block: np.ndarray) -> np.ndarray:
         """Its values in a shared part [..., n] and blocks [..., C, m]."""
-        found: np.ndarray = shared[..., self.column] if self.clone < 0 else block[..., self.clone, self.column]
+        found: np.ndarray = shared[..., self.column] if self.group < 0 else block[..., self.group, self.column]
         return found
 
-    def put(self, shared: np.ndarray, block: np.ndarray, value: float | bool) -> None:
+    def set_in(self, shared: np.ndarray, block: np.ndarray, value: float | bool) -> None:
         """Set it there."""
-        if self.clone < 0:
+        if self.group < 0:
             shared[..., self.column] = value
         else:
-            block[..., self.clone, self.column] = value
+            block[..., self.group, self.column] = value
 
-    def only(self, point: Point) -> Parts:
+    def mask_of(self, point: Point) -> Parts:
         """A mask that is true here alone."""
         mask = np.zeros(point.shared.shape, bool), np.zeros(point.block.shape, bool)
-        self.put(*mask, True)
+        self.set_in(*mask, True)
         return mask
 
 
-def places(p: Posterior) -> tuple[Place, ...]:
+def all_parameters(p: Posterior) -> tuple[ParameterIndex, ...]:
     """All parameters, in the order of the parameter table of a fit."""
-    problem, ns, nc = p.problem, p.ns, p.nc
-    found = [Place(spec, "shared", "", -1, i) for i, spec in enumerate(problem.shared)]
-    for i, spec in enumerate(problem.clone):
-        found.append(Place(spec, "population", "", -1, ns + i))
-        found += [Place(spec, "clone", name, c, i) for c, name in enumerate(problem.groups)]
+    problem, ns, nc = p.problem, p.n_shared, p.n_per_group
+    found = [ParameterIndex(spec, "shared", "", -1, i) for i, spec in enumerate(problem.shared_specs)]
+    for i, spec in enumerate(problem.group_specs):
+        found.append(ParameterIndex(spec, "population", "", -1, ns + i))
+        found += [ParameterIndex(spec, "clone", name, c, i) for c, name in enumerate(problem.groups)]
     for b in range(p.n_batches):
-        for i, spec in enumerate(problem.batch):
-            found.append(Place(spec, "batch", problem.batches[b], -1, ns + nc + b * p.nb + i))
-    for i, spec in enumerate(problem.vessel):
-        for b, c in enumerate(problem.vessel_clone):
-            found.append(Place(spec, "vessel", problem.dataset.runs[b].run_id, int(c), int(p.columns[b][nc + i])))
+        for i, spec in enumerate(problem.batch_specs):
+            found.append(ParameterIndex(spec, "batch", problem.batches[b], -1, ns + nc + b * p.n_per_batch + i))
+    for i, spec in enumerate(problem.vessel_specs):
+        for b, c in enumerate(problem.vessel_group):
+            found.append(
+                ParameterIndex(spec, "vessel", problem.dataset.runs[b].run_id, int(c), int(p.block_columns[b][nc + i]))
+            )
     return tuple(found)
 
 
-def chosen(p: Posterior, names: Sequence[str], owner: str | None = "") -> tuple[Place, ...]:
+def select_parameters(p: Posterior, names: Sequence[str], owner: str | None = "") -> tuple[ParameterIndex, ...]:
     """Parameters by name, of one owner ('': shared and population; None: all). Raises `FitError` for unknown ones."""
-    every = places(p)
+    every = all_parameters(p)
     known = {place.spec.name for place in every}
     for name in names:
         if name not in known:

@@ -14,15 +14,15 @@ import jax
 import numpy as np
 
 from optim.estimation.normal_equations import Arrow
-from optim.estimation.problem import FitProblem, Lanes
+from optim.estimation.problem import FitProblem, VesselLanes
 from optim.parameters import ParameterSpec
 
 Z90 = 1.6448536269514722  # half the width of a 90 % interval, in standard deviations
 # vessels that are made ready at a time: bounds what is kept for every number of points
-TOGETHER = 512
+VESSELS_AT_ONCE = 512
 
 
-class Slopes(NamedTuple):
+class ResidualSlopes(NamedTuple):
     """Derivatives of the residuals of every vessel by its own parameters."""
 
     jacobian: np.ndarray  # [B, Q, M]
@@ -55,14 +55,14 @@ class Point:
     arrow: Arrow | None = None
     data_cost: float = np.nan  # the data's share of the cost
     residual: np.ndarray | None = None  # [B, M] whitened
-    slopes: Slopes | None = None
+    slopes: ResidualSlopes | None = None
     damping: float = 1e-2
-    bends: bool = False  # the last step did not go as the linear model said
+    needs_acceleration: bool = False  # the last step did not go as the linear model said
     iterations: int = 0
     reason: str = ""
     history: list[float] = field(default_factory=list)
     fixed: Parts | None = None
-    belief: Parts | None = None
+    prior_weight: Parts | None = None
     readings: Readings | None = None
 
 
@@ -83,78 +83,90 @@ class Posterior:
     def __init__(self, problem: FitProblem, noise: Noise | None = None, spread: np.ndarray | None = None):
         self.problem = problem
         self.noise = Noise(np.ones(len(problem.variables)), problem.vessels.sd) if noise is None else noise
-        clone, batch = problem.vessel_clone, problem.vessel_batch
-        self.ns, self.nc, self.nv, self.nb = (
-            len(rows) for rows in (problem.shared, problem.clone, problem.vessel, problem.batch)
+        clone, batch = problem.vessel_group, problem.vessel_batch
+        self.n_shared, self.n_per_group, self.n_per_vessel, self.n_per_batch = (
+            len(rows) for rows in (problem.shared_specs, problem.group_specs, problem.vessel_specs, problem.batch_specs)
         )
-        self.n_clones, self.n_batches = len(problem.groups), len(problem.batches) if self.nb else 0
-        self.slot = np.array([int(np.sum(clone[:b] == clone[b])) for b in range(len(clone))])
-        self.slots = int(self.slot.max()) + 1
-        self.width = self.nc + self.nv * self.slots
+        self.n_groups, self.n_batches = len(problem.groups), len(problem.batches) if self.n_per_batch else 0
+        self.vessel_slot = np.array([int(np.sum(clone[:b] == clone[b])) for b in range(len(clone))])
+        self.n_slots = int(self.vessel_slot.max()) + 1
+        self.block_width = self.n_per_group + self.n_per_vessel * self.n_slots
         # specs in the order of the shared part and of a block
-        self.rows_s: tuple[ParameterSpec, ...] = (*problem.shared, *problem.clone, *(problem.batch * self.n_batches))
-        self.rows_v: tuple[ParameterSpec, ...] = problem.vessel * self.slots
-        self.lower_s, self.upper_s, self.mean_s = _columns(self.rows_s)
-        self.lower_c, self.upper_c, self.mean_c = _columns((*problem.clone, *self.rows_v))
-        stated = np.array([row.spread or 1.0 for row in problem.clone])
+        self.shared_part_specs: tuple[ParameterSpec, ...] = (
+            *problem.shared_specs,
+            *problem.group_specs,
+            *(problem.batch_specs * self.n_batches),
+        )
+        self.vessel_part_specs: tuple[ParameterSpec, ...] = problem.vessel_specs * self.n_slots
+        self.lower_shared, self.upper_shared, self.mean_shared = _columns(self.shared_part_specs)
+        self.lower_block, self.upper_block, self.mean_block = _columns((*problem.group_specs, *self.vessel_part_specs))
+        stated = np.array([row.spread or 1.0 for row in problem.group_specs])
         self.spread = stated if spread is None else np.asarray(spread, float)
-        self.pool = 1.0 / self.spread**2
+        self.pooling = 1.0 / self.spread**2
         # where a vessel's parameters stand: within the shared part, and within the block of its clone
-        first = self.ns + self.nc + batch * self.nb
-        self.outer = np.concatenate(
+        first = self.n_shared + self.n_per_group + batch * self.n_per_batch
+        self.shared_columns = np.concatenate(
             [
-                np.tile(np.arange(self.ns), (len(clone), 1)),
-                first[:, None] + np.arange(self.nb)[None, :],
+                np.tile(np.arange(self.n_shared), (len(clone), 1)),
+                first[:, None] + np.arange(self.n_per_batch)[None, :],
             ],
             axis=1,
         ).astype(int)
-        self._lanes: dict[int, Lanes] = {}
-        own = np.arange(self.nv)[None, :] + self.nc + (self.slot * self.nv)[:, None]
-        self.columns = np.concatenate([np.tile(np.arange(self.nc), (len(clone), 1)), own], axis=1).astype(int)
+        self._lanes: dict[int, VesselLanes] = {}
+        own = np.arange(self.n_per_vessel)[None, :] + self.n_per_group + (self.vessel_slot * self.n_per_vessel)[:, None]
+        self.block_columns = np.concatenate(
+            [np.tile(np.arange(self.n_per_group), (len(clone), 1)), own], axis=1
+        ).astype(int)
 
     @property
-    def size(self) -> int:
+    def n_parameters(self) -> int:
         """Number of parameters."""
-        return len(self.rows_s) + self.n_clones * self.nc + len(self.problem.vessel_clone) * self.nv
+        return (
+            len(self.shared_part_specs)
+            + self.n_groups * self.n_per_group
+            + len(self.problem.vessel_group) * self.n_per_vessel
+        )
 
     def prior_point(self) -> Point:
         """Every parameter at the centre of its prior."""
-        block = np.tile(self.mean_c, (self.n_clones, 1))
-        return Point(self.mean_s.copy(), block, np.ones(len(self.problem.vessel_clone)))
+        block = np.tile(self.mean_block, (self.n_groups, 1))
+        return Point(self.mean_shared.copy(), block, np.ones(len(self.problem.vessel_group)))
 
     def random_point(self, rng: np.random.Generator, spread: float) -> Point:
         """A start drawn from the prior (from the bounds, where there is no prior)."""
         point = self.prior_point()
-        sd = np.array([row.prior_sd_fitted() or 0.0 for row in self.rows_s])
-        sd = np.minimum(np.where(sd > 0.0, sd, 0.25 * (self.upper_s - self.lower_s)), 3.0)
+        sd = np.array([row.prior_sd_fitted() or 0.0 for row in self.shared_part_specs])
+        sd = np.minimum(np.where(sd > 0.0, sd, 0.25 * (self.upper_shared - self.lower_shared)), 3.0)
         shared = point.shared + spread * sd * rng.standard_normal(len(sd))
-        point.shared = np.clip(shared, self.lower_s, self.upper_s)
-        away = rng.standard_normal((self.n_clones, self.nc)) * self.spread
-        point.block[:, : self.nc] = point.shared[self.ns : self.ns + self.nc] + away
-        point.block = np.clip(point.block, self.lower_c, self.upper_c)
+        point.shared = np.clip(shared, self.lower_shared, self.upper_shared)
+        away = rng.standard_normal((self.n_groups, self.n_per_group)) * self.spread
+        point.block[:, : self.n_per_group] = point.shared[self.n_shared : self.n_shared + self.n_per_group] + away
+        point.block = np.clip(point.block, self.lower_block, self.upper_block)
         return point
 
-    def lanes(self, point: Point) -> np.ndarray:
+    def lane_parameters(self, point: Point) -> np.ndarray:
         """Parameters of every vessel, [B, Q]."""
-        own = np.take_along_axis(point.block[self.problem.vessel_clone], self.columns, axis=1)
-        return np.concatenate([point.shared[self.outer], own], axis=1)
+        own = np.take_along_axis(point.block[self.problem.vessel_group], self.block_columns, axis=1)
+        return np.concatenate([point.shared[self.shared_columns], own], axis=1)
 
     def evaluate(self, points: list[Point]) -> None:
         """Fill cost and normal equations of several points with one batched simulation."""
-        for point, found in self._of_each(points, lambda lanes, u: lanes.blocks(u)):
+        for point, found in self._of_each(points, lambda lanes, u: lanes.vessel_equations(u)):
             point.data_cost = _summed(found.cost, point.weight)
             point.arrow = self._arrow(point, found.gradient, found.hessian)
-            point.residual, point.slopes = found.residual, Slopes(found.jacobian, found.weight)
+            point.residual, point.slopes = found.residual, ResidualSlopes(found.jacobian, found.weight)
             point.cost = _finite(point.data_cost + self._prior_cost(point))
 
     def evaluate_cost(self, points: list[Point]) -> None:
         """Fill the cost alone, which takes a tenth of the time; what was found elsewhere is forgotten."""
-        for point, found in self._of_each(points, lambda lanes, u: lanes.cost(u)):
+        for point, found in self._of_each(points, lambda lanes, u: lanes.vessel_costs(u)):
             cost, point.residual = found
             point.data_cost = _summed(cost, point.weight)
             point.cost, point.arrow = _finite(point.data_cost + self._prior_cost(point)), None
 
-    def bend(self, point: Point, step_s: np.ndarray, step_c: np.ndarray, ahead: Point, share: float) -> Arrow:
+    def acceleration_equations(
+        self, point: Point, step_s: np.ndarray, step_c: np.ndarray, ahead: Point, share: float
+    ) -> Arrow:
         """The equations for the second-order part of a step, from the residuals `ahead`, a share of the step away.
 
         Their gradient is J^T r'', with r'' the second derivative of the residuals along the step.
@@ -164,7 +176,7 @@ class Posterior:
         assert point.residual is not None
         assert ahead.residual is not None
         jacobian, weight = point.slopes
-        step = self.lanes(Point(step_s, step_c, point.weight))
+        step = self.lane_parameters(Point(step_s, step_c, point.weight))
         straight = (step[:, None, :] @ jacobian)[:, 0]
         second = 2.0 / share * ((ahead.residual - point.residual) / share - straight)
         second = second * weight * point.weight[:, None]
@@ -173,98 +185,102 @@ class Posterior:
 
     def _gathered(self, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Sums over vessels of what belongs to their parameters [B, Q]: shared part [n], blocks [C, m]."""
-        inner = self.ns + self.nb
-        gs, gc = np.zeros(len(self.rows_s)), np.zeros((self.n_clones, self.width))
-        np.add.at(gs, self.outer, gradient[:, :inner])
-        np.add.at(gc, (self.problem.vessel_clone[:, None], self.columns), gradient[:, inner:])
+        inner = self.n_shared + self.n_per_batch
+        gs, gc = np.zeros(len(self.shared_part_specs)), np.zeros((self.n_groups, self.block_width))
+        np.add.at(gs, self.shared_columns, gradient[:, :inner])
+        np.add.at(gc, (self.problem.vessel_group[:, None], self.block_columns), gradient[:, inner:])
         return gs, gc
 
-    def _of_each(self, points: list[Point], run: Callable[[Lanes, np.ndarray], Any]) -> Iterator[tuple[Point, Any]]:
+    def _of_each(
+        self, points: list[Point], run: Callable[[VesselLanes, np.ndarray], Any]
+    ) -> Iterator[tuple[Point, Any]]:
         """Every point with what a program finds for its vessels, as many points at a time as fill the lanes."""
-        n = len(self.problem.vessel_clone)
-        together = max(1, TOGETHER // n)
+        n = len(self.problem.vessel_group)
+        together = max(1, VESSELS_AT_ONCE // n)
         for first in range(0, len(points), together):
             some = points[first : first + together]
             if len(some) not in self._lanes:
-                self._lanes[len(some)] = self.problem.lanes(np.tile(np.arange(n), len(some)), self.noise.sd)
+                self._lanes[len(some)] = self.problem.make_lanes(np.tile(np.arange(n), len(some)), self.noise.sd)
             lanes, own = self._lanes[len(some)], self.problem.vessels
             if any(p.readings is not None for p in some):
                 seen = [p.readings or Readings(own.value, own.censored) for p in some]
-                lanes = lanes.reading(*(np.concatenate(part) for part in zip(*seen, strict=True)))
-            found = run(lanes, np.concatenate([self.lanes(p) for p in some]))
+                lanes = lanes.with_readings(*(np.concatenate(part) for part in zip(*seen, strict=True)))
+            found = run(lanes, np.concatenate([self.lane_parameters(p) for p in some]))
             for i, point in enumerate(some):
                 yield point, jax.tree.map(lambda a, i=i: a[i * n : (i + 1) * n], found)
 
     def _prior_cost(self, point: Point) -> float:
-        away = point.block[:, : self.nc] - point.shared[self.ns : self.ns + self.nc]
+        away = point.block[:, : self.n_per_group] - point.shared[self.n_shared : self.n_shared + self.n_per_group]
         belief_s, belief_c = self._belief(point)
-        total = 0.5 * float(np.sum(belief_c[:, : self.nc] * self.pool * away**2))
-        for i, row in enumerate(self.rows_s):
+        total = 0.5 * float(np.sum(belief_c[:, : self.n_per_group] * self.pooling * away**2))
+        for i, row in enumerate(self.shared_part_specs):
             total += float(belief_s[i] * row.prior_score(point.shared[i])[0])
-        for k, row in enumerate(self.rows_v):
-            total += float(np.sum(belief_c[:, self.nc + k] * row.prior_score(point.block[:, self.nc + k])[0]))
+        for k, row in enumerate(self.vessel_part_specs):
+            total += float(
+                np.sum(belief_c[:, self.n_per_group + k] * row.prior_score(point.block[:, self.n_per_group + k])[0])
+            )
         return total
 
     def _belief(self, point: Point) -> Parts:
-        return point.belief or (np.ones(len(self.rows_s)), np.ones((self.n_clones, self.width)))
+        return point.prior_weight or (np.ones(len(self.shared_part_specs)), np.ones((self.n_groups, self.block_width)))
 
     def _arrow(self, point: Point, gradient: np.ndarray, hessian: np.ndarray) -> Arrow:
         """Normal equations of all parameters from those of the vessels over their own."""
-        clone, w, n = self.problem.vessel_clone, point.weight, len(self.rows_s)
-        inner = self.ns + self.nb  # of a lane's parameters, those that stand in the shared part
+        clone, w, n = self.problem.vessel_group, point.weight, len(self.shared_part_specs)
+        inner = self.n_shared + self.n_per_batch  # of a lane's parameters, those that stand in the shared part
         hessian = hessian * w[:, None, None]
         ss = np.zeros((n, n))
         gs, gc = self._gathered(gradient * w[:, None])
-        cs = np.zeros((self.n_clones, self.width, n))
-        cc = np.zeros((self.n_clones, self.width, self.width))
+        cs = np.zeros((self.n_groups, self.block_width, n))
+        cc = np.zeros((self.n_groups, self.block_width, self.block_width))
         for b in range(max(self.n_batches, 1)):
-            use = self.problem.vessel_batch == b if self.nb else slice(None)
-            to = self.outer[use][0]
+            use = self.problem.vessel_batch == b if self.n_per_batch else slice(None)
+            to = self.shared_columns[use][0]
             ss[np.ix_(to, to)] += hessian[use, :inner, :inner].sum(axis=0)
-        for slot in range(self.slots):
+        for slot in range(self.n_slots):
             # one vessel of each clone at most, so that nothing is added twice in one go
-            v = np.flatnonzero(self.slot == slot)
-            rows, cols, outer = clone[v][:, None], self.columns[v], self.outer[v]
+            v = np.flatnonzero(self.vessel_slot == slot)
+            rows, cols, outer = clone[v][:, None], self.block_columns[v], self.shared_columns[v]
             cc[rows[..., None], cols[:, :, None], cols[:, None, :]] += hessian[v, inner:, inner:]
             cs[rows[..., None], cols[:, :, None], outer[:, None, :]] += hessian[v, inner:, :inner]
-        own, pop = np.arange(self.nc), self.ns + np.arange(self.nc)
+        own, pop = np.arange(self.n_per_group), self.n_shared + np.arange(self.n_per_group)
         belief_s, belief_c = self._belief(point)
-        away = point.block[:, : self.nc] - point.shared[pop]
-        pool = belief_c[:, : self.nc] * self.pool
+        away = point.block[:, : self.n_per_group] - point.shared[pop]
+        pool = belief_c[:, : self.n_per_group] * self.pooling
         cc[:, own, own] += pool
-        gc[:, : self.nc] += pool * away
+        gc[:, : self.n_per_group] += pool * away
         ss[pop, pop] += pool.sum(axis=0)
         gs[pop] -= (pool * away).sum(axis=0)
         cs[:, own, pop] -= pool
-        for i, row in enumerate(self.rows_s):
+        for i, row in enumerate(self.shared_part_specs):
             _, slope, bend = row.prior_score(point.shared[i])
             gs[i] += belief_s[i] * slope
             ss[i, i] += belief_s[i] * bend
-        for k, row in enumerate(self.rows_v):
-            _, slope, bend = row.prior_score(point.block[:, self.nc + k])
-            gc[:, self.nc + k] += belief_c[:, self.nc + k] * slope
-            cc[:, self.nc + k, self.nc + k] += belief_c[:, self.nc + k] * bend
+        for k, row in enumerate(self.vessel_part_specs):
+            _, slope, bend = row.prior_score(point.block[:, self.n_per_group + k])
+            gc[:, self.n_per_group + k] += belief_c[:, self.n_per_group + k] * slope
+            cc[:, self.n_per_group + k, self.n_per_group + k] += belief_c[:, self.n_per_group + k] * bend
         return Arrow(ss, cs, cc, gs, gc)
 
-    def moved(self, point: Point, step_s: np.ndarray, step_c: np.ndarray) -> Point:
+    def move_point(self, point: Point, step_s: np.ndarray, step_c: np.ndarray) -> Point:
         """The point a step away, kept within bounds; nothing is known of it yet."""
         if point.fixed is not None:
             step_s, step_c = np.where(point.fixed[0], 0.0, step_s), np.where(point.fixed[1], 0.0, step_c)
         return replace(
             point,
-            shared=np.clip(point.shared + step_s, self.lower_s, self.upper_s),
-            block=np.clip(point.block + step_c, self.lower_c, self.upper_c),
+            shared=np.clip(point.shared + step_s, self.lower_shared, self.upper_shared),
+            block=np.clip(point.block + step_c, self.lower_block, self.upper_block),
             cost=np.inf,
             arrow=None,
             slopes=None,
         )
 
-    def held(self, point: Point) -> Parts:
+    def immovable_parameters(self, point: Point) -> Parts:
         """Which parameters do not move: fixed ones, and those that lie at a bound and are pulled outwards."""
         assert point.arrow is not None
         a = point.arrow
-        held_s = _held(point.shared, self.lower_s, self.upper_s, a.gs)
-        held_c = _held(point.block, self.lower_c, self.upper_c, a.gc)
+        held_s = _held(point.shared, self.lower_shared, self.upper_shared, a.gs)
+        held_c = _held(point.block, self.lower_block, self.upper_block, a.gc)
         return (held_s, held_c) if point.fixed is None else (held_s | point.fixed[0], held_c | point.fixed[1])
 
 

@@ -9,21 +9,21 @@ from optim.estimation.posterior import Z90, Posterior
 from optim.estimation.result import Observations
 
 
-def predictive(posterior: Posterior, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
+def posterior_predictive(posterior: Posterior, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
     """Predictions [B, M] of the estimate, and the standard deviation of a new measurement around them.
 
     Noise with heavy tails counts by that of the normal distribution with the same middle 90 %. Members whose simulation
     fails are left out of the deviation.
     """
     problem = posterior.problem
-    n = len(problem.vessel_clone)
-    points = draws.points(np.ones(n))
-    u = np.concatenate([posterior.lanes(p) for p in points])
+    n = len(problem.vessel_group)
+    points = draws.to_points(np.ones(n))
+    u = np.concatenate([posterior.lane_parameters(p) for p in points])
     y, status = problem.predict(u, np.tile(np.arange(n), len(points)))
     stack = np.where((status == 0)[:, None], y, np.nan).reshape(len(points), n, -1)
     noise = reading_sd(posterior, stack[0])
     for i, variable in enumerate(problem.variables):
-        noise[problem.vessels.variable == i] *= problem.noise.tail(variable)
+        noise[problem.vessels.variable == i] *= problem.noise.tail_factor(variable)
     return stack[0], np.sqrt(np.nanvar(stack, axis=0) + noise**2)
 
 
@@ -37,7 +37,7 @@ def reading_sd(posterior: Posterior, y: np.ndarray) -> np.ndarray:
     return sd
 
 
-def observations(
+def observation_bands(
     posterior: Posterior, predicted: np.ndarray, sd: np.ndarray, only: np.ndarray | None = None
 ) -> Observations:
     """All data points in use (or those of `only` [B, M]) with predictions and their 90 % bands."""
@@ -50,7 +50,7 @@ def observations(
     for i, variable in enumerate(problem.variables):
         # a band does not reach where no reading can be
         own = v.variable == i
-        lowest, highest = problem.noise.range_of(variable)
+        lowest, highest = problem.noise.reading_range(variable)
         lower[own], upper[own] = np.clip(lower[own], lowest, None), np.clip(upper[own], None, highest)
     return Observations(
         vessel=tuple(runs[i].run_id for i in b),

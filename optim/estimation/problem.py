@@ -14,8 +14,8 @@ import numpy as np
 from optim.data.dataset import Dataset
 from optim.errors import DatasetError
 from optim.estimation import likelihood
-from optim.estimation.likelihood import Blocks, Layout, Vessels
-from optim.estimation.noise import NoiseModel, Scatter, on_scale, scatter_of
+from optim.estimation.likelihood import Layout, VesselEquations, Vessels
+from optim.estimation.noise import NoiseModel, Scatter, on_scale, scatter_arrays
 from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.parameters import ParameterSpec, ParameterTable
 from optim.schedule.from_run import feeds_of, schedule_of
@@ -29,14 +29,14 @@ from optim.simulation.engine.stiffness import explicit_step_count, stepper_advic
 # most vessels of one batch: enough to fill vector units, and one size, since every other is compiled anew
 MOST_LANES = 64
 # a vessel's readings are padded to a multiple of this, so that a few more or less of them share a compiled program
-READINGS = 16
+READINGS_MULTIPLE = 16
 
 
 @dataclass(frozen=True)
 class FitProblem:
     """One model and one dataset.
 
-    `vessel_clone` [B] gives the group of each vessel (the clone, or the experiment), `vessel_batch` [B] its experiment.
+    `vessel_group` [B] gives the group of each vessel (the clone, or the experiment), `vessel_batch` [B] its experiment.
     The parameters of a lane are the shared ones, those of its batch, of its clone, and its own, in this order.
     """
 
@@ -47,32 +47,32 @@ class FitProblem:
     integrator: Integrator
     variables: tuple[str, ...]
     vessels: Vessels
-    vessel_clone: np.ndarray
+    vessel_group: np.ndarray
     groups: tuple[str, ...]
     group_by: str
     vessel_batch: np.ndarray
     batches: tuple[str, ...]
 
     @property
-    def shared(self) -> tuple[ParameterSpec, ...]:
+    def shared_specs(self) -> tuple[ParameterSpec, ...]:
         return self.table.of_level("shared")
 
     @property
-    def batch(self) -> tuple[ParameterSpec, ...]:
+    def batch_specs(self) -> tuple[ParameterSpec, ...]:
         return self.table.of_level("batch")
 
     @property
-    def clone(self) -> tuple[ParameterSpec, ...]:
+    def group_specs(self) -> tuple[ParameterSpec, ...]:
         return self.table.of_level("clone")
 
     @property
-    def vessel(self) -> tuple[ParameterSpec, ...]:
+    def vessel_specs(self) -> tuple[ParameterSpec, ...]:
         return self.table.of_level("vessel")
 
     @cached_property
     def layout(self) -> Layout:
         """Where each parameter stands; hashable, so that it is part of the compiled program."""
-        rows = (*self.shared, *self.batch, *self.clone, *self.vessel)
+        rows = (*self.shared_specs, *self.batch_specs, *self.group_specs, *self.vessel_specs)
         return Layout(
             self.model,
             self.variables,
@@ -88,43 +88,43 @@ class FitProblem:
 
     @cached_property
     def scatter(self) -> Scatter:
-        return scatter_of(self.noise, self.variables)
+        return scatter_arrays(self.noise, self.variables)
 
-    def lanes(self, vessel: np.ndarray, sd: np.ndarray | None = None) -> Lanes:
+    def make_lanes(self, vessel: np.ndarray, sd: np.ndarray | None = None) -> VesselLanes:
         """Vessels (indices [L], repeated where several parameter sets are asked for) made ready on the device.
 
         sd [B, M]: noise of every point; default: as stated.
         """
         v = self.vessels if sd is None else self.vessels._replace(sd=sd)
         vessel, ready = np.asarray(vessel), []
-        for place, part in split_batches(v, vessel, min(-(-len(self.vessel_clone) // 8) * 8, MOST_LANES)):
+        for place, part in split_batches(v, vessel, min(-(-len(self.vessel_group) // 8) * 8, MOST_LANES)):
             # a row that only fills up has no intervals: it ends where it begins
             used = np.append(True, np.diff(place) > 0)
             grid = part.grid._replace(intervals=jnp.where(used, part.grid.intervals, 0))
             ready.append((place, part._replace(grid=grid)))
-        return Lanes(self, vessel, tuple(ready))
+        return VesselLanes(self, vessel, tuple(ready))
 
     @cached_property
-    def all_lanes(self) -> Lanes:
+    def all_lanes(self) -> VesselLanes:
         """Every vessel once, with the stated noise."""
-        return self.lanes(np.arange(len(self.vessel_clone)))
+        return self.make_lanes(np.arange(len(self.vessel_group)))
 
-    def only(self, vessels: np.ndarray) -> FitProblem:
+    def select_vessels(self, vessels: np.ndarray) -> FitProblem:
         """The same with some of the vessels (indices); of equal shape, so that compiled programs are shared."""
-        clone, batch = self.vessel_clone[vessels], self.vessel_batch[vessels]
+        clone, batch = self.vessel_group[vessels], self.vessel_batch[vessels]
         groups, member_of = _numbered([self.groups[c] for c in clone])
         batches, batch_of = _numbered([self.batches[b] for b in batch])
         return replace(
             self,
             dataset=self.dataset.only(vessels),
             vessels=jax.tree.map(lambda x: x[vessels], self.vessels),
-            vessel_clone=member_of,
+            vessel_group=member_of,
             groups=groups,
             vessel_batch=batch_of,
             batches=batches,
         )
 
-    def until(self, time_h: float) -> FitProblem:
+    def readings_until(self, time_h: float) -> FitProblem:
         """The same with the readings up to a time only."""
         v = self.vessels
         at = np.take_along_axis(v.grid.t, v.node, axis=1)
@@ -132,48 +132,50 @@ class FitProblem:
 
     def predict(self, u: np.ndarray, vessel: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Predictions [L, M] and status [L] of lanes u [L, Q]; `vessel` [L] says whose lane each is (default: all)."""
-        y, _, trajectory = (self.all_lanes if vessel is None else self.lanes(vessel)).run(likelihood.predict, u)
+        y, _, trajectory = (self.all_lanes if vessel is None else self.make_lanes(vessel)).run_program(
+            likelihood.predict_readings, u
+        )
         return y, trajectory.status
 
-    def deviation(self, y: np.ndarray) -> np.ndarray:
+    def scaled_deviation(self, y: np.ndarray) -> np.ndarray:
         """Predictions less readings [B, M], on the scale on which each assay scatters."""
         v = self.vessels
         scale, floor = self.scatter.scale[v.variable], self.scatter.floor[v.variable]
         return np.asarray(on_scale(y, scale, floor) - on_scale(v.value, scale, floor))
 
-    def poor_integrator(self, u: np.ndarray) -> str | None:
+    def integrator_advice(self, u: np.ndarray) -> str | None:
         """What another stepper would save at u [B, Q], judged on the first vessels; None: the choice is good."""
         few = np.arange(min(len(u), LANES))
         v = jax.tree.map(lambda x: x[few], self.vessels)
-        _, p, trajectory = self.lanes(few).run(likelihood.predict, u[few])
+        _, p, trajectory = self.make_lanes(few).run_program(likelihood.predict_readings, u[few])
         bound = explicit_step_count(self.model, p, trajectory, v.grid, Vessel(v.feeds))
         return stepper_advice(self.integrator, trajectory.steps, bound)
 
 
 @dataclass(frozen=True)
-class Lanes:
+class VesselLanes:
     """Vessels on lanes, ready for any parameter values."""
 
     problem: FitProblem
     vessel: np.ndarray
     ready: tuple[tuple[np.ndarray, Vessels], ...]
 
-    def cost(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def vessel_costs(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Negative log-likelihood [L] and residuals [L, M] of each lane at u [L, Q]."""
-        found: tuple[np.ndarray, np.ndarray] = self.run(likelihood.cost, u, self.problem.scatter)
+        found: tuple[np.ndarray, np.ndarray] = self.run_program(likelihood.vessel_costs, u, self.problem.scatter)
         return found
 
-    def blocks(self, u: np.ndarray) -> Blocks:
+    def vessel_equations(self, u: np.ndarray) -> VesselEquations:
         """Cost, gradient and Gauss-Newton matrix of each lane."""
-        found: Blocks = self.run(likelihood.blocks, u, self.problem.scatter)
+        found: VesselEquations = self.run_program(likelihood.vessel_equations, u, self.problem.scatter)
         return found
 
-    def reading(self, value: np.ndarray, censored: np.ndarray) -> Lanes:
+    def with_readings(self, value: np.ndarray, censored: np.ndarray) -> VesselLanes:
         """The same vessels with other readings, [L, M]."""
         ready = tuple((rows, v._replace(value=value[rows], censored=censored[rows])) for rows, v in self.ready)
-        return Lanes(self.problem, self.vessel, ready)
+        return VesselLanes(self.problem, self.vessel, ready)
 
-    def run(self, program: Any, u: np.ndarray, *rest: Any) -> Any:
+    def run_program(self, program: Any, u: np.ndarray, *rest: Any) -> Any:
         """A program of `likelihood` at u [L, Q]; its results as NumPy arrays."""
         p = self.problem
         return join_batches(
@@ -214,7 +216,7 @@ def build_problem(
         grid = jax.tree.map(np.asarray, to_grid(jax.tree.map(jnp.asarray, schedule), size)[0])
         grids.append(grid)
         nodes.append(np.append(schedule.times, run.end_time_h))
-    width = max(1, -(-max(len(o) for o in observed) // READINGS)) * READINGS
+    width = max(1, -(-max(len(o) for o in observed) // READINGS_MULTIPLE)) * READINGS_MULTIPLE
     arrays = {k: np.zeros((len(observed), width)) for k in ("node", "variable", "value", "sd", "censored", "weight")}
     arrays["sd"] += 1.0
     for b, rows in enumerate(observed):
@@ -222,8 +224,8 @@ def build_problem(
             arrays["node"][b, m] = int(np.argmin(np.abs(nodes[b] - time)))
             arrays["variable"][b, m] = variables.index(variable)
             arrays["value"][b, m] = value
-            arrays["sd"][b, m] = noise.sd(variable, np.asarray(value))
-            arrays["censored"][b, m] = noise.censoring(variable, value, censored)
+            arrays["sd"][b, m] = noise.sd_on_scale(variable, np.asarray(value))
+            arrays["censored"][b, m] = noise.censoring_code(variable, value, censored)
             arrays["weight"][b, m] = 1.0
     vessels = Vessels(
         grid=jax.tree.map(lambda *x: np.stack(x), *grids),

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from optim.artefact import Artefact, Lineage
+from optim.data.screened import Screen
 from optim.errors import IncompatibleError
 from optim.estimation.data_quality.finding import Finding
 from optim.estimation.uncertainty.profile import Profile
@@ -102,6 +103,7 @@ class FitResult(Artefact):
     made_by: ClassVar[str] = "optim fit"
 
     lineage: Lineage
+    screen: Screen  # what later steps need of the data
     table: ParameterTable  # as it was fitted: levels, bounds, priors, and the values of fixed parameters
     shared_names: tuple[str, ...]
     clone_names: tuple[str, ...]

@@ -6,19 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from optim.estimation.ensemble import Draws, laplace
+from optim.estimation.ensemble import Draws, draw_laplace
 from optim.estimation.levenberg_marquardt import Progress, Search, minimise
 from optim.estimation.noise import MEASURED
 from optim.estimation.posterior import Point, Posterior
-from optim.estimation.predictive import observations, predictive
+from optim.estimation.predictive import observation_bands, posterior_predictive
 from optim.estimation.result import Observations
 
 
-def free_parameters(p: Posterior) -> int:
+def count_parameters(p: Posterior) -> int:
     """Parameters that the data pay for: all that are fitted, and one noise factor per assay whose noise is found."""
     noise = p.problem.noise
-    found = sum(noise.assay(v).estimate for v in p.problem.variables) if noise.estimate_scale else 0
-    return p.size - p.nc + found
+    found = sum(noise.assay_noise(v).estimate for v in p.problem.variables) if noise.estimate_scale else 0
+    return p.n_parameters - p.n_per_group + found
 
 
 def log_likelihood(p: Posterior, point: Point) -> float:
@@ -27,18 +27,18 @@ def log_likelihood(p: Posterior, point: Point) -> float:
     total = -point.data_cost
     for i, variable in enumerate(p.problem.variables):
         own = (v.variable == i) & (v.censored == MEASURED) & (v.weight > 0.0)
-        total += float(np.sum(noise.log_density(variable, v.value[own], p.noise.sd[own])))
+        total += float(np.sum(noise.log_normaliser(variable, v.value[own], p.noise.sd[own])))
     return total
 
 
-def leave_out(
+def predict_left_out(
     p: Posterior, best: Point, folds: list[np.ndarray], members: int, search: Search, seed: int, progress: Progress
 ) -> Observations:
     """Every fold's vessels (indices) predicted by a fit to all others, from their own initial state and controls.
 
     What a left-out vessel deviates in, and a left-out clone or batch, is what is expected of one not seen.
     """
-    n = len(p.problem.vessel_clone)
+    n = len(p.problem.vessel_group)
     points = []
     for fold in folds:
         weight = np.ones(n)
@@ -48,33 +48,33 @@ def leave_out(
     shape = p.problem.vessels.value.shape
     predicted, sd = np.full(shape, np.nan), np.full(shape, np.nan)
     for k, (fold, point) in enumerate(zip(folds, done, strict=True)):
-        draws = _of_unseen(p, laplace(p, point, members, np.random.default_rng(seed + 10 + k)), fold)
-        y, deviation = predictive(p, draws)
+        draws = _of_unseen(p, draw_laplace(p, point, members, np.random.default_rng(seed + 10 + k)), fold)
+        y, deviation = posterior_predictive(p, draws)
         predicted[fold], sd[fold] = y[fold], deviation[fold]
-    return observations(p, predicted, sd)
+    return observation_bands(p, predicted, sd)
 
 
 def _of_unseen(p: Posterior, draws: Draws, fold: np.ndarray) -> Draws:
     """Member 0 has the centre of the prior for what nothing is left to inform: the search may have stopped short."""
     shared, block = draws.shared.copy(), draws.block.copy()
-    clone, pop = p.problem.vessel_clone, slice(p.ns, p.ns + p.nc)
+    clone, pop = p.problem.vessel_group, slice(p.n_shared, p.n_shared + p.n_per_group)
     for b in fold:
-        own = p.columns[b][p.nc :]
-        block[0, clone[b], own] = p.mean_c[own]
+        own = p.block_columns[b][p.n_per_group :]
+        block[0, clone[b], own] = p.mean_block[own]
     for c in np.unique(clone[fold]):
         if np.isin(np.flatnonzero(clone == c), fold).all():
-            block[0, c, : p.nc] = shared[0, pop]
+            block[0, c, : p.n_per_group] = shared[0, pop]
     return Draws(shared, block)
 
 
 def vessel_folds(p: Posterior) -> list[np.ndarray]:
     """One vessel at a time."""
-    return [np.array([b]) for b in range(len(p.problem.vessel_clone))]
+    return [np.array([b]) for b in range(len(p.problem.vessel_group))]
 
 
-def clone_folds(p: Posterior) -> list[np.ndarray]:
+def group_folds(p: Posterior) -> list[np.ndarray]:
     """All vessels of one clone at a time."""
-    return [np.flatnonzero(p.problem.vessel_clone == c) for c in range(p.n_clones)]
+    return [np.flatnonzero(p.problem.vessel_group == c) for c in range(p.n_groups)]
 
 
 def r_squared(o: Observations) -> dict[str, float]:
@@ -102,13 +102,13 @@ def _r2(value: np.ndarray, predicted: np.ndarray) -> float:
     return float(1.0 - np.sum((value - predicted) ** 2) / total) if total > 0.0 else float("nan")
 
 
-def coverage(o: Observations) -> float:
+def interval_coverage(o: Observations) -> float:
     """Share of readings after time 0 inside their 90 % bands; censored ones left out."""
     use = (o.time_h > 0.0) & np.array([c == "" for c in o.censored])
     return float(np.mean(((o.value >= o.lower90) & (o.value <= o.upper90))[use])) if use.any() else float("nan")
 
 
-def log_predictive(o: Observations) -> float:
+def log_predictive_density(o: Observations) -> float:
     """Mean logarithm of the predictive density of a reading, taken as normal with the width of its band.
 
     The width is that of the wider half of the band: the other may end where no reading can be.

@@ -26,6 +26,8 @@ class Market:
     demand_g_per_year: float
     suite_days_per_year: float
     turnaround_h: float
+    source: str = ""
+    verified: bool = True
 
     def __post_init__(self) -> None:
         for key in ("price_eur_per_g", "demand_g_per_year", "suite_days_per_year"):

@@ -224,7 +224,7 @@ def _readings(o: Outlook, fitting: FitProblem, plan: Plan) -> tuple[SeenReading,
     good = status == 0
     rows = []
     noise = np.where(v.weight[0] > 0.0, o.followed.sd, 1.0)
-    on_scale = np.stack([fitting.deviation(row[None])[0] for row in y])  # predicted less read
+    on_scale = np.stack([fitting.scaled_deviation(row[None])[0] for row in y])  # predicted less read
     spread = on_scale[good].std(axis=0)
     for m in np.flatnonzero(v.weight[0] > 0.0):
         name, time = fitting.variables[v.variable[0, m]], float(v.grid.t[0, v.node[0, m]])
@@ -363,7 +363,9 @@ def _seen(
         if not own:
             continue
         last = own[-1]
-        sd = fitting.noise.reading_sd(name, np.array(last.planned), fitting.noise.sd(name, np.array(last.planned)))
+        sd = fitting.noise.reading_sd(
+            name, np.array(last.planned), fitting.noise.sd_on_scale(name, np.array(last.planned))
+        )
         if abs(last.value - last.planned) > CLEARLY * float(sd) and last.planned > 0.0:
             share, unit = last.value / last.planned - 1.0, display(VARIABLES[name].unit)
             text.append(

@@ -92,8 +92,8 @@ def known_lanes(fitting: FitProblem, u: np.ndarray, done: Sequence[float]) -> np
     v, layout = fitting.vessels, fitting.layout
 
     def row(u: jax.Array) -> jax.Array:
-        named = layout.natural(u, jnp.asarray(fitting.fixed_values))
-        p, state, volume = layout.start(named, jnp.asarray(v.initial[0]), jnp.asarray(v.volume[0]))
+        named = layout.natural_parameters(u, jnp.asarray(fitting.fixed_values))
+        p, state, volume = layout.initial_conditions(named, jnp.asarray(v.initial[0]), jnp.asarray(v.volume[0]))
         return jnp.stack([jnp.asarray(x, float) for x in (*p, *state, volume)])
 
     rows = np.asarray(jax.vmap(row)(jnp.asarray(u)))

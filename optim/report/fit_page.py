@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from optim.estimation.result import FitResult, Observations
-from optim.estimation.score import coverage, r_squared
+from optim.estimation.score import interval_coverage, r_squared
 from optim.process.metrics import readable_name
 from optim.report import plots
 from optim.report.page import number, png, render
@@ -50,7 +50,7 @@ def fit_page(result: FitResult, title: str, images: dict[str, bytes]) -> str:
     """The page of a fit with its `fit_images`."""
     r = result
     shown = {name: "data:image/png;base64," + base64.b64encode(content).decode() for name, content in images.items()}
-    covered = coverage(r.left_out) if r.left_out is not None else float("nan")
+    covered = interval_coverage(r.left_out) if r.left_out is not None else float("nan")
     return render(
         "fit.html.j2",
         r=r,

@@ -10,6 +10,7 @@ from conftest import FIT_ONLY, ROOT, skip_without_data
 
 from optim.app.build import build_fit, build_process, compose, config_hash, model_config
 from optim.data.open import open_dataset
+from optim.data.screened import Screen
 from optim.errors import ConfigError
 from optim.kinetics import kinetics
 from optim.parameters import table_from_mapping
@@ -44,9 +45,9 @@ def test_every_experiment_builds(name):
     build_fit(cfg, dataset)
     if name in FIT_ONLY:
         with pytest.raises(ConfigError, match=r"design\.feed_id: .* has no medium"):
-            build_process(cfg, dataset)
+            build_process(cfg, Screen.of(dataset))
     else:
-        build_process(cfg, dataset)
+        build_process(cfg, Screen.of(dataset))
 
 
 @pytest.mark.parametrize("name", [n for g, n in OPTIONS if g == "model"])

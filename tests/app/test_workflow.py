@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from optim.app.build import compose
 from optim.app.commands import load_command
 from optim.app.session import session
 from optim.artefact import load, save
+from optim.data.contract import Checker
 from optim.errors import ConfigError, IncompatibleError
 from optim.estimation.result import FitResult
 from optim.estimation.transfer.prediction import NewClonePrediction
@@ -124,9 +126,26 @@ def test_data_without_a_process_are_fitted(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, small_screen) -> Path:
+    """A finished run, during which every table of the data was parsed once."""
     out = tmp_path_factory.mktemp("done") / "out"
-    go(out, f"dataset.name={small_screen}")
+    with tables_read() as read:
+        go(out, f"dataset.name={small_screen}")
+    assert sorted(read) == sorted(f.name for f in small_screen.glob("*.csv"))
     return out
+
+
+@contextmanager
+def tables_read():
+    """Names of the tables that are parsed, in order."""
+    read, parse = list[str](), Checker.read
+
+    def counted(self, folder, table):
+        read.append(table.file)
+        return parse(self, folder, table)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checker, "read", counted)
+        yield read
 
 
 def test_one_seed_gives_identical_numbers_and_another_does_not(finished, tmp_path, small_screen):
@@ -159,8 +178,10 @@ def done(finished, tmp_path) -> Path:
 def test_every_command_can_be_run_alone_on_the_artefacts_before_it(done, small_screen):
     before = [load(Ranking, done / "ranking").id, load(Optimum, done / "optimum").id]
     recipe = read_document(done / "recipe")["id"]
-    for command in ("rank", "optimise", "export"):
-        go(done, f"dataset.name={small_screen}", command=command)
+    with tables_read() as read:
+        for command in ("rank", "optimise", "export"):
+            go(done, f"dataset.name={small_screen}", command=command)
+    assert not read  # a fit carries what later steps need of the data
     # alone as within the whole flow, to the last digit
     assert [load(Ranking, done / "ranking").id, load(Optimum, done / "optimum").id] == before
     assert read_document(done / "recipe")["id"] == recipe
@@ -211,7 +232,7 @@ def test_a_prior_or_bound_that_was_not_fitted_is_refused(done, small_screen):
 
 
 def test_an_artefact_of_other_data_or_another_model_is_refused(done, small_screen):
-    with pytest.raises(IncompatibleError, match="made from other data"):
+    with pytest.raises(IncompatibleError, match="dataset 'small', the configuration says 'cho_clone_screen'"):
         go(done, command="rank")
     with pytest.raises(IncompatibleError, match="a fit of model"):
         go(done, f"dataset.name={small_screen}", "model.name=other", command="rank")

@@ -204,11 +204,15 @@ def with_runs(posterior: Posterior, point: Point, belief: Belief, runs: tuple[Ru
     problem = build_problem(old.model, old.table, dataset, old.noise, old.integrator)
     e = Posterior(problem, spread=posterior.spread)
     there = e.prior_point()
-    there.shared[: posterior.ns + posterior.nc] = point.shared[: posterior.ns + posterior.nc]
-    there.shared[e.ns + e.nc : e.ns + e.nc + posterior.n_batches * e.nb] = point.shared[posterior.ns + posterior.nc :]
+    there.shared[: posterior.n_shared + posterior.n_per_group] = point.shared[
+        : posterior.n_shared + posterior.n_per_group
+    ]
+    there.shared[e.n_shared + e.n_per_group : e.n_shared + e.n_per_group + posterior.n_batches * e.n_per_batch] = (
+        point.shared[posterior.n_shared + posterior.n_per_group :]
+    )
     for c, name in enumerate(problem.groups):
-        there.block[c, : e.nc] = point.block[old.groups.index(name), : e.nc]
-        there.block[c, e.nc : posterior.width] = point.block[old.groups.index(name), e.nc :]
+        there.block[c, : e.n_per_group] = point.block[old.groups.index(name), : e.n_per_group]
+        there.block[c, e.n_per_group : posterior.block_width] = point.block[old.groups.index(name), e.n_per_group :]
     e.evaluate([there])
     a = there.arrow
     assert a is not None
@@ -220,7 +224,11 @@ def with_runs(posterior: Posterior, point: Point, belief: Belief, runs: tuple[Ru
         whole[at, at], whole[at, :size], whole[:size, at] = a.cc[c], a.cs[c], a.cs[c].T
     # a slot of a clone that has fewer vessels is known by its prior alone
     inverse = np.linalg.inv(whole)
-    keep = [*range(e.ns + e.nc), *(size + problem.groups.index(c) * width for c in belief.clones), size - 1]
+    keep = [
+        *range(e.n_shared + e.n_per_group),
+        *(size + problem.groups.index(c) * width for c in belief.clones),
+        size - 1,
+    ]
     found: np.ndarray = inverse[np.ix_(keep, keep)]
     return found
 
@@ -493,7 +501,7 @@ def test_the_order_of_clones_changes_nothing(short, plan, process_problem):
     posterior, point = short
     problem = posterior.problem
     turned = np.array([2, 0, 3, 1])
-    other = problem.only(turned)
+    other = problem.select_vessels(turned)
     again = Posterior(other)
     moved = again.prior_point()
     moved.shared, moved.block = point.shared.copy(), point.block[turned].copy()

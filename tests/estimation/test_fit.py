@@ -20,7 +20,7 @@ from optim.errors import ConfigError, DatasetError, FitError, IncompatibleError
 from optim.estimation.estimate import multi_start
 from optim.estimation.fit import fit
 from optim.estimation.levenberg_marquardt import Search, minimise
-from optim.estimation.noise import ABOVE, BELOW, MEASURED, NoiseModel, residual
+from optim.estimation.noise import ABOVE, BELOW, MEASURED, NoiseModel, whitened_residual
 from optim.estimation.normal_equations import Arrow
 from optim.estimation.posterior import Posterior
 from optim.estimation.problem import build_problem
@@ -67,7 +67,7 @@ def random_arrow(n: int = 4, clones: int = 3, m: int = 2) -> tuple[Arrow, np.nda
 
 def test_the_arrow_solves_as_the_dense_matrix_does():
     arrow, h, g = random_arrow()
-    shared, own = arrow.solve()
+    shared, own = arrow.newton_step()
     assert np.allclose(np.concatenate([shared, own.ravel()]), -np.linalg.solve(h, g), rtol=1e-10)
 
 
@@ -79,7 +79,7 @@ def test_the_arrow_has_the_variances_of_the_dense_inverse():
 
 def test_draws_have_the_covariance_of_the_dense_inverse():
     arrow, h, _ = random_arrow()
-    shared, own = arrow.sample(np.random.default_rng(1), 40_000)
+    shared, own = arrow.draw_normal(np.random.default_rng(1), 40_000)
     draws = np.concatenate([shared, own.reshape(len(own), -1)], axis=1)
     covariance = np.linalg.inv(h)
     scale = np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
@@ -91,14 +91,14 @@ def test_draws_have_the_covariance_of_the_dense_inverse():
 
 def test_residuals_are_the_likelihood():
     y, value, sd = 1.3, 1.0, 0.2
-    assert 0.5 * float(residual(y, value, sd, jnp.asarray(MEASURED))) ** 2 == pytest.approx(
+    assert 0.5 * float(whitened_residual(y, value, sd, jnp.asarray(MEASURED))) ** 2 == pytest.approx(
         -norm.logpdf(value, y, sd) - np.log(sd * np.sqrt(2.0 * np.pi))
     )
-    below = float(residual(y, value, sd, jnp.asarray(BELOW)))
+    below = float(whitened_residual(y, value, sd, jnp.asarray(BELOW)))
     assert 0.5 * below**2 == pytest.approx(-norm.logcdf((value - y) / sd), rel=1e-9)
-    above = float(residual(y, value, sd, jnp.asarray(ABOVE)))
+    above = float(whitened_residual(y, value, sd, jnp.asarray(ABOVE)))
     assert 0.5 * above**2 == pytest.approx(-norm.logsf((value - y) / sd), rel=1e-9)
-    assert float(residual(0.1, 1.0, 0.2, jnp.asarray(BELOW))) == pytest.approx(0.0, abs=1e-2)
+    assert float(whitened_residual(0.1, 1.0, 0.2, jnp.asarray(BELOW))) == pytest.approx(0.0, abs=1e-2)
 
 
 def test_noise_refuses_what_it_cannot_mean():
@@ -107,7 +107,7 @@ def test_noise_refuses_what_it_cannot_mean():
     with pytest.raises(ConfigError, match="floor must be positive"):
         NoiseModel({"glucose": AssaySettings(0.1, 0.0)})
     with pytest.raises(ConfigError, match="no entry for 'lactate'"):
-        NoiseModel({"glucose": AssaySettings(0.1, 0.1)}).sd("lactate", np.ones(1))
+        NoiseModel({"glucose": AssaySettings(0.1, 0.1)}).sd_on_scale("lactate", np.ones(1))
 
 
 # --- cost, gradient, optimum ---
@@ -126,12 +126,12 @@ def test_the_gradient_of_the_posterior_matches_finite_differences(small_problem)
         return moved.cost
 
     h = 1e-4
-    for i in (0, e.ns - 1, e.ns, e.ns + e.nc - 1):
+    for i in (0, e.n_shared - 1, e.n_shared, e.n_shared + e.n_per_group - 1):
         step = np.zeros_like(point.shared)
         step[i] = h
         slope = (cost(point.shared + step, point.block) - cost(point.shared - step, point.block)) / (2 * h)
         assert g_s[i] == pytest.approx(slope, rel=1e-4, abs=1e-6 * np.abs(g_s).max())
-    for c, i in ((0, 0), (2, e.nc), (3, e.width - 1)):
+    for c, i in ((0, 0), (2, e.n_per_group), (3, e.block_width - 1)):
         step = np.zeros_like(point.block)
         step[c, i] = h
         slope = (cost(point.shared, point.block + step) - cost(point.shared, point.block - step)) / (2 * h)
@@ -146,7 +146,7 @@ def test_no_direction_lowers_the_cost_at_the_optimum(small_problem):
     around = [
         replace(
             best,
-            shared=np.clip(best.shared + 1e-2 * rng.standard_normal(best.shared.shape), e.lower_s, e.upper_s),
+            shared=np.clip(best.shared + 1e-2 * rng.standard_normal(best.shared.shape), e.lower_shared, e.upper_shared),
             block=best.block + 1e-2 * rng.standard_normal(best.block.shape),
         )
         for _ in range(20)

@@ -91,7 +91,7 @@ def batch(late: bool = False, extra: tuple[float, str] | None = None):
         )
 
     blank = problem(np.ones(len(samples)))
-    y, _ = blank.predict(Posterior(blank).lanes(Posterior(blank).prior_point()))
+    y, _ = blank.predict(Posterior(blank).lane_parameters(Posterior(blank).prior_point()))
     posterior = Posterior(problem(y[0, : len(samples)]))
     best = minimise(posterior, [posterior.prior_point()], Search(20, 1e-9), lambda text: None)[0]
     return posterior, best

@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import least_squares
 
 from optim.data.dataset import Dataset, Event, Measurements, Run
-from optim.estimation.estimate import found_spread, multi_start
+from optim.estimation.estimate import estimate_spread, multi_start
 from optim.estimation.levenberg_marquardt import Search, minimise
 from optim.estimation.noise import NoiseModel
 from optim.estimation.posterior import Point, Posterior
@@ -126,12 +126,12 @@ def problem_of(
 
 def with_readings(problem: FitProblem, truth: Point, seed: int = 0, noise: float = 1.0) -> FitProblem:
     """The problem with readings of vessels that follow `truth`."""
-    y, status = problem.predict(Posterior(problem).lanes(truth))
+    y, status = problem.predict(Posterior(problem).lane_parameters(truth))
     assert not status.any()
     sd = problem.vessels.sd.copy()
     for i, variable in enumerate(problem.variables):
         own = problem.vessels.variable == i
-        sd[own] = problem.noise.reading_sd(variable, y[own], problem.noise.sd(variable, y[own]))
+        sd[own] = problem.noise.reading_sd(variable, y[own], problem.noise.sd_on_scale(variable, y[own]))
     value = y + noise * sd * np.random.default_rng(seed).standard_normal(y.shape)
     return replace(problem, vessels=problem.vessels._replace(value=np.clip(value, 1e-3, None)))
 
@@ -149,13 +149,13 @@ def test_the_gradient_of_everything_matches_finite_differences(everything):
     e.evaluate([point])
     arrow, h = point.arrow, 1e-5
     moves = []
-    for i in range(len(e.rows_s)):
-        moves.append((np.eye(len(e.rows_s))[i], np.zeros_like(point.block), arrow.gs[i]))
-    for c, k in ((0, 0), (1, e.nc), (2, e.width - 1), (3, e.nc + 1)):
+    for i in range(len(e.shared_part_specs)):
+        moves.append((np.eye(len(e.shared_part_specs))[i], np.zeros_like(point.block), arrow.gs[i]))
+    for c, k in ((0, 0), (1, e.n_per_group), (2, e.block_width - 1), (3, e.n_per_group + 1)):
         block = np.zeros_like(point.block)
         block[c, k] = 1.0
-        moves.append((np.zeros(len(e.rows_s)), block, arrow.gc[c, k]))
-    two = [[e.moved(point, s * h * a, s * h * b) for a, b, _ in moves] for s in (1.0, -1.0)]
+        moves.append((np.zeros(len(e.shared_part_specs)), block, arrow.gc[c, k]))
+    two = [[e.move_point(point, s * h * a, s * h * b) for a, b, _ in moves] for s in (1.0, -1.0)]
     e.evaluate_cost(two[0] + two[1])
     size = max(np.abs(arrow.gs).max(), np.abs(arrow.gc).max())
     for (_, _, slope), up, down in zip(moves, *two, strict=True):
@@ -174,19 +174,19 @@ def test_the_cost_alone_is_the_cost_of_the_equations(everything):
 def test_what_a_vessel_deviates_in_does_what_its_name_says(everything):
     e = Posterior(everything)
     point = e.prior_point()
-    y, _ = everything.predict(e.lanes(point))
+    y, _ = everything.predict(e.lane_parameters(point))
     v = everything.vessels
-    columns = {name: e.nc + i for i, name in enumerate(s.name for s in everything.vessel)}
+    columns = {name: e.n_per_group + i for i, name in enumerate(s.name for s in everything.vessel_specs)}
     more = replace(point, block=point.block.copy())
     more.block[0, columns["volume_factor"]] = np.log(1.25)
-    z, _ = everything.predict(e.lanes(more))
+    z, _ = everything.predict(e.lane_parameters(more))
     first = (v.variable[0] == everything.variables.index("glucose")) & (v.grid.t[0, v.node[0]] == 72.0)
     assert np.all(z[0, first] < y[0, first])  # the same feed in more broth
     assert np.allclose(z[1:], y[1:])  # and no other vessel
     scaled = replace(point, shared=point.shared.copy())
-    batch = e.ns + e.nc + [s.name for s in everything.batch].index("scale_vcd")
+    batch = e.n_shared + e.n_per_group + [s.name for s in everything.batch_specs].index("scale_vcd")
     scaled.shared[batch] = np.log(1.1)  # of batch 0
-    z, _ = everything.predict(e.lanes(scaled))
+    z, _ = everything.predict(e.lane_parameters(scaled))
     vcd = v.variable == everything.variables.index("vcd")
     own = everything.vessel_batch == 0
     assert np.allclose(z[own][vcd[own]], 1.1 * y[own][vcd[own]])
@@ -202,9 +202,9 @@ def test_the_bend_of_a_step_is_the_second_derivative_of_the_residuals(everything
     step_s, step_c = 0.1 * rng.standard_normal(point.shared.shape), 0.1 * rng.standard_normal(point.block.shape)
     e.evaluate([point])
     h = 1e-2
-    there = [e.moved(point, s * h * step_s, s * h * step_c) for s in (1.0, -1.0)]
+    there = [e.move_point(point, s * h * step_s, s * h * step_c) for s in (1.0, -1.0)]
     e.evaluate_cost(there)
-    found = e.bend(point, step_s, step_c, there[0], h)
+    found = e.acceleration_equations(point, step_s, step_c, there[0], h)
     second = (there[0].residual - 2.0 * point.residual + there[1].residual) / h**2
     gs, gc = e._gathered(np.einsum("bqm,bm->bq", point.slopes.jacobian, second))
     assert np.allclose(found.gs, gs, rtol=0.05, atol=0.02 * np.abs(gs).max())
@@ -216,13 +216,13 @@ def test_an_independent_solver_ends_at_the_same_optimum():
     truth = Posterior(problem).random_point(np.random.default_rng(2), 0.3)
     e = Posterior(with_readings(problem, truth))
     ours = minimise(e, [e.prior_point()], Search(60, 1e-10), lambda text: None)[0]
-    n = len(e.rows_s)
+    n = len(e.shared_part_specs)
 
     def residuals(x: np.ndarray) -> np.ndarray:
-        point = Point(x[:n], x[n:].reshape(e.n_clones, e.width), np.ones(len(problem.vessel_clone)))
+        point = Point(x[:n], x[n:].reshape(e.n_groups, e.block_width), np.ones(len(problem.vessel_group)))
         e.evaluate_cost([point])
-        prior = (point.shared - e.mean_s) / 0.5
-        pool = (point.block - point.shared[e.ns : e.ns + 1]) / 0.2
+        prior = (point.shared - e.mean_shared) / 0.5
+        pool = (point.block - point.shared[e.n_shared : e.n_shared + 1]) / 0.2
         return np.concatenate([point.residual.ravel(), prior, pool.ravel()])
 
     start = e.prior_point()
@@ -275,7 +275,7 @@ def test_the_spread_between_clones_is_found():
     sd = float(np.std(truth.block[:, 0]))
     assert found.spread[0] == pytest.approx(sd, rel=0.2)
     # one more step of the same kind changes nothing
-    assert found_spread(found, ends[0])[0] == pytest.approx(found.spread[0], rel=0.05)
+    assert estimate_spread(found, ends[0])[0] == pytest.approx(found.spread[0], rel=0.05)
 
 
 @pytest.mark.slow

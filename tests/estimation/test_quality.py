@@ -134,7 +134,7 @@ def test_a_fit_without_what_was_found_is_that_of_clean_data(clean, faulty, found
     ours = minimise(repaired, [repaired.prior_point()], search, lambda text: None)[0]
     bent = minimise(posterior, [posterior.prior_point()], search, lambda text: None)[0]
     best = fitted(clean)[1]
-    away = [float(np.abs(p.shared - best.shared)[: posterior.ns].max()) for p in (ours, bent)]
+    away = [float(np.abs(p.shared - best.shared)[: posterior.n_shared].max()) for p in (ours, bent)]
     assert away[0] < 0.5 * away[1]
 
 

@@ -27,8 +27,8 @@ DAYS = (0.0, 3.0, 5.0, 7.0)
 
 
 def of_clones(problem, first, end):
-    clone = problem.vessel_clone
-    return problem.only(np.flatnonzero((clone >= first) & (clone < end)))
+    clone = problem.vessel_group
+    return problem.select_vessels(np.flatnonzero((clone >= first) & (clone < end)))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,11 @@ def test_a_fit_continued_ends_where_one_from_scratch_does(problem, old, what):
         first, grown = old, of_clones(problem, 0, KNOWN + 2)
     else:
         grown = of_clones(problem, 0, KNOWN)
-        part = grown.until(8 * 24.0) if what == "more days" else grown.only(np.arange(len(grown.vessel_clone) - 1))
+        part = (
+            grown.readings_until(8 * 24.0)
+            if what == "more days"
+            else grown.select_vessels(np.arange(len(grown.vessel_group) - 1))
+        )
         first = fit(part, OPTIONS, seed=1, model_name="cho_moller")
     rounds: dict[str, list[str]] = {"update": [], "scratch": []}
     ours = update(first, grown, OPTIONS, seed=2, model_name="cho_moller", progress=rounds["update"].append)
@@ -91,9 +95,9 @@ def test_without_samples_a_new_clone_is_one_of_the_population(problem, old):
     ).placed
     assert none.readings == 0
     assert none.members == pytest.approx(len(old.shared) - 1)
-    newcomer = to_fitted(problem.clone, old.newcomer)
-    drawn = to_fitted(problem.clone, none.own)
-    for i, row in enumerate(problem.clone):
+    newcomer = to_fitted(problem.group_specs, old.newcomer)
+    drawn = to_fitted(problem.group_specs, none.own)
+    for i, row in enumerate(problem.group_specs):
         p = none[row.name]
         assert p.shrinkage == pytest.approx(1.0, abs=0.02)
         assert p.prior_sd == pytest.approx(drawn[:, i].std(), rel=0.06)
@@ -222,7 +226,7 @@ def test_a_batch_that_was_not_seen_leaves_the_clone_less_certain(problem):
 
 def test_some_vessels_of_a_problem_are_the_problem_of_some_vessels(problem):
     rows = np.array([5, 2, 3])
-    ours, theirs = problem.only(rows), build_fit(compose([]), problem.dataset.only(rows))
+    ours, theirs = problem.select_vessels(rows), build_fit(compose([]), problem.dataset.only(rows))
     assert ours.groups == theirs.groups
     assert ours.dataset.vessels == theirs.dataset.vessels
     a, b = Posterior(ours), Posterior(theirs)
@@ -233,6 +237,6 @@ def test_some_vessels_of_a_problem_are_the_problem_of_some_vessels(problem):
 
 
 def test_scales_there_and_back(problem):
-    rows = (*problem.shared, *problem.clone)
+    rows = (*problem.shared_specs, *problem.group_specs)
     x = np.array([[row.value, 0.9 * row.value] for row in rows]).T
     assert np.allclose(to_natural(rows, to_fitted(rows, x)), x, rtol=1e-9)

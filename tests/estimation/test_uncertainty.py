@@ -16,10 +16,10 @@ from support.models import Exponential, Monod, Product
 from support.toys import optimum, spec, toy
 
 from optim.errors import ApproximationWarning, FitError
-from optim.estimation.fit import parameter_rows
+from optim.estimation.fit import parameter_estimates
 from optim.estimation.identifiability.structural import structural
 from optim.estimation.levenberg_marquardt import Search, minimise
-from optim.estimation.parameter_index import chosen, places
+from optim.estimation.parameter_index import all_parameters, select_parameters
 from optim.estimation.posterior import Z90, Point, Posterior, Readings
 from optim.estimation.uncertainty.agreement import agreement
 from optim.estimation.uncertainty.bootstrap import BootstrapOptions, bootstrap
@@ -67,12 +67,12 @@ def monod(times, sd=0.02, prior_sd=1.0):
 
 def test_a_fixed_parameter_does_not_move_and_the_others_find_their_best(gaussian):
     posterior, best = gaussian
-    place = chosen(posterior, ["k"], "A")[0]
-    held = replace(best, block=best.block + 0.1, fixed=place.only(best), reason="", iterations=0)
-    target = float(place.of(held.shared, held.block))
+    place = select_parameters(posterior, ["k"], "A")[0]
+    held = replace(best, block=best.block + 0.1, fixed=place.mask_of(best), reason="", iterations=0)
+    target = float(place.value_in(held.shared, held.block))
     found = minimise(posterior, [held], Search(50, 1e-12), lambda text: None)[0]
-    assert float(place.of(found.shared, found.block)) == target
-    variance = place.of(*best.arrow.variances())
+    assert float(place.value_in(found.shared, found.block)) == target
+    variance = place.value_in(*best.arrow.variances())
     assert found.cost - best.cost == pytest.approx(0.5 * 0.1**2 / variance, rel=1e-4)
 
 
@@ -91,17 +91,17 @@ def test_readings_of_a_point_stand_in_for_those_of_the_dataset(gaussian):
 
 def test_a_prior_left_out_leaves_cost_and_equations(gaussian):
     posterior, best = gaussian
-    for place in places(posterior):
+    for place in all_parameters(posterior):
         belief = np.ones_like(best.shared), np.ones_like(best.block)
-        place.put(*belief, 0.0)
+        place.set_in(*belief, 0.0)
         point = replace(best, shared=best.shared + 0.1, block=best.block + 0.2)
-        without = replace(point, belief=belief)
+        without = replace(point, prior_weight=belief)
         posterior.evaluate([point, without])
         assert without.cost < point.cost
         step = 1e-4 * np.ones_like(best.shared), 1e-4 * np.ones_like(best.block)
-        ahead = posterior.moved(without, *step)
+        ahead = posterior.move_point(without, *step)
         posterior.evaluate_cost([ahead])
-        promised = -without.arrow.decrease(*step)
+        promised = -without.arrow.predicted_decrease(*step)
         assert ahead.cost - without.cost == pytest.approx(promised, rel=1e-3)
 
 
@@ -111,7 +111,7 @@ def test_a_prior_left_out_leaves_cost_and_equations(gaussian):
 @pytest.mark.parametrize("priors", [True, False])
 def test_the_profile_of_a_parabola_is_its_interval(gaussian, priors):
     posterior, best = gaussian
-    every = places(posterior)
+    every = all_parameters(posterior)
     found = profiles(posterior, best, every, ProfileOptions(priors=priors))
     for place, profile in zip(every, found, strict=True):
         assert profile.verdict == "identifiable"
@@ -121,8 +121,8 @@ def test_the_profile_of_a_parabola_is_its_interval(gaussian, priors):
         assert np.all(np.diff(profile.value) > 0.0)
         assert profile.rise[[0, -1]].min() > LEVEL
         if priors:
-            sd = np.sqrt(place.of(*best.arrow.variances()))
-            u = place.of(best.shared, best.block)
+            sd = np.sqrt(place.value_in(*best.arrow.variances()))
+            u = place.value_in(best.shared, best.block)
             ends = place.spec.backward(np.array([u - Z90 * sd, u + Z90 * sd]))
             assert (profile.lower90, profile.upper90) == pytest.approx(tuple(ends), rel=0.005)
     if not priors:
@@ -133,7 +133,7 @@ def test_the_profile_of_a_parabola_is_its_interval(gaussian, priors):
 def test_without_its_prior_a_parameter_that_nothing_depends_on_is_not_identifiable():
     rows = (spec("k", 0.3), spec("Ks", 0.5, **LOG | {"prior_sd": 0.3}))
     posterior, best = optimum(toy(Exponential(), rows, {}))
-    place = chosen(posterior, ["Ks"])
+    place = select_parameters(posterior, ["Ks"])
     believed = profiles(posterior, best, place)[0]
     assert believed.verdict == "identifiable"
     assert np.log(believed.upper90 / believed.lower90) == pytest.approx(2 * Z90 * 0.3, rel=0.01)
@@ -146,7 +146,7 @@ def test_without_its_prior_a_parameter_that_nothing_depends_on_is_not_identifiab
 
 def test_data_that_never_see_low_substrate_bound_its_affinity_from_above_only():
     posterior, best = optimum(monod((0.5, 1.0, 1.5, 2.0)))
-    k, ks = profiles(posterior, best, chosen(posterior, ["k", "Ks"]), ProfileOptions(priors=False))
+    k, ks = profiles(posterior, best, select_parameters(posterior, ["k", "Ks"]), ProfileOptions(priors=False))
     assert ks.verdict == "bounded above only"
     assert ks.lower90 == pytest.approx(0.001)
     assert k.verdict in ("identifiable", "bounded below only")
@@ -163,18 +163,18 @@ class Flaky(Posterior):
     def evaluate(self, points: list[Point]) -> None:
         super().evaluate(points)
         for point in points:
-            place = chosen(self, ["k"], "A")[0]
-            away = point.fixed is not None and point.fixed[1][place.clone, place.column]
+            place = select_parameters(self, ["k"], "A")[0]
+            away = point.fixed is not None and point.fixed[1][place.group, place.column]
             if away and self.times > 0:
                 self.times -= 1
                 point.cost = np.inf
-            if place.of(point.shared, point.block) > self.most:
+            if place.value_in(point.shared, point.block) > self.most:
                 point.cost = np.inf
 
 
 def test_a_lane_that_fails_does_not_end_a_profile(gaussian):
     posterior, best = gaussian
-    k = [*chosen(posterior, ["k"], "A"), *chosen(posterior, ["k"], "B")]
+    k = [*select_parameters(posterior, ["k"], "A"), *select_parameters(posterior, ["k"], "B")]
     good = profiles(posterior, best, k)
     now_and_then = profiles(Flaky(posterior.problem, posterior.noise, times=3), best, k)
     for a, b in zip(good, now_and_then, strict=True):
@@ -190,14 +190,16 @@ def test_a_lane_that_fails_does_not_end_a_profile(gaussian):
 
 def test_places_are_those_of_the_parameter_table(gaussian):
     posterior, best = gaussian
-    rows = [r for r in parameter_rows(posterior, best) if r.level != "fixed"]
-    assert [(x.spec.name, x.level, x.owner) for x in places(posterior)] == [(r.name, r.level, r.owner) for r in rows]
-    values = [float(x.spec.backward(x.of(best.shared, best.block))) for x in places(posterior)]
+    rows = [r for r in parameter_estimates(posterior, best) if r.level != "fixed"]
+    assert [(x.spec.name, x.level, x.owner) for x in all_parameters(posterior)] == [
+        (r.name, r.level, r.owner) for r in rows
+    ]
+    values = [float(x.spec.backward(x.value_in(best.shared, best.block))) for x in all_parameters(posterior)]
     assert values == pytest.approx([r.estimate for r in rows])
     with pytest.raises(FitError, match="no estimated parameter 'kk'"):
-        chosen(posterior, ["kk"])
+        select_parameters(posterior, ["kk"])
     with pytest.raises(FitError, match="owners: "):
-        chosen(posterior, ["k"], "Z")
+        select_parameters(posterior, ["k"], "Z")
 
 
 # --- structure ---
@@ -386,11 +388,11 @@ def test_without_its_library_the_sampler_says_what_to_install(gaussian, monkeypa
 
 
 def compared(posterior, best, names, options=None):
-    found = profiles(posterior, best, chosen(posterior, names, None))
+    found = profiles(posterior, best, select_parameters(posterior, names, None))
     drawn = sample(posterior, best, options or SampleOptions(500, 200), seed=0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        rows = agreement(posterior, parameter_rows(posterior, best), found, drawn)
+        rows = agreement(posterior, parameter_estimates(posterior, best), found, drawn)
     said = [str(w.message) for w in caught if issubclass(w.category, ApproximationWarning)]
     return {(r.name, r.owner): r for r in rows}, said
 

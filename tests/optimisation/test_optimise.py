@@ -9,6 +9,7 @@ import pytest
 
 from optim.app.build import build_process, compose
 from optim.artefact import Lineage
+from optim.data.screened import Screen
 from optim.errors import InfeasibleError, SimulationError
 from optim.optimisation.evaluate import outcome
 from optim.optimisation.optimise import _price_flips, optimise, rank
@@ -106,7 +107,7 @@ def small_design(screen):
     """Two decisions, so that a grid of processes is an oracle."""
     keep = ["shift_temperature", "harvest"]
     drop = [f"~design.decisions.{n}" for n in ("feed_volume", "shift_time")]
-    problem = build_process(compose([*drop, "design.decisions.shift_temperature.kind=temperature"]), screen)
+    problem = build_process(compose([*drop, "design.decisions.shift_temperature.kind=temperature"]), Screen.of(screen))
     assert [d.name for d in problem.design.decisions] == keep
     return problem
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from optim.app.build import build_process, compose
+from optim.data.screened import Screen
 from optim.errors import ConfigError
 from optim.process.cost import CostBook, Harvest, PriceItem, book_from_mapping
 from optim.process.design import Decision, Design
@@ -272,7 +273,7 @@ def test_a_process_that_fails_has_a_status_and_no_metric(process_problem, publis
 )
 def test_a_process_config_that_makes_no_sense_is_refused(screen, override, words):
     with pytest.raises(ConfigError, match=words):
-        build_process(compose([override]), screen)
+        build_process(compose([override]), Screen.of(screen))
 
 
 def test_jax_derivatives_of_the_bill_need_no_rounding(book):

@@ -17,6 +17,7 @@ from optim.app.session import session
 from optim.artefact import Lineage, load, save
 from optim.data.dataset import Event, Measurements, Run
 from optim.data.open import open_dataset
+from optim.data.screened import Screen
 from optim.data.writer import write_dataset
 from optim.errors import ConfigError, DatasetError, DisagreementWarning, IncompatibleError
 from optim.estimation.fit import fit
@@ -61,7 +62,7 @@ def old(small_problem):
 
 @pytest.fixture(scope="module")
 def process(cfg, small_screen):
-    return build_process(cfg, open_dataset(str(small_screen)))
+    return build_process(cfg, Screen.of(open_dataset(str(small_screen))))
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,7 @@ def planned_anew(cfg, process, old, plan, small_screen):
         fitting = until_now(cfg, data, 0, now_h)
         if whole:
             return replan(here, fitting, old, batch, plan, options, Lineage.of(old, seed=1))
-        return outlook(here, fitting, old, batch, plan.decisions, options.draws, 1)
+        return outlook(here, fitting, old, batch, plan.decisions, options.replan.draws, 1)
 
     return go
 
@@ -476,8 +477,8 @@ def test_an_exponential_feed_goes_on_by_its_decisions():
 def test_feeds_of_a_running_batch_keep_the_names_of_the_design(small_screen):
     """With a further feed between the first and the second, every rate stays in its own column."""
     more = ["+design.further_feeds={sugar: {glucose: 900.0}, soda: {lactate: 1.0}}", "design.second_feed_id=soda"]
-    problem = build_process(compose([*more, "design.second_feed_ratio=0.5"]), open_dataset(str(small_screen)))
     screen = open_dataset(str(small_screen))
+    problem = build_process(compose([*more, "design.second_feed_ratio=0.5"]), Screen.of(screen))
     media = screen.media | {"sugar": {"glucose": 900.0}, "soda": {"lactate": 2.0}}
     events = [bolus(3 * DAY, 0.3, "sugar"), bolus(4 * DAY, 0.2, "soda"), bolus(5 * DAY, 0.4)]
     data = replace(a_dataset(screen, a_run(events), []), media=media)

@@ -57,7 +57,7 @@ def toy(
     assay = AssaySettings(0.0, sd) if kind == "normal" else AssaySettings(sd, 0.0, kind)
     noise = NoiseModel({"biomass": assay})
     problem = build_problem(model, ParameterTable(tuple(rows)), dataset, noise, TIGHT)
-    free = (*problem.shared, *problem.batch, *problem.clone, *problem.vessel)
+    free = (*problem.shared_specs, *problem.batch_specs, *problem.group_specs, *problem.vessel_specs)
     u = np.array([[_true(truth, s.name, c, s.forward(s.value)) for s in free] for c in clones])
     y = problem.predict(u)[0][:, : len(times)]
     z = sd * np.random.default_rng(seed).standard_normal(y.shape)

@@ -26,9 +26,9 @@ import numpy as np
 from optim.app.build import build_fit, compose
 from optim.data.dataset import Dataset, Measurements
 from optim.data.open import open_dataset
-from optim.estimation.ensemble import laplace
+from optim.estimation.ensemble import draw_laplace
 from optim.estimation.estimate import multi_start
-from optim.estimation.fit import report
+from optim.estimation.fit import build_fit_result
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.predictive import Z90
 from optim.estimation.problem import FitProblem
@@ -123,7 +123,7 @@ def study(seed: int) -> Row:
     readings: list[Row] = []
     place_s = None
     if seed < FIRST_SEED + PLACED:
-        fitted = report(posterior, points, OPTIONS, seed, "cho_moller")
+        fitted = build_fit_result(posterior, points, OPTIONS, seed=seed, model_name="cho_moller")
         start = time.perf_counter()
         placed, readings = placing(fitted, seed)
         place_s = (time.perf_counter() - start) / NEW
@@ -162,7 +162,7 @@ def study(seed: int) -> Row:
         "placed": placed,
         "readings": readings,
         "noise": dict(zip(problem.variables, posterior.noise.scale.tolist(), strict=True)),
-        "spread": {row.name: s for row, s in zip(problem.clone, posterior.spread.tolist(), strict=True)},
+        "spread": {row.name: s for row, s in zip(problem.group_specs, posterior.spread.tolist(), strict=True)},
         "pooled_s": pooled_s,
         "alone_s": alone_s,
         "place_s": place_s,
@@ -178,10 +178,10 @@ def estimates(posterior: Posterior, point: Point) -> dict[tuple[str, str], tuple
     assert truth is not None
     var_s, var_c = point.arrow.variances()
     found = {}
-    for i, row in enumerate(problem.shared):
+    for i, row in enumerate(problem.shared_specs):
         found["", row.name] = (float(point.shared[i] - row.forward(truth[""][row.name])), float(np.sqrt(var_s[i])))
     for c, clone in enumerate(problem.groups):
-        for i, row in enumerate(problem.clone):
+        for i, row in enumerate(problem.group_specs):
             true = row.forward((truth[""] | truth[clone])[row.name])
             found[clone, row.name] = (float(point.block[c, i] - true), float(np.sqrt(var_c[c, i])))
     return found
@@ -214,14 +214,14 @@ def placing(fitted: FitResult, seed: int) -> tuple[list[Row], list[Row]]:
 def ranking(posterior: Posterior, point: Point, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
     """Clones compared by the titre they reach in one process: pairs with probabilities, ranks and titres."""
     problem = posterior.problem
-    draws = laplace(posterior, point, DRAWS + 1, np.random.default_rng(seed))
-    nc, n = posterior.nc, posterior.n_clones
+    draws = draw_laplace(posterior, point, DRAWS + 1, np.random.default_rng(seed))
+    nc, n = posterior.n_per_group, posterior.n_groups
     u = np.concatenate(
         [
-            np.repeat(draws.shared[1:, None, : posterior.ns], n, axis=1),
+            np.repeat(draws.shared[1:, None, : posterior.n_shared], n, axis=1),
             draws.block[1:, :, :nc],
             # an inoculum as planned
-            np.zeros((DRAWS, n, posterior.nv)),
+            np.zeros((DRAWS, n, posterior.n_per_vessel)),
         ],
         axis=2,
     ).reshape(DRAWS * n, -1)
@@ -266,17 +266,17 @@ def _truth(problem: FitProblem) -> np.ndarray:
     """True parameters of every clone on the fitted scale, [C, Q], with an inoculum as planned."""
     truth = problem.dataset.truth
     assert truth is not None
-    rows = (*problem.shared, *problem.clone)
+    rows = (*problem.shared_specs, *problem.group_specs)
     own = [[row.forward((truth[""] | truth[clone])[row.name]) for row in rows] for clone in problem.groups]
-    return np.pad(np.array(own), ((0, 0), (0, len(problem.vessel))))
+    return np.pad(np.array(own), ((0, 0), (0, len(problem.vessel_specs))))
 
 
 def titre_errors(posterior: Posterior, point: Point) -> list[float]:
     """Error of every clone's titre in the compared process, as predicted by the estimate; in logarithms."""
-    problem, n = posterior.problem, posterior.n_clones
-    u = np.zeros((n, posterior.ns + posterior.nc + posterior.nv))
-    u[:, : posterior.ns] = point.shared[: posterior.ns]
-    u[:, posterior.ns :][:, : posterior.nc] = point.block[:, : posterior.nc]
+    problem, n = posterior.problem, posterior.n_groups
+    u = np.zeros((n, posterior.n_shared + posterior.n_per_group + posterior.n_per_vessel))
+    u[:, : posterior.n_shared] = point.shared[: posterior.n_shared]
+    u[:, posterior.n_shared :][:, : posterior.n_per_group] = point.block[:, : posterior.n_per_group]
     titre = np.log(_titre(problem, np.concatenate([_truth(problem), u])))
     return [float(error) for error in titre[n:] - titre[:n]]
 

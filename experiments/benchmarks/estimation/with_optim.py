@@ -122,7 +122,7 @@ def problem_of(s: Screen, rtol: float = made.RTOL) -> FitProblem:
         integrator=Integrator(Tsit5(), rtol=rtol, atol=rtol * made.ATOL / made.RTOL),
         variables=ASSAYS,
         vessels=vessels,
-        vessel_clone=np.arange(n),
+        vessel_group=np.arange(n),
         groups=names,
         group_by="clone",
         vessel_batch=np.zeros(n, int),

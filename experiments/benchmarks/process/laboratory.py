@@ -14,6 +14,7 @@ from scipy.stats import qmc
 
 from optim.app.build import build_process, compose
 from optim.data.open import open_dataset
+from optim.data.screened import Screen
 from optim.process.cost import Harvest
 from optim.process.design import BOLUS_COVERS_H, Design
 from optim.process.problem import ProcessProblem
@@ -128,7 +129,7 @@ def laboratory(seed: int, mismatch: bool = False) -> Laboratory:
     With `mismatch` its cells form a growth inhibitor that nobody measures and that optim's model lacks.
     """
     cfg = compose(["tracking=off"])
-    return Laboratory(build_process(cfg, open_dataset(cfg.dataset.name)), seed, mismatch)
+    return Laboratory(build_process(cfg, Screen.of(open_dataset(cfg.dataset.name))), seed, mismatch)
 
 
 def volume_room(design: Design, limit_ml: float, x: np.ndarray) -> np.ndarray:

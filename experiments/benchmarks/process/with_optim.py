@@ -53,7 +53,7 @@ def learn(seed: int, mismatch: bool = False) -> tuple[Learnt, Learnt]:
         dataset = open_dataset(cfg.dataset.name)
     options = replace(cfg.fit, quality=False, identify=False)
     found = fit(build_fit(cfg, dataset), options, seed=cfg.seed, model_name=cfg.model.name)
-    problem = build_process(cfg, dataset)
+    problem = build_process(cfg, found.screen)
     sets = {c: parameter_sets(found, problem.model, c) for c in found.clones}
     lineage = Lineage.of(found, seed=cfg.seed)
     search = cfg.optimise

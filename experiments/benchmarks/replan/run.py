@@ -22,6 +22,7 @@ from optim.app.commands.replan import running, until_now
 from optim.app.session import session
 from optim.artefact import Lineage, load
 from optim.data.open import open_dataset
+from optim.data.screened import Screen
 from optim.estimation.result import FitResult
 from optim.optimisation.optimise import NEWCOMER
 from optim.optimisation.result import Optimum, Series
@@ -51,7 +52,7 @@ class Bench:
             with session(self.cfg, "fit") as s:
                 load_command("fit")(s)
         self.fit = load(FitResult, out / "screen" / "fit")
-        self.problem = build_process(self.cfg, self.screen)
+        self.problem = build_process(self.cfg, Screen.of(self.screen))
         self.times = {d.name: d.time_h for d in self.problem.design.decisions if d.kind == "bolus"}
 
     def plan(self, clone: str) -> dict[str, float]:

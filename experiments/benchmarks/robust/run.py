@@ -45,7 +45,7 @@ def one_screen(seed: int, folder: Path) -> dict[str, object]:
     dataset = open_dataset(str(data))
     options = replace(cfg.fit, starts=2, ensemble=64, quality=False, identify=False)
     result = fit(build_fit(cfg, dataset), options, seed=seed, model_name=cfg.model.name)
-    problem = build_process(cfg, dataset)
+    problem = build_process(cfg, result.screen)
     lineage = Lineage.of(result, seed=seed)
     search = OptimiseSettings(8, 2, cfg.optimise.max_iterations, cfg.optimise.tolerance)
     ensembles = {c: parameter_sets(result, problem.model, c) for c in result.clones}

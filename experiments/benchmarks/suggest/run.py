@@ -24,6 +24,7 @@ import numpy as np
 from optim.app.build import build_fit, build_process, compose
 from optim.data.dataset import Dataset, Run
 from optim.data.open import open_dataset
+from optim.data.screened import Screen
 from optim.data.writer import append_runs, write_dataset
 from optim.doe.alternatives import best_processes
 from optim.doe.candidates import Setting, sampled_h
@@ -78,7 +79,7 @@ class Campaign:
         )
         self.do(self.first, "round0", [READ_H] * len(self.first))
         data = self.data("round0")
-        self.process: ProcessProblem = build_process(self.cfg, data)
+        self.process: ProcessProblem = build_process(self.cfg, Screen.of(data))
         d = self.cfg.design
         self.setting = Setting(d.medium_id, d.inoculum_vcd_1e6_per_ml, "", data.media)
         self.best = 0.0

@@ -15,10 +15,8 @@ from optim import __version__
 from optim.app.build import config_hash
 from optim.app.schema import as_yaml
 from optim.app.session import Session
-from optim.app.shared import folder_of, process_problem
-from optim.artefact import load, require_parent
-from optim.data.open import open_dataset
-from optim.errors import IncompatibleError, UnverifiedWarning
+from optim.app.stored import folder_of, process_problem, stored_fit, stored_optimum
+from optim.errors import UnverifiedWarning
 from optim.estimation.result import FitResult
 from optim.export.tables import export_recipe
 from optim.optimisation.evaluate import outcome
@@ -36,20 +34,12 @@ def export(
     created_utc: str | None = None,
 ) -> dict[str, Recipe]:
     """Turn every optimum into a recipe; reads `out/optimum*` and `out/fit`, writes `out/recipe*`."""
-    cases = ("", *s.cfg.objective.also)
-    optima = optima or {case: load(Optimum, s.out / folder_of("optimum", case)) for case in cases}
-    result = result or load(FitResult, s.out / "fit")
-    dataset = open_dataset(s.cfg.dataset.name)
+    result = result or stored_fit(s)
     recipes = {}
-    for case, optimum in optima.items():
-        problem = process_problem(s, result, dataset, case)
-        require_parent(optimum, s.out / folder_of("optimum", case), result, s.out / "fit")
+    for case in ("", *s.cfg.objective.also):
+        problem = process_problem(s, result, case)
+        optimum = optima[case] if optima else stored_optimum(s, result, problem, case)
         ensemble = parameter_sets(result, problem.model, optimum.clone)
-        if [d.name for d in problem.design.decisions] != [d.name for d in optimum.optimum.decisions]:
-            raise IncompatibleError(
-                f"{s.out / folder_of('optimum', case)} has other decisions than the configured design "
-                f"('{s.cfg.design.title}'); export with its design, or run `optim optimise` with this one"
-            )
         rounded = _rounded(problem, optimum, ensemble)
         provenance = _provenance(s, created_utc)
         recipe = make_recipe(s.cfg.title, optimum, rounded, provenance)

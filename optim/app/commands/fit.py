@@ -9,13 +9,14 @@ from typing import Any
 
 from optim.app.build import build_fit, model_config
 from optim.app.session import Session
+from optim.app.stored import data_folder
 from optim.artefact import load
 from optim.data.dataset import Dataset
 from optim.data.open import open_dataset
 from optim.errors import BoundActiveWarning, UnidentifiableWarning
 from optim.estimation.fit import fit as fit_problem
 from optim.estimation.result import FitResult, ModelScore
-from optim.estimation.score import log_predictive, r_squared
+from optim.estimation.score import log_predictive_density, r_squared
 from optim.estimation.transfer.continued_fit import update
 from optim.export.tables import parameter_csv
 from optim.report import terminal
@@ -24,10 +25,10 @@ from optim.report.fit_page import fit_images, fit_page
 VAGUE = 0.9  # of the prior's standard deviation: a posterior wider than this has learnt nothing
 
 
-def fit(s: Session) -> FitResult:
+def fit(s: Session, dataset: Dataset | None = None) -> FitResult:
     """Fit the configured model (and those it is compared with) to the dataset; writes `out/fit`."""
     cfg = s.cfg
-    dataset = open_dataset(cfg.dataset.name)
+    dataset = dataset or open_dataset(cfg.dataset.name)
     label = "SIMULATED data" if dataset.simulated else "measured data"
     s.say(
         f"{cfg.title}: {label}, {len(dataset.runs)} runs of {_groups(dataset)}, "
@@ -41,7 +42,9 @@ def fit(s: Session) -> FitResult:
         result = fit_problem(problem, cfg.fit, **named)
     scores = [_compared(s, dataset, name) for name in cfg.fit.compare if name != cfg.model.name]
     scores.append(_score(result))
-    result = replace(result, comparison=tuple(sorted(scores, key=lambda m: -m.aicc)) if len(scores) > 1 else ())
+    compared = tuple(sorted(scores, key=lambda m: -m.aicc)) if len(scores) > 1 else ()
+    screen = replace(result.screen, folder=data_folder(cfg.dataset.name))
+    result = replace(result, comparison=compared, screen=screen)
     s.keep(result, "fit")
     _report_fit(s, result, dataset)
     return result
@@ -62,7 +65,7 @@ def _compared(s: Session, dataset: Dataset, name: str) -> ModelScore:
 
 def _score(r: FitResult) -> ModelScore:
     left = r_squared(r.left_out) if r.left_out is not None else {}
-    scores = [float("nan") if o is None else log_predictive(o) for o in (r.left_out, r.clones_left_out)]
+    scores = [float("nan") if o is None else log_predictive_density(o) for o in (r.left_out, r.clones_left_out)]
     return ModelScore(r.lineage.model, r.n_parameters, r.log_likelihood, r.aicc, r.bic, r.r2, left, *scores)
 
 

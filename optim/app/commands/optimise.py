@@ -7,11 +7,11 @@ import warnings
 import numpy as np
 
 from optim.app.session import Session
-from optim.app.shared import folder_of, process_lineage, process_problem, stored_ranking
+from optim.app.stored import folder_of, process_problem, stored_fit, stored_ranking
 from optim.artefact import load
-from optim.data.open import open_dataset
 from optim.errors import ConfigError, ExtrapolationWarning, IncompatibleError, nearest
 from optim.estimation.result import FitResult
+from optim.optimisation.lineage import process_lineage
 from optim.optimisation.optimise import NEWCOMER, parameter_sets
 from optim.optimisation.optimise import optimise as optimise_process
 from optim.optimisation.result import Optimum, Ranking
@@ -26,17 +26,16 @@ def optimise(s: Session, result: FitResult | None = None, ranking: Ranking | Non
     Where there is a ranking (`out/ranking`), the process that it found for the clone is one of the starts.
     """
     if result is None:
-        result = load(FitResult, s.out / "fit")
+        result = stored_fit(s)
         ranking = stored_ranking(s, result)
-    dataset = open_dataset(s.cfg.dataset.name)
-    clone = _chosen_clone(s, result, ranking, process_problem(s, result, dataset))
+    clone = _chosen_clone(s, result, ranking, process_problem(s, result))
     found: dict[str, Optimum] = {}
     for case in ("", *s.cfg.objective.also):
-        problem = process_problem(s, result, dataset, case)
+        problem = process_problem(s, result, case)
         ensemble = parameter_sets(result, problem.model, clone)
         first = _ranked_process(problem, ranking, clone) if not case else None
         used = first is not None or s.cfg.optimise.clone == "best"
-        lineage = process_lineage(s, problem, result, *([ranking] if ranking and used else []))
+        lineage = process_lineage(result, problem, *([ranking] if ranking and used else []), seed=s.cfg.seed)
         optimum = optimise_process(
             problem,
             clone,

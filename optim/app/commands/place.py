@@ -6,7 +6,7 @@ from pathlib import Path
 
 from optim.app.build import build_fit
 from optim.app.session import Session
-from optim.app.shared import require_configured
+from optim.app.stored import require_configured
 from optim.artefact import load
 from optim.data.open import open_dataset
 from optim.estimation.result import FitResult

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from optim.app.session import Session
-from optim.app.shared import process_lineage, process_problem
-from optim.artefact import load
-from optim.data.open import open_dataset
+from optim.app.stored import process_problem, stored_fit
 from optim.errors import ConfigError
 from optim.estimation.result import FitResult
 from optim.export.tables import ranking_csv
+from optim.optimisation.lineage import process_lineage
 from optim.optimisation.optimise import parameter_sets
 from optim.optimisation.optimise import rank as rank_clones
 from optim.optimisation.result import Ranking
@@ -19,22 +18,21 @@ from optim.report import plots, terminal
 
 def rank(s: Session, result: FitResult | None = None) -> Ranking:
     """Rank all clones, each at its own optimised process; reads `out/fit`, writes `out/ranking`."""
-    result = result or load(FitResult, s.out / "fit")
-    dataset = open_dataset(s.cfg.dataset.name)
-    problem = process_problem(s, result, dataset)
+    result = result or stored_fit(s)
+    problem = process_problem(s, result)
     if result.group_by != "clone":
         raise ConfigError("rank: the fit groups runs by experiment, so there are no clones to rank")
     ensembles = {clone: parameter_sets(result, problem.model, clone) for clone in result.clones}
     truth = None
-    if dataset.truth is not None:
-        known = dataset.truth
+    if result.screen.truth is not None:
+        known = result.screen.truth
 
         def truth(clone: str, x: np.ndarray) -> float:
             named = known[""] | known[clone]
             p = np.array([[named[n] for n in problem.model.Parameters._fields]])
             return float(problem.objective.from_solver(problem.evaluate(x[None], p).objective[0]))
 
-    lineage = process_lineage(s, problem, result)
+    lineage = process_lineage(result, problem, seed=s.cfg.seed)
     if s.cfg.calendar is not None:
         lineage = lineage.noted("clones are ranked without regard to working hours")
     ranking = rank_clones(problem, ensembles, s.cfg.optimise, lineage, truth, s.progress)

@@ -12,7 +12,7 @@ import numpy as np
 
 from optim.app.build import build_fit, build_process
 from optim.app.session import Session
-from optim.app.shared import require_configured
+from optim.app.stored import require_configured
 from optim.artefact import Lineage, load, require_id, require_parent
 from optim.data.dataset import Dataset, Run
 from optim.data.open import open_dataset
@@ -37,7 +37,8 @@ AFTER_H = 0.01  # what is done at this very moment lies within the run
 def replan(s: Session) -> Replan:
     """Plan the rest of a running batch anew; writes `out/replan`.
 
-    The run is `replan.run` of the configured dataset, the fit that of `replan.fit`, and the plan `replan.plan`.
+    The run is `replan.run` of the configured dataset, the fit that of `replan.fit`, and the plan `replan.plan`. The
+    dataset is read since it holds what the fit has not seen: the batch's readings, and what was done to it.
     """
     cfg = s.cfg.replan
     folder = Path(cfg.fit) if cfg.fit else s.out
@@ -46,7 +47,7 @@ def replan(s: Session) -> Replan:
     dataset = open_dataset(s.cfg.dataset.name)
     index = chosen_run(dataset, cfg.run)
     now = now_of(dataset, index, cfg.now_h)
-    problem, batch = running(build_process(s.cfg, dataset), dataset, index, now)
+    problem, batch = running(build_process(s.cfg, old.screen), dataset, index, now)
     plan = read_plan(Path(cfg.plan) if cfg.plan else folder / "optimum", problem, old, folder / "fit")
     fitting = until_now(s.cfg, dataset, index, now)
     options = ReplanOptions(s.cfg.optimise, cfg, s.cfg.objective.risk, s.cfg.calendar)
@@ -124,9 +125,7 @@ def running(problem: ProcessProblem, dataset: Dataset, index: int, now_h: float)
         rows.append(own)
     events = tuple(replace(e, feed_id=renamed.get(e.feed_id, e.feed_id)) for e in run.events)
     start = model.initial(dataset.medium(run.medium_id, run.run_id), run.inoculum_vcd, dataset.initial_sample(index))
-    initial = np.array([start[n] for n in model.names()], float)
-    # its own data are no screen
-    problem = replace(problem, feeds=np.array(rows, float), initial=initial, screened={})
+    problem = replace(problem, feeds=np.array(rows, float), initial=np.array([start[n] for n in model.names()], float))
     return problem, Batch(replace(run, events=events), now_h, tuple(names))
 
 
@@ -143,7 +142,7 @@ def until_now(cfg: Any, dataset: Dataset, index: int, now_h: float) -> FitProble
     alone = whole.only(np.array([index]))
     if len(alone.measurements.value):
         return _roomy(build_fit(cfg, alone))
-    return build_fit(cfg, whole).only(np.array([index]))
+    return build_fit(cfg, whole).select_vessels(np.array([index]))
 
 
 def stopped(run: Run, end_h: float) -> Run:

@@ -7,6 +7,7 @@ import numpy as np
 from optim.app.build import build_process, build_table
 from optim.app.session import Session
 from optim.data.open import open_dataset
+from optim.data.screened import Screen
 from optim.export.tables import trajectory_csv
 from optim.optimisation.evaluate import outcome
 from optim.optimisation.result import ProcessOutcome
@@ -16,7 +17,7 @@ from optim.report import terminal
 def simulate(s: Session) -> ProcessOutcome:
     """Simulate the platform process with the model's configured parameter values; writes `out/simulation.csv`."""
     dataset = open_dataset(s.cfg.dataset.name)
-    problem = build_process(s.cfg, dataset)
+    problem = build_process(s.cfg, Screen.of(dataset))
     values = build_table(s.cfg.model, problem.model).values()
     p = np.array([[values[n] for n in problem.model.Parameters._fields]])
     found = outcome(problem, "platform", problem.design.platform, p)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from optim.app.session import Session
-from optim.app.shared import optimised_process, process_lineage
+from optim.app.stored import process_problem, stored_fit, stored_optimum
 from optim.export.tables import drifts_csv, influences_csv
+from optim.optimisation.lineage import process_lineage
 from optim.optimisation.optimise import parameter_sets
 from optim.optimisation.sensitivity import Stress
 from optim.optimisation.sensitivity import stress as put_under_stress
@@ -16,10 +17,12 @@ from optim.report.terminal_process import stress_lines
 
 def stress(s: Session) -> Stress:
     """What parameters, prices and drifts do to the optimum; reads `out/fit` and `out/optimum`, writes `out/stress`."""
-    result, problem, optimum = optimised_process(s)
+    result = stored_fit(s)
+    problem = process_problem(s, result)
+    optimum = stored_optimum(s, result, problem)
     ensemble = parameter_sets(result, problem.model, optimum.clone)
     x = np.array([d.value for d in optimum.optimum.decisions])
-    lineage = process_lineage(s, problem, result, optimum)
+    lineage = process_lineage(result, problem, optimum, seed=s.cfg.seed)
     found = put_under_stress(
         problem,
         optimum.clone,

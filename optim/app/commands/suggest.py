@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from optim.app.build import build_fit, build_process, feed_media
+from optim.app.build import build_fit, feed_media
 from optim.app.session import Session
-from optim.app.shared import process_lineage, require_configured, stored_ranking
-from optim.artefact import load
+from optim.app.stored import process_problem, stored_fit, stored_ranking
 from optim.data.dataset import Dataset
 from optim.data.open import open_dataset
+from optim.data.screened import Screen
 from optim.doe.candidates import Setting
 from optim.doe.result import Suggestion
 from optim.doe.suggest import suggest as suggest_runs
@@ -19,6 +19,7 @@ from optim.errors import ConfigError
 from optim.estimation.result import FitResult
 from optim.estimation.transfer.continued_fit import revive_posterior
 from optim.export.lab_sheet import suggestion_csv, write_plan
+from optim.optimisation.lineage import process_lineage
 from optim.optimisation.result import Ranking
 from optim.process.problem import ProcessProblem
 from optim.report import plots_suggest, terminal_suggest
@@ -28,17 +29,17 @@ from optim.settings.settings import Settings
 def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
     """The next runs; reads `out/fit` (and `out/ranking`, where there is one), writes `out/suggestion` and `out/next`.
 
-    `out/next` is a dataset that lacks its measurements: done and filled in, it is read like any other.
+    `out/next` is a dataset that lacks its measurements: done and filled in, it is read like any other. The dataset of
+    the fit is read again, since the information of a new run counts on top of that of all readings so far.
     """
     cfg = s.cfg
-    result = result or load(FitResult, s.out / "fit")
+    result = result or stored_fit(s)
     if result.group_by != "clone":
         raise ConfigError("suggest: the fit groups runs by experiment, so there are no clones to choose among")
-    require_configured(cfg, result, s.out / "fit")
     dataset = open_dataset(cfg.dataset.name)
-    process = build_process(cfg, dataset)
+    process = process_problem(s, result)
     posterior, point = revive_posterior(result, build_fit(cfg, dataset))
-    setting = _setting(cfg, dataset)
+    setting = _setting(cfg, dataset, result.screen)
     ranking = stored_ranking(s, result)
     found = suggest_runs(
         posterior,
@@ -47,7 +48,7 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
         setting,
         cfg.suggest,
         cfg.optimise,
-        process_lineage(s, process, result, *([ranking] if ranking else [])),
+        process_lineage(result, process, *([ranking] if ranking else []), seed=cfg.seed),
         _ranked(process, ranking),
         s.progress,
     )
@@ -64,7 +65,7 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
     return found
 
 
-def _setting(cfg: Settings, dataset: Dataset) -> Setting:
+def _setting(cfg: Settings, dataset: Dataset, screen: Screen) -> Setting:
     """What the runs have in common; refused where it would not be read again."""
     d, name = cfg.design, cfg.suggest.experiment
     if d.initial:
@@ -76,14 +77,14 @@ def _setting(cfg: Settings, dataset: Dataset) -> Setting:
         raise ConfigError(
             f"suggest.experiment: '{name}' is already in '{dataset.name}'; give the new runs another name"
         )
-    feeds = feed_media(d, dataset)
+    feeds = feed_media(d, screen)
     for feed, holds in feeds.items():
-        if dataset.media.get(feed, holds) != holds:
+        if screen.media.get(feed, holds) != holds:
             raise ConfigError(
                 f"suggest: feed '{feed}' of the design holds something else than that of '{dataset.name}'; "
                 "give the design's feed another name"
             )
-    return Setting(d.medium_id, d.inoculum_vcd_1e6_per_ml, name, dict(dataset.media) | feeds)
+    return Setting(d.medium_id, d.inoculum_vcd_1e6_per_ml, name, screen.media | feeds)
 
 
 def _ranked(process: ProcessProblem, ranking: Ranking | None) -> dict[str, np.ndarray] | None:

@@ -136,7 +136,7 @@ def _of_whole_batches(posterior: Posterior, r: Reference) -> list[Finding]:
     ]
     found = [f for f in over_batches(r, first) if not f.vessel]
     told = {f.variable for f in found}
-    y, status = p.predict(posterior.lanes(posterior.prior_point()))
+    y, status = p.predict(posterior.lane_parameters(posterior.prior_point()))
     for i, name in enumerate(p.variables):
         for batch, batch_name in enumerate(p.batches):
             seen = r.measured & (p.vessels.variable == i) & (status == 0)[:, None] & (p.vessels.value > 0.0) & (y > 0.0)

@@ -157,7 +157,7 @@ def wrong_units(r: Reference, but: np.ndarray) -> list[Suspicion]:
             slip = slip_of(name, middle)
             if slip is None or not _better_by(r, b, rows, slip[0]):
                 continue
-            group = (int(r.problem.vessel_clone[b]), i)
+            group = (int(r.problem.vessel_group[b]), i)
             if abs(middle) < abs(largest.get(group, (0.0, 0))[0]):
                 continue
             largest[group] = (middle, len(found))

@@ -96,10 +96,10 @@ def reference(posterior: Posterior, starts: list[Point], left_out: np.ndarray | 
 def judged(at: Posterior, point: Point, use: np.ndarray, scale: np.ndarray) -> Reference:
     """How readings lie about a point that has been evaluated."""
     v = at.problem.vessels
-    y, status = at.problem.predict(at.lanes(point))
+    y, status = at.problem.predict(at.lane_parameters(point))
     use = use & (status == 0)[:, None] & np.isfinite(y)
     # left-out readings have no residual in the fit: they are judged by their deviation
-    z = np.where(use, -at.problem.deviation(np.where(use, y, 1.0)) / at.noise.sd, 0.0)
+    z = np.where(use, -at.problem.scaled_deviation(np.where(use, y, 1.0)) / at.noise.sd, 0.0)
     if point.residual is not None:
         z = np.where(use & (v.censored != MEASURED), _as_normal(point.residual), z)
     return Reference(at, point, y, use, z, _alone(at, point, z), scale)
@@ -108,14 +108,14 @@ def judged(at: Posterior, point: Point, use: np.ndarray, scale: np.ndarray) -> R
 def median_scale(at: Posterior, point: Point) -> np.ndarray:
     """Factor on the stated noise [V] from the median absolute residual of each assay."""
     problem, v = at.problem, at.problem.vessels
-    y, status = problem.predict(at.lanes(point))
+    y, status = problem.predict(at.lane_parameters(point))
     use = (v.weight * point.weight[:, None] > 0.0) & (v.censored == MEASURED) & (status == 0)[:, None]
-    deviation, scale = problem.deviation(y), np.ones(len(problem.variables))
+    deviation, scale = problem.scaled_deviation(y), np.ones(len(problem.variables))
     for i, variable in enumerate(problem.variables):
         own = use & (v.variable == i)
         if not own.any():
             continue
-        size, n = np.abs(deviation[own]) / problem.noise.sd(variable, y[own]), own.sum()
+        size, n = np.abs(deviation[own]) / problem.noise.sd_on_scale(variable, y[own]), own.sum()
         found = MAD * float(np.median(size))
         scale[i] = np.clip(np.sqrt((n * found**2 + STATED) / (n + STATED)), 0.1, 10.0)
     return scale
@@ -124,7 +124,7 @@ def median_scale(at: Posterior, point: Point) -> np.ndarray:
 def lane_covariance(posterior: Posterior, arrow: Arrow) -> np.ndarray:
     """Covariance [B, Q, Q] of the parameters of every vessel's lane. Raises `LinAlgError` when singular."""
     shared, own, across = arrow.covariance()
-    clone, outer, columns = posterior.problem.vessel_clone, posterior.outer, posterior.columns
+    clone, outer, columns = posterior.problem.vessel_group, posterior.shared_columns, posterior.block_columns
     ss = shared[outer[:, :, None], outer[:, None, :]]
     cc = own[clone[:, None, None], columns[:, :, None], columns[:, None, :]]
     cs = across[clone[:, None, None], columns[:, :, None], outer[:, None, :]]
@@ -162,11 +162,11 @@ def _as_normal(residual: np.ndarray) -> np.ndarray:
 def _by_prediction(at: Posterior, point: Point, scale: np.ndarray) -> Noise:
     """Noise of every reading by its prediction: by the reading, a fault would state its own noise."""
     problem, sd = at.problem, at.problem.vessels.sd.copy()
-    y, status = problem.predict(at.lanes(point))
+    y, status = problem.predict(at.lane_parameters(point))
     for i, variable in enumerate(problem.variables):
         own = problem.vessels.variable == i
         seen = own & (status == 0)[:, None] & np.isfinite(y)
-        sd[seen] = problem.noise.sd(variable, y[seen])
+        sd[seen] = problem.noise.sd_on_scale(variable, y[seen])
         sd[own] *= scale[i]
     return Noise(scale, sd)
 

@@ -57,7 +57,7 @@ def swapped(r: Reference, but: np.ndarray) -> tuple[Finding, tuple[int, int]] | 
     e = next((e for e in exchanges if trials.believed(e)), None)
     if e is None:
         return None
-    runs, clone = r.problem.dataset.runs, r.problem.vessel_clone
+    runs, clone = r.problem.dataset.runs, r.problem.vessel_group
     first, second = runs[e.a], runs[e.b]
     names = f"{first.run_id} and {second.run_id}"
     groups = {int(clone[e.a]), int(clone[e.b])}
@@ -85,7 +85,7 @@ class _Trials:
         v = self.problem.vessels
         self.weight = np.where(but, 0.0, np.where(r.use, 1.0, 0.0))
         self.sd = v.sd * r.scale[v.variable]
-        self.clone = self.problem.vessel_clone
+        self.clone = self.problem.vessel_group
         every = range(len(self.clone))
         # every vessel with clone parameters of its own: scatter that no mix-up widens
         alone = self._tried([[Lane(b, b, b)] for b in every])
@@ -194,11 +194,11 @@ class _Trials:
     ) -> Point:
         """Clones where the reference has them, vessels likewise."""
         old, now = self.r.posterior, self.r.point
-        block = np.tile(at.mean_c, (at.n_clones, 1))
-        block[:, : at.nc] = now.block[of_group, : at.nc]
+        block = np.tile(at.mean_block, (at.n_groups, 1))
+        block[:, : at.n_per_group] = now.block[of_group, : at.n_per_group]
         for k, lane in enumerate(lanes):
-            own = old.columns[lane.controls][old.nc :]
-            block[groups[k], at.columns[k][at.nc :]] = now.block[self.clone[lane.controls], own]
+            own = old.block_columns[lane.controls][old.n_per_group :]
+            block[groups[k], at.block_columns[k][at.n_per_group :]] = now.block[self.clone[lane.controls], own]
         return Point(now.shared.copy(), block, use)
 
 
@@ -231,7 +231,7 @@ def _rearranged(
     return replace(
         problem,
         vessels=vessels,
-        vessel_clone=groups,
+        vessel_group=groups,
         groups=names,
         vessel_batch=problem.vessel_batch[controls],
     )
@@ -243,24 +243,24 @@ def settle_blocks(at: Posterior, point: Point) -> tuple[np.ndarray, np.ndarray, 
     Returns the cost of every block with its priors [C], the loss of every vessel [B], and residuals [B, M].
     """
     point = replace(point, block=point.block.copy())
-    damping = np.full(at.n_clones, 1e-2)
-    lanes = at.problem.lanes(np.arange(len(at.problem.vessel_clone)), at.noise.sd)
-    cost, loss, residual = _block_costs(at, point, lanes.cost(at.lanes(point)))
+    damping = np.full(at.n_groups, 1e-2)
+    lanes = at.problem.make_lanes(np.arange(len(at.problem.vessel_group)), at.noise.sd)
+    cost, loss, residual = _block_costs(at, point, lanes.vessel_costs(at.lane_parameters(point)))
     for _ in range(ROUNDS):
         at.evaluate([point])
         assert point.arrow is not None
-        a, m = point.arrow, np.arange(at.width)
-        _, held = at.held(point)
+        a, m = point.arrow, np.arange(at.block_width)
+        _, held = at.immovable_parameters(point)
         matrix = np.where(np.isfinite(a.cc), a.cc, 0.0)
         diagonal = np.maximum(matrix[:, m, m], 1e-8)
         matrix[:, m, m] += damping[:, None] * diagonal + np.where(held, 1e12 * (1.0 + diagonal), 0.0)
         step = -np.linalg.solve(matrix, np.nan_to_num(a.gc)[..., None])[..., 0]
-        trial = replace(point, block=np.clip(point.block + np.clip(step, -1.0, 1.0), at.lower_c, at.upper_c))
-        new, new_loss, new_residual = _block_costs(at, trial, lanes.cost(at.lanes(trial)))
+        trial = replace(point, block=np.clip(point.block + np.clip(step, -1.0, 1.0), at.lower_block, at.upper_block))
+        new, new_loss, new_residual = _block_costs(at, trial, lanes.vessel_costs(at.lane_parameters(trial)))
         better = new < cost
         gained = float(np.max(np.where(better & np.isfinite(cost), cost - new, 0.0), initial=0.0))
         point.block[better] = trial.block[better]
-        own = better[at.problem.vessel_clone]
+        own = better[at.problem.vessel_group]
         loss, residual = np.where(own, new_loss, loss), np.where(own[:, None], new_residual, residual)
         cost = np.where(better, new, cost)
         damping = np.clip(np.where(better, 0.2 * damping, 8.0 * damping), 1e-9, 1e6)
@@ -275,10 +275,10 @@ def _block_costs(
     p, (ends, residual) = at.problem, found
     freedom = np.where(p.vessels.censored == MEASURED, p.scatter.robust[p.vessels.variable], 0.0)
     loss = np.where(np.isfinite(ends), np.asarray(robust_loss(residual**2, freedom)[0]).sum(axis=1), np.inf)
-    cost = np.zeros(at.n_clones)
-    np.add.at(cost, p.vessel_clone, np.where(point.weight > 0.0, loss, 0.0))
-    away = point.block[:, : at.nc] - point.shared[at.ns : at.ns + at.nc]
-    cost += 0.5 * np.sum(at.pool * away**2, axis=1)
-    for k, row in enumerate(at.rows_v):
-        cost += np.asarray(row.prior_score(point.block[:, at.nc + k])[0])
+    cost = np.zeros(at.n_groups)
+    np.add.at(cost, p.vessel_group, np.where(point.weight > 0.0, loss, 0.0))
+    away = point.block[:, : at.n_per_group] - point.shared[at.n_shared : at.n_shared + at.n_per_group]
+    cost += 0.5 * np.sum(at.pooling * away**2, axis=1)
+    for k, row in enumerate(at.vessel_part_specs):
+        cost += np.asarray(row.prior_score(point.block[:, at.n_per_group + k])[0])
     return cost, loss, residual

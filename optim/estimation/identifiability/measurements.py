@@ -62,7 +62,7 @@ class Candidates:
         self.problem = p if self.variables == p.variables else replace(p, variables=self.variables)
         self.scale = np.ones(len(self.variables))
         self.scale[: len(p.variables)] = posterior.noise.scale
-        self.u = posterior.lanes(point)
+        self.u = posterior.lane_parameters(point)
         self.grid = _refined(p.vessels.grid)
         nodes = np.arange(1, self.grid.t.shape[1])
         self.node, self.variable = (a.ravel() for a in np.meshgrid(nodes, np.arange(len(self.variables))))
@@ -95,9 +95,9 @@ class Candidates:
             sd = np.ones((b, width))
             for i, name in enumerate(self.variables):
                 own = seen & (variable[:, rows] == i)
-                sd[own] = self.problem.noise.sd(name, y[own]) * self.scale[i]
+                sd[own] = self.problem.noise.sd_on_scale(name, y[own]) * self.scale[i]
             some = some._replace(value=np.where(seen, y, 1.0), sd=sd, weight=seen.astype(float))
-            slopes = replace(self.problem, vessels=some).all_lanes.blocks(self.u).jacobian
+            slopes = replace(self.problem, vessels=some).all_lanes.vessel_equations(self.u).jacobian
             keep = slice(0, min(width, node.shape[1] - first))
             jacobians.append(np.where(np.isfinite(slopes), slopes, 0.0)[:, :, keep])
             readings.append(np.where(seen, y, np.nan)[:, keep])
@@ -130,8 +130,8 @@ class Candidates:
         covariance, towards, variance = self._known(arrow, target)
         at, p = self.posterior, self.posterior.problem
         # what is known of an old vessel's own deviations is not known of a new one's
-        first = at.ns + at.nb + at.nc
-        sd = np.array([row.prior_sd_fitted() or 1.0 for row in p.vessel])
+        first = at.n_shared + at.n_per_batch + at.n_per_group
+        sd = np.array([row.prior_sd_fitted() or 1.0 for row in p.vessel_specs])
         covariance, towards = covariance.copy(), towards.copy()
         covariance[:, first:, :], covariance[:, :, first:], towards[:, first:] = 0.0, 0.0, 0.0
         own = np.arange(first, covariance.shape[1])
@@ -170,8 +170,8 @@ class Candidates:
         at = self.posterior
         shared, _, across = arrow.covariance()
         s, c = target @ shared, across @ target  # [n], [C, m]
-        own = np.take_along_axis(c[at.problem.vessel_clone], at.columns, axis=1)
-        towards = np.concatenate([s[at.outer], own], axis=1)
+        own = np.take_along_axis(c[at.problem.vessel_group], at.block_columns, axis=1)
+        towards = np.concatenate([s[at.shared_columns], own], axis=1)
         return lane_covariance(at, arrow), towards, float(target @ shared @ target)
 
 

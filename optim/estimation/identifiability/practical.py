@@ -111,32 +111,32 @@ class _Known:
     def __init__(self, posterior: Posterior, point: Point):
         assert point.arrow is not None
         self.at, self.point = posterior, point
-        rows = posterior.rows_s
+        rows = posterior.shared_part_specs
         prior = np.array([float(row.prior_score(point.shared[i])[2]) for i, row in enumerate(rows)])
         # where there is no prior, the bounds say what is possible
         width = np.array([np.subtract(*row.bounds()[::-1]) for row in rows])
         self.precision = np.where(prior > 0.0, prior, 12.0 / width**2)
         self.arrow: Arrow = replace(point.arrow, ss=point.arrow.ss + np.diag(self.precision - prior))
-        schur, self.gain = self.arrow.schur()
+        schur, self.gain = self.arrow.schur_complement()
         self.data = 0.5 * (schur + schur.T) - np.diag(self.precision)
         self.covariance = np.linalg.inv(0.5 * (schur + schur.T))
         self.sd = np.sqrt(np.maximum(np.diag(self.covariance), 0.0))
         self.shrinkage = self.sd * np.sqrt(self.precision)
-        batches = [f" of batch {b}" for b in posterior.problem.batches for _ in range(posterior.nb)]
-        first = posterior.ns + posterior.nc
+        batches = [f" of batch {b}" for b in posterior.problem.batches for _ in range(posterior.n_per_batch)]
+        first = posterior.n_shared + posterior.n_per_group
         self.names = [row.name + ("" if i < first else batches[i - first]) for i, row in enumerate(rows)]
 
     def parameters(self) -> tuple[Knowledge, ...]:
         at, found = self.at, list[Knowledge]()
-        held, _ = at.held(self.point)
-        for i, row in enumerate(at.rows_s):
-            level = "shared" if i < at.ns else "population" if i < at.ns + at.nc else "batch"
-            owner = "" if level != "batch" else at.problem.batches[(i - at.ns - at.nc) // at.nb]
+        held, _ = at.immovable_parameters(self.point)
+        for i, row in enumerate(at.shared_part_specs):
+            level = "shared" if i < at.n_shared else "population" if i < at.n_shared + at.n_per_group else "batch"
+            owner = "" if level != "batch" else at.problem.batches[(i - at.n_shared - at.n_per_group) // at.n_per_batch]
             prior_sd = float(1.0 / np.sqrt(self.precision[i]))
             found.append(_knowledge(row, level, owner, float(self.sd[i]), prior_sd, bool(held[i])))
-        if at.nc:
+        if at.n_per_group:
             _, own = self.arrow.variances()
-            for i, row in enumerate(at.problem.clone):
+            for i, row in enumerate(at.problem.group_specs):
                 sd = float(np.sqrt(np.median(own[:, i])))
                 found.append(_knowledge(row, "clone", "", sd, float(at.spread[i]), False, at.problem.group_by))
         return tuple(found)
@@ -182,10 +182,10 @@ class _Known:
         step = step * min(1.0, LONGEST / float(np.abs(step[of]).max()))
         change = self._change(step)
         alone = max(self._change(np.where(np.arange(len(step)) == i, step, 0.0)) for i in of) if len(of) > 1 else change
-        values = [(at.rows_s[i], float(self.point.shared[i]), float(step[i])) for i in of]
+        values = [(at.shared_part_specs[i], float(self.point.shared[i]), float(step[i])) for i in of]
         factors = tuple(float(row.backward(np.array(u + d)) / row.backward(np.array(u))) for row, u, d in values)
         moves = listed([f"{name} by {100 * (f - 1):+.2g} %" for name, f in zip(names, factors, strict=True)])
-        followed = " (clones following)" if at.width else ""
+        followed = " (clones following)" if at.block_width else ""
         if len(names) == 1:
             sentence = (
                 f"{names[0]} is not seen by these data: changing it by {100 * (factors[0] - 1):+.2g} %{followed} "
@@ -214,7 +214,7 @@ class _Known:
         """The largest change of a reading, in units of its noise, for a step of the shared part; clones follow."""
         assert self.point.slopes is not None
         block = -np.einsum("cmn,n->cm", self.gain, step)
-        lanes = self.at.lanes(Point(step, block, self.point.weight))
+        lanes = self.at.lane_parameters(Point(step, block, self.point.weight))
         change = np.einsum("bq,bqm->bm", lanes, self.point.slopes.jacobian) * self.point.weight[:, None]
         return float(np.abs(change).max(initial=0.0))
 

@@ -14,7 +14,7 @@ import numpy as np
 from optim.errors import FitError
 from optim.estimation.noise import MEASURED
 from optim.estimation.normal_equations import Arrow
-from optim.estimation.parameter_index import Place, places
+from optim.estimation.parameter_index import ParameterIndex, all_parameters
 from optim.estimation.posterior import Parts, Point, Posterior, Readings
 from optim.runtime import require_float64
 
@@ -67,15 +67,15 @@ def structural(
     """
     require_float64("structural")
     p, data, prior = _information(posterior, point, known)
-    every = places(p)
+    every = all_parameters(p)
     shared = [x for x in every if x.level in ("shared", "batch")]
     at = np.array([x.column for x in shared], int)
     scale = np.array([_scale(x) for x in shared])
     ss = _perfect(data.ss, prior.ss)[np.ix_(at, at)] * np.outer(scale, scale)
     found: list[Combination] = []
-    gains: list[tuple[list[Place], np.ndarray]] = []
+    gains: list[tuple[list[ParameterIndex], np.ndarray]] = []
     for c, clone in enumerate(p.problem.groups):
-        own = [x for x in every if x.clone == c]
+        own = [x for x in every if x.group == c]
         columns = np.array([x.column for x in own], int)
         its = np.array([_scale(x) for x in own])
         cc = _perfect(data.cc[c], prior.cc[c])[np.ix_(columns, columns)] * np.outer(its, its)
@@ -95,16 +95,16 @@ def _information(posterior: Posterior, point: Point, known: Sequence[str]) -> tu
     tight = replace(integrator, rtol=min(integrator.rtol, RTOL), atol=min(integrator.atol, ATOL))
     p = Posterior(replace(posterior.problem, integrator=tight), posterior.noise, posterior.spread)
     v = p.problem.vessels
-    y, status = p.problem.predict(p.lanes(point))
+    y, status = p.problem.predict(p.lane_parameters(point))
     if status[point.weight > 0.0].any():
         raise FitError("the model cannot be simulated at this point, so that its structure cannot be looked at")
     perfect = Readings(np.where((v.censored == MEASURED) & (v.weight > 0.0), y, v.value), v.censored)
     none = np.zeros(point.shared.shape), np.zeros(point.block.shape)
     kept: Parts = none[0].copy(), none[1].copy()
-    for place in places(p):
+    for place in all_parameters(p):
         if place.level in known:
-            place.put(*kept, 1.0)
-    both = [replace(point, readings=perfect, belief=belief) for belief in (none, kept)]
+            place.set_in(*kept, 1.0)
+    both = [replace(point, readings=perfect, prior_weight=belief) for belief in (none, kept)]
     p.evaluate(both)
     data, with_prior = (x.arrow for x in both)
     assert data is not None
@@ -117,7 +117,7 @@ def _perfect(data: np.ndarray, prior: np.ndarray) -> np.ndarray:
     return np.asarray(data / PERFECT**2 + prior)
 
 
-def _scale(place: Place) -> float:
+def _scale(place: ParameterIndex) -> float:
     """What counts as a large change: a factor of e or of the odds, else the prior's width or a quarter of the range."""
     if place.spec.scale != "identity":
         return 1.0
@@ -148,17 +148,17 @@ def _plain(basis: np.ndarray) -> np.ndarray:
     return basis
 
 
-def _combination(own: Sequence[Place], direction: np.ndarray, clone: str) -> Combination:
+def _combination(own: Sequence[ParameterIndex], direction: np.ndarray, clone: str) -> Combination:
     direction = direction * np.array([_scale(x) for x in own])
-    names = [x.name if x.level == "vessel" else x.spec.name for x in own]
+    names = [x.full_name if x.level == "vessel" else x.spec.name for x in own]
     return _sorted(names, direction, (clone,))
 
 
 def _with_clones(
-    shared: Sequence[Place], direction: np.ndarray, gains: list[tuple[list[Place], np.ndarray]]
+    shared: Sequence[ParameterIndex], direction: np.ndarray, gains: list[tuple[list[ParameterIndex], np.ndarray]]
 ) -> Combination:
     """A direction of the shared parameters, with what clones' own ones must do to make up for it."""
-    names = [x.name for x in shared]
+    names = [x.full_name for x in shared]
     entries = list(direction * np.array([_scale(x) for x in shared]))
     answers: dict[str, list[float]] = {}
     for own, gain in gains:

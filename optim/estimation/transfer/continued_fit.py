@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from optim.errors import FitError, IncompatibleError
-from optim.estimation.estimate import found_noise, search_of, settle
-from optim.estimation.fit import report
+from optim.estimation.estimate import estimate_noise, estimate_noise_and_spread, search_of
+from optim.estimation.fit import build_fit_result
 from optim.estimation.levenberg_marquardt import Progress, minimise
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import FitProblem
@@ -27,7 +27,7 @@ def revive_posterior(old: FitResult, problem: FitProblem) -> tuple[Posterior, Po
     require_float64("revive_posterior")
     if old.lineage.dataset_hash != problem.dataset.content_hash:
         raise IncompatibleError(f"the fit was made from other data than '{problem.dataset.name}' now holds; fit again")
-    for row in (*problem.shared, *problem.clone):
+    for row in (*problem.shared_specs, *problem.group_specs):
         if row.name not in (*old.shared_names, *old.clone_names):
             raise IncompatibleError(f"the fit has no parameter '{row.name}'; fit again with this model")
     posterior, point = _at_estimates(old, problem)
@@ -58,9 +58,9 @@ def update(
     if not np.isfinite(point.cost):
         raise FitError("the fit cannot be continued: its estimates fail on the new runs; fit from scratch")
     history = point.history
-    posterior, point = settle(posterior, point, options, progress)
+    posterior, point = estimate_noise_and_spread(posterior, point, options, progress)
     point.history = history
-    result = report(posterior, [point], options, seed=seed, model_name=model_name, progress=progress)
+    result = build_fit_result(posterior, [point], options, seed=seed, model_name=model_name, progress=progress)
     note = f"continued from a fit of '{old.lineage.dataset}' ({old.lineage.dataset_hash[:12]})"
     return replace(result, lineage=replace(result.lineage.noted(note), parents={old.kind(): old.id}))
 
@@ -70,5 +70,5 @@ def _at_estimates(old: FitResult, problem: FitProblem) -> tuple[Posterior, Point
     earlier = EarlierFit(old)
     posterior = Posterior(problem, spread=earlier.clone_spread(problem))
     point = earlier.start_point(posterior)
-    noise = found_noise(posterior, point, earlier.noise_scale(problem))
+    noise = estimate_noise(posterior, point, earlier.noise_scale(problem))
     return Posterior(problem, noise, posterior.spread), point

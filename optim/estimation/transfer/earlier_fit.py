@@ -36,7 +36,7 @@ class EarlierFit:
 
     def clone_spread(self, problem: FitProblem) -> np.ndarray:
         """Standard deviation between clones [nc] on the fitted scale; the stated one where the fit has none."""
-        return np.array([self.result.spread.get(row.name, row.spread or 1.0) for row in problem.clone])
+        return np.array([self.result.spread.get(row.name, row.spread or 1.0) for row in problem.group_specs])
 
     def noise_scale(self, problem: FitProblem) -> np.ndarray:
         """Factor on the stated noise of each variable [V]; 1 for a variable that the fit did not have."""
@@ -49,19 +49,23 @@ class EarlierFit:
         """
         e, problem, point = posterior, posterior.problem, posterior.prior_point()
         common = (("shared", ""), ("population", ""), ("fixed", ""))
-        first = [self.fitted_value(row, *common) for row in problem.shared]
-        first += [self.fitted_value(row, ("population", ""), *common) for row in problem.clone]
+        first = [self.fitted_value(row, *common) for row in problem.shared_specs]
+        first += [self.fitted_value(row, ("population", ""), *common) for row in problem.group_specs]
         first += [
-            self.fitted_value(row, ("batch", name)) for name in problem.batches[: e.n_batches] for row in problem.batch
+            self.fitted_value(row, ("batch", name))
+            for name in problem.batches[: e.n_batches]
+            for row in problem.batch_specs
         ]
         point.shared = np.array(first)
         for c, group in enumerate(problem.groups):
-            point.block[c, : e.nc] = [
-                self.fitted_value(row, ("clone", group), ("population", ""), *common) for row in problem.clone
+            point.block[c, : e.n_per_group] = [
+                self.fitted_value(row, ("clone", group), ("population", ""), *common) for row in problem.group_specs
             ]
-        for b, c in enumerate(problem.vessel_clone):
+        for b, c in enumerate(problem.vessel_group):
             run = problem.dataset.runs[b].run_id
-            point.block[c, e.columns[b][e.nc :]] = [self.fitted_value(row, ("vessel", run)) for row in problem.vessel]
+            point.block[c, e.block_columns[b][e.n_per_group :]] = [
+                self.fitted_value(row, ("vessel", run)) for row in problem.vessel_specs
+            ]
         return point
 
     def check_parameters(self, problem: FitProblem) -> None:
@@ -71,9 +75,9 @@ class EarlierFit:
         """
         old = self.result
         for what, ours, theirs in (
-            ("shared", problem.shared, old.shared_names),
-            ("clone", problem.clone, old.clone_names),
-            ("batch", problem.batch, old.batch_names),
+            ("shared", problem.shared_specs, old.shared_names),
+            ("clone", problem.group_specs, old.clone_names),
+            ("batch", problem.batch_specs, old.batch_names),
         ):
             names = {row.name for row in ours}
             if names != set(theirs):

@@ -30,7 +30,7 @@ class EnsembleMembers:
     @cached_property
     def _clones(self) -> np.ndarray:
         """Parameters of the clones of the earlier fit [E, C, nc]."""
-        old, rows = self.earlier.result, self.problem.clone
+        old, rows = self.earlier.result, self.problem.group_specs
         values = old.clone[:, :, [old.clone_names.index(row.name) for row in rows]]
         return np.asarray(to_fitted(rows, values))
 
@@ -51,8 +51,8 @@ class EnsembleMembers:
     def inherited(self) -> np.ndarray:
         """Entries of the shared part [n] that stay at the member's value: all but those of batches new to the fit."""
         e = self._posterior
-        known = [name in self._batches for name in self.problem.batches[: e.n_batches] for _ in range(e.nb)]
-        return np.array([True] * (e.ns + e.nc) + known)
+        known = [name in self._batches for name in self.problem.batches[: e.n_batches] for _ in range(e.n_per_batch)]
+        return np.array([True] * (e.n_shared + e.n_per_group) + known)
 
     @cached_property
     def _posterior(self) -> Posterior:
@@ -61,7 +61,7 @@ class EnsembleMembers:
     @property
     def shared_rows(self) -> tuple[ParameterSpec, ...]:
         """Specifications of the shared part [n]."""
-        return self._posterior.rows_s
+        return self._posterior.shared_part_specs
 
     @cached_property
     def _batches(self) -> tuple[str, ...]:
@@ -71,15 +71,17 @@ class EnsembleMembers:
     def shared(self) -> np.ndarray:
         """The shared part [E, n]."""
         old, problem, e = self.earlier.result, self.problem, self._posterior
-        own = to_fitted(problem.shared, old.shared[:, [old.shared_names.index(row.name) for row in problem.shared]])
-        parts = np.tile(e.mean_s, (len(own), 1))
-        parts[:, : e.ns], parts[:, e.ns : e.ns + e.nc] = own, self._expected_clone()
-        columns = [old.batch_names.index(row.name) for row in problem.batch]
+        own = to_fitted(
+            problem.shared_specs, old.shared[:, [old.shared_names.index(row.name) for row in problem.shared_specs]]
+        )
+        parts = np.tile(e.mean_shared, (len(own), 1))
+        parts[:, : e.n_shared], parts[:, e.n_shared : e.n_shared + e.n_per_group] = own, self._expected_clone()
+        columns = [old.batch_names.index(row.name) for row in problem.batch_specs]
         for b, name in enumerate(problem.batches[: e.n_batches]):
             if name in self._batches:
-                values = to_fitted(problem.batch, old.batch[:, self._batches.index(name)][:, columns])
-                first = e.ns + e.nc + b * e.nb
-                parts[:, first : first + e.nb] = values
+                values = to_fitted(problem.batch_specs, old.batch[:, self._batches.index(name)][:, columns])
+                first = e.n_shared + e.n_per_group + b * e.n_per_batch
+                parts[:, first : first + e.n_per_batch] = values
         return parts
 
     def _expected_clone(self) -> np.ndarray:
@@ -89,7 +91,7 @@ class EnsembleMembers:
         Known clone: the member's own value, shrunk towards the ensemble mean, so that together with the spread about
         it the ensemble is as wide as before (Liu & West 2001, in Sequential Monte Carlo Methods in Practice, 197-223).
         """
-        rows, clones = self.problem.clone, self._clones
+        rows, clones = self.problem.group_specs, self._clones
         if (own := self._own) is not None:
             middle = own[1:].mean(axis=0)
             return np.concatenate([own[:1], middle + np.sqrt(1.0 - KERNEL**2) * (own[1:] - middle)])
@@ -107,7 +109,7 @@ class EnsembleMembers:
         for shared in self.shared:
             point = self._posterior.prior_point()
             point.shared = shared.copy()
-            point.block[:, : len(self.spread)] = shared[self._posterior.ns :][: len(self.spread)]
+            point.block[:, : len(self.spread)] = shared[self._posterior.n_shared :][: len(self.spread)]
             point.fixed = self.inherited, np.zeros(point.block.shape, bool)
             points.append(point)
         return points

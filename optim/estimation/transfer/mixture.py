@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from optim.errors import FitError
-from optim.estimation.estimate import found_noise
+from optim.estimation.estimate import estimate_noise
 from optim.estimation.levenberg_marquardt import Progress, Search, minimise
 from optim.estimation.posterior import Noise, Point, Posterior
 from optim.estimation.problem import FitProblem
@@ -33,7 +33,7 @@ def condition_members(
     noise = Noise(scale, problem.vessels.sd * scale[problem.vessels.variable])
     posterior = Posterior(problem, noise, members.spread)
     points = minimise(posterior, _restarted(points, COLD_DAMPING), search, progress)
-    posterior = Posterior(problem, found_noise(posterior, points[0], scale), members.spread)
+    posterior = Posterior(problem, estimate_noise(posterior, points[0], scale), members.spread)
     points = minimise(posterior, _restarted(points, WARM_DAMPING), search, progress)
     if not np.isfinite([p.cost for p in points[1:]]).any():
         raise FitError("no member of the fit's ensemble can be simulated on the new runs")
@@ -41,7 +41,7 @@ def condition_members(
 
 
 def _restarted(points: list[Point], damping: float) -> list[Point]:
-    return [replace(p, damping=damping, bends=False, reason="", iterations=0, history=[]) for p in points]
+    return [replace(p, damping=damping, needs_acceleration=False, reason="", iterations=0, history=[]) for p in points]
 
 
 def member_probabilities(members: EnsembleMembers, points: list[Point]) -> np.ndarray:
@@ -58,7 +58,7 @@ def member_probabilities(members: EnsembleMembers, points: list[Point]) -> np.nd
             continue
         # the members are draws from the earlier posterior, which already holds the priors of inherited parameters
         stated = sum(float(members.shared_rows[i].prior_score(point.shared[i])[0]) for i in inherited)
-        score[m] = stated - point.cost - 0.5 * point.arrow.over(~members.inherited).log_determinant()
+        score[m] = stated - point.cost - 0.5 * point.arrow.restricted_to(~members.inherited).log_determinant()
     score = score - score.max()
     wanted = LEAST_EFFECTIVE_FRACTION * np.isfinite(score).sum()
     low, high = 0.0, 1.0
@@ -101,9 +101,9 @@ def draw_mixture(
     for m in np.flatnonzero(times):
         arrow = points[m].arrow
         assert arrow is not None
-        shared, block = arrow.over(free).sample(rng, int(times[m]))
+        shared, block = arrow.restricted_to(free).draw_normal(rng, int(times[m]))
         for k in range(times[m]):
             step = np.zeros(len(free))
             step[free] = shared[k]
-            drawn.append(posterior.moved(points[m], step, block[k]))
+            drawn.append(posterior.move_point(points[m], step, block[k]))
     return drawn

@@ -56,19 +56,19 @@ def predict_new_clone(
     _check_new(earlier, problem)
     predicted = []
     for c in range(len(problem.groups)):
-        own = problem.only(np.flatnonzero(problem.vessel_clone == c))
+        own = problem.select_vessels(np.flatnonzero(problem.vessel_group == c))
         members = EnsembleMembers(earlier, own, np.random.default_rng(seed))
         points = members.start_points()
         for day in sorted(options.days):
             posterior, points = condition_members(
-                members, own.until(24.0 * day), points, search=search, progress=progress
+                members, own.readings_until(24.0 * day), points, search=search, progress=progress
             )
             predicted.append(_predicted_clone(members, posterior, points, float(day), options.draws, seed))
     data = problem.dataset
     return NewClonePrediction(
         lineage=Lineage.of(old, seed=seed).with_data(data.name, data.content_hash, data.simulated),
-        shared_names=tuple(row.name for row in problem.shared),
-        clone_names=tuple(row.name for row in problem.clone),
+        shared_names=tuple(row.name for row in problem.shared_specs),
+        clone_names=tuple(row.name for row in problem.group_specs),
         clones=problem.groups,
         placed=tuple(predicted),
     )
@@ -76,7 +76,7 @@ def predict_new_clone(
 
 def _check_new(earlier: EarlierFit, problem: FitProblem) -> None:
     earlier.check_parameters(problem)
-    if not problem.clone:
+    if not problem.group_specs:
         raise IncompatibleError("no parameter differs between clones, so there is nothing to place a clone by")
     if again := sorted(set(problem.groups) & set(earlier.result.clones)):
         raise IncompatibleError(f"{', '.join(again)}: not new to the fit; continue the fit with the new runs instead")
@@ -86,21 +86,21 @@ def _predicted_clone(
     members: EnsembleMembers, posterior: Posterior, points: list[Point], day: float, draws: int, seed: int
 ) -> PredictedClone:
     """Moments and draws of the mixture over members, each a normal distribution of the clone's parameters."""
-    e, free, nc = posterior, ~members.inherited, posterior.nc
+    e, free, nc = posterior, ~members.inherited, posterior.n_per_group
     probability = member_probabilities(members, points)
     mean, within = np.zeros((len(points), nc)), np.zeros((len(points), nc))
     for m in np.flatnonzero(probability):
         arrow = points[m].arrow
         assert arrow is not None
-        mean[m], within[m] = points[m].block[0, :nc], arrow.over(free).variances()[1][0, :nc]
+        mean[m], within[m] = points[m].block[0, :nc], arrow.restricted_to(free).variances()[1][0, :nc]
     centre = probability @ mean
     sd = np.sqrt(probability @ (within + (mean - centre) ** 2))
-    population = members.shared[1:, e.ns : e.ns + nc]
+    population = members.shared[1:, e.n_shared : e.n_shared + nc]
     prior_sd = np.hypot(members.spread, population.std(axis=0, ddof=1))
     rng = np.random.default_rng(seed + 1)
     drawn = draw_mixture(e, points, probability, free=free, draws=draws, rng=rng)
     parameters = []
-    for i, row in enumerate(e.problem.clone):
+    for i, row in enumerate(e.problem.group_specs):
         ends = row.backward(np.clip(centre[i] + sd[i] * np.array([-Z90, 0.0, Z90]), *row.bounds()))
         parameters.append(
             PredictedParameter(row.name, row.unit, float(ends[1]), float(ends[0]), float(ends[2]), sd[i], prior_sd[i])
@@ -111,8 +111,8 @@ def _predicted_clone(
         readings=int(e.problem.vessels.weight.sum()),
         members=effective_members(probability),
         parameters=tuple(parameters),
-        shared=to_natural(e.problem.shared, np.stack([p.shared[: e.ns] for p in drawn])),
-        own=to_natural(e.problem.clone, np.stack([p.block[0, :nc] for p in drawn])),
+        shared=to_natural(e.problem.shared_specs, np.stack([p.shared[: e.n_shared] for p in drawn])),
+        own=to_natural(e.problem.group_specs, np.stack([p.block[0, :nc] for p in drawn])),
         bands=_prediction_bands(e, drawn, rng),
     )
 
@@ -120,7 +120,7 @@ def _predicted_clone(
 def _prediction_bands(posterior: Posterior, drawn: list[Point], rng: np.random.Generator) -> PredictionBands:
     """Predictions of all variables at every node of the plan, to the end of the runs."""
     problem, v = posterior.problem, posterior.problem.vessels
-    n, variables, nodes = len(problem.vessel_clone), len(problem.variables), v.grid.t.shape[1]
+    n, variables, nodes = len(problem.vessel_group), len(problem.variables), v.grid.t.shape[1]
     node = np.tile(np.arange(nodes, dtype=np.int32), (n, variables))
     variable = np.tile(np.repeat(np.arange(variables, dtype=np.int32), nodes), (n, 1))
     blank = np.zeros(node.shape)
@@ -130,16 +130,16 @@ def _prediction_bands(posterior: Posterior, drawn: list[Point], rng: np.random.G
             node=node, variable=variable, value=blank, sd=blank + 1.0, censored=blank.astype(np.int32), weight=blank
         ),
     )
-    u = np.concatenate([posterior.lanes(p) for p in drawn])
+    u = np.concatenate([posterior.lane_parameters(p) for p in drawn])
     y, status = everywhere.predict(u, np.tile(np.arange(n), len(drawn)))
     y = np.where((status == 0)[:, None], y, np.nan).reshape(len(drawn), *node.shape)
     reading = y.copy()
     for i, name in enumerate(problem.variables):
         own = variable[0] == i
-        scatter = problem.noise.sd(name, y[..., own]) * posterior.noise.scale[i]
+        scatter = problem.noise.sd_on_scale(name, y[..., own]) * posterior.noise.scale[i]
         scatter = problem.noise.reading_sd(name, y[..., own], scatter)
         noisy = y[..., own] + scatter * rng.standard_normal(scatter.shape)
-        reading[..., own] = np.clip(noisy, *problem.noise.range_of(name))
+        reading[..., own] = np.clip(noisy, *problem.noise.reading_range(name))
     # each node once: behind the last interval the grid is padded with intervals of zero length
     b, m = np.nonzero(node <= np.asarray(v.grid.intervals)[:, None])
     low, middle, high = np.nanquantile(y[:, b, m], [0.05, 0.5, 0.95], axis=0)

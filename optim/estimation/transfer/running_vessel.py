@@ -56,24 +56,24 @@ def follow_vessel(
     require_float64("follow_vessel")
     earlier = EarlierFit(old)
     earlier.check_parameters(problem)
-    if len(problem.vessel_clone) != 1:
-        raise IncompatibleError(f"one vessel is followed at a time, not {len(problem.vessel_clone)}")
+    if len(problem.vessel_group) != 1:
+        raise IncompatibleError(f"one vessel is followed at a time, not {len(problem.vessel_group)}")
     members = EnsembleMembers(earlier, problem, np.random.default_rng(seed))
     free = ~members.inherited
     both = []
-    for data in (problem.until(-1.0), problem):
+    for data in (problem.readings_until(-1.0), problem):
         posterior, points = condition_members(members, data, members.start_points(), search=search, progress=progress)
         probability = member_probabilities(members, points)
-        lanes = np.stack([posterior.lanes(p)[0] for p in points])
+        lanes = np.stack([posterior.lane_parameters(p)[0] for p in points])
         # the estimate of the fit, shifted by as much as the readings move the mean of the members
         even = np.where(np.isfinite([p.cost for p in points]), 1.0, 0.0)
         even[0] = 0.0
         estimate = lanes[0] + (probability - even / even.sum()) @ lanes
         rng = np.random.default_rng(seed + 1)
         drawn = draw_mixture(posterior, points, probability, free=free, draws=draws, rng=rng)
-        rows = np.concatenate([estimate[None], *(posterior.lanes(p) for p in drawn)])
-        ends = ((posterior.lower_s, posterior.lower_c), (posterior.upper_s, posterior.upper_c))
-        low, high = (posterior.lanes(replace(points[0], shared=a, block=b[None]))[0] for a, b in ends)
+        rows = np.concatenate([estimate[None], *(posterior.lane_parameters(p) for p in drawn)])
+        ends = ((posterior.lower_shared, posterior.lower_block), (posterior.upper_shared, posterior.upper_block))
+        low, high = (posterior.lane_parameters(replace(points[0], shared=a, block=b[None]))[0] for a, b in ends)
         both.append(np.clip(rows, low, high))
     return VesselPosterior(
         lanes=both[1],

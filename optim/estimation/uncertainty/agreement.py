@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from optim.errors import ApproximationWarning
-from optim.estimation.parameter_index import places
+from optim.estimation.parameter_index import all_parameters
 from optim.estimation.posterior import Posterior
 from optim.estimation.result import ParameterEstimate
 from optim.estimation.uncertainty.nuts import Sampled
@@ -69,7 +69,7 @@ def agreement(
     rows = {(r.name, r.owner, r.level): r for r in laplace}
     walked = {(x.name, x.owner, x.level): x for x in profiles if x.priors}
     found = []
-    for place in places(posterior):
+    for place in all_parameters(posterior):
         key = (place.spec.name, place.owner, place.level)
         if key not in rows:
             continue
@@ -81,7 +81,7 @@ def agreement(
             intervals.append(Interval("profile", profile.lower90, profile.upper90))
             open_ends.append((profile.ends[0] != "reached", profile.ends[1] != "reached"))
         if sampled is not None:
-            u = place.of(sampled.draws.shared, sampled.draws.block)
+            u = place.value_in(sampled.draws.shared, sampled.draws.block)
             ends = place.spec.backward(np.quantile(u, (0.05, 0.95)))
             intervals.append(Interval("nuts", float(ends[0]), float(ends[1])))
             open_ends.append((False, False))

@@ -14,7 +14,7 @@ from scipy.stats import chi2
 from optim.errors import FitError
 from optim.estimation.ensemble import Draws
 from optim.estimation.levenberg_marquardt import Progress, Search, minimise
-from optim.estimation.noise import ABOVE, BELOW, LEAST_SHARE, MEASURED
+from optim.estimation.noise import ABOVE, BELOW, LEAST_FRACTION, MEASURED
 from optim.estimation.posterior import Parts, Point, Posterior, Readings
 from optim.runtime import require_float64
 from optim.settings.estimation import AssaySettings, FitSettings
@@ -62,12 +62,12 @@ def bootstrap(
     require_float64("bootstrap")
     options = options or BootstrapOptions()
     rng = np.random.default_rng(seed)
-    clone = posterior.problem.vessel_clone
+    clone = posterior.problem.vessel_group
     several = bool(np.all(np.bincount(clone) >= 2))
     kind = ("vessels" if several else "parametric") if options.kind == "auto" else options.kind
     if kind == "vessels" and not several:
         raise FitError("vessels cannot be drawn again where a clone has only one; use a parametric bootstrap")
-    fresh = replace(best, damping=1e-4, reason="", iterations=0, history=[], bends=False)
+    fresh = replace(best, damping=1e-4, reason="", iterations=0, history=[], needs_acceleration=False)
     if kind == "vessels":
         points = [_weighted(posterior, fresh, rng) for _ in range(options.replicates)]
     else:
@@ -92,12 +92,12 @@ def _weighted(p: Posterior, point: Point, rng: np.random.Generator) -> Point:
     Of a clone's k vessels k - 1 are drawn and count k / (k - 1) times each: with few vessels, k draws would scatter too
     little (Rao & Wu 1988, J Am Stat Assoc 83:231).
     """
-    weight = np.zeros(len(p.problem.vessel_clone))
-    for c in range(p.n_clones):
-        own = np.flatnonzero(p.problem.vessel_clone == c)
+    weight = np.zeros(len(p.problem.vessel_group))
+    for c in range(p.n_groups):
+        own = np.flatnonzero(p.problem.vessel_group == c)
         k = len(own)
         np.add.at(weight, rng.choice(own, k - 1), k / (k - 1))
-    return replace(point, weight=weight, belief=_belief(p, weight))
+    return replace(point, weight=weight, prior_weight=_belief(p, weight))
 
 
 def _belief(p: Posterior, weight: np.ndarray) -> Parts:
@@ -105,10 +105,10 @@ def _belief(p: Posterior, weight: np.ndarray) -> Parts:
 
     One that does not count keeps its prior, which then decides alone.
     """
-    block = np.ones((p.n_clones, p.width))
-    for b, c in enumerate(p.problem.vessel_clone):
-        block[c, p.columns[b][p.nc :]] = weight[b] if weight[b] > 0.0 else 1.0
-    return np.ones(len(p.rows_s)), block
+    block = np.ones((p.n_groups, p.block_width))
+    for b, c in enumerate(p.problem.vessel_group):
+        block[c, p.block_columns[b][p.n_per_group :]] = weight[b] if weight[b] > 0.0 else 1.0
+    return np.ones(len(p.shared_part_specs)), block
 
 
 class _Readings:
@@ -120,7 +120,7 @@ class _Readings:
 
     def __init__(self, posterior: Posterior, point: Point):
         self.problem, self.sd = posterior.problem, posterior.noise.sd
-        self.y, status = self.problem.predict(posterior.lanes(point))
+        self.y, status = self.problem.predict(posterior.lane_parameters(point))
         if status[point.weight > 0.0].any():
             raise FitError("the optimum cannot be simulated, so that no readings can be drawn about it")
 
@@ -131,9 +131,9 @@ class _Readings:
         share = rng.random(v.value.shape)
         for i, variable in enumerate(self.problem.variables):
             own = (v.variable == i) & (v.weight > 0.0)
-            assay = self.problem.noise.assay(variable)
+            assay = self.problem.noise.assay_noise(variable)
             seen = self._scattered(assay, self.y[own], self.sd[own], z[own], share[own])
-            seen = np.clip(seen, *self.problem.noise.range_of(variable))
+            seen = np.clip(seen, *self.problem.noise.reading_range(variable))
             code = np.full(seen.shape, MEASURED)
             for side, beyond in ((BELOW, np.less), (ABOVE, np.greater)):
                 limits = v.value[own & (v.censored == side)]
@@ -156,6 +156,6 @@ class _Readings:
         if assay.kind == "lognormal":
             return np.asarray((y + assay.floor) * np.exp(sd * z) - assay.floor)
         if assay.kind == "logit":
-            inside = np.clip(y, LEAST_SHARE, 1.0 - LEAST_SHARE)
+            inside = np.clip(y, LEAST_FRACTION, 1.0 - LEAST_FRACTION)
             return np.asarray(1.0 / (1.0 + (1.0 / inside - 1.0) * np.exp(-sd * z)))
         return np.asarray(y + sd * z)

@@ -88,10 +88,10 @@ class Target(NamedTuple):
     root_s: Array  # [n, n]
     root_c: Array  # [C, m, m]
     gain: Array  # [C, m, n]
-    lower_s: Array
-    upper_s: Array
-    lower_c: Array
-    upper_c: Array
+    lower_shared: Array
+    upper_shared: Array
+    lower_block: Array
+    upper_block: Array
     outer: Array  # [B, .] where a vessel's parameters stand
     columns: Array
     clone: Array  # [B]
@@ -120,7 +120,7 @@ def sample(
     require_float64("sample")
     options = options or SampleOptions()
     target = target_of(posterior, point)
-    n, clones, width = len(posterior.rows_s), posterior.n_clones, posterior.width
+    n, clones, width = len(posterior.shared_part_specs), posterior.n_groups, posterior.block_width
     z, info = run(Density(posterior.problem.layout), target, n + clones * width, options, seed, progress)
     shared, block = (np.asarray(part) for part in jax.vmap(partial(theta, target))(z.reshape(-1, z.shape[-1])))
     both = np.concatenate([shared, block.reshape(len(block), clones * width)], axis=1).reshape(z.shape)
@@ -254,18 +254,18 @@ def target_of(posterior: Posterior, point: Point) -> Target:
             root_s=root_s,
             root_c=root_c,
             gain=gain,
-            lower_s=posterior.lower_s,
-            upper_s=posterior.upper_s,
-            lower_c=posterior.lower_c,
-            upper_c=posterior.upper_c,
-            outer=posterior.outer,
-            columns=posterior.columns,
-            clone=problem.vessel_clone,
+            lower_shared=posterior.lower_shared,
+            upper_shared=posterior.upper_shared,
+            lower_block=posterior.lower_block,
+            upper_block=posterior.upper_block,
+            outer=posterior.shared_columns,
+            columns=posterior.block_columns,
+            clone=problem.vessel_group,
             weight=point.weight,
-            population=posterior.ns + np.arange(posterior.nc),
-            pool=posterior.pool,
-            priors_s=priors_of(posterior.rows_s),
-            priors_v=priors_of(posterior.rows_v),
+            population=posterior.n_shared + np.arange(posterior.n_per_group),
+            pool=posterior.pooling,
+            priors_s=priors_of(posterior.shared_part_specs),
+            priors_v=priors_of(posterior.vessel_part_specs),
             fixed=problem.fixed_values,
             vessels=problem.vessels._replace(sd=posterior.noise.sd),
             scatter=problem.scatter,
@@ -276,7 +276,7 @@ def target_of(posterior: Posterior, point: Point) -> Target:
 
 def _roots(arrow: Arrow) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """L^-T of the information on the shared part and of each clone's block, and the gain that couples them."""
-    schur, gain = arrow.schur()
+    schur, gain = arrow.schur_complement()
     try:
         shared, own = (np.linalg.cholesky(0.5 * (m + np.swapaxes(m, -1, -2))) for m in (schur, arrow.cc))
     except np.linalg.LinAlgError as err:
@@ -293,7 +293,9 @@ def theta(t: Target, z: Array) -> tuple[Array, Array]:
     step_s = t.root_s @ z[:n]
     own = jnp.einsum("cij,cj->ci", t.root_c, z[n:].reshape(t.mode_c.shape))
     step_c = own - jnp.einsum("cmn,n->cm", t.gain, step_s)
-    return _folded(t.mode_s + step_s, t.lower_s, t.upper_s), _folded(t.mode_c + step_c, t.lower_c, t.upper_c)
+    return _folded(t.mode_s + step_s, t.lower_shared, t.upper_shared), _folded(
+        t.mode_c + step_c, t.lower_block, t.upper_block
+    )
 
 
 def _folded(x: Array, lower: Array, upper: Array) -> Array:
@@ -341,7 +343,7 @@ def _cost_and_gradient(
 
     @jax.custom_batching.custom_vmap
     def found(u: Array, *rest: Any) -> tuple[Array, Array]:
-        blocks = likelihood.blocks(layout, u, *rest)
+        blocks = likelihood.vessel_equations(layout, u, *rest)
         return blocks.cost, blocks.gradient
 
     @found.def_vmap

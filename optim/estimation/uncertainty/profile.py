@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from optim.errors import FitError
-from optim.estimation.levenberg_marquardt import LONGEST, Progress, Search, minimise
-from optim.estimation.parameter_index import Place
+from optim.estimation.levenberg_marquardt import LONGEST_STEP, Progress, Search, minimise
+from optim.estimation.parameter_index import ParameterIndex
 from optim.estimation.posterior import Z90, Parts, Point, Posterior
 from optim.runtime import require_float64
 
@@ -78,7 +78,7 @@ class Profile:
 class _Side:
     """The way from the optimum to one side."""
 
-    place: Place
+    place: ParameterIndex
     sign: float
     at: Point
     step: float
@@ -92,7 +92,7 @@ class _Side:
 
     @property
     def u(self) -> float:
-        return float(self.place.of(self.at.shared, self.at.block))
+        return float(self.place.value_in(self.at.shared, self.at.block))
 
     def ahead(self) -> float:
         """Where the next point is held."""
@@ -112,12 +112,12 @@ class _Side:
             self.misses += 1
             self.step *= max(0.25, options.step / (root - last))
             return
-        moved = abs(float(self.place.of(found.shared, found.block)) - self.u)
+        moved = abs(float(self.place.value_in(found.shared, found.block)) - self.u)
         self.points.append(found)
         self.roots.append(float(root))
         self.at, self.misses = found, 0
         # along a flat profile steps grow, but not so fast that the others cannot follow
-        self.step = min(moved * float(np.clip(options.step / max(root - last, 1e-9), 0.4, 2.5)), LONGEST)
+        self.step = min(moved * float(np.clip(options.step / max(root - last, 1e-9), 0.4, 2.5)), LONGEST_STEP)
         if 0.5 * root**2 >= LEVEL * options.beyond:
             self.ended = "reached"
         elif self.u <= self.lower or self.u >= self.upper:
@@ -129,7 +129,7 @@ class _Side:
 def profiles(
     posterior: Posterior,
     best: Point,
-    places: Sequence[Place],
+    places: Sequence[ParameterIndex],
     options: ProfileOptions | None = None,
     progress: Progress = lambda text: None,
 ) -> tuple[Profile, ...]:
@@ -145,7 +145,7 @@ def profiles(
     for place, start in zip(places, starts, strict=True):
         lower, upper = _bounds(posterior, place)
         for sign in (-1.0, 1.0):
-            step = float(np.clip(options.step * _sd(place, start), 1e-6, LONGEST))
+            step = float(np.clip(options.step * _sd(place, start), 1e-6, LONGEST_STEP))
             sides.append(_Side(place, sign, start, step, lower, upper))
             if not lower < sides[-1].u < upper and sides[-1].ahead() == sides[-1].u:
                 sides[-1].ended = "bound"
@@ -163,49 +163,51 @@ def profiles(
     )
 
 
-def _starts(posterior: Posterior, best: Point, places: Sequence[Place], options: ProfileOptions) -> list[Point]:
+def _starts(
+    posterior: Posterior, best: Point, places: Sequence[ParameterIndex], options: ProfileOptions
+) -> list[Point]:
     """The optimum of what each profile is of."""
-    fresh = replace(best, damping=1e-4, reason="", iterations=0, history=[], bends=False)
+    fresh = replace(best, damping=1e-4, reason="", iterations=0, history=[], needs_acceleration=False)
     if options.priors:
         found = minimise(posterior, [fresh], options.search, lambda text: None) * len(places)
     else:
-        loose = [replace(fresh, belief=_without(place, best)) for place in places]
+        loose = [replace(fresh, prior_weight=_without(place, best)) for place in places]
         found = minimise(posterior, loose, options.search, lambda text: None)
     if not all(np.isfinite(p.cost) for p in found):
         raise FitError("the optimum cannot be simulated, so that nothing can be profiled from it")
     return found
 
 
-def _without(place: Place, point: Point) -> Parts:
+def _without(place: ParameterIndex, point: Point) -> Parts:
     belief = np.ones(point.shared.shape), np.ones(point.block.shape)
-    place.put(*belief, 0.0)
+    place.set_in(*belief, 0.0)
     return belief
 
 
-def _bounds(p: Posterior, place: Place) -> tuple[float, float]:
-    lower = place.of(p.lower_s, np.broadcast_to(p.lower_c, (p.n_clones, p.width)))
-    upper = place.of(p.upper_s, np.broadcast_to(p.upper_c, (p.n_clones, p.width)))
+def _bounds(p: Posterior, place: ParameterIndex) -> tuple[float, float]:
+    lower = place.value_in(p.lower_shared, np.broadcast_to(p.lower_block, (p.n_groups, p.block_width)))
+    upper = place.value_in(p.upper_shared, np.broadcast_to(p.upper_block, (p.n_groups, p.block_width)))
     return float(lower), float(upper)
 
 
-def _column(place: Place, point: Point) -> Parts | None:
+def _column(place: ParameterIndex, point: Point) -> Parts | None:
     """The column of the inverse of the information that belongs to a parameter; None where it is singular."""
     assert point.arrow is not None
     gs, gc = np.zeros_like(point.arrow.gs), np.zeros_like(point.arrow.gc)
-    place.put(gs, gc, -1.0)
+    place.set_in(gs, gc, -1.0)
     none = np.zeros(gs.shape, bool), np.zeros(gc.shape, bool)
     try:
-        column_s, column_c = replace(point.arrow, gs=gs, gc=gc).damped(1e-9, *none).solve()
+        column_s, column_c = replace(point.arrow, gs=gs, gc=gc).with_damping(1e-9, *none).newton_step()
     except np.linalg.LinAlgError:
         return None
-    own = place.of(column_s, column_c)
+    own = place.value_in(column_s, column_c)
     return (column_s, column_c) if np.isfinite(own) and own > 0.0 else None
 
 
-def _sd(place: Place, point: Point) -> float:
+def _sd(place: ParameterIndex, point: Point) -> float:
     """Standard deviation of a parameter by the curvature at a point; inf where there is none."""
     column = _column(place, point)
-    return np.inf if column is None else float(np.sqrt(place.of(*column)))
+    return np.inf if column is None else float(np.sqrt(place.value_in(*column)))
 
 
 def _ahead(posterior: Posterior, side: _Side) -> Point:
@@ -215,22 +217,24 @@ def _ahead(posterior: Posterior, side: _Side) -> Point:
     shared, block = at.shared.copy(), at.block.copy()
     column = None if side.misses > 1 or side.failures > 1 else _column(place, at)
     if column is not None:
-        share = (target - side.u) / place.of(*column)
+        share = (target - side.u) / place.value_in(*column)
         step_s, step_c = share * column[0], share * column[1]
-        if max(np.abs(step_s).max(initial=0.0), np.abs(step_c).max(initial=0.0)) <= LONGEST:
-            moved = posterior.moved(replace(at, fixed=None), step_s, step_c)
+        if max(np.abs(step_s).max(initial=0.0), np.abs(step_c).max(initial=0.0)) <= LONGEST_STEP:
+            moved = posterior.move_point(replace(at, fixed=None), step_s, step_c)
             shared, block = moved.shared, moved.block
-    place.put(shared, block, target)
+    place.set_in(shared, block, target)
     return replace(
-        at, shared=shared, block=block, fixed=place.only(at), damping=1e-4, reason="", iterations=0, history=[],
-        bends=False, cost=np.inf, arrow=None, slopes=None,
+        at, shared=shared, block=block, fixed=place.mask_of(at), damping=1e-4, reason="", iterations=0, history=[],
+        needs_acceleration=False, cost=np.inf, arrow=None, slopes=None,
     )  # fmt: skip
 
 
-def _profile(place: Place, start: Point, best: Point, below: _Side, above: _Side, options: ProfileOptions) -> Profile:
+def _profile(
+    place: ParameterIndex, start: Point, best: Point, below: _Side, above: _Side, options: ProfileOptions
+) -> Profile:
     spec = place.spec
     points = [*below.points[::-1], start, *above.points]
-    u = np.array([float(place.of(p.shared, p.block)) for p in points])
+    u = np.array([float(place.value_in(p.shared, p.block)) for p in points])
     cost = np.array([p.cost for p in points])
     rise = cost - cost.min()
     middle = int(np.argmin(rise))
