@@ -164,7 +164,7 @@ def _multirun(args: argparse.Namespace) -> int:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from optim.app.build import register
+    from optim.app.build import register, with_own_process
     from optim.paths import configs_dir
 
     register()
@@ -172,18 +172,17 @@ def _multirun(args: argparse.Namespace) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1" if args.debug else "0"
 
     def job(cfg) -> None:  # type: ignore[no-untyped-def]
-        from optim.app.schema import typed
-        from optim.settings.settings import Settings
+        from optim.app.schema import settings_from
 
         cfg.out = HydraConfig.get().runtime.output_dir
         try:
-            _command(command, typed(Settings, cfg), quiet)
+            _command(command, settings_from(cfg), quiet)
         except OptimError as err:
             print(f"optim: {err}", file=sys.stderr)
             raise SystemExit(2) from None
 
     extra = ["--config-dir", str(args.config_dir)] if args.config_dir else []
-    argv, sys.argv = sys.argv, ["optim", "--multirun", *extra, *args.overrides]
+    argv, sys.argv = sys.argv, ["optim", "--multirun", *extra, *with_own_process(args.overrides)]
     try:
         hydra.main(config_path=str(configs_dir()), config_name="config", version_base="1.3")(job)()
     finally:

@@ -102,9 +102,9 @@ def session(cfg: Settings, command: str, say: Say = print, progress: Say = lambd
             {
                 "experiment": cfg.name,
                 "model": cfg.model.name,
-                "dataset": cfg.dataset.name,
+                "dataset": cfg.dataset.name or "none",
                 "maximise": cfg.objective.maximise,
-                "cost": cfg.cost.name,
+                "cost": cfg.cost.name if cfg.cost else "none",
                 "seed": cfg.seed,
                 "starts": cfg.optimise.starts,
             }

@@ -278,8 +278,9 @@ def _observed(
 
 
 def observable_names(model: AbstractKineticModel, table: ParameterTable) -> tuple[str, ...]:
-    """Variables that the model predicts."""
+    """Variables that the model predicts, whatever the vessel controls."""
     values = table.values()
     p = model.Parameters(**{name: values[name] for name in model.Parameters._fields})
     ones = model.State(*(jnp.ones(()) for _ in model.species))
-    return tuple(model.observe(p, ones, Environment(jnp.asarray(37.0), jnp.asarray(7.0))))
+    level = jnp.ones(())
+    return tuple(model.observe(p, ones, Environment(37.0 * level, 7.0 * level, 50.0 * level, 100.0 * level)))

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from optim.data.dataset import Dataset
 from optim.estimation.result import FitResult, Observations
 from optim.estimation.transfer.prediction import NewClonePrediction
-from optim.optimisation.result import Optimum, Ranking
+from optim.optimisation.result import Optimum, Ranking, Series
 from optim.process.metrics import name_of_metric, readable_name
 from optim.units import VARIABLES, display
 
@@ -299,6 +299,21 @@ def processes(optimum: Optimum) -> Figure:
                 a.axhline(c.limit, color=ORANGE, linewidth=0.9, linestyle="--")
         a.set_title(f"{name.replace('_', ' ')} [{s.units[s.names.index(name)]}]", fontsize=STYLE["font"])
     axes[0].legend(fontsize=STYLE["small"], frameon=False)
+    axes[-1].set_xlabel("day" if day else "h", fontsize=STYLE["small"])
+    return figure
+
+
+def simulated_process(s: Series, title: str) -> Figure:
+    """All variables of a simulated process over time, each with its unit."""
+    figure, axes = _grid(len(s.names), title, False, 2.5, 1.9)
+    day = float(s.time_h.max()) > 72.0
+    t = s.time_h / (24.0 if day else 1.0)
+    for name, unit, values, a in zip(s.names, s.units, s.p50, axes, strict=True):
+        if name == "temperature":
+            a.step(t, values, where="pre", color=BLUE, linewidth=1.4)
+        else:
+            a.plot(t, values, color=BLUE, linewidth=1.4)
+        a.set_title(f"{readable_name(name)} [{unit}]", fontsize=STYLE["font"])
     axes[-1].set_xlabel("day" if day else "h", fontsize=STYLE["small"])
     return figure
 

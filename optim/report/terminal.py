@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from optim.estimation.result import FitResult
 from optim.estimation.score import r_squared
 from optim.estimation.transfer.prediction import NewClonePrediction
-from optim.optimisation.result import Optimum, Ranking, Series
+from optim.optimisation.result import Optimum, ProcessOutcome, Ranking, Series
 from optim.process.metrics import find_metric, relative_change
 from optim.report.terminal_process import robustness_lines, variant_lines
 
@@ -137,6 +137,20 @@ def optimum_lines(o: Optimum) -> list[str]:
     lines.append(f"    binding: {', '.join(active) or 'no limit'}")
     lines += variant_lines(o.variants, unit) if o.variants else []
     return lines + (robustness_lines(o.robustness, unit) if o.robustness else [])
+
+
+def simulation_lines(process: ProcessOutcome) -> list[str]:
+    """A simulated process: its trajectories, its metrics, and the limits that it breaks."""
+    lines = trajectory_lines(process.trajectory)
+    for name, value in process.metrics.items():
+        m = find_metric(name)
+        lines.append(f"  {m.title:<28}{m.text(value.p50):>12} {process.metric_units[name]}")
+    broken = [c for c in process.constraints if c.margin < 0.0]
+    for c in broken:
+        lines.append(f"  limit broken: {c.name}, {c.value:.4g} {c.unit} where {c.kind} {c.limit:g} is allowed")
+    if process.constraints and not broken:
+        lines.append(f"  all limits are met: {', '.join(c.name for c in process.constraints)}")
+    return lines
 
 
 def trajectory_lines(s: Series, rows: int = 14) -> list[str]:
