@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,7 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> Settings:
     extra = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
     try:
         with initialize_config_dir(str(configs_dir()), version_base="1.3"):
-            return settings_from(hydra_compose("config", [*extra, *with_own_process(overrides)]))
+            return settings_from(hydra_compose("config", [*extra, *completed_overrides(overrides)]))
     except (HydraException, OmegaConfBaseException) as err:
         raise ConfigError(explain(err, overrides)) from err
     except (AttributeError, AssertionError) as err:  # Hydra's own, where an override reaches into what is not there
@@ -68,10 +68,17 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> Settings:
         running.hydra = outer
 
 
-def with_own_process(overrides: list[str]) -> list[str]:
-    """Overrides with which a chosen model has its own data, design and name, not those of the embedded experiment."""
+def completed_overrides(overrides: list[str]) -> list[str]:
+    """Overrides as Hydra takes them.
+
+    A model that is chosen has its own data, design and name, not those of the embedded experiment. `group=null` means
+    that nothing is chosen from a group.
+    """
     keys = {re.split(r"[=@]", text.lstrip("+~"))[0] for text in overrides}
-    return [*overrides, "~experiment"] if "model" in keys and "experiment" not in keys else list(overrides)
+    if "model" in keys and "experiment" not in keys:
+        overrides = [*overrides, "experiment=null"]
+    empty = {f"{group.name}=null": f"~{group.name}" for group in configs_dir().iterdir() if group.is_dir()}
+    return [empty.get(text, text) for text in overrides]
 
 
 def explain(err: Exception, overrides: list[str]) -> str:
@@ -92,6 +99,13 @@ def explain(err: Exception, overrides: list[str]) -> str:
             hint = nearest(key, allowed) if allowed else ""
             listed = f" Allowed here: {', '.join(allowed)}." if allowed else ""
             return f"unknown key '{path}'.{hint}{listed}{_added(path)}"
+    inline = re.search(r"Could not override '([^']+)'", " ".join(texts))
+    if inline and (configs_dir() / inline.group(1)).is_dir():
+        group = inline.group(1)
+        return (
+            f"{group}=...: the chosen model states its {group} itself, in configs/model. Change its keys one by one "
+            f"({group}.key=...), add what is missing (+{group}.key=...), or copy the model's file and change it there"
+        )
     option = re.search(r"Could not find '([^']+)'", " ".join(texts))
     if option:
         group, _, name = option.group(1).rpartition("/")
@@ -124,7 +138,8 @@ def _added(path: str) -> str:
     kind = node._metadata.element_type if isinstance(node, DictConfig) else None
     if not is_dataclass(kind):
         return ""
-    needed = ", ".join(f"{key}: ..." for key in OmegaConf.missing_keys(OmegaConf.structured(kind)))
+    missing = OmegaConf.missing_keys(OmegaConf.structured(kind))
+    needed = ", ".join(f"{f.name}: ..." for f in fields(kind) if f.name in missing)
     return f" To add it, write '+{path}={{{needed}}}'."
 
 
@@ -148,10 +163,15 @@ def config_hash(cfg: Settings) -> str:
     return hashlib.sha256(as_yaml(kept, sort_keys=True).encode()).hexdigest()
 
 
+def model_options() -> tuple[str, ...]:
+    """Names of all models of `configs/model`."""
+    return tuple(sorted(p.stem for p in (configs_dir() / "model").glob("*.yaml")))
+
+
 @cache
 def model_config(name: str) -> ModelSettings:
     """One model of `configs/model`, checked against the schema. Raises `ConfigError`."""
-    known = sorted(p.stem for p in (configs_dir() / "model").glob("*.yaml"))
+    known = model_options()
     if name not in known:
         raise ConfigError(f"fit.compare: unknown model '{name}'.{nearest(name, known)} Available: {', '.join(known)}")
     return compose([f"model={name}"]).model

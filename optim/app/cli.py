@@ -164,7 +164,7 @@ def _multirun(args: argparse.Namespace) -> int:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from optim.app.build import register, with_own_process
+    from optim.app.build import completed_overrides, register
     from optim.paths import configs_dir
 
     register()
@@ -182,7 +182,7 @@ def _multirun(args: argparse.Namespace) -> int:
             raise SystemExit(2) from None
 
     extra = ["--config-dir", str(args.config_dir)] if args.config_dir else []
-    argv, sys.argv = sys.argv, ["optim", "--multirun", *extra, *with_own_process(args.overrides)]
+    argv, sys.argv = sys.argv, ["optim", "--multirun", *extra, *completed_overrides(args.overrides)]
     try:
         hydra.main(config_path=str(configs_dir()), config_name="config", version_base="1.3")(job)()
     finally:

@@ -280,7 +280,7 @@ def _metrics(s: _Static, prices: Array, h: Harvest, seen: dict[str, Array], last
     book = s.book.book
     batch = FinishedBatch(
         released=book.released_amount(h),
-        cost=jnp.sum(book.costs(prices, h)) if book.items else jnp.full((), jnp.nan),
+        cost=jnp.sum(book.costs(prices, h)) if book.items else None,
         titre=h.titre,
         harvest_l=h.harvest_l,
         culture_h=h.culture_h,
