@@ -21,13 +21,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from optim.errors import IncompatibleError, OptimError
-
-SHORT = 12  # digits of an id that messages show
+from optim.result import SHORT_ID, Result
 
 
 @dataclass(frozen=True)
@@ -43,33 +42,25 @@ class Lineage:
     parents: dict[str, str] = field(default_factory=dict)  # kind of artefact -> its id
 
     @classmethod
-    def of(cls, *parents: Artefact, seed: int, notes: tuple[str, ...] = ()) -> Lineage:
-        """The lineage of an artefact that is made from others; model and data are those of the first."""
+    def from_parents(cls, *parents: Artefact, seed: int, notes: tuple[str, ...] = ()) -> Lineage:
+        """The lineage of an artefact that is made from `parents`; its model and data are those of the first parent."""
         first = parents[0].lineage
         return dataclasses.replace(first, seed=seed, notes=notes, parents={p.kind(): p.id for p in parents})
 
     def with_data(self, dataset: str, dataset_hash: str, simulated: bool) -> Lineage:
-        """The same lineage with other data than the parents'; simulated where either are."""
+        """The same lineage with other data than that of the parents; it counts as simulated if either data are."""
         simulated = simulated or self.simulated
         return dataclasses.replace(self, dataset=dataset, dataset_hash=dataset_hash, simulated=simulated)
 
-    def noted(self, *notes: str) -> Lineage:
+    def with_notes(self, *notes: str) -> Lineage:
         """The same lineage with more notes."""
         return dataclasses.replace(self, notes=(*self.notes, *notes))
 
 
-class Artefact:
+class Artefact(Result):
     """Base of the results that commands leave: dataclasses with a schema, a lineage and a content hash."""
 
-    schema: ClassVar[str]  # 'optim.KIND/VERSION'
-    made_by: ClassVar[str]  # the command that makes one
-
     lineage: Lineage
-
-    @classmethod
-    def kind(cls) -> str:
-        """The noun of the schema: fit, ranking, optimum, ..."""
-        return cls.schema.removeprefix("optim.").split("/")[0]
 
     @cached_property
     def id(self) -> str:
@@ -88,26 +79,55 @@ def content_id(schema: str, body: Any, arrays: dict[str, np.ndarray] | None = No
     return digest.hexdigest()
 
 
-def require_parent(child: Artefact, child_place: Path, parent: Artefact, parent_place: Path) -> None:
-    """Refuse an artefact that was made from another parent. Raises `IncompatibleError` with both ids and the remedy."""
-    require_id(child.lineage.parents.get(parent.kind(), ""), child_place, parent, parent_place, child.made_by)
+def require_parent(child: Artefact, parent: Artefact, *, child_place: Path, parent_place: Path) -> None:
+    """Refuse an artefact that was not made from `parent`.
+
+    Args:
+        child: the artefact to check.
+        parent: an artefact of the kind that the child was made from.
+        child_place: folder of the child, for the message.
+        parent_place: folder of the parent, for the message.
+
+    Raises:
+        IncompatibleError: the child was made from another parent; the message holds both ids and the remedy.
+    """
+    made_from = child.lineage.parents.get(parent.kind(), "")
+    require_parent_id(made_from, parent, child_place=child_place, parent_place=parent_place, made_by=child.made_by)
 
 
-def require_id(made_from: str, child_place: Path, parent: Artefact, parent_place: Path, made_by: str) -> None:
-    """As `require_parent`, for a child of which only the parent's id is at hand ('' when it states none)."""
+def require_parent_id(made_from: str, parent: Artefact, *, child_place: Path, parent_place: Path, made_by: str) -> None:
+    """`require_parent` for a child that is not loaded.
+
+    Args:
+        made_from: id of the artefact that the child was made from; '' if the child states none.
+        parent: as for `require_parent`.
+        child_place: as for `require_parent`.
+        parent_place: as for `require_parent`.
+        made_by: the command that makes the child.
+
+    Raises:
+        IncompatibleError: as for `require_parent`.
+    """
     if made_from != parent.id:
-        known = f"{parent.kind()} {made_from[:SHORT]}" if made_from else f"no {parent.kind()}"
+        known = f"{parent.kind()} {made_from[:SHORT_ID]}" if made_from else f"no {parent.kind()}"
         raise IncompatibleError(
-            f"{child_place} was made from {known}, but {parent_place} holds {parent.kind()} {parent.id[:SHORT]}; "
+            f"{child_place} was made from {known}, but {parent_place} holds {parent.kind()} {parent.id[:SHORT_ID]}; "
             f"run `{made_by}` again"
         )
 
 
+class NamedByClass:
+    """Base of records of several kinds that share one place of an artefact: the name of their class is stored, too."""
+
+
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A draft folder that takes the place of `folder` when the block ends well, and leaves no trace when it does not.
+    """Context manager that replaces a folder as a whole or not at all.
 
-    Raises `OptimError` when the place cannot be written.
+    Yields a draft folder. It replaces `folder` if the block ends without an error and is deleted otherwise.
+
+    Raises:
+        OptimError: the folder cannot be written.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -125,10 +145,11 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         raise OptimError(f"cannot write {folder}: {err.strerror or err}. Choose a writable folder.") from err
 
 
-def save(artefact: Artefact, folder: Path) -> Path:
-    """Write an artefact to `folder`, which is replaced when it exists.
+def save_artefact(artefact: Artefact, folder: Path) -> Path:
+    """Write an artefact to `folder`, which is replaced if it exists, and return the folder.
 
-    Raises `OptimError` when the place cannot be written.
+    Raises:
+        OptimError: the folder cannot be written.
     """
     arrays: dict[str, np.ndarray] = {}
     body = _encode(artefact, "", arrays)
@@ -140,10 +161,21 @@ def save(artefact: Artefact, folder: Path) -> Path:
     return folder
 
 
-def load[T: Artefact](cls: type[T], folder: Path) -> T:
-    """Read an artefact of class `cls`; refuses another schema, and a file that is missing, damaged or edited.
+def stored_kind(folder: Path) -> str:
+    """The kind of artefact that a folder holds (fit, ranking, ...); '' where it holds none that can be read."""
+    try:
+        schema = json.loads((folder / "artefact.json").read_text())["schema"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return str(schema).removeprefix("optim.").split("/")[0]
 
-    Raises `IncompatibleError` that names the command which makes the artefact anew.
+
+def load_artefact[T: Artefact](cls: type[T], folder: Path) -> T:
+    """Read an artefact of class `cls` from `folder`.
+
+    Raises:
+        IncompatibleError: the file is missing, damaged or edited, or has another schema. The message names the command
+            that makes the artefact again.
     """
     file = folder / "artefact.json"
     schema, made_by = cls.schema, cls.made_by
@@ -153,10 +185,10 @@ def load[T: Artefact](cls: type[T], folder: Path) -> T:
         raise IncompatibleError(f"{file} does not exist; run `{made_by}` with this configuration first") from err
     except (json.JSONDecodeError, UnicodeDecodeError) as err:
         raise IncompatibleError(f"{file} is damaged ({err}); run `{made_by}` again") from err
-    found = document.get("schema") if isinstance(document, dict) else None
-    if found != schema:
+    stored_schema = document.get("schema") if isinstance(document, dict) else None
+    if stored_schema != schema:
         raise IncompatibleError(
-            f"{file} has schema {found!r}, expected {schema!r}; run `{made_by}` again with this version"
+            f"{file} has schema {stored_schema!r}, expected {schema!r}; run `{made_by}` again with this version"
         )
     arrays: dict[str, np.ndarray] = {}
     npz = folder / "arrays.npz"
@@ -173,15 +205,16 @@ def load[T: Artefact](cls: type[T], folder: Path) -> T:
         ) from err
     if stated != actual:
         raise IncompatibleError(
-            f"{folder} was changed after it was written: its content has the id {actual[:SHORT]}, and it says "
-            f"{str(stated)[:SHORT]}; run `{made_by}` again"
+            f"{folder} was changed after it was written: its content has the id {actual[:SHORT_ID]}, and it says "
+            f"{str(stated)[:SHORT_ID]}; run `{made_by}` again"
         )
     return artefact
 
 
 def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _encode(getattr(value, f.name), f"{path}/{f.name}", arrays) for f in dataclasses.fields(value)}
+        body = {f.name: _encode(getattr(value, f.name), f"{path}/{f.name}", arrays) for f in dataclasses.fields(value)}
+        return {"is": type(value).__name__} | body if isinstance(value, NamedByClass) else body
     if isinstance(value, np.ndarray):
         arrays[path] = value
         return {"array": path}
@@ -207,6 +240,10 @@ def _decode(kind: Any, value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
+        kinds = {a.__name__: a for a in args if isinstance(a, type) and issubclass(a, NamedByClass)}
+        if kinds:
+            named = dict(value)
+            return _decode(kinds[named.pop("is")], named, arrays)
         return _decode(next(a for a in args if a is not type(None)), value, arrays)
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from optim.errors import ConfigError, nearest
+from optim.settings.model import ParameterSettings
 from optim.units import VARIABLES
 
 LEVELS = ("fixed", "shared", "clone", "batch", "vessel")
@@ -16,9 +17,9 @@ SCALES = ("log", "logit", "identity")
 PRIORS = ("auto", "normal", "lognormal", "uniform", "half_normal")
 
 
-@dataclass(frozen=True)
-class ParameterSpec:
-    """One row of a parameter table.
+@dataclass(frozen=True, kw_only=True)
+class ParameterSpec(ParameterSettings):
+    """One row of a parameter table with its name.
 
     level: fixed (not estimated), shared (one value), clone (partially pooled around an estimated population value),
     batch (one value per experiment), vessel (one per run). `scale` is where the search moves: log, logit between the
@@ -33,18 +34,6 @@ class ParameterSpec:
     """
 
     name: str
-    value: float
-    unit: str
-    level: str
-    scale: str
-    lower: float
-    upper: float
-    prior_sd: float | None
-    spread: float | None
-    source: str
-    verified: bool
-    prior: str = "auto"
-    times: str = ""
 
     def __post_init__(self) -> None:
         def refuse(key: str, message: str) -> None:
@@ -247,8 +236,8 @@ SCALE, OFFSET = "scale_", "offset_"
 VESSEL_PARAMETERS = (*START_PARAMETERS, *(f"{kind}{name}" for kind in (SCALE, OFFSET) for name in VARIABLES))
 
 
-def table_from_mapping(rows: Mapping[str, Mapping[str, object]], model_parameters: tuple[str, ...]) -> ParameterTable:
-    """Build the table from configuration, in model order. Raises `ConfigError` for unknown or missing names."""
+def parameter_table(rows: Mapping[str, ParameterSettings], model_parameters: tuple[str, ...]) -> ParameterTable:
+    """Build the table from settings, in model order. Raises `ConfigError` for unknown or missing names."""
     allowed = (*model_parameters, *VESSEL_PARAMETERS)
     for name in rows:
         if name not in allowed:
@@ -259,7 +248,7 @@ def table_from_mapping(rows: Mapping[str, Mapping[str, object]], model_parameter
     missing = [n for n in model_parameters if n not in rows]
     if missing:
         raise ConfigError(f"model.parameters: missing {', '.join(missing)}")
-    specs = [ParameterSpec(name=name, **dict(rows[name])) for name in allowed if name in rows]  # type: ignore[arg-type]
+    specs = [ParameterSpec(name=name, **vars(rows[name])) for name in allowed if name in rows]
     for spec in specs:
         if spec.name not in model_parameters and spec.level not in ("vessel", "batch", "fixed"):
             raise ConfigError(f"model.parameters.{spec.name}: level must be vessel, batch or fixed")

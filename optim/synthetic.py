@@ -15,14 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optim.data.dataset import Event, Run
-from optim.data.writer import event_rows, run_rows, write_dataset
+from optim.data.dataset import Run
+from optim.data.schedules import feeds_of, schedule_of
+from optim.data.writer import event_table, run_table, write_dataset
 from optim.kinetics.cho_moller import ChoMoller, Parameters
 from optim.runtime import require_float64
-from optim.schedule.from_run import feeds_of, schedule_of
+from optim.schedule.actions import Action, Bolus, Sample, Setpoint, start_time
 from optim.schedule.grid import padded_length
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import check_trajectory, observe_nodes, simulate
 
@@ -108,10 +110,9 @@ def screen_runs(options: ScreenOptions) -> tuple[Run, ...]:
         for v in range(options.vessels_per_clone):
             percent = (3.0, 4.5)[v % 2] + 0.5 * rng.integers(-1, 2)
             day, level = int(rng.integers(4, 11)), float(rng.choice([31.0, 32.0, 33.0, 34.0, 35.0]))
-            events = [Event(d * DAY, "sample", "", SAMPLE_ML / 1000.0, SAMPLE_ML / 1000.0) for d in range(DAYS)]
-            dose = percent / 100.0 * START_ML / 1000.0
-            events += [Event(d * DAY, "bolus", "feed_a", dose, dose) for d in range(3, 13)]
-            events.append(Event(day * DAY, "temperature", "", level, level))
+            actions: list[Action] = [Sample(d * DAY, SAMPLE_ML) for d in range(DAYS)]
+            actions += [Bolus(d * DAY, "feed_a", percent / 100.0 * START_ML) for d in range(3, 13)]
+            actions.append(Setpoint(day * DAY, temperature_c=level))
             runs.append(
                 Run(
                     run_id=f"C{c + 1:02d}-{v + 1}",
@@ -125,7 +126,7 @@ def screen_runs(options: ScreenOptions) -> tuple[Run, ...]:
                     ph=7.0,
                     inoculum_vcd=INOCULUM,
                     end_time_h=DAYS * DAY,
-                    events=tuple(sorted(events, key=lambda e: (e.time_h, e.kind))),
+                    actions=tuple(sorted(actions, key=start_time)),
                 )
             )
     return tuple(runs)
@@ -151,9 +152,9 @@ def simulate_screen(
     integrator = Integrator(rtol=1e-8, atol=1e-9)
 
     volumes = jnp.asarray([run.start_volume_l for run in runs])
-    run_all = jax.jit(lambda p, c, v, g, d: simulate(model, p, c, v, g, d, integrator))
-    trajectory = run_all(p, model.State(*start.T), volumes, grid, Vessel(feeds))
-    seen = jax.vmap(lambda p, t, g: observe_nodes(model, p, t, g))(p, trajectory, grid)
+    run_all = jax.jit(lambda p, cultivation: simulate(model, p, cultivation, integrator=integrator))
+    trajectory = run_all(p, Cultivation(model.State(*start.T), volumes, grid, Vessel(feeds)))
+    seen = jax.vmap(lambda p, t, g: observe_nodes(model, p, t, grid=g))(p, trajectory, grid)
     check_trajectory(trajectory, tuple(run.run_id for run in runs))
     places = np.array([[int(np.argmin(np.abs(np.asarray(t) - d))) for d in days] for t in trajectory.t])
     return {name: np.take_along_axis(np.asarray(v), places, axis=1) for name, v in seen.items()}
@@ -242,8 +243,8 @@ def screen_tables(
     known: list[dict[str, object]] = [{"owner": "", "parameter": n, "value": getattr(first, n)} for n in shared]
     known += [{"owner": c, "parameter": n, "value": getattr(p, n)} for c, p in truth.items() for n in SPREAD]
     return {
-        "runs.csv": run_rows(runs),
-        "events.csv": event_rows(runs),
+        "runs.csv": run_table(runs),
+        "events.csv": event_table(runs),
         "media.csv": media,
         "measurements.csv": measurements,
         "truth.csv": known,

@@ -43,15 +43,11 @@ VARIABLES: dict[str, Quantity] = {
     "plasmid_rep_cap": Quantity("copies/cell"),
     "plasmid_vector": Quantity("copies/cell"),
     "plasmid_helper": Quantity("copies/cell"),
+    # exhaust, dry, mol/mol
+    "off_gas_oxygen": Quantity("%", upper=100.0),
+    "off_gas_carbon_dioxide": Quantity("%", upper=100.0),
     "osmolality": Quantity("mOsm/kg"),
     "background_osmolality": Quantity("mOsm/kg"),
-}
-EVENTS: dict[str, Quantity] = {
-    "bolus": Quantity("L"),
-    "sample": Quantity("L"),
-    "feed_rate": Quantity("L/h"),
-    "temperature": Quantity("degC"),
-    "ph": Quantity("1"),
 }
 # how a canonical unit reads in a table or on an axis
 DISPLAY = {"1e9 cells/L": "1e6 cells/mL", "1e12/L": "1e9/mL", "1": "-", "degC": "°C"}
@@ -64,6 +60,7 @@ def _registry() -> Any:
     registry: Any = pint.UnitRegistry()
     registry.define("cells = [cells] = cell")
     registry.define("osmole = [osmosis] = Osm")
+    registry.define("vvd = 1 / day")  # volumes of the vessel per day
     # counted things: vector genomes, vector particles, copies of a plasmid
     for counted in ("copies = [] = copy", "vg = []", "vp = []", "capsids = [] = capsid"):
         registry.define(counted)

@@ -19,6 +19,7 @@ from optim.runtime import configure
 from optim.schedule.grid import IntervalGrid
 from optim.schedule.schedule import Schedule, to_grid
 from optim.simulation.balance import Vessel
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import Trajectory, simulate_one
 
@@ -95,8 +96,8 @@ def follow(
     initial = model.State(*(start.get(n, 0.0) for n in model.names()))
     feeds = jnp.asarray([[(feed or {}).get(n, 0.0) for n in model.names()]])
     chosen = integrator or Integrator(rtol=1e-9, atol=1e-10)
-    run = jax.jit(lambda p, c, v, g, f: simulate_one(model, p, c, v, g, Vessel(f), chosen))
-    return run(p, initial, volume, grid, feeds), grid
+    run = jax.jit(lambda p, cultivation: simulate_one(model, p, cultivation, integrator=chosen))
+    return run(p, Cultivation(initial, volume, grid, Vessel(feeds))), grid
 
 
 def at(trajectory: Trajectory, species: str, time: float) -> float:

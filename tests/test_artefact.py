@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from optim.artefact import Artefact, Lineage, load, require_parent, save
+from optim.artefact import Artefact, Lineage, load_artefact, require_parent, save_artefact
 from optim.errors import IncompatibleError
 
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
@@ -47,8 +47,8 @@ def parent(**changes: object) -> Parent:
 @given(arrays(float, st.tuples(st.integers(0, 3), st.integers(0, 3)), elements=NUMBERS), NUMBERS, NUMBERS)
 def test_the_id_survives_the_folder(tmp_path_factory, table, value, other):
     one = parent(table=table, named={"x": value}, pairs=(("y", other),), maybe=value)
-    folder = save(one, tmp_path_factory.mktemp("a") / "parent")
-    assert load(Parent, folder).id == one.id
+    folder = save_artefact(one, tmp_path_factory.mktemp("a") / "parent")
+    assert load_artefact(Parent, folder).id == one.id
     assert json.loads((folder / "artefact.json").read_text())["id"] == one.id
 
 
@@ -68,32 +68,32 @@ def test_the_id_is_of_the_content_and_of_nothing_else():
 
 
 def test_an_edited_artefact_is_refused(tmp_path):
-    folder = save(parent(), tmp_path / "parent")
+    folder = save_artefact(parent(), tmp_path / "parent")
     file = folder / "artefact.json"
     whole = file.read_text()
     file.write_text(whole.replace('"a": 1.0', '"a": 1.5'))
     with pytest.raises(IncompatibleError, match=r"parent was changed after it was written.*run `optim beget` again"):
-        load(Parent, folder)
+        load_artefact(Parent, folder)
     file.write_text(whole)
     np.savez_compressed(folder / "arrays.npz", **{"/table": np.array([[1.0, 2.0]])})
     with pytest.raises(IncompatibleError, match="changed after it was written"):
-        load(Parent, folder)
+        load_artefact(Parent, folder)
     np.savez_compressed(folder / "arrays.npz", **{"/table": np.array([[1.0, np.nan]])})
-    assert load(Parent, folder).id == parent().id
+    assert load_artefact(Parent, folder).id == parent().id
     file.write_text(json.dumps({k: v for k, v in json.loads(whole).items() if k != "id"}))
     with pytest.raises(IncompatibleError, match="lacks 'id'; run `optim beget` again"):
-        load(Parent, folder)
+        load_artefact(Parent, folder)
 
 
 def test_a_child_names_its_parents_and_refuses_others():
     mine, other = parent(), parent(maybe=1.0)
-    child = Child(Lineage.of(mine, seed=5, notes=("n",)))
+    child = Child(Lineage.from_parents(mine, seed=5, notes=("n",)))
     assert child.lineage == replace(ORIGIN, seed=5, notes=("n",), parents={"parent": mine.id})
-    require_parent(child, Path("out/child"), mine, Path("out/parent"))
+    require_parent(child, mine, child_place=Path("out/child"), parent_place=Path("out/parent"))
     text = (
         f"out/child was made from parent {mine.id[:12]}, but out/parent holds parent {other.id[:12]}; run `optim raise`"
     )
     with pytest.raises(IncompatibleError, match=text):
-        require_parent(child, Path("out/child"), other, Path("out/parent"))
+        require_parent(child, other, child_place=Path("out/child"), parent_place=Path("out/parent"))
     with pytest.raises(IncompatibleError, match="was made from no parent, but"):
-        require_parent(Child(ORIGIN), Path("out/child"), mine, Path("out/parent"))
+        require_parent(Child(ORIGIN), mine, child_place=Path("out/child"), parent_place=Path("out/parent"))

@@ -12,7 +12,7 @@ from optim.runtime import require_float64
 
 ENTRIES = {
     "simulation.simulate": ["simulate", "simulate_one"],
-    "simulation.many": ["simulate_batch"],
+    "simulation.batch": ["simulate_batch"],
     "simulation.until": ["simulate_until"],
     "estimation.fit": ["fit"],
     "estimation.transfer.continued_fit": ["revive_posterior", "update"],

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,9 +189,9 @@ def configured(name: str) -> tuple[Any, Any]:
 
 def build_table(model: ModelSettings, equations: Any) -> ParameterTable:
     """The parameter table of a configured model. Raises `ConfigError` that names the parameter."""
-    from optim.parameters import table_from_mapping
+    from optim.parameters import parameter_table
 
-    return table_from_mapping({name: vars(row) for name, row in model.parameters.items()}, equations.Parameters._fields)
+    return parameter_table(model.parameters, equations.Parameters._fields)
 
 
 def build_fit(cfg: Settings, dataset: Dataset, model: ModelSettings | None = None) -> FitProblem:
@@ -199,23 +199,15 @@ def build_fit(cfg: Settings, dataset: Dataset, model: ModelSettings | None = Non
     from optim.estimation.noise import NoiseModel
     from optim.estimation.problem import build_problem
     from optim.kinetics import kinetics
+    from optim.simulation.engine.stiffness import integrator_for
 
     chosen = cfg.model if model is None else model
     equations = kinetics(chosen.kinetics)
     table = build_table(chosen, equations)
     noise = NoiseModel(**vars(cfg.noise))
-    return build_problem(equations, table, dataset, noise, _integrator(cfg, equations), cfg.dataset.group_by)
-
-
-def _integrator(cfg: Settings, model: Any) -> Any:
-    from optim.simulation.engine.march import Integrator
-    from optim.simulation.engine.rosenbrock import Rodas5P
-    from optim.simulation.engine.steppers import Tsit5
-    from optim.simulation.engine.stiffness import stepper_for
-
-    i = cfg.integrator
-    steppers = {"auto": stepper_for(model), "explicit": Tsit5(), "stiff": Rodas5P()}
-    return Integrator(steppers[i.stepper], rtol=i.rtol, atol=i.atol, max_steps=i.max_steps, first_step_h=i.first_step_h)
+    return build_problem(
+        equations, table, dataset, noise, integrator_for(equations, cfg.integrator), cfg.dataset.group_by
+    )
 
 
 def build_process(
@@ -226,9 +218,10 @@ def build_process(
 
     from optim.estimation.problem import observable_names
     from optim.kinetics import kinetics
-    from optim.process.cost import CostBook, book_from_mapping
+    from optim.process.cost import CostBook
     from optim.process.design import Design
     from optim.process.problem import Constraint, ProcessProblem
+    from optim.simulation.engine.stiffness import integrator_for
 
     d = cfg.design
     equations = kinetics(cfg.model.kinetics)
@@ -257,7 +250,7 @@ def build_process(
         inoculum_species=tuple(equations.names().index(name) for name in equations.inoculum_species),
         components=components,
     )
-    book = book_from_mapping(asdict(cfg.cost)) if cfg.cost else CostBook.unpriced(design.start_volume_l)
+    book = CostBook(**vars(cfg.cost)) if cfg.cost else CostBook.unpriced(design.start_volume_l)
     return ProcessProblem(
         model=equations,
         design=design,
@@ -267,7 +260,7 @@ def build_process(
         observed=observed,
         initial=np.array([start[name] for name in equations.names()]),
         feeds=np.array(list(feeds.values())).reshape(len(feeds), len(start)),
-        integrator=_integrator(cfg, equations),
+        integrator=integrator_for(equations, cfg.integrator),
         screened=screen.ranges,
     )
 
@@ -277,13 +270,8 @@ def _objective(cfg: Settings, model: Any, book: Any, maximise: str | None) -> An
     from optim.process.objective import Market, Objective
 
     o = cfg.objective
-    market = None
-    if o.market is not None:
-        m = o.market
-        market = Market(
-            m.price_eur_per_g, m.demand_g_per_year, m.suite_days_per_year, book.turnaround_h, m.source, m.verified
-        )
-    mix = () if maximise else tuple((str(name), float(weight)) for name, weight in o.mix.items())
+    market = None if o.market is None else Market(**vars(o.market), turnaround_h=book.turnaround_h)
+    mix = () if maximise else tuple(o.mix.items())
     return Objective(maximise or o.maximise, mix, market, find_product(model.product))
 
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from optim import __version__
 from optim.app.build import config_hash
 from optim.app.schema import as_yaml
-from optim.artefact import save
+from optim.artefact import Artefact, save_artefact
 from optim.errors import OptimError
-from optim.report.page import png
+from optim.export.text_files import csv_text
+from optim.report.view import View, view_of
 from optim.settings.settings import Settings
-from optim.tracking.mlflow import Tracker, TrackingOptions, open_tracker
+from optim.tracking.mlflow import Tracker, open_tracker
 
 Say = Callable[[str], None]
+
+
+def folder_of(kind: str, case: str) -> str:
+    """Name of what belongs to a kind of artefact; `case` is the name of a further objective, '' for the first."""
+    return f"{kind}_{case}" if case else kind
 
 
 @dataclass
@@ -32,26 +37,47 @@ class Session:
     progress: Say
     told: set[str] = field(default_factory=set)
 
-    def table(self, text: str, name: str) -> None:
-        file = self.out / "tables" / f"{name}.csv"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-        self.tracker.file(file, "tables")
+    def publish(self, artefact: Artefact, case: str = "") -> View:
+        """Write an artefact to the output folder, and show its view. `case` names a further objective."""
+        view = view_of(artefact)
+        name = folder_of(view.kind, case)
+        self.tracker.folder(save_artefact(artefact, self.out / name), name)
+        self.show(view, case)
+        return view
 
-    def page(self, text: str, name: str) -> None:
-        """Write an HTML page to the output folder, and give it to the tracked run."""
+    def show(self, view: View, case: str = "") -> None:
+        """Say the lines and notes of a view, write its tables, figures and page, and give all of it to tracking."""
+
+        def named(key: str) -> str:
+            return case + key.removeprefix(view.kind) if case else key
+
+        for line in view.lines:
+            self.say(line)
+        for note in view.notes:
+            self.note(note)
+        self.tracker.metrics({named(key): value for key, value in view.metrics.items()})
+        for key, values in view.series.items():
+            self.tracker.history(named(key), values)
+        for name, table in view.tables.items():
+            self.write(csv_text(table).encode(), Path("tables") / f"{folder_of(name, case)}.csv")
+        for name, picture in view.pictures.items():
+            self.write(picture, Path("plots") / f"{folder_of(name, case)}.png")
+        if view.page is not None:
+            file = self.write(view.html(self.cfg.title).encode(), Path(f"{folder_of(view.kind, case)}.html"))
+            self.say(f"  report: {file}")
+
+    def write(self, content: bytes, name: Path) -> Path:
+        """Write a file of the output folder, whole or not at all, and give it to the tracked run."""
         file = self.out / name
-        draft = file.with_suffix(".part")
-        draft.write_text(text, encoding="utf-8")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(f"{file.name}.part")
+        draft.write_bytes(content)
         draft.replace(file)
-        self.tracker.file(file, "")
-        self.say(f"  report: {file}")
+        self.tracker.file(file, "" if name.parent == Path() else str(name.parent))
+        return file
 
-    def keep(self, artefact: Any, name: str) -> None:
-        """Write an artefact to the output folder, and give it to the tracked run."""
-        self.tracker.folder(save(artefact, self.out / name), name)
-
-    def lines(self, lines: list[str]) -> None:
+    def lines(self, lines: Sequence[str]) -> None:
+        """Say some lines."""
         for line in lines:
             self.say(line)
 
@@ -60,16 +86,6 @@ class Session:
         if text not in self.told:
             self.told.add(text)
             self.say(f"  note: {text}")
-
-    def figure(self, figure: Any, name: str) -> None:
-        self.image(png(figure), name)
-
-    def image(self, content: bytes, name: str) -> None:
-        folder = self.out / "plots"
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{name}.png"
-        file.write_bytes(content)
-        self.tracker.file(file, "plots")
 
 
 @contextmanager
@@ -86,8 +102,6 @@ def session(cfg: Settings, command: str, say: Say = print, progress: Say = lambd
         raise OptimError(f"cannot write to out={cfg.out}: {err.strerror or err}. Choose a writable folder.") from err
     import jax
 
-    t = cfg.tracking
-    options = TrackingOptions(t.enabled, t.uri, t.experiment, Path(t.workspace), t.child_runs)
     tags = {
         "optim.command": command,
         "optim.version": __version__,
@@ -96,7 +110,7 @@ def session(cfg: Settings, command: str, say: Say = print, progress: Say = lambd
         "x64": str(jax.config.jax_enable_x64),
         "device": jax.default_backend(),
     }
-    with open_tracker(options, f"{cfg.name} {command}", tags) as tracker:
+    with open_tracker(cfg.tracking, f"{cfg.name} {command}", tags) as tracker:
         tracker.text(as_yaml(cfg), "config.yaml")
         tracker.parameters(
             {

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from optim.app.build import build_process, build_table
-from optim.app.session import Session
-from optim.artefact import load, require_parent
+from optim.app.build import build_table
+from optim.app.session import Session, folder_of
+from optim.artefact import load_artefact, require_parent
 from optim.errors import IncompatibleError
 from optim.estimation.result import FitResult, require_table
 from optim.kinetics import kinetics
 from optim.optimisation.result import Optimum, Ranking
 from optim.process.problem import ProcessProblem
 from optim.settings.settings import Settings
-
-
-def folder_of(kind: str, case: str) -> str:
-    """Folder of an artefact; `case` is the name of a further objective, '' for the first."""
-    return f"{kind}_{case}" if case else kind
 
 
 def data_folder(name: str) -> str:
@@ -41,7 +36,7 @@ def require_configured(cfg: Settings, result: FitResult, place: Path) -> None:
 def stored_fit(s: Session) -> FitResult:
     """The fit of the output folder. Raises `IncompatibleError` when it is not of the configured data or model."""
     place = s.out / "fit"
-    result = load(FitResult, place)
+    result = load_artefact(FitResult, place)
     require_configured(s.cfg, result, place)
     fitted, wanted = result.screen.folder, data_folder(s.cfg.dataset.name)
     if fitted and fitted != wanted:
@@ -57,27 +52,19 @@ def stored_ranking(s: Session, result: FitResult) -> Ranking | None:
     folder = s.out / "ranking"
     if result.group_by != "clone" or not folder.exists():
         return None
-    ranking = load(Ranking, folder)
-    require_parent(ranking, folder, result, s.out / "fit")
+    ranking = load_artefact(Ranking, folder)
+    require_parent(ranking, result, child_place=folder, parent_place=s.out / "fit")
     return ranking
 
 
 def stored_optimum(s: Session, result: FitResult, problem: ProcessProblem, case: str = "") -> Optimum:
     """The optimum of the output folder. Raises `IncompatibleError` when it is of another fit or another design."""
     folder = s.out / folder_of("optimum", case)
-    optimum = load(Optimum, folder)
-    require_parent(optimum, folder, result, s.out / "fit")
+    optimum = load_artefact(Optimum, folder)
+    require_parent(optimum, result, child_place=folder, parent_place=s.out / "fit")
     if [d.name for d in problem.design.decisions] != [d.name for d in optimum.optimum.decisions]:
         raise IncompatibleError(
             f"{folder} has other decisions than the configured design ('{s.cfg.design.title}'); "
             "use the design that it was made with, or run `optim optimise` with this one"
         )
     return optimum
-
-
-def process_problem(s: Session, result: FitResult, case: str = "") -> ProcessProblem:
-    """The configured process with the media and the screened ranges of a fit; `case` names a further objective."""
-    if not case:
-        return build_process(s.cfg, result.screen)
-    chosen = s.cfg.objective.also[case]
-    return build_process(s.cfg, result.screen, chosen.maximise, dict(chosen.hold))

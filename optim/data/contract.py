@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from optim.data.dataset import Run
 from optim.errors import BadCell, ConfigError, nearest
-from optim.units import EVENTS, VARIABLES, Quantity, to_canonical
+from optim.units import VARIABLES, Quantity, to_canonical
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,11 @@ MEASUREMENTS = Table(
     ("run_id", "time_h", "variable", "value", "unit"),
     ("experiment_id", "vessel_id", "clone_id", "method", "replicate", "censored", "qc_flag"),
 )
-EVENT_TABLE = Table("events.csv", ("run_id", "time_h", "kind", "value", "unit"), ("feed_id", "value_end"))
+EVENT_TABLE = Table(
+    "events.csv",
+    ("run_id", "time_h", "kind", "value", "unit"),
+    ("feed_id", "value_end", "until_h", "ramp_h", "growth_per_h", "component"),
+)
 RUNS = Table(
     "runs.csv",
     ("run_id", "clone_id", "start_volume_ml", "medium_id", "temperature_c", "end_time_h"),
@@ -146,9 +151,22 @@ def variable_quantity(check: Checker, file: str, row: int, column: str, name: st
     return VARIABLES[name] if check.one_of(file, row, column, name, tuple(VARIABLES), "variable") else None
 
 
-def event_quantity(check: Checker, file: str, row: int, kind: str) -> Quantity | None:
-    """The quantity of an event kind."""
-    return EVENTS[kind] if check.one_of(file, row, "kind", kind, tuple(EVENTS), "kind of event") else None
+def known_run(check: Checker, file: str, row: int, run_id: str, runs: Mapping[str, Run]) -> Run | None:
+    """The run that a row speaks of, None after noting that there is none."""
+    if not runs:
+        return None  # the table of runs itself is at fault and has been reported
+    if run_id in runs:
+        return runs[run_id]
+    check.bad(file, row, "run_id", run_id, f"not in {RUNS.file}.{nearest(run_id, runs)}")
+    return None
+
+
+def event_time(check: Checker, file: str, row: int, cell: Mapping[str, str], run: Run | None) -> float:
+    """The time of a row in h, NaN after noting a fault; within the run, where that is known."""
+    time = check.number(file, row, "time_h", cell["time_h"], lowest=0.0)
+    if run is not None and time > run.end_time_h + 1e-9:
+        check.bad(file, row, "time_h", cell["time_h"], f"after the end of run {run.run_id} ({run.end_time_h:g} h)")
+    return time
 
 
 RowVisitor = Callable[[int, dict[str, str]], None]

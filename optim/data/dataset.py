@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from optim.errors import DatasetError, nearest
+from optim.schedule.actions import Action, Harvest, Setpoint, feeds_in_order
+from optim.schedule.cut import actions_before
 from optim.units import VARIABLES, display
 
 if TYPE_CHECKING:
@@ -16,22 +19,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Event:
-    """One action on a vessel. value in L (bolus, sample), L/h (feed_rate), degC (temperature) or pH units.
-
-    `value_end` is the rate at the next feed_rate event of the same feed, for rates that change linearly.
-    """
-
-    time_h: float
-    kind: str
-    feed_id: str
-    value: float
-    value_end: float
-
-
-@dataclass(frozen=True)
 class Run:
-    """One vessel from inoculation (or induction) to its end."""
+    """One vessel from inoculation (or induction) to its end.
+
+    `actions` are what was done to it, in order of time, without its end. Setpoints among them at time 0 count before
+    `temperature_c` and `ph`.
+    """
 
     run_id: str
     experiment_id: str
@@ -43,7 +36,29 @@ class Run:
     ph: float
     inoculum_vcd: float | None  # 1e9 cells/L
     end_time_h: float
-    events: tuple[Event, ...]  # in order of time
+    actions: tuple[Action, ...]
+
+    def plan(self) -> tuple[Action, ...]:
+        """All that is done to the vessel, from its setpoints at time 0 to its harvest, as `make_plan` takes it.
+
+        What is written down for the very end, or later, does not happen.
+        """
+        first = {"temperature_c": self.temperature_c, "ph": self.ph}
+        for a in self.actions:
+            if isinstance(a, Setpoint) and a.time_h == 0.0:
+                first = {name: value for name, value in first.items() if getattr(a, name) is None}
+        start = (Setpoint(0.0, **first),) if first else ()
+        return (*start, *actions_before(self.actions, self.end_time_h, self.end_time_h), Harvest(self.end_time_h))
+
+    def until(self, time_h: float) -> Run:
+        """The run as if it ended at a time; what changes steadily until a later end has come as far as it would."""
+        return replace(
+            self, end_time_h=time_h, actions=actions_before(self.actions, time_h, max(self.end_time_h, time_h))
+        )
+
+    def feeds(self) -> tuple[str, ...]:
+        """Names of what was given to the vessel, in order of first use."""
+        return feeds_in_order(self.actions)
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,7 @@ class Measurements:
     replicate: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Validated screening data. `media` holds compositions of basal media and feeds, by id and component."""
 
@@ -74,6 +89,22 @@ class Dataset:
     media: dict[str, dict[str, float]]
     truth: dict[str, dict[str, float]] | None = None  # owner ('' = shared) -> parameter -> true value
     notes: tuple[str, ...] = field(default=())
+
+    def __repr__(self) -> str:
+        m = self.measurements
+        kind = "SIMULATED data" if self.simulated else "measured data"
+        counts = {name: m.variable.count(name) for name in dict.fromkeys(m.variable)}
+        return (
+            f"Dataset {self.name}: {kind}, {self.organism}\n"
+            f"  {len(self.runs)} runs of {len(self.clones)} clones, {sum(counts.values())} values\n"
+            f"  values by variable: {', '.join(f'{name} {n}' for name, n in counts.items())}\n"
+            f"  media and feeds: {', '.join(self.media) or 'none'}"
+        )
+
+    def _repr_html_(self) -> str:
+        """The summary and the first readings, as a notebook shows them."""
+        head = self.frame().head(10).to_html(index=False, border=0)
+        return f"<pre>{escape(repr(self))}</pre>\n<details><summary>first readings</summary>{head}</details>"
 
     @cached_property
     def clones(self) -> tuple[str, ...]:

@@ -11,17 +11,18 @@ import numpy as np
 import yaml
 
 from optim.data.contract import (
-    EVENT_TABLE,
     MEASUREMENTS,
     MEDIA,
     RUNS,
     TRUTH,
     Checker,
-    event_quantity,
+    event_time,
+    known_run,
     variable_quantity,
     visit,
 )
-from optim.data.dataset import Dataset, Event, Measurements, Run
+from optim.data.dataset import Dataset, Measurements, Run
+from optim.data.events import read_runs_with_events
 from optim.errors import DatasetError, nearest
 
 HEADER_KEYS = ("name", "description", "organism", "citation", "licence", "simulated", "notes")
@@ -38,10 +39,9 @@ def read_dataset(folder: Path) -> Dataset:
     header = _header(check, folder)
     media = _media(check, folder)
     runs = _runs(check, folder, media)
-    events = _events(check, folder, runs, media)
+    finished = read_runs_with_events(check, folder, runs, media)
     measurements = _measurements(check, folder, runs)
     truth = _truth(check, folder) if (folder / TRUTH.file).exists() else None
-    finished = _finish_runs(check, runs, events)
     if check.cells:
         count = len(check.cells)
         raise DatasetError(f"dataset {folder} has {count} fault{'s' if count > 1 else ''}:", check.cells)
@@ -99,6 +99,8 @@ def _media(check: Checker, folder: Path) -> dict[str, dict[str, float]]:
 
     def row(line: int, cell: dict[str, str]) -> None:
         composition = media.setdefault(cell["medium_id"], {})
+        if not (cell["component"] or cell["value"] or cell["unit"]):
+            return  # a medium that holds nothing that is told apart: water, a base
         quantity = variable_quantity(check, MEDIA.file, line, "component", cell["component"])
         value = check.number(MEDIA.file, line, "value", cell["value"], lowest=0.0)
         if quantity is None:
@@ -143,63 +145,11 @@ def _runs(check: Checker, folder: Path, media: dict[str, dict[str, float]]) -> d
             ph=7.0 if math.isnan(ph) else ph,
             inoculum_vcd=None if math.isnan(inoculum) else inoculum,
             end_time_h=check.number(file, line, "end_time_h", cell["end_time_h"], lowest=0.0),
-            events=(),
+            actions=(),
         )
 
     visit(check.read(folder, RUNS), row)
     return runs
-
-
-def _known_run(check: Checker, file: str, line: int, run_id: str, runs: dict[str, Run]) -> Run | None:
-    if not runs:
-        return None  # the table of runs itself is at fault and has been reported
-    if run_id in runs:
-        return runs[run_id]
-    check.bad(file, line, "run_id", run_id, f"not in {RUNS.file}.{nearest(run_id, runs)}")
-    return None
-
-
-def _time(check: Checker, file: str, line: int, cell: dict[str, str], run: Run | None) -> float:
-    time = check.number(file, line, "time_h", cell["time_h"], lowest=0.0)
-    if run is not None and time > run.end_time_h + 1e-9:
-        check.bad(file, line, "time_h", cell["time_h"], f"after the end of run {run.run_id} ({run.end_time_h:g} h)")
-    return time
-
-
-def _events(
-    check: Checker, folder: Path, runs: dict[str, Run], media: dict[str, dict[str, float]]
-) -> dict[str, list[tuple[int, Event]]]:
-    events: dict[str, list[tuple[int, Event]]] = {}
-    frame = check.read(folder, EVENT_TABLE)
-
-    def row(line: int, cell: dict[str, str]) -> None:
-        file, kind = EVENT_TABLE.file, cell["kind"]
-        run = _known_run(check, file, line, cell["run_id"], runs)
-        time = _time(check, file, line, cell, run)
-        quantity = event_quantity(check, file, line, kind)
-        value = check.number(file, line, "value", cell["value"], lowest=0.0)
-        value_end = check.number(file, line, "value_end", cell["value_end"], lowest=0.0, blank=True)
-        if quantity is None:
-            return
-        feed = cell["feed_id"]
-        if kind in ("bolus", "feed_rate"):
-            if media and feed not in media:
-                rule = f"not in {MEDIA.file}.{nearest(feed, media)} Known: {', '.join(media)}"
-                check.bad(file, line, "feed_id", feed, rule)
-        elif feed:
-            check.bad(file, line, "feed_id", feed, f"a {kind} event has no feed; leave it blank")
-        if cell["value_end"] and kind != "feed_rate":
-            check.bad(file, line, "value_end", cell["value_end"], "only a feed_rate may change linearly")
-        value = check.converted(file, line, value, cell["unit"], quantity)
-        value_end = value if not cell["value_end"] else check.converted(file, line, value_end, cell["unit"], quantity)
-        events.setdefault(cell["run_id"], []).append((line, Event(time, kind, feed, value, value_end)))
-
-    visit(frame, row)
-    if not frame.empty:
-        for run_id in runs:
-            if run_id not in events:
-                check.bad(EVENT_TABLE.file, None, "run_id", run_id, "this run has no event; list at least its samples")
-    return events
 
 
 def _measurements(check: Checker, folder: Path, runs: dict[str, Run]) -> Measurements:
@@ -209,8 +159,8 @@ def _measurements(check: Checker, folder: Path, runs: dict[str, Run]) -> Measure
 
     def row(line: int, cell: dict[str, str]) -> None:
         file = MEASUREMENTS.file
-        run = _known_run(check, file, line, cell["run_id"], runs)
-        time = _time(check, file, line, cell, run)
+        run = known_run(check, file, line, cell["run_id"], runs)
+        time = event_time(check, file, line, cell, run)
         quantity = variable_quantity(check, file, line, "variable", cell["variable"])
         value = check.number(file, line, "value", cell["value"], lowest=0.0)
         check.one_of(file, line, "censored", cell["censored"], ("", "<", ">"), "flag")
@@ -240,26 +190,6 @@ def _measurements(check: Checker, folder: Path, runs: dict[str, Run]) -> Measure
         censored=tuple(k[4] for k in kept),
         replicate=tuple(k[5] for k in kept),
     )
-
-
-def _finish_runs(check: Checker, runs: dict[str, Run], events: dict[str, list[tuple[int, Event]]]) -> tuple[Run, ...]:
-    finished = []
-    for run in runs.values():
-        own = sorted(events.get(run.run_id, []), key=lambda item: item[1].time_h)
-        volume = run.start_volume_l
-        for line, event in own:
-            if event.kind == "bolus":
-                volume += event.value
-            elif event.kind == "sample":
-                volume -= event.value
-                # what is pumped in continuously is not counted, so only runs without it can be judged
-                if volume <= 0.0 and not any(e.kind == "feed_rate" for _, e in own):
-                    rule = f"run {run.run_id} has no volume left after this sample"
-                    check.bad(EVENT_TABLE.file, line, "value", f"{event.value * 1000:g} mL", rule)
-                    break
-        fields = {name: getattr(run, name) for name in Run.__dataclass_fields__}
-        finished.append(Run(**fields | {"events": tuple(event for _, event in own)}))
-    return tuple(finished)
 
 
 def _truth(check: Checker, folder: Path) -> dict[str, dict[str, float]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from optim.data.dataset import Dataset
+from optim.schedule.actions import Bolus, Feed, used_feed
+from optim.schedule.lines import setpoint_changes
 
 Ranges = dict[str, tuple[float, float]]  # kind of decision -> lowest and highest value, in the unit of decisions
 
@@ -40,19 +42,21 @@ def screened_ranges(dataset: Dataset) -> Ranges:
     Feeds that hold nothing (a base, water) are no feeds of the cells, and are left out.
     """
     ranges: Ranges = {"harvest": (0.0, max(run.end_time_h for run in dataset.runs))}
-    levels, steps, shifts, doses, starts, rates = [], [], [], [0.0], [], []
+    levels, steps, shifts, doses, starts, rates, ph = [], [], [], [0.0], [], [], []
     for run in dataset.runs:
-        changes = [e for e in run.events if e.kind == "temperature"]
-        held = [(0.0, run.temperature_c)] + [(e.time_h, e.value) for e in changes]
-        until = [t for t, _ in held[1:]] + [run.end_time_h]
-        levels.append(sum(v * (b - a) for (a, v), b in zip(held, until, strict=True)) / run.end_time_h)
-        if len(changes) == 1:
-            steps.append(changes[0].value)
-            shifts.append(changes[0].time_h)
-        doses += [1000.0 * e.value for e in run.events if e.kind == "bolus" and dataset.medium(e.feed_id)]
-        flows = [e for e in run.events if e.kind == "feed_rate" and dataset.medium(e.feed_id)]
-        rates += [1000.0 * e.value for e in flows]
-        starts += [1000.0 * e.value for e in flows if e.time_h == 0.0]
+        plan = run.plan()
+        found = setpoint_changes(plan, "temperature_c")
+        until = [t for t, *_ in found[1:]] + [run.end_time_h]
+        levels.append(sum(v * (b - a) for (a, v, _), b in zip(found, until, strict=True)) / run.end_time_h)
+        if len(found) == 2:
+            shifts.append(found[1][0])
+            steps.append(found[1][1])
+        own = [a for a in plan if used_feed(a) and dataset.medium(used_feed(a))]
+        doses += [a.volume_ml for a in own if isinstance(a, Bolus)]
+        flows = [a for a in own if isinstance(a, Feed)]
+        rates += [a.rate_ml_per_h for a in flows]
+        starts += [a.rate_ml_per_h for a in flows if a.start_h == 0.0]
+        ph += [v for _, v, _ in setpoint_changes(plan, "ph")]
     named = {"shift_temperature": steps, "shift_time": shifts, "feed_rate": rates, "feed_start": starts}
     ranges |= {kind: (min(v), max(v)) for kind, v in named.items() if v}
     if len(doses) > 1:
@@ -62,5 +66,5 @@ def screened_ranges(dataset: Dataset) -> Ranges:
     inocula = [run.inoculum_vcd for run in dataset.runs if run.inoculum_vcd is not None]
     if inocula:
         ranges["inoculum"] = (min(inocula), max(inocula))
-    ranges["ph"] = (min(run.ph for run in dataset.runs), max(run.ph for run in dataset.runs))
+    ranges["ph"] = (min(ph), max(ph))
     return ranges

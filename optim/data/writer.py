@@ -12,20 +12,16 @@ import yaml
 from optim.artefact import whole_folder
 from optim.data.dataset import Run
 from optim.errors import DatasetError
+from optim.schedule.events import event_rows
+from optim.units import VARIABLES, display
 
 Rows = Sequence[Mapping[str, Any]]
-# kind of event -> unit that is written, and what a canonical value is multiplied with
-EVENT_UNITS = {
-    "bolus": ("mL", 1000.0),
-    "sample": ("mL", 1000.0),
-    "feed_rate": ("mL/h", 1000.0),
-    "temperature": ("degC", 1.0),
-    "ph": ("1", 1.0),
-}
 
 
 def write_dataset(folder: Path, header: Mapping[str, Any], tables: Mapping[str, Rows]) -> Path:
     """Write `dataset.yaml` and one CSV per table (file name -> rows), replacing the folder when it exists.
+
+    Numbers are written with as many digits as it takes to read them back exactly.
 
     Raises `OptimError` when the place cannot be written.
     """
@@ -34,11 +30,11 @@ def write_dataset(folder: Path, header: Mapping[str, Any], tables: Mapping[str, 
         (draft / "dataset.yaml").write_text(text, encoding="utf-8")
         for file, rows in tables.items():
             frame = pd.DataFrame(list(rows))
-            frame.to_csv(draft / file, index=False, lineterminator="\n", float_format="%.8g")
+            frame.to_csv(draft / file, index=False, lineterminator="\n")
     return folder
 
 
-def run_rows(runs: Sequence[Run]) -> list[dict[str, object]]:
+def run_table(runs: Sequence[Run]) -> list[dict[str, object]]:
     """Rows of runs.csv."""
     return [
         {
@@ -46,7 +42,7 @@ def run_rows(runs: Sequence[Run]) -> list[dict[str, object]]:
             "experiment_id": run.experiment_id,
             "vessel_id": run.vessel_id,
             "clone_id": run.clone_id,
-            "start_volume_ml": run.start_volume_l * 1000.0,
+            "start_volume_ml": _to_ml(run.start_volume_l),
             "medium_id": run.medium_id,
             "temperature_c": run.temperature_c,
             "ph": run.ph,
@@ -57,17 +53,30 @@ def run_rows(runs: Sequence[Run]) -> list[dict[str, object]]:
     ]
 
 
-def event_rows(runs: Sequence[Run]) -> list[dict[str, object]]:
-    """Rows of events.csv; the column `value_end` is there where a rate changes between two events."""
+def event_table(runs: Sequence[Run]) -> list[dict[str, object]]:
+    """Rows of events.csv; columns that no event uses are left out.
+
+    Raises `ConfigError` for an action that no event can state.
+    """
+    stated = [(run.run_id, row) for run in runs for row in event_rows(run.actions, run.end_time_h)]
+    optional = {"value_end": None, "until_h": None, "ramp_h": 0.0, "growth_per_h": None, "component": ""}
+    used = [name for name, nothing in optional.items() if any(getattr(row, name) != nothing for _, row in stated)]
+    return [
+        {"run_id": run_id, "time_h": row.time_h, "kind": row.kind, "feed_id": row.feed_id}
+        | {"value": row.value, "unit": row.unit}
+        | {name: None if getattr(row, name) == optional[name] else getattr(row, name) for name in used}
+        for run_id, row in stated
+    ]
+
+
+def media_table(media: Mapping[str, Mapping[str, float]]) -> list[dict[str, object]]:
+    """Rows of media.csv; a medium that holds nothing has one row without a component."""
     rows: list[dict[str, object]] = []
-    for run in runs:
-        for e in run.events:
-            unit, times = EVENT_UNITS[e.kind]
-            row = {"run_id": run.run_id, "time_h": e.time_h, "kind": e.kind, "feed_id": e.feed_id}
-            row |= {"value": e.value * times, "unit": unit}
-            if e.kind == "feed_rate" and e.value_end != e.value:
-                row["value_end"] = e.value_end * times
-            rows.append(row)
+    for name, composition in media.items():
+        rows += [
+            {"medium_id": name, "component": c, "value": value, "unit": display(VARIABLES[c].unit)}
+            for c, value in composition.items()
+        ] or [{"medium_id": name, "component": "", "value": None, "unit": ""}]
     return rows
 
 
@@ -98,3 +107,9 @@ def append_runs(folder: Path, more: Path, target: Path) -> Path:
         for file, frame in tables.items():
             frame.to_csv(draft / file, index=False, lineterminator="\n")
     return target
+
+
+def _to_ml(litres: float) -> float:
+    """The shortest number of mL that the reader turns into just so many litres."""
+    value = litres * 1000.0
+    return next((x for x in (float(f"{value:.{n}g}") for n in (12, 15, 16)) if x / 1000.0 == litres), value)

@@ -18,7 +18,7 @@ from optim.doe.posterior_normal import Belief, parameters
 from optim.doe.selection import Alternatives
 from optim.errors import InfeasibleError, SimulationError
 from optim.estimation.problem import FitProblem
-from optim.optimisation.slsqp import FEASIBLE, Progress, Solution, best, solve, start_points
+from optim.optimisation.solve import FEASIBLE, Progress, Solution, best, solve, start_points
 from optim.process.problem import ProcessProblem
 from optim.settings.optimisation import OptimiseSettings
 

@@ -11,24 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.stats import qmc
 
-from optim.data.dataset import Dataset, Event, Measurements, Run
+from optim.data.dataset import Dataset, Measurements, Run
 from optim.doe.posterior_normal import Belief, lanes, parameters
 from optim.doe.selection import Candidates
 from optim.errors import ConfigError, InfeasibleError, nearest
 from optim.estimation.noise import MEASURED
 from optim.estimation.posterior import Posterior
 from optim.estimation.problem import FitProblem, build_problem
-from optim.optimisation.slsqp import FEASIBLE
+from optim.optimisation.solve import FEASIBLE
 from optim.process.design import Design
 from optim.process.problem import ProcessProblem
+from optim.schedule.actions import Harvest, Sample, Setpoint
+from optim.schedule.decode import actions_of
 from optim.schedule.schedule import Schedule
+from optim.units import VARIABLES, display
 
 PROFILE = ("bolus", "feed_rate")
-# kinds of decision that the events and the header of a run can state
-WRITTEN = (
-    *("bolus", "feed_rate", "feed_node", "feed_start", "feed_exponent", "addition_time", "addition_volume"),
-    *("temperature", "ph", "shift_time", "shift_temperature", "shift_ph", "inoculum", "harvest"),
-)
+MEDIUM_COMPONENT, INOCULUM = "medium_component", "inoculum"
+Media = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Setting:
     medium_id: str
     inoculum_vcd: float | None
     experiment_id: str
-    media: dict[str, dict[str, float]]
+    media: Media
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def runs_of(
 ) -> tuple[Run, ...]:
     """What would be done to vessels of processes x [R, D], clones yet to be named.
 
-    Raises `ConfigError` for a design that the events of a run cannot state.
+    Raises `ConfigError` for a design that a run cannot state.
     """
     check_written(process.design, setting)
     found: list[Run | None] = [None] * len(x)
@@ -124,76 +124,72 @@ def runs_of(
 
 
 def check_written(design: Design, setting: Setting) -> None:
-    """Whether the events of a run can state a design. Raises `ConfigError` that names what they cannot."""
+    """Whether a run can state a design. Raises `ConfigError` that names what it cannot."""
     for d in design.decisions:
-        if d.kind not in WRITTEN:
+        if d.component and d.component not in VARIABLES:
             raise ConfigError(
-                f"suggest: design.decisions.{d.name} is a {d.kind}, which no event of a run can state yet. Hold it at "
-                f"what the screen had, or leave it out. What can be stated: {', '.join(WRITTEN)}"
+                f"suggest: design.decisions.{d.name} is about '{d.component}', which no medium of a file can "
+                "state. Hold it at what the screen had, or leave it out"
             )
-    for key, level in (("do_percent", design.do_percent), ("kla_per_h", design.kla_per_h)):
-        if level is not None:
-            raise ConfigError(f"suggest: design.{key} is a setpoint that no event of a run can state yet")
-    for feed in design.feeds:
-        if feed not in setting.media:
+    for name in (setting.medium_id, *design.feeds):
+        if name not in setting.media:
             raise ConfigError(
-                f"suggest: feed '{feed}' has no composition.{nearest(feed, setting.media)} "
+                f"suggest: medium or feed '{name}' has no composition.{nearest(name, setting.media)} "
                 f"Known: {', '.join(setting.media)}"
             )
 
 
+def named_media(design: Design, x: np.ndarray, setting: Setting) -> tuple[str, tuple[str, ...], Media]:
+    """Names of the medium and of the feeds [J] of one process x [D], and what each holds.
+
+    Where a component is decided, the medium or feed is one of its own, and its name says so.
+    """
+    holds = {"": setting.media[setting.medium_id]} | {feed: setting.media[feed] for feed in design.feeds}
+    names = {"": setting.medium_id} | {feed: feed for feed in design.feeds}
+    for d, value in zip(design.decisions, x, strict=True):
+        if d.component:
+            key = "" if d.kind == MEDIUM_COMPONENT else d.feed
+            holds[key] = holds[key] | {d.component: float(value)}
+            names[key] += f", {float(value):.10g} {display(VARIABLES[d.component].unit)} {d.component}"
+    feeds = tuple(names[feed] for feed in design.feeds)
+    return names[""], feeds, {names[key]: composition for key, composition in holds.items()}
+
+
+def planned_media(design: Design, x: np.ndarray, setting: Setting) -> Media:
+    """What the media and feeds of processes x [R, D] hold, by name."""
+    return {name: holds for row in x for name, holds in named_media(design, row, setting)[2].items()}
+
+
 def _run(design: Design, s: Schedule, x: np.ndarray, setting: Setting) -> Run:
     """The run of a schedule (arrays of one vessel) of decisions x [D]."""
-    end, events = float(s.end), list[Event]()
-    for t, taken, given in zip(s.times, s.withdraw, s.bolus, strict=True):
-        if t >= end:
-            continue
-        if taken > 0.0:
-            events.append(Event(float(t), "sample", "", float(taken), float(taken)))
-        doses = zip(design.feeds, given, strict=True)
-        events += [Event(float(t), "bolus", feed, float(v), float(v)) for feed, v in doses if v > 0.0]
-    for j, feed in enumerate(design.feeds):
-        events += _flow(feed, s.rate_t, s.rate_start[:, j], s.rate_end[:, j], end)
-    first = {}
-    for kind in ("temperature", "ph"):
-        levels = list(zip(s.setpoint_t, getattr(s.setpoints, kind), strict=True))
-        held = first[kind] = float([v for t, v in levels if t <= 0.0][-1])
-        for t, v in levels:
-            if 0.0 < t < end and abs(v - held) > 1e-9:
-                events.append(Event(float(t), kind, "", float(v), float(v)))
-                held = float(v)
-    inoculum = [float(v) for d, v in zip(design.decisions, x, strict=True) if d.kind == "inoculum"]
+    medium, feeds, _ = named_media(design, x, setting)
+    first, *actions, harvest = actions_of(s, feeds, perfused=[feeds[j] for j in design.perfusion_feeds])
+    assert isinstance(first, Setpoint)
+    assert isinstance(harvest, Harvest)
+    assert first.temperature_c is not None
+    assert first.ph is not None
+    controlled = replace(first, temperature_c=None, ph=None)
+    if controlled != Setpoint(first.time_h):
+        actions = [controlled, *actions]
+    inoculum = [float(v) for d, v in zip(design.decisions, x, strict=True) if d.kind == INOCULUM]
     return Run(
         run_id="",
         experiment_id=setting.experiment_id,
         vessel_id="",
         clone_id="",
         start_volume_l=design.start_volume_l,
-        medium_id=setting.medium_id,
-        temperature_c=first["temperature"],
-        ph=first["ph"],
+        medium_id=medium,
+        temperature_c=first.temperature_c,
+        ph=first.ph,
         inoculum_vcd=inoculum[0] if inoculum else setting.inoculum_vcd,
-        end_time_h=end,
-        events=tuple(sorted(events, key=lambda e: (e.time_h, e.kind != "sample"))),
+        end_time_h=harvest.time_h,
+        actions=tuple(actions),
     )
-
-
-def _flow(feed: str, times: np.ndarray, start: np.ndarray, stop: np.ndarray, end: float) -> list[Event]:
-    """The rates of a feed as events; one that stops says so, and the last one ends at harvest."""
-    events, flowing = list[Event](), False
-    until = np.append(times[1:], max(end, float(times[-1])))
-    for t, to, a, b in zip(times, until, start, stop, strict=True):
-        on = bool(a > 0.0 or b > 0.0)
-        if t < end and (on or flowing):
-            reached = b if to <= end else a + (b - a) * (end - t) / (to - t)
-            events.append(Event(float(t), "feed_rate", feed, float(a), float(reached)))
-        flowing = on
-    return events
 
 
 def sampled_h(run: Run) -> tuple[float, ...]:
     """When a run is measured: at every sample, and at harvest."""
-    return (*dict.fromkeys(e.time_h for e in run.events if e.kind == "sample"), run.end_time_h)
+    return (*dict.fromkeys(a.time_h for a in run.actions if isinstance(a, Sample)), run.end_time_h)
 
 
 # --- safety ---
@@ -270,7 +266,7 @@ def information(
     *,
     clone: np.ndarray,
     run: np.ndarray,
-    media: dict[str, dict[str, float]],
+    media: Media,
 ) -> np.ndarray:
     """Information [R, Q, Q] on the belief's parameters from runs (one per process, `run` [R]) with clones [R].
 
@@ -342,7 +338,8 @@ def trials(
     clone, x, plan, met, refused = safe(process, posterior.problem, belief, pool, plans, safety, seed)
     distinct, run = np.unique(np.column_stack([plan, x]), axis=0, return_inverse=True)
     runs = runs_of(process, distinct[:, 1:], distinct[:, 0].astype(int), plans, setting)
-    info = information(posterior, belief, runs, clone=clone, run=run.ravel(), media=setting.media)
+    media = planned_media(process.design, distinct[:, 1:], setting)
+    info = information(posterior, belief, runs, clone=clone, run=run.ravel(), media=media)
     size, vectors = np.linalg.eigh(info)
     root = np.sqrt(np.maximum(size, 0.0))[:, :, None] * np.swapaxes(vectors, 1, 2)
     samples = np.array([len(sampled_h(r)) for r in runs])[run.ravel()]

@@ -40,11 +40,11 @@ class CloneChance:
     chance: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Suggestion(Artefact):
     """The next experiments."""
 
-    schema: ClassVar[str] = "optim.suggestion/2"
+    schema: ClassVar[str] = "optim.suggestion/3"
     made_by: ClassVar[str] = "optim suggest"
 
     lineage: Lineage
@@ -52,6 +52,7 @@ class Suggestion(Artefact):
     objective: str  # name of the metric that the decision is about
     unit: str
     runs: tuple[SuggestedRun, ...]
+    media: dict[str, dict[str, float]]  # what their media and feeds hold, by name and component
     samples: int
     clones: tuple[CloneChance, ...]  # the likeliest first
     chance_before: float  # that the clone one would decide for is the best

@@ -10,14 +10,25 @@ import numpy as np
 from optim.artefact import Lineage
 from optim.data.dataset import Run
 from optim.doe.alternatives import Decision, best_processes, decision
-from optim.doe.candidates import Safety, Setting, Trials, check_written, processes, rounded, runs_of, sampled_h, trials
+from optim.doe.candidates import (
+    Safety,
+    Setting,
+    Trials,
+    check_written,
+    planned_media,
+    processes,
+    rounded,
+    runs_of,
+    sampled_h,
+    trials,
+)
 from optim.doe.posterior_normal import Belief, belief_of
 from optim.doe.result import CloneChance, SuggestedRun, Suggestion
 from optim.doe.selection import Alternatives, Chosen, State, choose
 from optim.errors import ConfigError
 from optim.estimation.posterior import Point, Posterior
 from optim.optimisation.evaluate import decision_values
-from optim.optimisation.slsqp import Progress
+from optim.optimisation.solve import Progress
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
 from optim.settings.doe import SuggestSettings
@@ -160,11 +171,12 @@ def _suggestion(
         )
         covariance = c.covariance
     return Suggestion(
-        lineage=lineage.noted(*_notes(belief, found, rows)),
+        lineage=lineage.with_notes(*_notes(belief, found, rows)),
         by=options.by,
         objective=process.metric,
         unit=process.metrics[process.metric].unit,
         runs=tuple(rows),
+        media=planned_media(process.design, found.x[[c.run for c in batch]], setting),
         samples=sum(len(row.sample_days) for row in rows),
         clones=_chances(belief, decided, before),
         chance_before=chance,

@@ -17,6 +17,7 @@ from optim.kinetics.base import AbstractKineticModel
 from optim.parameters import OFFSET, SCALE
 from optim.schedule.grid import IntervalGrid
 from optim.simulation.balance import Vessel
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import Trajectory, observe_nodes, simulate
 from optim.types import Array
@@ -95,11 +96,12 @@ def predict_readings(
 
     def seen_by_assays(u: Array, p: Any, trajectory: Trajectory, v: Vessels) -> Array:
         named = layout.natural_parameters(u, fixed)
-        seen = observe_nodes(layout.model, p, trajectory, v.grid)
+        seen = observe_nodes(layout.model, p, trajectory, grid=v.grid)
         return jnp.stack([layout.assay_reading(named, n, seen[n]) for n in layout.variables])[v.variable, v.node]
 
     p, start, volume = jax.vmap(begin)(u, v.initial, v.volume)
-    trajectory = simulate(layout.model, p, start, volume, v.grid, Vessel(v.feeds), integrator)
+    cultivation = Cultivation(start, volume, v.grid, Vessel(v.feeds))
+    trajectory = simulate(layout.model, p, cultivation, integrator=integrator)
     return jax.vmap(seen_by_assays)(u, p, trajectory, v), p, trajectory
 
 

@@ -12,17 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from optim.data.dataset import Dataset
+from optim.data.schedules import feeds_of, schedule_of
 from optim.errors import DatasetError
 from optim.estimation import likelihood
 from optim.estimation.likelihood import Layout, VesselEquations, Vessels
 from optim.estimation.noise import NoiseModel, Scatter, on_scale, scatter_arrays
 from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.parameters import ParameterSpec, ParameterTable
-from optim.schedule.from_run import feeds_of, schedule_of
 from optim.schedule.grid import padded_length
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
-from optim.simulation.engine.batches import LANES, join_batches, split_batches
+from optim.simulation.engine.batches import BATCH_ROWS, join_batches, split_batches
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.stiffness import explicit_step_count, stepper_advice
 
@@ -145,10 +145,10 @@ class FitProblem:
 
     def integrator_advice(self, u: np.ndarray) -> str | None:
         """What another stepper would save at u [B, Q], judged on the first vessels; None: the choice is good."""
-        few = np.arange(min(len(u), LANES))
+        few = np.arange(min(len(u), BATCH_ROWS))
         v = jax.tree.map(lambda x: x[few], self.vessels)
         _, p, trajectory = self.make_lanes(few).run_program(likelihood.predict_readings, u[few])
-        bound = explicit_step_count(self.model, p, trajectory, v.grid, Vessel(v.feeds))
+        bound = explicit_step_count(self.model, p, trajectory, grid=v.grid, vessel=Vessel(v.feeds))
         return stepper_advice(self.integrator, trajectory.steps, bound)
 
 

@@ -89,7 +89,7 @@ class ModelScore:
     log_score_clones: float = float("nan")  # the same with whole clones left out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FitResult(Artefact):
     """A fitted model.
 

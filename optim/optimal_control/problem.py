@@ -451,7 +451,7 @@ def _recorded(
 ) -> RecordedMarch:  # fmt: skip
     lanes = grid.t.shape[0]
     state = model.State(*(jnp.full(lanes, initial[i]) for i in range(len(model.species))))
-    y0 = jnp.stack(to_amounts(model, state, jnp.full(lanes, volume), grid.actions), axis=-1)
+    y0 = jnp.stack(to_amounts(model, state, jnp.full(lanes, volume), actions=grid.actions), axis=-1)
     every = jax.tree.map(lambda a: jnp.broadcast_to(a, (lanes, *jnp.shape(a))), p)
     vessel = Vessel(jnp.broadcast_to(composition, (lanes, *composition.shape)))
-    return record_march(model, pack_vessels(every, y0, grid, vessel), integrator)
+    return record_march(model, pack_vessels(every, y0, grid=grid, vessel=vessel), integrator)

@@ -63,7 +63,8 @@ class ConstantControlRate:
         actions = IntervalActions(
             none, jnp.zeros(self.feeds), rates, rates, Environment(temperature, jnp.asarray(self.ph))
         )
-        return jnp.stack(state_derivative(self.model, p, none, tuple(y), Controls(c[-1], actions), Vessel(composition)))
+        controls, vessel = Controls(c[-1], actions), Vessel(composition)
+        return jnp.stack(state_derivative(self.model, p, tuple(y), s=none, controls=controls, vessel=vessel))
 
 
 class AcceptedSteps(NamedTuple):

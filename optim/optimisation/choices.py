@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from optim.errors import ConfigError, InfeasibleError
-from optim.optimisation.slsqp import Bounds, Progress, Solution, best, solve
+from optim.optimisation.solve import Bounds, Progress, Solution, best, solve
 from optim.process.calendar import bounds_with, held, hours_allow, idle_decisions, timed_decisions
 from optim.process.design import Design
 from optim.process.problem import ProcessProblem

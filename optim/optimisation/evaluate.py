@@ -6,7 +6,6 @@ import numpy as np
 
 from optim.errors import SimulationError, Status
 from optim.optimisation.result import (
-    Action,
     ConstraintValue,
     CostItem,
     DecisionValue,
@@ -17,18 +16,12 @@ from optim.optimisation.result import (
 from optim.process.cost import DRIVERS, Harvest
 from optim.process.problem import ProcessProblem, Trace
 from optim.runtime import require_float64
-from optim.schedule.schedule import Schedule
+from optim.schedule.actions import Action
+from optim.schedule.decode import actions_of
 from optim.units import VARIABLES, display
 
 AT_BOUND = 1e-4  # of a decision's span
 ACTIVE = 1e-3  # of a constraint's limit
-SETPOINTS = {
-    "temperature": ("temperature", "degC"),
-    "ph": ("pH", "-"),
-    "do": ("dissolved oxygen", "%"),
-    "kla": ("kLa", "1/h"),
-}
-BLEEDS = {"bleed": ("bleed", "mL/h", 1000.0), "bleed_above": ("bleed above VCD", "1e6/mL", 1.0)}
 HELD = 1e-6  # a decision with a smaller span was not free
 
 
@@ -56,7 +49,7 @@ def outcome(
     return ProcessOutcome(
         name=name,
         decisions=decision_values(problem, x),
-        actions=actions(problem, x),
+        actions=process_actions(problem, x),
         trajectory=_series(problem, trace, good),
         metrics=metrics,
         metric_units={key: problem.metrics[key].unit for key in metrics},
@@ -93,61 +86,13 @@ def decision_values(problem: ProcessProblem, x: np.ndarray) -> tuple[DecisionVal
     return tuple(rows)
 
 
-def actions(problem: ProcessProblem, x: np.ndarray) -> tuple[Action, ...]:
+def process_actions(problem: ProcessProblem, x: np.ndarray) -> tuple[Action, ...]:
     """What is done to the vessel, from the very schedule that is simulated, with the feeds' names of the design."""
     import jax.numpy as jnp
 
-    s = problem.design.schedule(jnp.asarray(x))
-    end = float(s.end)
-    rows = []
-    names = problem.design.feeds
-    for t, taken, given in zip(np.asarray(s.times), np.asarray(s.withdraw), np.asarray(s.bolus), strict=True):
-        if t >= end:
-            continue
-        if taken > 0.0:
-            rows.append(Action(float(t), "sample", "broth", 1000.0 * float(taken), "mL"))
-        rows += [Action(float(t), "bolus", names[j], 1000.0 * float(v), "mL") for j, v in enumerate(given) if v > 0.0]
-    perfused = problem.design.perfusion_feeds
-    begin = np.asarray(s.rate_t)
-    stop = np.append(begin[1:], max(problem.design.longest_h(), begin[-1]))
-    for j, name in enumerate(names):
-        flowing = False
-        stretches = zip(begin, stop, np.asarray(s.rate_start)[:, j], np.asarray(s.rate_end)[:, j], strict=True)
-        for t, until, a, b in stretches:
-            on = bool(a > 0.0 or b > 0.0)
-            if t < end and (on or flowing):  # a feed that stops says so
-                kind = "perfusion" if j in perfused else "feed_rate"
-                cut = min(1.0, (end - t) / (until - t)) if until > t else 1.0  # harvest may come within the stretch
-                rows.append(Action(float(t), kind, name, 1000.0 * float(a), "mL/h", 1000.0 * float(a + cut * (b - a))))
-            flowing = on
-    rows += _setpoints(s, end)
-    rows.append(Action(end, "harvest", "vessel", 0.0, ""))
-    return tuple(sorted(rows, key=lambda a: (a.time_h, a.kind != "setpoint", a.kind == "harvest")))
-
-
-def _setpoints(s: Schedule, end: float) -> list[Action]:
-    """Every setpoint that is held, when it changes; a ramp has the value it ends with as well."""
-    rows = []
-    for name, (what, unit) in SETPOINTS.items():
-        values = getattr(s.setpoints, name)
-        if values is None:
-            continue
-        ends = values if s.setpoints_end is None else getattr(s.setpoints_end, name)
-        previous = np.nan
-        for t, a, b in zip(np.asarray(s.setpoint_t), np.asarray(values), np.asarray(ends), strict=True):
-            ramp = float(b) if abs(b - a) > 1e-9 else None
-            if t < end and (ramp is not None or not abs(a - previous) < 1e-9):
-                rows.append(Action(float(t), "setpoint", what, float(a), unit, ramp))
-            previous = np.nan if ramp is not None else b  # what a ramp ends with is told once more, to be held
-    for name, (what, unit, scale) in BLEEDS.items():
-        values = getattr(s, name)
-        if values is not None:
-            rows += [
-                Action(float(t), "setpoint", what, scale * float(v), unit)
-                for t, v in zip(np.asarray(s.flow_t), np.asarray(values), strict=True)
-                if t < end and np.isfinite(v)
-            ]
-    return rows
+    design = problem.design
+    perfused = [design.feeds[j] for j in design.perfusion_feeds]
+    return actions_of(design.schedule(jnp.asarray(x)), design.feeds, perfused=perfused)
 
 
 def _series(problem: ProcessProblem, trace: Trace, good: np.ndarray) -> Series:
@@ -191,7 +136,7 @@ def bill(problem: ProcessProblem, harvest: Harvest) -> tuple[CostItem, ...]:
             verified=item.verified,
             source=item.source,
         )
-        for item, c in zip(book.items, costs, strict=True)
+        for item, c in zip(book.rows, costs, strict=True)
     )
 
 

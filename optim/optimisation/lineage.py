@@ -20,4 +20,4 @@ def process_lineage(result: FitResult, problem: ProcessProblem, *others: Artefac
     market = problem.objective.market
     if market is not None and not market.verified:
         notes.append(f"price and demand of the market are unverified ({market.source})")
-    return Lineage.of(result, *others, seed=seed, notes=tuple(notes))
+    return Lineage.from_parents(result, *others, seed=seed, notes=tuple(notes))

@@ -24,7 +24,7 @@ from optim.optimisation.result import (
     VariantReport,
 )
 from optim.optimisation.robust import ESTIMATE, judge, solve_robust
-from optim.optimisation.slsqp import FEASIBLE, Progress, Solution, best, solve, start_points, tiled
+from optim.optimisation.solve import FEASIBLE, Progress, Solution, best, solve, start_points, tiled
 from optim.optimisation.tightening import finely, kept_between
 from optim.process.disturbance import Drift, executed
 from optim.process.problem import ProcessProblem
@@ -120,7 +120,7 @@ def optimise(
     if unmet:
         notes.append(f"the platform process itself does not meet: {', '.join(unmet)}")
     return Optimum(
-        lineage=lineage.noted(*notes),
+        lineage=lineage.with_notes(*notes),
         clone=clone,
         objective=problem.metric,
         optimum=optimum,
@@ -286,7 +286,7 @@ def rank(
 def _price_flips(problem: ProcessProblem, at: dict[str, tuple[np.ndarray, np.ndarray]], leader: str) -> tuple[str, ...]:
     """Prices within whose range another clone is the best, each at its own process and estimate."""
     prices = problem.book.prices()
-    ends = [(i, v) for i, item in enumerate(problem.book.items) for v in (item.low, item.high) if v != prices[i]]
+    ends = [(i, v) for i, item in enumerate(problem.book.rows) for v in (item.low, item.high) if v != prices[i]]
     if not ends:
         return ()
     lanes = [(name, i, v) for i, v in ends for name in at]
@@ -300,7 +300,7 @@ def _price_flips(problem: ProcessProblem, at: dict[str, tuple[np.ndarray, np.nda
     for (i, v), row in zip(ends, values, strict=True):
         top = names[int(np.argmax(np.nan_to_num(row, nan=-np.inf)))]
         if top != leader:
-            item = problem.book.items[i]
+            item = problem.book.rows[i]
             found.append(f"{top} leads where {item.name} is {v:g} {item.unit}")
     return tuple(found)
 

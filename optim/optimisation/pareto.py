@@ -14,7 +14,7 @@ import numpy as np
 
 from optim.artefact import Artefact, Lineage
 from optim.errors import ConfigError, InfeasibleError, nearest
-from optim.optimisation.slsqp import Floor, Progress, Solution, best, solve, start_points, tiled
+from optim.optimisation.solve import Floor, Progress, Solution, best, solve, start_points, tiled
 from optim.process.metrics import OBJECTIVES
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
@@ -34,7 +34,7 @@ class FrontPoint:
     success: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Front(Artefact):
     """Processes of one clone from the best in the first metric to the best in the second.
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from optim.artefact import Artefact, Lineage
+from optim.schedule.actions import Action
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,6 @@ class DecisionValue:
     screened_high: float | None
     outside_screened: bool
     resolution: float  # step that pumps or controllers can do; 0 = none
-
-
-@dataclass(frozen=True)
-class Action:
-    """One thing an operator or controller does, in human units."""
-
-    time_h: float
-    kind: str  # bolus | feed_rate | setpoint | sample | harvest
-    what: str  # feed id, or the setpoint's name
-    value: float
-    unit: str  # mL, mL/h, degC, ...
-    value_end: float | None = None  # for a feed rate that changes linearly until the next action
 
 
 @dataclass(frozen=True)
@@ -102,7 +91,7 @@ class ProcessOutcome:
 
     name: str
     decisions: tuple[DecisionValue, ...]
-    actions: tuple[Action, ...]
+    actions: tuple[Action, ...]  # in order of time, from the setpoints at time 0 to the harvest
     trajectory: Series
     metrics: dict[str, Interval]
     metric_units: dict[str, str]
@@ -161,11 +150,11 @@ class VariantReport:
     message: str  # '' or why there is none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Optimum(Artefact):
     """The best process found for one clone, beside the process it is compared with."""
 
-    schema: ClassVar[str] = "optim.optimum/3"
+    schema: ClassVar[str] = "optim.optimum/4"
     made_by: ClassVar[str] = "optim optimise"
 
     lineage: Lineage
@@ -198,7 +187,7 @@ class RankedClone:
     message: str  # '' or why this clone has no optimum
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ranking(Artefact):
     """Clones by yield per cost."""
 
@@ -210,3 +199,8 @@ class Ranking(Artefact):
     unit: str
     rows: tuple[RankedClone, ...]
     price_flips: tuple[str, ...] = ()  # prices within whose range another clone leads
+
+    @property
+    def best(self) -> str:
+        """Id of the clone in the first place."""
+        return self.rows[0].clone

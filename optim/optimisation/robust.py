@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from optim.optimisation.slsqp import FEASIBLE, Answers, Bounds, Progress, Solution, search
+from optim.optimisation.solve import FEASIBLE, Answers, Bounds, Progress, Solution, search
 from optim.process.disturbance import AS_PLANNED, Drift
 from optim.process.disturbance import lanes as lanes_of
 from optim.process.problem import Evaluation, ProcessProblem
@@ -127,37 +127,39 @@ def solve_robust(
     `drift` [E] is how the process is carried out in each member.
     """
     members = _Members.able(problem, starts, ensemble, lanes_of(drift, len(ensemble)))
-    lanes = [_Lane(x, np.array([0]), np.zeros((2, 0), int)) for x in starts]
+    width = members.width(starts)
     wanted = min(members.count, int(np.ceil(risk.chance * len(ensemble) - 1e-9))) if risk.chance > 0.0 else 0
     stages = sorted({int(np.ceil(share * wanted)) for share in STAGES}) if wanted else [0]
-    margins = members.margins(np.array([lane.x for lane in lanes]))
-    stage, width = 0, members.width(starts)
+    found = []
+    # one after another: the members of one point fill whole batches
+    for start, x in enumerate(starts):
+        own = None if bounds is None else Bounds(*(b[start][None] for b in bounds))
+        lane = _Lane(x, np.array([0]), np.zeros((2, 0), int))
+        _approach(members, lane, stages, risk.chance, _Search(members, risk, width, options, progress, own))
+        found.append(_ended(lane, risk))
+    return found
+
+
+def _approach(members: _Members, lane: _Lane, stages: list[int], chance: float, search_from: _Search) -> None:
+    """Search on from where a start stands, stage by stage, until the members it must keep limits in stay the same."""
+    margins, stage = members.margins(lane.x[None])[0], 0
     for _ in range(ROUNDS):
-        for lane, m in zip(lanes, margins, strict=True):
-            lane.required = _required(m, stages[stage])
-            lane.watched = _join(lane.watched, _near(m, lane.required))
-
-        def evaluate(x: np.ndarray, at: np.ndarray) -> Answers:
-            return members.answers(x, risk, width, [lanes[i].watched for i in at])
-
-        found = search(evaluate, np.array([lane.x for lane in lanes]), problem.design, options, progress, bounds)
-        margins = members.margins(np.array([s.x for s in found]))
-        settled = True
-        for lane, s, m in zip(lanes, found, margins, strict=True):
-            lane.x = s.x
-            broken = float(max(0.0, -m[_required(m, stages[stage])].min(initial=0.0)))
-            met = float(np.sum(m.min(axis=1, initial=0.0) >= -FEASIBLE)) / len(ensemble)  # who fails meets none
-            ok = np.isfinite(s.objective) and broken <= FEASIBLE
-            settled &= bool(ok and np.array_equal(_required(m, stages[stage]), lane.required))
-            s = replace(s, max_violation=broken, success=s.success and ok)
-            rank = (ok, min(met, risk.chance), s.objective if np.isfinite(s.objective) else -np.inf)
-            if lane.best is None or rank >= lane.rank:
-                lane.best, lane.met, lane.rank = s, met, rank
-        if settled or stage < len(stages) - 1:
+        lane.required = _required(margins, stages[stage])
+        lane.watched = _join(lane.watched, _near(margins, lane.required))
+        s = search_from(lane)
+        lane.x, margins = s.x, members.margins(s.x[None])[0]
+        again = _required(margins, stages[stage])
+        broken = float(max(0.0, -margins[again].min(initial=0.0)))
+        met = float(np.sum(margins.min(axis=1, initial=0.0) >= -FEASIBLE)) / members.asked  # who fails meets none
+        ok = bool(np.isfinite(s.objective)) and broken <= FEASIBLE
+        s = replace(s, max_violation=broken, success=s.success and ok)
+        rank = (ok, min(met, chance), s.objective if np.isfinite(s.objective) else -np.inf)
+        if lane.best is None or rank >= lane.rank:
+            lane.best, lane.met, lane.rank = s, met, rank
+        if (ok and np.array_equal(again, lane.required)) or stage < len(stages) - 1:
             stage += 1
         if stage == len(stages):
             break
-    return [_ended(lane, risk) for lane in lanes]
 
 
 def _ended(lane: _Lane, risk: RiskSettings) -> Robust:
@@ -177,15 +179,16 @@ class _Members:
     ensemble: np.ndarray
     drift: Drift
     size: float  # of the metric
+    asked: int  # members in all, with those that cannot be simulated
 
     @classmethod
     def able(cls, problem: ProcessProblem, starts: np.ndarray, ensemble: np.ndarray, drift: Drift) -> _Members:
         """Those that can be simulated at one start at least."""
-        every = cls(problem, ensemble, drift, 1.0)
+        every = cls(problem, ensemble, drift, 1.0, len(ensemble))
         e = every.evaluate(starts)
         able = (e.status.reshape(-1, len(ensemble)) == 0).any(axis=0)
         size = float(np.nanmedian(np.abs(utility(problem, e.metrics[e.status == 0]))))
-        return cls(problem, ensemble[able], Drift(*(v[able] for v in drift)), size or 1.0)
+        return cls(problem, ensemble[able], Drift(*(v[able] for v in drift)), size or 1.0, len(ensemble))
 
     @property
     def count(self) -> int:
@@ -208,8 +211,8 @@ class _Members:
         m = np.where((e.status == 0)[:, None], np.nan_to_num(e.margins, nan=-np.inf), -np.inf)
         return m.reshape(len(x), self.count, -1)
 
-    def answers(self, x: np.ndarray, risk: RiskSettings, width: float, watched: list[np.ndarray]) -> Answers:
-        """What a search asks at points [L, D] with the margins [2, n] that each watches."""
+    def answers(self, x: np.ndarray, risk: RiskSettings, width: float, watched: np.ndarray) -> Answers:
+        """What a search asks at points [L, D]; its margins are the `watched` ones [2, n]."""
         n = len(x)
         drift = Drift(*(np.tile(v, n) for v in self.drift))
         e, s = self.problem.derivatives(np.repeat(x, self.count, axis=0), np.tile(self.ensemble, (n, 1)), drift=drift)
@@ -223,10 +226,30 @@ class _Members:
         return Answers(
             objective=np.array([value for value, _ in judged]),
             gradient=np.einsum("le,led->ld", np.array([weights for _, weights in judged]), np.nan_to_num(slopes)),
-            margins=[m[tuple(w)] for m, w in zip(margins, watched, strict=True)],
-            jacobian=[j[tuple(w)] for j, w in zip(jacobian, watched, strict=True)],
+            margins=margins[:, *watched],
+            jacobian=jacobian[:, *watched],
             good=good,
         )
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A search from where a lane stands, with the margins that it watches."""
+
+    members: _Members
+    risk: RiskSettings
+    width: float
+    options: OptimiseSettings
+    progress: Progress
+    bounds: Bounds | None
+
+    def __call__(self, lane: _Lane) -> Solution:
+        def answers(x: np.ndarray, _: np.ndarray) -> Answers:
+            return self.members.answers(x, self.risk, self.width, lane.watched)
+
+        design = self.members.problem.design
+        (found,) = search(answers, lane.x[None], design, self.options, self.progress, self.bounds)
+        return found
 
 
 def _required(margins: np.ndarray, count: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from optim.artefact import Artefact, Lineage
 from optim.errors import ConfigError, nearest
-from optim.optimisation.slsqp import FEASIBLE, Progress, Solution, limit_rows, solve, tiled
+from optim.optimisation.solve import FEASIBLE, Progress, Solution, limit_rows, solve, tiled
 from optim.process.disturbance import drift_of
 from optim.process.problem import Evaluation, ProcessProblem
 from optim.runtime import require_float64
@@ -68,7 +68,7 @@ class DriftRow:
     failed: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Stress(Artefact):
     """The optimum of one clone under stress."""
 
@@ -104,7 +104,7 @@ def stress(
     require_float64("stress")
     asked = {name: d for name, d in disturbances.items() if _can_happen(problem, x, name, d)}
     if missing := ", ".join(name for name in disturbances if name not in asked):
-        lineage = lineage.noted(f"cannot happen to this design, so not asked: {missing}")
+        lineage = lineage.with_notes(f"cannot happen to this design, so not asked: {missing}")
     base = problem.evaluate(np.tile(x, (len(ensemble), 1)), ensemble)
     place = list(problem.metrics).index(problem.metric)
     met = (base.status == 0) & (base.margins >= -FEASIBLE).all(axis=1)
@@ -133,7 +133,7 @@ def _influences(
 ) -> tuple[Influence, ...]:
     names = problem.model.Parameters._fields
     free = [i for i in range(len(names)) if np.ptp(ensemble[:, i]) > 0.0]
-    items, prices = problem.book.items, problem.book.prices()
+    items, prices = problem.book.rows, problem.book.prices()
     moving = [k for k, item in enumerate(items) if item.high > item.low]
     ends = [(i, float(q)) for i in free for q in np.quantile(ensemble[:, i], (0.05, 0.95))]
     paid = [(k, float(v)) for k in moving for v in (items[k].low, items[k].high)]

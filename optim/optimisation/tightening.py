@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from optim.optimisation.slsqp import FEASIBLE, Progress, Solution, best, limit_rows, solve, tiled
+from optim.optimisation.solve import FEASIBLE, Progress, Solution, best, limit_rows, solve, tiled
 from optim.process.problem import ProcessProblem
 from optim.settings.optimisation import OptimiseSettings
 

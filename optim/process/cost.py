@@ -7,9 +7,9 @@ none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 
 from optim.errors import ConfigError, nearest
 from optim.process.metrics import PRODUCTS, Product
+from optim.settings.process import CostSettings, PriceSettings
 from optim.types import Array, Scalar
 
 CATEGORIES = ("media", "feed", "seed train", "single use", "facility", "labour", "quality", "downstream")
@@ -35,25 +36,11 @@ DRIVERS: dict[str, str] = {
 CLARITY_VIABILITY, CLARITY_WIDTH, CLARITY_RISE = 0.8, 0.1, 1.0
 
 
-@dataclass(frozen=True)
-class PriceItem:
-    """One line of a price book. `price` is in currency per unit of the driver, at the reference scale."""
+@dataclass(frozen=True, kw_only=True)
+class PriceItem(PriceSettings):
+    """One line of a price book with its name."""
 
     name: str
-    category: str
-    driver: str
-    price: float
-    unit: str
-    low: float
-    high: float
-    year: int
-    source: str
-    grade: str  # list | bulk | derived
-    verified: bool
-    scale_exponent: float = 0.0
-    scale_reference_l: float = 1.0
-    titre_exponent: float = 0.0
-    titre_reference: float = 1.0  # amount of product per L
 
     def __post_init__(self) -> None:
         key = f"cost.items.{self.name}"
@@ -84,39 +71,23 @@ class Harvest(NamedTuple):
     viability: Scalar  # 1 where the model has none
 
 
-@dataclass(frozen=True)
-class CostBook:
-    """Prices, and the numbers that turn a harvest into released product.
-
-    `stage_yields` are fractions of product kept by each downstream stage; `success` is the share of batches released.
-    """
-
-    name: str
-    title: str
-    currency: str
-    production_volume_l: float  # starting working volume of the production vessel
-    turnaround_h: float
-    success: float
-    stage_yields: dict[str, float]
-    assumptions: dict[str, str]  # where turnaround, success, yields and volume come from
-    items: tuple[PriceItem, ...]
+class CostBook(CostSettings):
+    """Prices, and the numbers that turn a harvest into released product."""
 
     def __post_init__(self) -> None:
-        for stage, share in {**self.stage_yields, "success": self.success}.items():
-            if not 0.0 < share <= 1.0:
-                raise ConfigError(f"cost: {stage} must be a fraction above 0 and up to 1, not {share}")
-        for key in ("production_volume_l", "turnaround_h", "success", "stage_yields"):
-            if not self.assumptions.get(key):
-                raise ConfigError(f"cost.assumptions.{key}: missing; say where the number comes from, or 'unverified'")
-        for item in self.items:
-            if not item.unit.startswith(self.currency):
-                raise ConfigError(f"cost.items.{item.name}.unit: {item.unit!r} must be in {self.currency}")
+        super().__post_init__()
+        _ = self.rows  # each item checks itself
+
+    @cached_property
+    def rows(self) -> tuple[PriceItem, ...]:
+        """The items with their names, in the order of the book."""
+        return tuple(PriceItem(name=name, **vars(row)) for name, row in self.items.items())
 
     @classmethod
     def unpriced(cls, volume_l: float) -> CostBook:
         """A book without prices, for a batch of this starting volume that is all released. Costs are nan."""
         said = dict.fromkeys(("production_volume_l", "turnaround_h", "success", "stage_yields"), "no price book")
-        return cls("", "no price book", "EUR", volume_l, 0.0, 1.0, {}, said, ())
+        return cls("", "no price book", "EUR", volume_l, 0.0, 1.0, {}, said, {})
 
     @property
     def recovery(self) -> float:
@@ -124,16 +95,16 @@ class CostBook:
         return float(np.prod(list(self.stage_yields.values())))
 
     def prices(self) -> np.ndarray:
-        return np.array([item.price for item in self.items])
+        return np.array([item.price for item in self.rows])
 
     def unverified_text(self) -> str:
         """'N of M prices are unverified'."""
-        bad = sum(not item.verified for item in self.items)
-        return f"{bad} of {len(self.items)} prices are unverified"
+        bad = sum(not item.verified for item in self.rows)
+        return f"{bad} of {len(self.rows)} prices are unverified"
 
     def check_product(self, product: Product) -> None:
         """Refuse prices per amount of another kind of product. Raises `ConfigError`."""
-        for item in self.items:
+        for item in self.rows:
             if item.driver.startswith("captured_") and DRIVERS[item.driver] != product.unit:
                 raise ConfigError(
                     f"cost.items.{item.name}.driver: '{item.driver}' counts a product in {DRIVERS[item.driver]}, but "
@@ -168,7 +139,7 @@ class CostBook:
                 * amount[item.driver]
                 * (self.production_volume_l / item.scale_reference_l) ** item.scale_exponent
                 * (titre / item.titre_reference) ** item.titre_exponent
-                for i, item in enumerate(self.items)
+                for i, item in enumerate(self.rows)
             ]
         )
 
@@ -180,11 +151,4 @@ class CostBook:
         """Relative change of cost per relative change of each price."""
         prices = jnp.asarray(self.prices())
         share = jax.grad(lambda log_p: jnp.log(jnp.sum(self.costs(jnp.exp(log_p), h))))(jnp.log(prices))
-        return {item.name: float(s) for item, s in zip(self.items, share, strict=True)}
-
-
-def book_from_mapping(cfg: Mapping[str, Any]) -> CostBook:
-    """Build a price book from configuration; every item must state source, year, unit and whether it is verified."""
-    items = tuple(PriceItem(name=name, **row) for name, row in cfg["items"].items())
-    fields = {k: v for k, v in cfg.items() if k != "items"}
-    return CostBook(items=items, **fields)
+        return {item.name: float(s) for item, s in zip(self.rows, share, strict=True)}

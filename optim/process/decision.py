@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from optim.errors import ConfigError, nearest
+from optim.settings.process import DecisionSettings
 
 # kind -> unit that its numbers are given in ('' = that of the component), and what it is
 KINDS: dict[str, tuple[str, str]] = {
@@ -53,8 +54,8 @@ class Decision:
     platform: float
     resolution: float
     time_h: float = 0.0
-    feed: str = ""
-    component: str = ""
+    feed: str = DecisionSettings.feed
+    component: str = DecisionSettings.component
     component_unit: str = ""
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from optim.errors import ConfigError, nearest
 from optim.kinetics.base import Environment
 from optim.process.decision import LEVELS, Decision
 from optim.schedule.schedule import Schedule
+from optim.settings.process import DesignSettings
 from optim.types import Array
 
 BOLUS_COVERS_H = 24.0
@@ -54,9 +55,9 @@ class Design:
     sample_volume_l: float
     feeds: tuple[str, ...] = ("feed",)
     second_feed: str = ""
-    second_feed_ratio: float = 0.0
-    do_percent: float | None = None
-    kla_per_h: float | None = None
+    second_feed_ratio: float = DesignSettings.second_feed_ratio
+    do_percent: float | None = DesignSettings.do_percent
+    kla_per_h: float | None = DesignSettings.kla_per_h
     inoculum_vcd: float | None = None  # 1e6/mL of the platform, where cells are a decision
     inoculum_species: tuple[int, ...] = ()  # those that scale with it
     components: tuple[Component, ...] = ()

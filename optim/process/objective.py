@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import numpy as np
 
 from optim.errors import ConfigError, nearest
 from optim.process.metrics import MIX, OBJECTIVES, PRODUCTS, PROFIT, Metric, Product, batch_metrics
+from optim.settings.objective import MarketSettings
 from optim.types import Array, Scalar
 
 # Batches a year are the fewer of what the suite can do and what the market takes. The smaller of two is smoothed, so
@@ -18,21 +18,11 @@ from optim.types import Array, Scalar
 SHARPNESS = 50.0
 
 
-@dataclass(frozen=True)
-class Market:
-    """What product sells for, and how much of it: profit = batches a year * (sold grams * price - cost)."""
+@dataclass(frozen=True, kw_only=True)
+class Market(MarketSettings):
+    """The market of a product: profit = batches a year * (sold grams * price - cost)."""
 
-    price_eur_per_g: float
-    demand_g_per_year: float
-    suite_days_per_year: float
-    turnaround_h: float
-    source: str = ""
-    verified: bool = True
-
-    def __post_init__(self) -> None:
-        for key in ("price_eur_per_g", "demand_g_per_year", "suite_days_per_year"):
-            if not getattr(self, key) > 0.0:
-                raise ConfigError(f"objective.market.{key}: must be above 0, not {getattr(self, key)}")
+    turnaround_h: float  # h between two batches of a suite, as the price book says
 
     @property
     def revenue(self) -> float:
@@ -110,20 +100,20 @@ class Objective:
             rows.append(jnp.exp(sum(logs[1:], logs[0]) / total))
         return jnp.stack(rows, axis=-1)
 
-    def slopes(self, batch: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+    def slopes(self, batch: Array, slopes: Array) -> Array:
         """Slopes of all metrics [L, M, D] from values [L, M0] and slopes [L, M0, D] of those of a batch."""
-        return np.asarray(_slopes(self, batch, slopes))
+        return jnp.einsum("lnm,lmd->lnd", jax.vmap(jax.jacfwd(self.complete))(batch), slopes)
 
-    def to_solver(self, metrics: np.ndarray) -> np.ndarray:
+    def to_solver(self, metrics: Array) -> Array:
         """The objective as a solver maximises it, [..], from all metrics [.., M]."""
-        return np.asarray(self.target.to_solver(metrics[..., self._place], self._scale))
+        return self.target.to_solver(metrics[..., self._place], self._scale)
 
-    def slopes_to_solver(self, metrics: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+    def slopes_to_solver(self, metrics: Array, slopes: Array) -> Array:
         """Gradient [L, D] of what a solver maximises, from all metrics [L, M] and their slopes [L, M, D]."""
         i = self._place
         if self.target.signed:
             return self.target.sign * slopes[:, i] / self._scale
-        return self.target.sign * slopes[:, i] / np.maximum(metrics[:, i, None], 1e-30)
+        return self.target.sign * slopes[:, i] / jnp.maximum(metrics[:, i, None], 1e-30)
 
     def from_solver(self, value: np.ndarray) -> np.ndarray:
         """The metric, from what a solver maximises."""
@@ -136,8 +126,3 @@ class Objective:
     @property
     def _scale(self) -> float:
         return self.market.revenue if self.market else 1.0
-
-
-@partial(jax.jit, static_argnums=0)
-def _slopes(objective: Objective, batch: Array, slopes: Array) -> Array:
-    return jnp.einsum("lnm,lmd->lnd", jax.vmap(jax.jacfwd(objective.complete))(batch), slopes)

@@ -28,33 +28,25 @@ from optim.process.metrics import (
 from optim.process.objective import Objective
 from optim.schedule.grid import IntervalGrid, padded_length
 from optim.schedule.schedule import to_grid
+from optim.settings.checks import one_of
+from optim.settings.process import LIMIT_KINDS, LIMIT_PLACES, ConstraintSettings
 from optim.simulation.balance import Vessel
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.batches import map_batches
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import Trajectory, observe_nodes, simulate
 from optim.types import Array
 
 
-@dataclass(frozen=True)
-class Constraint:
-    """variable <= limit (kind max) or >= limit (kind min), along the path or at the end. Volume is in mL.
-
-    `variable` is what the model predicts, `volume`, or (at the end) a metric of the whole batch.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Constraint(ConstraintSettings):
+    """A limit with its name: variable <= limit (kind max) or >= limit (kind min), along the path or at the end."""
 
     name: str
-    variable: str
-    kind: str
-    limit: float
-    unit: str
-    where: str
-    source: str
-    verified: bool
 
     def __post_init__(self) -> None:
-        for key, value, allowed in (("kind", self.kind, ("max", "min")), ("where", self.where, ("path", "end"))):
-            if value not in allowed:
-                raise ConfigError(f"constraints.{self.name}.{key}: {value!r} is not one of {', '.join(allowed)}")
+        one_of(f"constraints.{self.name}.kind", self.kind, LIMIT_KINDS)
+        one_of(f"constraints.{self.name}.where", self.where, LIMIT_PLACES)
         if is_metric(self.variable) and self.where != "end":
             raise ConfigError(
                 f"constraints.{self.name}.where: {self.variable} is known at the end only; say where: end"
@@ -184,31 +176,26 @@ class ProcessProblem:
         are known bring more columns of p: N concentrations and the volume at their start, and then the numbers that a
         `Remaining` design takes after the decisions.
         """
-        return self._evaluation(self._run(_evaluate, x, p, prices, drift))
+        found: Evaluation = self._run(_judged_evaluation, x, p, prices, drift)
+        return found
 
     def derivatives(
         self, x: np.ndarray, p: np.ndarray, prices: np.ndarray | None = None, drift: Drift = AS_PLANNED
     ) -> tuple[Evaluation, Slopes]:
         """`evaluate`, and its derivatives by the decisions."""
-        batch, slopes = self._run(_derivatives, x, p, prices, drift)
-        e = self._evaluation(batch)
-        metrics = self.objective.slopes(batch.metrics, slopes.metrics)
-        return e, Slopes(self.objective.slopes_to_solver(e.metrics, metrics), slopes.margins, metrics)
+        found: tuple[Evaluation, Slopes] = self._run(_judged_derivatives, x, p, prices, drift)
+        return found
 
     def trace(self, x: np.ndarray, p: np.ndarray, prices: np.ndarray | None = None, drift: Drift = AS_PLANNED) -> Trace:
         """Trajectories of every lane; arguments as in `evaluate`."""
-        trace: Trace = self._run(_trace, x, p, prices, drift)
-        return trace._replace(metrics=np.asarray(self.objective.complete(trace.metrics)))
-
-    def _evaluation(self, batch: _Batch) -> Evaluation:
-        metrics = np.asarray(self.objective.complete(batch.metrics))
-        return Evaluation(self.objective.to_solver(metrics), batch.margins, metrics, batch.status)
+        trace: Trace = self._run(_judged_trace, x, p, prices, drift)
+        return trace
 
     def _run(self, program: Any, x: np.ndarray, p: np.ndarray, prices: np.ndarray | None, drift: Drift) -> Any:
         static, n = self.static, len(x)
         paid = np.tile(self.book.prices(), (n, 1)) if prices is None else np.asarray(prices, float)
         return map_batches(
-            lambda *lane: program(static, *lane, self.initial, self.feeds, self.integrator),
+            lambda *lane: program(self.objective, static, *lane, self.initial, self.feeds, self.integrator),
             (np.asarray(x, float), np.asarray(p, float), paid, lanes(drift, n)),
         )
 
@@ -228,7 +215,7 @@ class _Hashed:
 
 
 def _lane(s: _Static, params: Any, prices: Array, grid: IntervalGrid, trajectory: Trajectory) -> Trace:
-    seen = observe_nodes(s.model, params, trajectory, grid)
+    seen = observe_nodes(s.model, params, trajectory, grid=grid)
     last = grid.intervals
     harvest = _harvest(s, trajectory, seen, grid, last)
     metrics = _metrics(s, prices, harvest, seen, last)
@@ -338,7 +325,8 @@ def _trace(
     stocks = jax.vmap(lambda x, d: s.design.stocks(x, jnp.asarray(feeds)) * d.strength)(x, drift)
     params = s.model.Parameters(*(p[:, i] for i in range(len(s.model.Parameters._fields))))
     kept = None if s.retention is None else jnp.broadcast_to(jnp.asarray(s.retention), (n, len(s.retention)))
-    trajectory = simulate(s.model, params, start, first[:, species], grid, Vessel(stocks, kept), integrator)
+    cultivation = Cultivation(start, first[:, species], grid, Vessel(stocks, kept))
+    trajectory = simulate(s.model, params, cultivation, integrator=integrator)
     return jax.vmap(lambda p, c, g, t: _lane(s, p, c, g, t))(params, prices, grid, trajectory)
 
 
@@ -363,3 +351,33 @@ def _derivatives(
     # on the direction, so they are computed once for all.
     value, margins, metrics = jax.vmap(along, out_axes=(None, -1, -1))(jnp.eye(x.shape[1], dtype=x.dtype))
     return value, _Batch(margins, metrics, value.status)
+
+
+# Simulations do not know the objective, so that one compiled program serves all. What an objective adds to a batch is a
+# small program of its own on batches of the same size: a lane gets the same digits whatever lanes stand beside it.
+
+
+def _judged_evaluation(objective: Objective, *run: Any) -> Evaluation:
+    return _judge(objective, _evaluate(*run))
+
+
+def _judged_derivatives(objective: Objective, *run: Any) -> tuple[Evaluation, Slopes]:
+    batch, slopes = _derivatives(*run)
+    return _judge(objective, batch), _judge_slopes(objective, batch, slopes)
+
+
+def _judged_trace(objective: Objective, *run: Any) -> Trace:
+    trace = _trace(*run)
+    return trace._replace(metrics=_judge(objective, _Batch(trace.margins, trace.metrics, trace.status)).metrics)
+
+
+@partial(jax.jit, static_argnums=0)
+def _judge(objective: Objective, batch: _Batch) -> Evaluation:
+    metrics = objective.complete(batch.metrics)
+    return Evaluation(objective.to_solver(metrics), batch.margins, metrics, batch.status)
+
+
+@partial(jax.jit, static_argnums=0)
+def _judge_slopes(objective: Objective, batch: _Batch, slopes: _Batch) -> Slopes:
+    metrics = objective.slopes(batch.metrics, slopes.metrics)
+    return Slopes(objective.slopes_to_solver(objective.complete(batch.metrics), metrics), slopes.margins, metrics)

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from optim.artefact import SHORT, content_id
+from optim.artefact import content_id
 from optim.errors import IncompatibleError
 from optim.recipe.recipe import Recipe
+from optim.recipe.steps import harvest_time
+from optim.result import SHORT_ID
+from optim.schedule.events import event_rows
 
 FILE = "recipe.json"
 # of the provenance, what differs between equal runs and so is no part of the id
@@ -19,8 +22,14 @@ OF_THE_RUN = ("created_utc", "run_id", "config")
 
 
 def recipe_document(recipe: Recipe) -> dict[str, Any]:
-    """Schema, id and content of a recipe as plain data; what JSON has no number for is null."""
+    """Schema, id and content of a recipe as plain data; what JSON has no number for is null.
+
+    Actions are rows as in the events of a dataset.
+    """
     plain = _plain(asdict(recipe))
+    for key in ("process", "baseline"):
+        actions = getattr(recipe, key).actions
+        plain[key]["actions"] = _plain([asdict(row) for row in event_rows(actions, harvest_time(actions))])
     return {"schema": recipe.schema, "id": _id_of(plain), "recipe": plain}
 
 
@@ -39,8 +48,8 @@ def read_document(folder: Path) -> dict[str, Any]:
         raise IncompatibleError(f"{file} is no recipe that can be followed: {err!r}; {again}") from err
     if stated != actual:
         raise IncompatibleError(
-            f"{file} was changed after it was written: its content has the id {actual[:SHORT]}, and it says "
-            f"{str(stated)[:SHORT]}; {again}, and use its folder as it was written"
+            f"{file} was changed after it was written: its content has the id {actual[:SHORT_ID]}, and it says "
+            f"{str(stated)[:SHORT_ID]}; {again}, and use its folder as it was written"
         )
     found: dict[str, Any] = document
     return found

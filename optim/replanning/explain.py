@@ -11,7 +11,7 @@ from optim.artefact import Lineage
 from optim.estimation.noise import MEASURED
 from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
-from optim.optimisation.result import Action, ProcessOutcome
+from optim.optimisation.result import ProcessOutcome
 from optim.process.problem import ProcessProblem, Trace
 from optim.replanning.remaining import SAME_H, Passed
 from optim.replanning.result import (
@@ -23,6 +23,8 @@ from optim.replanning.result import (
     SeenReading,
 )
 from optim.replanning.running_batch import Batch, Outlook, Plan
+from optim.schedule.actions import Action, Sample, Setpoint, start_time, used_feed
+from optim.schedule.lines import SETPOINTS
 from optim.units import VARIABLES, display
 
 OFF = 1e-3  # chance below which the readings of an assay are said not to agree
@@ -60,15 +62,15 @@ def account(
     moved = _moved(o, fitting)
     gain = _gained(here, values[1][0], values[0][0])
     ahead = _ahead(after.actions, batch)
-    samples = [a.time_h for a in ahead if a.kind == "sample" and a.time_h > batch.now_h + SAME_H]
-    next_sample = min(samples, default=float(after.actions[-1].time_h))
+    samples = [a.time_h for a in ahead if isinstance(a, Sample) and a.time_h > batch.now_h + SAME_H]
+    next_sample = min(samples, default=start_time(after.actions[-1]))
     failed = after.failed_members
     notes = [a.statement for a in agreement if a.off] + _eased_notes(here, eased)
     if failed:
         notes.append(f"{failed} of {len(p)} parameter sets could not be simulated; left out")
     n = len(here.model.Parameters._fields)
     return Replan(
-        lineage=lineage.noted(*notes),
+        lineage=lineage.with_notes(*notes),
         run=batch.run.run_id,
         clone=batch.run.clone_id,
         known_clone=fitting.groups[0] in old.clones,
@@ -76,7 +78,7 @@ def account(
         next_sample_h=next_sample,
         objective=here.metric,
         kept=kept,
-        next_actions=tuple(a for a in ahead if a.time_h < next_sample - SAME_H),
+        next_actions=tuple(a for a in ahead if start_time(a) < next_sample - SAME_H),
         actions=ahead,
         done=tuple(a for a in after.actions if a not in ahead),
         decisions=_decisions(o, plan, x, kept, closed),
@@ -106,16 +108,21 @@ def _objective(problem: ProcessProblem, trace: Trace) -> np.ndarray:
 
 def _ahead(actions: tuple[Action, ...], batch: Batch) -> tuple[Action, ...]:
     """What is still to be done; at this very moment, what was not done yet."""
-    now = [e for e in batch.run.events if abs(e.time_h - batch.now_h) <= SAME_H]
-    just = {("setpoint" if e.kind in ("temperature", "ph") else e.kind, e.feed_id) for e in now}
+    just = {_subject(a) for a in batch.run.actions if abs(start_time(a) - batch.now_h) <= SAME_H}
 
     def is_open(a: Action) -> bool:
-        feed = a.what if a.kind in ("bolus", "feed_rate") else ""
-        begun = a.kind == "setpoint" and a.time_h == 0.0
-        at_once = abs(a.time_h - batch.now_h) <= SAME_H and (a.kind, feed) not in just and not begun
-        return at_once or a.time_h > batch.now_h + SAME_H
+        begun = isinstance(a, Setpoint) and a.time_h == 0.0
+        at_once = abs(start_time(a) - batch.now_h) <= SAME_H and _subject(a) not in just and not begun
+        return at_once or start_time(a) > batch.now_h + SAME_H
 
     return tuple(a for a in actions if is_open(a))
+
+
+def _subject(action: Action) -> tuple[str, ...]:
+    """What an action is about: its kind with its feed, or the setpoints that it sets."""
+    if isinstance(action, Setpoint):
+        return tuple(name for name in SETPOINTS if getattr(action, name) is not None)
+    return type(action).__name__, used_feed(action)
 
 
 # --- limits ---

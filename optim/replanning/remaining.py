@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from optim.data.dataset import Run
+from optim.data.schedules import schedule_of
 from optim.errors import ConfigError
 from optim.kinetics.base import Environment
 from optim.process.decision import Decision
 from optim.process.design import BOLUS_COVERS_H, Design
-from optim.schedule.from_run import schedule_of
+from optim.schedule.actions import Addition, Sample, start_time
 from optim.schedule.schedule import Schedule
 from optim.types import Array
 
@@ -154,18 +155,19 @@ def remaining(design: Design, run: Run, now_h: float, feeds: Sequence[str]) -> t
             f"replan: run '{run.run_id}' stands at {now_h:g} h, and the latest harvest of the design is {latest:g} h: "
             "nothing is left to decide; give a later harvest in design.decisions, or check replan.now_h"
         )
-    past = [e for e in run.events if e.time_h <= now_h + SAME_H]
-    run = replace(run, events=tuple(past), end_time_h=max(run.end_time_h, now_h + AFTER_H))
+    past = [a for a in run.actions if start_time(a) <= now_h + SAME_H]
+    run = replace(run, actions=tuple(past), end_time_h=max(run.end_time_h, now_h + AFTER_H))
     s = schedule_of(run, np.zeros(0), tuple(feeds))
+    _check_past(s, run.run_id)
     use = np.asarray(s.times) <= now_h + SAME_H
     level = _now(s.rate_t, s.rate_start, s.rate_end, now_h, run.end_time_h)
     r = np.asarray(s.rate_t)
     # the last stretch is still under way
     last = np.concatenate([s.rate_end[:-1], level[None]])
-    given = {round(e.time_h, 9): 0.0 for e in past if e.kind == "bolus" and e.feed_id == feeds[0]}
-    for e in past:
-        if e.kind == "bolus" and e.feed_id == feeds[0]:
-            given[round(e.time_h, 9)] += 1000.0 * e.value
+    given: dict[float, float] = {}
+    for a in past:
+        if isinstance(a, Addition) and a.feed == feeds[0]:
+            given[round(a.time_h, 9)] = given.get(round(a.time_h, 9), 0.0) + a.volume_ml
     temperature = np.asarray(s.setpoints.temperature)
     shifted = abs(temperature[-1] - run.temperature_c) > SHIFTED_C
     open_, passed, shift_h = list[Decision](), list[Passed](), math.nan
@@ -203,7 +205,7 @@ def remaining(design: Design, run: Run, now_h: float, feeds: Sequence[str]) -> t
             open_.append(d)
     if not open_:
         raise ConfigError(f"replan: at {now_h:g} h no decision of the design is left for run '{run.run_id}'")
-    sampled = [e.time_h for e in past if e.kind == "sample"]
+    sampled = [a.time_h for a in past if isinstance(a, Sample)]
     drawn = _matched([t for t in design.sample_times_h if t >= now_h - SAME_H], sampled)
     numbers = [
         np.asarray(s.times)[use],
@@ -237,6 +239,24 @@ def remaining(design: Design, run: Run, now_h: float, feeds: Sequence[str]) -> t
         done=tuple(float(v) for v in np.concatenate([np.ravel(n) for n in numbers])),
     )
     return left, tuple(passed)
+
+
+def _check_past(s: Schedule, run_id: str) -> None:
+    """Refuses a batch to which something was done that cannot be continued."""
+    undone = {
+        "an exchange of medium": s.remove,
+        "a top-up": s.topup_to,
+        "an exponential feed": s.rate_growth,
+        "perfusion, bleed or evaporation": s.flow_t,
+        "a ramp of a setpoint": s.setpoints_end,
+        "a setpoint of dissolved oxygen": s.setpoints.do,
+        "a setpoint of kLa": s.setpoints.kla,
+    }
+    found = [what for what, part in undone.items() if part is not None]
+    if found:
+        raise ConfigError(
+            f"replan: run '{run_id}' was given {', '.join(found)}, after which no plan can be made anew yet"
+        )
 
 
 def _check_known(design: Design, feed: str) -> None:

@@ -17,7 +17,7 @@ from optim.estimation.result import FitResult
 from optim.optimisation.choices import in_hours
 from optim.optimisation.evaluate import decision_values, outcome
 from optim.optimisation.robust import ESTIMATE, judge, solve_robust
-from optim.optimisation.slsqp import (
+from optim.optimisation.solve import (
     Bounds,
     Progress,
     Solution,

@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from optim.artefact import Artefact, Lineage
-from optim.optimisation.result import Action, ProcessOutcome
+from optim.optimisation.result import ProcessOutcome
+from optim.schedule.actions import Action
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,11 @@ class LimitOutlook:
     eased_to: float  # NaN; or what it was eased to, since nothing left to decide can meet it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Replan(Artefact):
     """A running batch planned anew. Both processes share the past as it was done, and the updated parameter sets."""
 
-    schema: ClassVar[str] = "optim.replan/2"
+    schema: ClassVar[str] = "optim.replan/3"
     made_by: ClassVar[str] = "optim replan"
 
     lineage: Lineage  # data are those of the running batch

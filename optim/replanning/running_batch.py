@@ -18,7 +18,7 @@ from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
 from optim.estimation.transfer.running_vessel import VesselPosterior, follow_vessel
 from optim.optimisation.result import Series
-from optim.optimisation.slsqp import Progress
+from optim.optimisation.solve import Progress
 from optim.process.problem import ProcessProblem
 from optim.replanning.remaining import Passed, Remaining, remaining
 

@@ -1,8 +1,8 @@
-"""The fit as one self-contained HTML page: no script, no request to anywhere."""
+"""The fit as one self-contained HTML page."""
 
 from __future__ import annotations
 
-import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,10 @@ import numpy as np
 from optim.estimation.result import FitResult, Observations
 from optim.estimation.score import interval_coverage, r_squared
 from optim.process.metrics import readable_name
-from optim.report import plots
-from optim.report.page import number, png, render
+from optim.report.html import embedded, number_text, render_page
 from optim.units import VARIABLES, display
+
+NAMED = ("residuals", "parity", "starts", "search", "recovery", "profiles")  # figures besides those of the assays
 
 
 @dataclass(frozen=True)
@@ -28,34 +29,17 @@ class _Assay:
     noise: float
 
 
-def fit_images(r: FitResult) -> dict[str, bytes]:
-    """Every plot of a fit as PNG, by name: `fit_vcd` and, where panels fill more than a figure, `fit_vcd_2`, ..."""
-    found = {}
-    for kind, o in (("fit", r.observations), ("left_out", r.left_out)):
-        if o is None:
-            continue
-        for variable in dict.fromkeys(o.variable):
-            for i, panels in enumerate(plots.panel_pages(r, variable, o), 1):
-                figure = plots.fit_assay(r, variable, None if kind == "fit" else o, panels)
-                found[f"{kind}_{variable}" + (f"_{i}" if i > 1 else "")] = png(figure)
-    found |= {"parity": png(plots.parity(r)), "residuals": png(plots.residuals(r)), "starts": png(plots.starts(r))}
-    if r.recovery:
-        found["recovery"] = png(plots.recovery(r))
-    if r.profiles:
-        found["profiles"] = png(plots.profiles(r))
-    return found
-
-
-def fit_page(result: FitResult, title: str, images: dict[str, bytes]) -> str:
-    """The page of a fit with its `fit_images`."""
-    r = result
-    shown = {name: "data:image/png;base64," + base64.b64encode(content).decode() for name, content in images.items()}
+def fit_page(r: FitResult, title: str, pictures: Mapping[str, bytes]) -> str:
+    """The page of a fit, with its figures as pictures by name."""
+    shown = embedded(pictures)
     covered = interval_coverage(r.left_out) if r.left_out is not None else float("nan")
-    return render(
+    return render_page(
         "fit.html.j2",
         r=r,
         title=title,
-        images={name: shown.get(name, "") for name in ("residuals", "parity", "starts", "recovery", "profiles")},
+        images={
+            name: shown.get(name, "") for name in ("residuals", "parity", "starts", "search", "recovery", "profiles")
+        },
         fits=_fits(r, r.observations, "fit", shown),
         left=_fits(r, r.left_out, "left_out", shown),
         assays=_assays(r),
@@ -66,7 +50,7 @@ def fit_page(result: FitResult, title: str, images: dict[str, bytes]) -> str:
         search=search_text(r),
         scored=any(np.isfinite(m.log_score) for m in r.comparison),
         readable_name=readable_name,
-        num=number,
+        num=number_text,
     )
 
 

@@ -1,4 +1,7 @@
-"""What a process team does to a vessel, in its own words and units; `optim.schedule.plan` makes the schedule of it.
+"""Vocabulary of actions: everything that can be done to a vessel, in the words and units of a process team.
+
+Data files, designs, lab sheets, recipes and re-planning all speak it. `optim.schedule.plan` makes the schedule of a
+list of actions, `optim.schedule.decode` the actions of a schedule, and `optim.schedule.events` the rows of a file.
 
 Every unit stands in the name of its field. `feed` names whatever goes in: a feed, a base medium, a culture, a virus.
 A flow without `stop_h` runs until harvest. At equal times the order is: samples and drains, exchange, additions,
@@ -7,11 +10,14 @@ top-ups; then everything flows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from optim.artefact import NamedByClass
 
 
 @dataclass(frozen=True)
-class Addition:
+class Addition(NamedByClass):
     """A volume given at once. The kinds below do the same to a vessel; their names are for those who read the plan."""
 
     time_h: float
@@ -40,7 +46,7 @@ class Induce(Addition):
 
 
 @dataclass(frozen=True)
-class Removal:
+class Removal(NamedByClass):
     """A volume of broth taken at once, cells and all."""
 
     time_h: float
@@ -56,7 +62,7 @@ class Drain(Removal):
 
 
 @dataclass(frozen=True)
-class Exchange:
+class Exchange(NamedByClass):
     """Medium without its cells is taken, and the same volume of feed is given."""
 
     time_h: float
@@ -65,7 +71,7 @@ class Exchange:
 
 
 @dataclass(frozen=True)
-class TopUp:
+class TopUp(NamedByClass):
     """Feed given only when the vessel holds less of something than `below`, and as much as brings it to `to`.
 
     `component` is a component of media (then both numbers are in its canonical unit, such as mmol/L of glucose) or a
@@ -83,7 +89,7 @@ class TopUp:
 
 
 @dataclass(frozen=True)
-class Feed:
+class Feed(NamedByClass):
     """Feed that flows at a rate: constant, linear to `end_rate_ml_per_h`, or times exp(growth_per_h (t - start_h))."""
 
     feed: str
@@ -95,7 +101,7 @@ class Feed:
 
 
 @dataclass(frozen=True)
-class Perfusion:
+class Perfusion(NamedByClass):
     """Feed in; as much as flows in, less evaporation and bleed, leaves through the retention device as harvest.
 
     So the volume holds, other feeds included. One of `rate_vvd` (vessel volumes per day) and `rate_ml_per_h`.
@@ -109,7 +115,7 @@ class Perfusion:
 
 
 @dataclass(frozen=True)
-class Chemostat:
+class Chemostat(NamedByClass):
     """Feed in, and as much broth out. Whatever else flows changes the volume, and with it the dilution rate."""
 
     start_h: float
@@ -119,7 +125,7 @@ class Chemostat:
 
 
 @dataclass(frozen=True)
-class Bleed:
+class Bleed(NamedByClass):
     """Broth, cells and all: at a rate, or as much as holds the VCD once it is reached."""
 
     start_h: float
@@ -129,7 +135,7 @@ class Bleed:
 
 
 @dataclass(frozen=True)
-class Evaporation:
+class Evaporation(NamedByClass):
     """Water that is lost; everything dissolved stays."""
 
     start_h: float
@@ -138,7 +144,7 @@ class Evaporation:
 
 
 @dataclass(frozen=True)
-class Setpoint:
+class Setpoint(NamedByClass):
     """New setpoints, held until the next of their kind: a step, or a straight line over `ramp_h`.
 
     Every plan needs temperature and pH at time 0; dissolved oxygen (% of air saturation) and kLa only where used.
@@ -153,10 +159,50 @@ class Setpoint:
 
 
 @dataclass(frozen=True)
-class Harvest:
+class Aeration(NamedByClass):
+    """Gas that is supplied from `time_h` on: L/h (at 0 degC and 1 atm, dry), and % of oxygen (mol/mol) in it.
+
+    It is recorded for the balance of the exhaust; what reaches the broth is the kLa of a `Setpoint`.
+    """
+
+    time_h: float
+    gas_l_per_h: float | None = None
+    oxygen_percent: float | None = None
+
+
+@dataclass(frozen=True)
+class Harvest(NamedByClass):
     """The end of the run."""
 
     time_h: float
 
 
-Action = Addition | Removal | Exchange | TopUp | Feed | Perfusion | Chemostat | Bleed | Evaporation | Setpoint | Harvest
+Instant = Bolus | Inoculate | Transfect | Infect | Induce | Sample | Drain | Exchange
+Lasting = Feed | Perfusion | Chemostat | Bleed | Evaporation
+Action = Instant | TopUp | Lasting | Setpoint | Aeration | Harvest
+
+
+def start_time(action: Action) -> float:
+    """When an action happens or begins, h; of a top-up, its first check."""
+    match action:
+        case TopUp():
+            return min(action.times_h, default=action.start_h)
+        case Feed() | Perfusion() | Chemostat() | Bleed() | Evaporation():
+            return action.start_h
+        case _:
+            return action.time_h
+
+
+def used_feed(action: Action) -> str:
+    """The feed that an action gives, by name; '' where it gives none."""
+    return str(getattr(action, "feed", ""))
+
+
+def feeds_in_order(actions: Iterable[Action]) -> tuple[str, ...]:
+    """Names of all feeds that are given, in order of first use by time."""
+    return tuple(dict.fromkeys(used_feed(a) for a in sorted(actions, key=start_time) if used_feed(a)))
+
+
+def with_feed(action: Action, feed: str) -> Action:
+    """The same action with another name of its feed; an action without a feed as it is."""
+    return replace(action, feed=feed) if used_feed(action) else action  # type: ignore[arg-type]

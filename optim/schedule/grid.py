@@ -1,4 +1,4 @@
-"""The interval grid: a schedule as arrays, one row per interval between two nodes."""
+"""The interval grid: the schedule of a vessel as arrays, one row per interval between two nodes."""
 
 from __future__ import annotations
 
@@ -12,49 +12,57 @@ from optim.types import Array
 
 
 class IntervalActions(NamedTuple):
-    """What is done to one vessel in every interval (J feeds). A field that is None is not done and costs nothing.
+    """Actions on one vessel in each of K intervals, with J feeds. None: the schedule has no such action.
 
-    At the left edge, in this order: a sample is withdrawn, cell-free medium is removed, boluses are given, feeds top
-    up. Then, through the interval, everything flows at once.
+    Instant actions happen at the left edge of an interval, in this order: a sample is withdrawn, cell-free medium is
+    removed, boluses are added, feeds top up. Flows then run through the whole interval.
     """
 
     withdraw: Array  # [K] L of broth
     bolus: Array  # [K, J] L
     rate_start: Array  # [K, J] L/h at the left edge
     rate_end: Array  # [K, J] L/h at the right edge; linear in between
-    start: Environment  # each [K], at the left edge
-    end: Environment | None = None  # each [K], at the right edge, linear in between; None holds the start
-    growth: Array | None = None  # [K, J] 1/h; the linear rate times exp(growth (t - left edge)): exponential feeds
-    remove: Array | None = None  # [K] L of medium taken through the retention device (medium exchange)
-    topup_below: Array | None = None  # [K, J] feed j is given when its target species is below this concentration
-    topup_to: Array | None = None  # [K, J] and brings it to this one
+    start: Environment  # each [K], setpoints at the left edge
+    end: Environment | None = None  # each [K], setpoints at the right edge, linear in between; None: constant
+    growth: Array | None = None  # [K, J] 1/h; exponential feed: the linear rate times exp(growth (t - left edge))
+    remove: Array | None = None  # [K] L of medium removed through the retention device (medium exchange)
+    topup_below: Array | None = None  # [K, J] feed j is added if its target species is below this concentration
+    topup_to: Array | None = None  # [K, J] concentration of the target species after the top-up
     harvest: Array | None = None  # [K] L/h through the retention device (perfusion)
-    level: Array | None = None  # [K] share of the net inflow that leaves with the harvest: 1 holds the volume
+    level: Array | None = None  # [K] fraction of the net inflow that leaves with the harvest: 1 keeps the volume
     bleed: Array | None = None  # [K] L/h of broth
-    bleed_above: Array | None = None  # [K] VCD above which broth is bled to hold it
+    bleed_above: Array | None = None  # [K] VCD in 1e9 cells/L that the bleed controls
     evaporation: Array | None = None  # [K] L/h of water
 
 
 class IntervalGrid(NamedTuple):
-    """Actions of one vessel over K intervals, padded at the end with intervals of zero length.
+    """The schedule of one vessel over K intervals, padded at the end with intervals of zero length.
 
-    Samples and all actions lie on nodes, so what is measured is never interpolated. Axes as in `optim.types`; batched
-    grids have a leading axis B.
+    All samples and actions lie on nodes, so a simulated measurement is never interpolated. A batch of grids has a
+    leading axis B.
     """
 
     t: Array  # [K+1] h, nodes, non-decreasing
     actions: IntervalActions
-    intervals: Array  # number of intervals in use; the rest is padding
+    intervals: Array  # number of intervals without the padding
 
 
 def split_interval(grid: IntervalGrid, k: Array, t: Array) -> IntervalGrid:
-    """One vessel's grid with a node more, at time t within interval k; needs one interval of padding.
+    """Split an interval at a new node at which no action happens: feeds and setpoints continue through it.
 
-    Nothing happens at the new node: feeds and setpoints run on through it. Traceable, and exact in t.
+    The result is exact in t, which may be traced and differentiated.
+
+    Args:
+        grid: the schedule of one vessel, with at least one interval of padding.
+        k: index of the interval to split.
+        t: h, time of the new node, within interval k.
+
+    Returns:
+        The grid with one more interval in use, of the same padded length.
     """
     left, right = grid.t[k], grid.t[k + 1]
     nodes = jnp.arange(grid.t.shape[0])
-    share = jnp.where(right > left, (t - left) / jnp.where(right > left, right - left, 1.0), 0.0)
+    fraction = jnp.where(right > left, (t - left) / jnp.where(right > left, right - left, 1.0), 0.0)
     place = jnp.arange(grid.t.shape[0] - 1)
     a = jax.tree.map(lambda x: x[place - (place > k)], grid.actions)
     first, second = place == k, place == k + 1
@@ -63,12 +71,12 @@ def split_interval(grid: IntervalGrid, k: Array, t: Array) -> IntervalGrid:
         return jnp.where(mask.reshape(-1, *[1] * (values.ndim - 1)), value, values)
 
     def _between(start: Array, end: Array) -> tuple[Array, Array]:
-        middle = start[k] + share * (end[k] - start[k])
+        middle = start[k] + fraction * (end[k] - start[k])
         return _put(start, second, middle), _put(end, first, middle)
 
     rate_start, rate_end = _between(a.rate_start, a.rate_end)
     if a.growth is not None:
-        # the line that is left goes on growing from where it is
+        # the second part starts from the rate that the exponential has reached at the new node
         grown = jnp.exp(a.growth[k] * (t - left))
         rate_start, rate_end = (_put(x, second, x[k + 1] * grown) for x in (rate_start, rate_end))
     start, end = a.start, a.end
@@ -90,11 +98,19 @@ def split_interval(grid: IntervalGrid, k: Array, t: Array) -> IntervalGrid:
     )
 
 
+# padded lengths of grids: few enough that schedules of different length share compiled programs
 BUCKETS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
 
 
 def padded_length(intervals: int) -> int:
-    """The padded length for a number of intervals, so that schedules of different shape share a compiled program."""
+    """The padded length of a grid, so that schedules of different length share a compiled program.
+
+    Args:
+        intervals: number of intervals in use.
+
+    Returns:
+        The next value of `BUCKETS`, or the next multiple of the largest one.
+    """
     for size in BUCKETS:
         if intervals <= size:
             return size

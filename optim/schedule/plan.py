@@ -1,4 +1,4 @@
-"""A plan: a list of actions, checked and turned into the schedule of one vessel."""
+"""A plan: the actions to come on one vessel, checked and turned into a schedule."""
 
 from __future__ import annotations
 
@@ -11,38 +11,50 @@ import numpy as np
 
 from optim.errors import ConfigError
 from optim.kinetics.base import Environment
-from optim.schedule.actions import Action, Addition, Exchange, Harvest, Removal, Setpoint, TopUp
+from optim.schedule.actions import Action, Addition, Exchange, Harvest, Removal, Setpoint, TopUp, used_feed
 from optim.schedule.faults import plan_faults
-from optim.schedule.lines import FEEDING, ML, SETPOINTS, Channel, Segment, action_times, channel_segments, round_time
+from optim.schedule.lines import ML, SETPOINTS, Channel, Segment, action_times, channel_segments, round_time
 from optim.schedule.schedule import FLOWS, Schedule
 
 
 class Plan(NamedTuple):
-    """What a simulation needs of a list of actions; `optim.simulation.vessel` makes the vessel that goes with it."""
+    """The plan of one vessel. `optim.simulation.vessel.make_vessel` makes the vessel for it."""
 
     schedule: Schedule
-    feeds: tuple[str, ...]  # in the order of the schedule's columns; ('',) where nothing is fed
-    topups: dict[str, str]  # feed -> component of media, or species, that it tops up
+    feeds: tuple[str, ...]  # names of the feeds in the order of the schedule's columns; ('',) without a feed
+    topups: dict[str, str]  # name of a feed -> component of media, or species, that it tops up
 
 
 def make_plan(
     actions: Iterable[Action],
+    *,
     observed_h: Sequence[float] | np.ndarray = (),
     volume_ml: float | None = None,
     feeds: tuple[str, ...] | None = None,
 ) -> Plan:
-    """The plan of a list of actions in any order, with a node at every time of `observed_h` before harvest.
+    """Make the plan of a list of actions.
 
-    Everything that begins or ends is a node, so nothing is lost between nodes. Times are rounded to 1e-9 h: 3 times
-    0.1 h and 0.3 h are one node. `volume_ml` is what vvd and dilution rates refer to; `feeds` fixes the columns where
-    plans share them, else they come in order of first use. Raises `ConfigError` with all that is wrong.
+    Every time at which something begins or ends is a node. Times are rounded to 1e-9 h.
+
+    Args:
+        actions: the actions (`optim.schedule.actions`) in any order, with one `Harvest`.
+        observed_h: further nodes, times (h) at which the simulation is observed.
+        volume_ml: volume to which vessel volumes per day (vvd) and dilution rates refer.
+        feeds: names of the feeds in the order of the columns. Plans of one batch must share them; by default the feeds
+            come in order of first use.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ConfigError: lists every fault of the plan.
     """
     actions = list(actions)
-    wrong = plan_faults(actions, observed_h, volume_ml, feeds)
-    if wrong:
-        raise ConfigError("\n  ".join(["this plan cannot be run", *wrong]))
+    faults = plan_faults(actions, observed_h=observed_h, volume_ml=volume_ml, feeds=feeds)
+    if faults:
+        raise ConfigError("\n  ".join(["this plan cannot be run", *(fault.text for fault in faults)]))
     (end,) = (round_time(a.time_h) for a in actions if isinstance(a, Harvest))
-    columns = feeds or tuple(dict.fromkeys(a.feed for a in actions if isinstance(a, FEEDING))) or ("",)
+    columns = feeds or tuple(dict.fromkeys(used_feed(a) for a in actions if used_feed(a))) or ("",)
     observed = [round_time(t) for t in observed_h]
     lines = channel_segments(actions, end, volume_ml)
     breaks = {kind: _breaks(lines, kind, end) for kind in ("rate", "flow", "set")}
@@ -51,7 +63,7 @@ def make_plan(
     rate = [_table(lines.get(("rate", feed), []), breaks["rate"], end) for feed in columns]
     flows = {f: lines["flow", f] for f in FLOWS if ("flow", f) in lines}
     first, last, _ = zip(*(_table(lines.get(("set", s), []), breaks["set"], end) for s in SETPOINTS), strict=True)
-    given = [("set", s) in lines for s in SETPOINTS]
+    stated = [("set", s) in lines for s in SETPOINTS]
     ramps = any(a.ramp_h for a in actions if isinstance(a, Setpoint))
     schedule = Schedule(
         times=np.array(nodes),
@@ -62,32 +74,34 @@ def make_plan(
         rate_end=np.stack([r[1] for r in rate], axis=1),
         rate_growth=np.stack([r[2] for r in rate], axis=1) if any(r[2].any() for r in rate) else None,
         setpoint_t=np.array(breaks["set"]),
-        setpoints=_environment(first, given),
-        setpoints_end=_environment(last, given) if ramps else None,
+        setpoints=_environment(first, stated),
+        setpoints_end=_environment(last, stated) if ramps else None,
         flow_t=np.array(breaks["flow"]) if flows else None,
-        # no cells are as many as infinitely many: where no VCD is held, nothing is bled
+        # an infinite VCD is never exceeded: where no VCD is controlled, nothing is bled
         **{f: _table(flows[f], breaks["flow"], end, math.inf if f == "bleed_above" else 0.0)[0] for f in flows},
     )
     return Plan(schedule, columns, {a.feed: a.component for a in actions if isinstance(a, TopUp)})
 
 
-def _environment(values: tuple[np.ndarray, ...], given: list[bool]) -> Environment:
-    named = zip(SETPOINTS.values(), values, given, strict=True)
-    return Environment(**{name: v if there else None for name, v, there in named})
+def _environment(values: tuple[np.ndarray, ...], stated: list[bool]) -> Environment:
+    """Setpoints as an environment; None for one that the plan does not state."""
+    named = zip(SETPOINTS.values(), values, stated, strict=True)
+    return Environment(**{name: v if is_stated else None for name, v, is_stated in named})
 
 
 def _breaks(lines: dict[Channel, list[Segment]], kind: str, end: float) -> list[float]:
-    own = [s for (k, _), stretches in lines.items() if k == kind for s in stretches]
+    """Breakpoints (h) of all channels of one kind."""
+    own = [s for (k, _), segments in lines.items() if k == kind for s in segments]
     return sorted({t for t in (0.0, *(s.start for s in own), *(s.stop for s in own)) if t < end})
 
 
 def _table(
-    stretches: list[Segment], breaks: list[float], end: float, nothing: float = 0.0
+    segments: list[Segment], breaks: list[float], end: float, nothing: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First value, last value and growth between breakpoints, of which some are another line's."""
+    """First value, last value and growth of one channel between the breakpoints of all channels of its kind."""
     first, last = np.full(len(breaks), nothing), np.full(len(breaks), nothing)
     growth = np.zeros(len(breaks))
-    for s in stretches:
+    for s in segments:
         for k, (t, until) in enumerate(itertools.pairwise([*breaks, end])):
             if s.start <= t < s.stop:
                 risen = math.exp(s.growth * (t - s.start))
@@ -96,7 +110,7 @@ def _table(
 
 
 def _node_arrays(actions: list[Action], nodes: list[float], feeds: tuple[str, ...], end: float) -> dict[str, Any]:
-    """What is done at nodes, volumes in L; what nobody does is None."""
+    """Arrays of the instant actions at nodes, volumes in L. Actions that do not occur have no array."""
     node, column = {t: k for k, t in enumerate(nodes)}, {feed: j for j, feed in enumerate(feeds)}
     shape = (len(nodes), len(feeds))
     out = {"withdraw": np.zeros(shape[0]), "bolus": np.zeros(shape)}

@@ -1,4 +1,4 @@
-"""A schedule: what is done to one vessel and when, as arrays that may be traced, and its interval grid."""
+"""The schedule: times and sizes of all actions on one vessel as arrays that may be traced, and its interval grid."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from optim.types import Array
 
 
 class Schedule(NamedTuple):
-    """Actions of one vessel. All numbers may be traced: event times are decisions like any other.
+    """The schedule of one vessel with J feeds. All numbers may be traced, also the times of events.
 
-    A node is a time at which something happens or is observed; nodes need no order. Rates, setpoints and flows are
-    given at breakpoints in increasing order, the first at or before time 0, and hold (or run linearly) to the next.
-    Actions at or after `end` do not happen. Fields that are None are not done, as in `Actions`.
+    A node is a time at which something happens or is observed. Nodes need no order. Rates, setpoints and flows are
+    stated at breakpoints in increasing order, the first at or before time 0, and are constant or linear up to the next.
+    Actions at or after `end` do not happen. None: the schedule has no such action, as in `IntervalActions`.
     """
 
     times: Array  # [n] h
-    withdraw: Array  # [n] L of broth taken at the node (a sample)
-    bolus: Array  # [n, J] L of each feed given at the node, after the sample
-    end: Array  # h, harvest
+    withdraw: Array  # [n] L of broth withdrawn at the node (a sample)
+    bolus: Array  # [n, J] L of each feed added at the node, after the sample
+    end: Array  # h, time of the harvest
     rate_t: Array  # [r] h
     rate_start: Array  # [r, J] L/h from rate_t[i] on
     rate_end: Array  # [r, J] L/h reached at rate_t[i+1]
     setpoint_t: Array  # [s] h
     setpoints: Environment  # each [s], from setpoint_t[i] on
-    setpoints_end: Environment | None = None  # each [s], reached at setpoint_t[i+1]; None holds them (steps)
-    rate_growth: Array | None = None  # [r, J] 1/h, times exp(growth (t - rate_t[i]))
-    remove: Array | None = None  # [n] L of medium taken through the retention device
-    topup_below: Array | None = None  # [n, J]
-    topup_to: Array | None = None  # [n, J]
+    setpoints_end: Environment | None = None  # each [s], reached at setpoint_t[i+1]; None: constant (steps)
+    rate_growth: Array | None = None  # [r, J] 1/h; exponential feed: the rate times exp(growth (t - rate_t[i]))
+    remove: Array | None = None  # [n] L of medium removed through the retention device
+    topup_below: Array | None = None  # [n, J] concentration, as in `IntervalActions`
+    topup_to: Array | None = None  # [n, J] concentration, as in `IntervalActions`
     flow_t: Array | None = None  # [f] h, breakpoints of the flows below
     harvest: Array | None = None  # [f] L/h
-    level: Array | None = None  # [f] share of the net inflow
+    level: Array | None = None  # [f] fraction of the net inflow
     bleed: Array | None = None  # [f] L/h
-    bleed_above: Array | None = None  # [f] VCD
+    bleed_above: Array | None = None  # [f] VCD in 1e9 cells/L
     evaporation: Array | None = None  # [f] L/h
 
 
@@ -47,10 +47,20 @@ FLOWS = ("harvest", "level", "bleed", "bleed_above", "evaporation")
 
 
 def to_grid(schedule: Schedule, size: int | None = None) -> tuple[IntervalGrid, Array]:
-    """The interval grid, and the place of every node of the schedule in it ([n]; the end is node `grid.intervals`).
+    """Turn a schedule into its interval grid.
 
-    Traceable and exact in every time. Nodes at equal times stay apart, with an interval of zero length between them.
-    Raises `ValueError` when `size` is too small for the nodes.
+    The result is exact in every time, which may be traced and differentiated. Nodes at equal times stay separate, with
+    an interval of zero length between them.
+
+    Args:
+        schedule: the schedule of one vessel with n nodes.
+        size: padded number of intervals K; `padded_length(n)` by default.
+
+    Returns:
+        The grid, and the index of every node of the schedule in it [n]. The harvest is node `grid.intervals`.
+
+    Raises:
+        ValueError: `size` is smaller than the number of nodes.
     """
     n = schedule.times.shape[0]
     size = padded_length(n) if size is None else size
@@ -89,7 +99,7 @@ def to_grid(schedule: Schedule, size: int | None = None) -> tuple[IntervalGrid, 
     )
     pad = size - n
     padded = jax.tree.map(lambda a: jnp.pad(a, ((0, pad), *[(0, 0)] * (a.ndim - 1)), mode="edge"), actions)
-    # what happens at nodes or flows does not happen in the padding; setpoints hold on
+    # the padding has no actions and no flows; setpoints keep their last value
     idle = jax.tree.map(lambda a: jnp.pad(a, ((0, pad), *[(0, 0)] * (a.ndim - 1))), actions)
     padded = idle._replace(
         start=padded.start, end=padded.end, topup_below=padded.topup_below, bleed_above=padded.bleed_above
@@ -100,6 +110,7 @@ def to_grid(schedule: Schedule, size: int | None = None) -> tuple[IntervalGrid, 
 
 
 def _breakpoint(times: Array, middle: Array) -> Array:
+    """Index of the breakpoint at or before the middle of each interval."""
     return jnp.clip(jnp.searchsorted(times, middle, side="right") - 1, 0)
 
 
@@ -108,13 +119,14 @@ def _take(values: Array | None, i: Array) -> Array | None:
 
 
 def _line(times: Array, end: Array, i: Array) -> tuple[Array, Array]:
-    """Beginning of each interval's breakpoint, and the span to the next one (1 where there is none)."""
+    """Time of breakpoint i of each interval, and the span to the next breakpoint (1 where that is zero)."""
     begin = times[i]
     until = jnp.concatenate([times[1:], jnp.asarray(end)[None]])[i]
     return begin, jnp.where(until > begin, until - begin, 1.0)
 
 
 def _rates(schedule: Schedule, left: Array, right: Array, middle: Array) -> tuple[Array, Array, Array | None]:
+    """Feed rates at the left and right edge of each interval, and their exponential growth."""
     i = _breakpoint(schedule.rate_t, middle)
     begin, span = _line(schedule.rate_t, schedule.end, i)
     slope = (schedule.rate_end[i] - schedule.rate_start[i]) / span[:, None]
@@ -129,6 +141,7 @@ def _rates(schedule: Schedule, left: Array, right: Array, middle: Array) -> tupl
 
 
 def _setpoints(schedule: Schedule, left: Array, right: Array, middle: Array) -> tuple[Environment, Environment | None]:
+    """Setpoints at the left and right edge of each interval; None where they are constant in every interval."""
     i = _breakpoint(schedule.setpoint_t, middle)
     first = jax.tree.map(lambda a: a[i], schedule.setpoints)
     if schedule.setpoints_end is None:
@@ -136,8 +149,8 @@ def _setpoints(schedule: Schedule, left: Array, right: Array, middle: Array) -> 
     begin, span = _line(schedule.setpoint_t, schedule.end, i)
 
     def _at(time: Array) -> Environment:
-        share = (time - begin) / span
-        return jax.tree.map(lambda a, b: a[i] + (b[i] - a[i]) * share, schedule.setpoints, schedule.setpoints_end)
+        fraction = (time - begin) / span
+        return jax.tree.map(lambda a, b: a[i] + (b[i] - a[i]) * fraction, schedule.setpoints, schedule.setpoints_end)
 
     return _at(left), _at(right)
 
@@ -145,7 +158,16 @@ def _setpoints(schedule: Schedule, left: Array, right: Array, middle: Array) -> 
 def merge_nodes(
     times: np.ndarray, withdraw: np.ndarray, bolus: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes with equal times become one, their volumes added (host side, where times are known numbers)."""
+    """Merge nodes with equal times into one and add up their volumes.
+
+    Args:
+        times: [n] h, as plain numbers (not traced).
+        withdraw: [n] L of broth.
+        bolus: [n, J] L of each feed.
+
+    Returns:
+        Times, withdrawn volumes and boluses of the distinct nodes, in order of time.
+    """
     unique, where = np.unique(times, return_inverse=True)
     out = np.zeros(len(unique))
     np.add.at(out, where, withdraw)

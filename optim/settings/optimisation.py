@@ -14,7 +14,7 @@ class OptimiseSettings:
     starts: int = 12  # of the search for one clone
     rank_starts: int = 3  # of every clone: the best processes that `starts` starts have found for one of them
     max_iterations: int = 80  # of one start
-    tolerance: float = 1e-6  # of the solver: change of the objective at which a start has converged
+    tolerance: float = 1e-7  # of the solver: a start has converged when one more step promises a smaller gain
     clone: str = "best"  # best (of the ranking) | population | a clone's id
     choices: dict[str, dict[str, float]] = field(default_factory=dict)  # name -> decisions held at values
 

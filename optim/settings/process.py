@@ -108,6 +108,17 @@ class CostSettings:
     assumptions: dict[str, str] = field(default_factory=dict)  # where volume, turnaround, success and yields come from
     items: dict[str, PriceSettings] = field(default_factory=dict)  # by name
 
+    def __post_init__(self) -> None:
+        for stage, share in {**self.stage_yields, "success": self.success}.items():
+            if not 0.0 < share <= 1.0:
+                raise ConfigError(f"cost: {stage} must be a fraction above 0 and up to 1, not {share}")
+        for key in ("production_volume_l", "turnaround_h", "success", "stage_yields"):
+            if not self.assumptions.get(key):
+                raise ConfigError(f"cost.assumptions.{key}: missing; say where the number comes from, or 'unverified'")
+        for name, item in self.items.items():
+            if not item.unit.startswith(self.currency):
+                raise ConfigError(f"cost.items.{name}.unit: {item.unit!r} must be in {self.currency}")
+
 
 @dataclass(frozen=True)
 class ConstraintSettings:

@@ -2,7 +2,8 @@
 
 dn/dt = V r(c) + sum_j F_j c_feed,j + kLa (c* - c) V - F_bleed c - (1 - R) F_harvest c,
 dV/dt = sum_j F_j + F_titrant - F_bleed - F_harvest - evaporation,  n = c V,
-with R the share of a species that the retention device keeps; and the instant actions at the left edge of an interval.
+where R is the fraction of a species that the retention device retains. The instant actions of a schedule (samples,
+boluses, exchanges, top-ups) happen at the left edge of an interval.
 """
 
 from __future__ import annotations
@@ -25,25 +26,26 @@ BLEED_WIDTH = 0.01  # relative excess over which the bleed opens
 
 
 class Vessel(NamedTuple):
-    """What stays the same while a vessel runs (J feeds, N species). None: the vessel has no such device."""
+    """The vessel: its feed media and devices, which do not change during a cultivation (J feeds, N species).
 
-    feeds: Array  # [J, N] concentrations of every species in every feed
-    retention: Array | None = (
-        None  # [N] share of each species kept by the retention device; 1 for cells and what is theirs
-    )
-    titrant: Array | None = None  # [N] L of base or acid added per unit of a species formed, to hold pH
-    topup: Array | None = None  # [J, N] 1 (or a factor of units) for the species that feed j tops up, else 0
+    A field that is None means that the vessel has no such device.
+    """
+
+    feeds: Array  # [J, N] concentration of every species in every feed, in the unit of the species
+    retention: Array | None = None  # [N] fraction that the retention device retains; 1 for cells and their properties
+    titrant: Array | None = None  # [N] L of base or acid added per unit of a species formed, to control the pH
+    topup: Array | None = None  # [J, N] 1 (or a unit conversion) for the species that feed j tops up, else 0
 
 
 class Controls(NamedTuple):
-    """One row of a grid: the interval's length in h and its actions."""
+    """The controls of one interval: one row of a grid."""
 
-    length: Scalar
+    length: Scalar  # h
     actions: IntervalActions
 
 
 class _VolumeFlows(NamedTuple):
-    """What flows at one moment, L/h."""
+    """Volume flows at one moment, L/h. None: the vessel has no such flow."""
 
     feeds: list[Scalar]
     titrant: Scalar | None
@@ -53,19 +55,29 @@ class _VolumeFlows(NamedTuple):
 
 
 def _environment_at(u: IntervalActions, s: Scalar) -> Environment:
-    """The environment at position s of an interval."""
+    """The environment at position s in [0, 1] of an interval."""
     if u.end is None:
         return u.start
     return jax.tree.map(lambda a, b: a + s * (b - a), u.start, u.end)
 
 
-def apply_left_edge(model: AbstractKineticModel, y: StateTuple, u: Controls, vessel: Vessel) -> StateTuple:
-    """The instant actions. y: amounts, the volume in L, and what was collected so far."""
-    a, n = u.actions, len(model.species)
+def apply_left_edge(model: AbstractKineticModel, y: StateTuple, controls: Controls, *, vessel: Vessel) -> StateTuple:
+    """Apply the instant actions at the left edge of an interval.
+
+    Args:
+        model: kinetic model with N species.
+        y: amounts of the N species, the volume in L, and the amounts collected so far.
+        controls: the interval, whose actions are applied.
+        vessel: feed media and devices.
+
+    Returns:
+        The state after the actions, in the form of `y`.
+    """
+    a, n = controls.actions, len(model.species)
     volume = y[n]
     left = volume - a.withdraw
-    kept = left / volume
-    amounts = [x * kept if species.dilutes else x for x, species in zip(y[:n], model.species, strict=True)]
+    remaining = left / volume
+    amounts = [x * remaining if species.dilutes else x for x, species in zip(y[:n], model.species, strict=True)]
     collected = list(y[n + 1 :])
     if a.remove is not None:
         # an emptied vessel is refused by the march; the floor only keeps the masked lane finite
@@ -78,9 +90,9 @@ def apply_left_edge(model: AbstractKineticModel, y: StateTuple, u: Controls, ves
         collected = [x + gone[i] for x, i in zip(collected, collected_species(model), strict=True)]
         left = left - a.remove
     new_volume = left + _total(a.bolus)
-    amounts = _given(model, amounts, [a.bolus[j] for j in range(a.bolus.shape[0])], vessel)
+    amounts = _add_feeds(model, amounts, [a.bolus[j] for j in range(a.bolus.shape[0])], vessel)
     for j, dose in enumerate(_topups(amounts, new_volume, a, vessel)):
-        amounts = _given(model, amounts, [dose], vessel._replace(feeds=vessel.feeds[j : j + 1]))
+        amounts = _add_feeds(model, amounts, [dose], vessel._replace(feeds=vessel.feeds[j : j + 1]))
         new_volume = new_volume + dose
     return (*amounts, new_volume, *collected)
 
@@ -93,7 +105,7 @@ def _topups(amounts: list[Scalar], volume: Scalar, a: IntervalActions, vessel: V
         amount = sum(vessel.topup[j, i] * x for i, x in enumerate(amounts))
         strength = sum(vessel.topup[j, i] * vessel.feeds[j, i] for i in range(len(amounts)))
         lacking = amount < a.topup_below[j] * volume
-        # no dose can lift the vessel above the feed itself: such a feed is not given
+        # no dose lifts the vessel above the concentration of the feed itself: such a feed is not added
         can = strength > a.topup_to[j]
         dose = (a.topup_to[j] * volume - amount) / jnp.where(can, strength - a.topup_to[j], 1.0)
         doses.append(jnp.where(lacking & can, jnp.maximum(dose, 0.0), 0.0))
@@ -105,7 +117,7 @@ def _topups(amounts: list[Scalar], volume: Scalar, a: IntervalActions, vessel: V
 def _volume_flows(
     model: AbstractKineticModel, s: Scalar, c: Any, r: Any, volume: Scalar, u: Controls, vessel: Vessel
 ) -> _VolumeFlows:
-    """Every flow at position s of an interval, L/h, from concentrations c and reaction rates r."""
+    """Every volume flow at position s of an interval, from concentrations c and reaction rates r."""
     a = u.actions
     feeds = []
     for j in range(len(a.rate_start)):
@@ -134,20 +146,37 @@ def _volume_flows(
 
 
 def state_derivative(
-    model: AbstractKineticModel, p: Any, s: Scalar, y: StateTuple, u: Controls, vessel: Vessel
+    model: AbstractKineticModel, p: Any, y: StateTuple, *, s: Scalar, controls: Controls, vessel: Vessel
 ) -> StateTuple:
-    """dy/ds over the rescaled interval s in [0, 1]: the interval's length is a factor, so it can be differentiated."""
+    """The material balances dy/ds, over the interval rescaled to s in [0, 1].
+
+    The length of the interval enters as a factor, so the result can be differentiated with respect to event times.
+
+    Args:
+        model: kinetic model with N species.
+        p: the model's Parameters.
+        y: amounts of the N species, the volume in L, and the amounts collected so far.
+        s: position within the interval, 0 to 1.
+        controls: length and actions of the interval.
+        vessel: feed media and devices.
+
+    Returns:
+        dy/ds in the form of `y`.
+
+    Raises:
+        ConfigError: a species is exchanged with gas and the schedule sets no kLa.
+    """
     n = len(model.species)
-    volume, env, a = y[n], _environment_at(u.actions, s), u.actions
+    volume, env, a = y[n], _environment_at(controls.actions, s), controls.actions
     c = to_concentrations(model, y)
     r = model.rates(p, c, env)
-    f = _volume_flows(model, s, c, r, volume, u, vessel)
+    f = _volume_flows(model, s, c, r, volume, controls, vessel)
     change = []
     for i, species in enumerate(model.species):
         total = volume * r[i] if species.dilutes else r[i]
         if species.dilutes or species.component:
             for j, feed in enumerate(f.feeds):
-                total = total + _share(model, y, feed * vessel.feeds[j][i], i)
+                total = total + _added_amount(model, y, feed * vessel.feeds[j][i], i)
         if not species.dilutes:
             change.append(total)
             continue
@@ -165,46 +194,53 @@ def state_derivative(
         none = jnp.zeros_like(volume)
         out = none if f.harvest is None else f.harvest
         collected = [out * (1.0 - _retained(vessel, i, model.species[i])) * c[i] for i in collected_species(model)]
-    return tuple(u.length * x for x in (*change, f.net, *collected))
+    return tuple(controls.length * x for x in (*change, f.net, *collected))
 
 
 def collects_harvest(a: IntervalActions) -> bool:
-    """Whether anything leaves through the retention device, so that what it carries is kept account of."""
+    """Whether anything leaves through the retention device, so that collected amounts are states of the vessel."""
     return a.harvest is not None or a.level is not None or a.remove is not None
 
 
 def collected_species(model: AbstractKineticModel) -> tuple[int, ...]:
-    """Places of the species whose harvest is kept account of."""
+    """Indices of the species whose collected amount is a state of the vessel."""
     return tuple(i for i, s in enumerate(model.species) if s.collected)
 
 
 def _viable_species(model: AbstractKineticModel) -> int:
-    """Place of the viable cells: the first species of the inoculum."""
+    """Index of the viable cells: the first species of the inoculum."""
     return model.names().index(model.inoculum_species[0])
 
 
 def to_concentrations(model: AbstractKineticModel, y: StateTuple) -> Any:
-    """The model's State from amounts and volume."""
+    """Concentrations (the model's State) from the state of a vessel: amounts, volume in L, collected amounts."""
     n = len(model.species)
     inverse = 1.0 / y[n]
     return model.State(*(x * inverse if s.dilutes else x for x, s in zip(y[:n], model.species, strict=True)))
 
 
-def to_amounts(model: AbstractKineticModel, c: Any, volume: Scalar, actions: IntervalActions) -> StateTuple:
-    """Amounts, volume and (where something is collected) zeros, from concentrations."""
+def to_amounts(model: AbstractKineticModel, c: Any, volume: Scalar, *, actions: IntervalActions) -> StateTuple:
+    """The state of a vessel at the start: amounts, volume in L, and collected amounts of zero where `actions` collect.
+
+    Args:
+        model: kinetic model.
+        c: concentrations, the model's State.
+        volume: L.
+        actions: the schedule, which decides whether collected amounts are states.
+    """
     first = tuple(x * volume if s.dilutes else x + 0.0 * volume for x, s in zip(c, model.species, strict=True))
     none = jnp.zeros_like(volume)
     return (*first, volume, *(none for _ in collected_species(model) if collects_harvest(actions)))
 
 
 def state_names(model: AbstractKineticModel, actions: IntervalActions) -> tuple[str, ...]:
-    """What the states of a vessel are, in order: species, volume, and what was collected."""
+    """Names of the states of a vessel in order: species, volume, collected amounts."""
     more = [f"collected {model.species[i].name}" for i in collected_species(model)] if collects_harvest(actions) else []
     return (*model.names(), "volume", *more)
 
 
 def state_scales(model: AbstractKineticModel, y: Array) -> Array:
-    """The typical size of every state [N', L], for tolerances: the species' scale, in amounts."""
+    """The typical size of every state [N', L], in amounts, by which tolerances are scaled."""
     n = len(model.species)
     rows = [*range(n), n, *(collected_species(model) if y.shape[0] > n + 1 else ())]
     scale = np.array([1.0 if i == n else model.species[i].scale for i in rows])[:, None]
@@ -213,7 +249,7 @@ def state_scales(model: AbstractKineticModel, y: Array) -> Array:
 
 
 def _retained(vessel: Vessel, i: int, species: Species) -> Scalar | float:
-    """Share kept by the device; without one nothing is kept but the properties of the cells."""
+    """Retained fraction of a species. Without a retention device only properties of cells are retained."""
     return (0.0 if species.dilutes else 1.0) if vessel.retention is None else vessel.retention[i]
 
 
@@ -221,15 +257,15 @@ def _total(flow: Array) -> Scalar:
     return sum((flow[j] for j in range(flow.shape[0])), jnp.zeros((), flow.dtype))
 
 
-def _given(model: AbstractKineticModel, amounts: list[Scalar], doses: list[Scalar], vessel: Vessel) -> list[Scalar]:
+def _add_feeds(model: AbstractKineticModel, amounts: list[Scalar], doses: list[Scalar], vessel: Vessel) -> list[Scalar]:
     # written out over the few feeds: a dot product would break the fusion of the step
     for j, dose in enumerate(doses):
-        amounts = [x + _share(model, amounts, dose * vessel.feeds[j][i], i) for i, x in enumerate(amounts)]
+        amounts = [x + _added_amount(model, amounts, dose * vessel.feeds[j][i], i) for i, x in enumerate(amounts)]
     return amounts
 
 
-def _share(model: AbstractKineticModel, amounts: Any, added: Scalar, i: int) -> Scalar:
-    """What an addition means for species i: its amount, or, for a property of the cells, as much for every cell."""
+def _added_amount(model: AbstractKineticModel, amounts: Any, added: Scalar, i: int) -> Scalar:
+    """Change of state i by an addition: the amount added or, for a property of the cells, that amount per cell."""
     if model.species[i].dilutes:
         return added
     if not model.species[i].component:

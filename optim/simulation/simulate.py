@@ -1,4 +1,4 @@
-"""Simulation of vessels: schedules and parameters in, trajectories out."""
+"""Simulation of cultivations: kinetic parameters and schedules in, trajectories out."""
 
 from __future__ import annotations
 
@@ -12,48 +12,63 @@ from optim.errors import SimulationError, Status
 from optim.kinetics.base import AbstractKineticModel
 from optim.runtime import require_float64
 from optim.schedule.grid import IntervalGrid
-from optim.simulation.balance import Vessel, collected_species, to_amounts, to_concentrations
-from optim.simulation.engine.march import Integrator, march
+from optim.simulation.balance import collected_species, to_amounts, to_concentrations
+from optim.simulation.cultivation import Cultivation
+from optim.simulation.engine.march import Integrator, march, pack_vessels
 from optim.simulation.engine.reverse import march_reverse
-from optim.types import Array, Scalar
+from optim.types import Array
 
 
 class Trajectory(NamedTuple):
-    """States at every node of the schedule, just before the actions that happen there."""
+    """The trajectory of a cultivation: its state at every node, just before the actions that happen there.
+
+    A batch of cultivations has a leading axis B in every leaf.
+    """
 
     t: Array  # [K+1] h
-    concentrations: Any  # the model's State, each [K+1]
+    concentrations: Any  # the model's State, each [K+1] in the species' unit
     volume: Array  # [K+1] L
-    collected: dict[str, Array]  # [K+1] what left with the harvest line so far, by species
-    status: Array  # optim.errors.Status
-    steps: Array  # tried
-    rejected: Array
+    collected: dict[str, Array]  # [K+1] amount of each collected species that left through the retention device
+    status: Array  # `optim.errors.Status`
+    steps: Array  # number of attempted steps
+    rejected: Array  # number of rejected steps
     error: Array  # sum of the local errors of all steps, in units of the tolerance
 
 
 def simulate(
     model: AbstractKineticModel,
     p: Any,
-    initial: Any,
-    volume: Array,
-    grid: IntervalGrid,
-    vessel: Vessel,
+    cultivation: Cultivation,
+    *,
     integrator: Integrator,
     derivative: Literal["forward", "reverse"] = "forward",
 ) -> Trajectory:
-    """Simulate B vessels at once; every leaf of every argument has a leading axis B.
+    """Simulate a batch of B cultivations.
 
-    p: the model's Parameters; initial: its State of concentrations at node 0; volume: L. Differentiable in all of them,
-    forward or (`derivative="reverse"`) backward. A vessel's numbers do not depend on the vessels beside it. Nodes after
-    a failure hold NaN and `status` says why; `check` turns that into an error.
+    The result is differentiable with respect to `p` and every number of `cultivation`. The numbers of one vessel do not
+    depend on the other vessels of the batch. May be called inside `jax.jit`.
+
+    Args:
+        model: kinetic model; static under `jax.jit`.
+        p: the model's Parameters, each [B].
+        cultivation: initial states, schedules and vessels; every leaf has a leading axis B.
+        integrator: stepper, tolerances and limits of the time integration.
+        derivative: "forward" for `jax.jvp` and `jax.jacfwd` (few inputs), "reverse" for `jax.grad` (few outputs).
+
+    Returns:
+        The trajectories. A failure is data: nodes after it are NaN, the gradient is zero, and `status` holds the
+        reason. `check_trajectory` turns a failure into an error.
+
+    Raises:
+        OptimError: JAX is set to single precision.
     """
     require_float64("simulate")
-    initial = model.State(*(jnp.asarray(x) for x in initial))
-    y0 = jnp.stack(to_amounts(model, initial, jnp.asarray(volume), grid.actions), axis=-1)
+    grid, vessel = jax.tree.map(jnp.asarray, (cultivation.grid, cultivation.vessel))
+    initial = model.State(*(jnp.asarray(x) for x in cultivation.initial))
+    y0 = jnp.stack(to_amounts(model, initial, jnp.asarray(cultivation.volume), actions=grid.actions), axis=-1)
     p = jax.tree.map(jnp.asarray, p)
-    grid, vessel = jax.tree.map(jnp.asarray, (grid, vessel))
     run = march_reverse if derivative == "reverse" else march
-    result = run(model, p, y0, grid, vessel, integrator)
+    result = run(model, pack_vessels(p, y0, grid=grid, vessel=vessel), integrator)
     columns = tuple(result.states[..., i] for i in range(result.states.shape[-1]))
     n = len(model.species)
     names = [model.species[i].name for i in collected_species(model)]
@@ -72,26 +87,49 @@ def simulate(
 def simulate_one(
     model: AbstractKineticModel,
     p: Any,
-    initial: Any,
-    volume: Scalar,
-    grid: IntervalGrid,
-    vessel: Vessel,
+    cultivation: Cultivation,
+    *,
     integrator: Integrator,
     derivative: Literal["forward", "reverse"] = "forward",
 ) -> Trajectory:
-    """`simulate` of a single vessel, without the axis B. For many vessels call `simulate`, not this under `vmap`."""
+    """Simulate a single cultivation: `simulate` without the batch axis.
+
+    Do not call this function under `jax.vmap`; `simulate` batches cultivations much faster.
+
+    Args:
+        model: kinetic model.
+        p: the model's Parameters, each a number.
+        cultivation: initial state, schedule and vessel without a batch axis.
+        integrator: as for `simulate`.
+        derivative: as for `simulate`.
+
+    Returns:
+        The trajectory without a batch axis.
+
+    Raises:
+        OptimError: JAX is set to single precision.
+    """
     require_float64("simulate_one")
-    arguments = (p, tuple(initial), volume, grid, vessel)
-    p, initial, volume, grid, vessel = jax.tree.map(lambda x: jnp.asarray(x)[None], arguments)
-    many = simulate(model, p, initial, volume, grid, vessel, integrator, derivative)
-    one: Trajectory = jax.tree.map(lambda x: x[0], many)
-    return one
+    one = (p, cultivation._replace(initial=tuple(cultivation.initial)))
+    p, cultivation = jax.tree.map(lambda x: jnp.asarray(x)[None], one)
+    batch = simulate(model, p, cultivation, integrator=integrator, derivative=derivative)
+    trajectory: Trajectory = jax.tree.map(lambda x: x[0], batch)
+    return trajectory
 
 
-def observe_nodes(model: AbstractKineticModel, p: Any, trajectory: Trajectory, grid: IntervalGrid) -> dict[str, Array]:
-    """What assays would read at every node of one vessel, each [K+1].
+def observe_nodes(
+    model: AbstractKineticModel, p: Any, trajectory: Trajectory, *, grid: IntervalGrid
+) -> dict[str, Array]:
+    """Observed variables (error-free assay values) at every node of one cultivation.
 
-    The environment is that of the interval that ends at the node.
+    Args:
+        model: kinetic model.
+        p: the model's Parameters, each a number.
+        trajectory: a trajectory without a batch axis; use `jax.vmap` for a batch.
+        grid: the schedule of that trajectory. The environment of a node is that of the interval that ends there.
+
+    Returns:
+        Values [K+1] by the name of the variable, in its canonical unit (`optim.units.VARIABLES`).
     """
     last = grid.actions.end or grid.actions.start
     before = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.arange(grid.t.shape[0] - 1, dtype=jnp.int32)])
@@ -100,7 +138,16 @@ def observe_nodes(model: AbstractKineticModel, p: Any, trajectory: Trajectory, g
 
 
 def check_trajectory(trajectory: Trajectory, vessels: tuple[str, ...]) -> None:
-    """Raise `SimulationError` naming every vessel of a batched trajectory that did not end well."""
+    """Turn failed simulations into an error.
+
+    Args:
+        trajectory: trajectories with a leading axis B.
+        vessels: the name of each vessel [B].
+
+    Raises:
+        SimulationError: at least one vessel failed. The message names each of them, the time, the reason and the
+            remedy.
+    """
     status = np.atleast_1d(np.asarray(trajectory.status))
     if not status.any():
         return

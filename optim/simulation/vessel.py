@@ -1,4 +1,4 @@
-"""The vessel that goes with a plan: what its feeds hold, what its retention device keeps, what it tops up."""
+"""The vessel of a plan: composition of its feeds, retention of its device, components that it tops up."""
 
 from __future__ import annotations
 
@@ -18,48 +18,63 @@ def make_vessel(
     model: AbstractKineticModel,
     plan: Plan,
     stocks: Mapping[str, Mapping[str, float]],
+    *,
     retention: Mapping[str, float] | None = None,
     titrant: Mapping[str, float] | None = None,
 ) -> Vessel:
-    """The vessel of a plan. Raises `ConfigError` with all that is wrong.
+    """Make the vessel of a plan.
 
-    stocks: composition of every feed, by component of media (canonical unit) or by species (its unit; so a culture can
-    hold cells). What nobody names is zero, also dissolved gas; a known component that the model lacks is left out.
-    retention: share of a species that the device keeps. Where the plan harvests or exchanges medium, cells and
-    properties of cells are kept and all else passes, unless said here.
-    titrant: L of base or acid per unit of a species formed.
+    Args:
+        model: kinetic model.
+        plan: the plan, which names the feeds and the components to top up.
+        stocks: composition of every feed, by component of media (canonical unit) or by species (its unit). A stock may
+            hold cells. A component that is not named is zero, also dissolved gas. A known component that the model does
+            not have is ignored.
+        retention: fraction of a species, by name, that the retention device retains. By default, if the plan harvests
+            or exchanges medium, cells and properties of cells are retained and all else passes.
+        titrant: L of base or acid per unit of a species formed, by name of the species.
+
+    Returns:
+        The vessel, with the feeds in the order of the plan.
+
+    Raises:
+        ConfigError: lists every fault: an unknown stock, component or species, a value out of range, or a top-up that
+            its feed cannot reach.
     """
     faults: list[str] = []
     s = plan.schedule
     feeds = np.zeros((len(plan.feeds), len(model.species)))
     for j, feed in enumerate(plan.feeds):
         if feed in stocks:
-            feeds[j] = _composition(model, feed, stocks[feed], faults)
+            feeds[j] = _stock_concentrations(model, feed, stocks[feed], faults)
         elif feed:
             faults.append(f"feed '{feed}' has no stock.{nearest(feed, stocks)} Stocks: {', '.join(stocks) or 'none'}")
     topup = np.zeros_like(feeds)
     for feed, component in plan.topups.items():
         j = plan.feeds.index(feed)
-        topup[j] = _weights(model, feed, component, faults)
+        topup[j] = _topup_weights(model, feed, component, faults)
         highest = float(np.max(np.asarray(s.topup_to)[:, j]))
         strength = float(topup[j] @ feeds[j])
         if feed in stocks and topup[j].any() and strength <= highest:
             faults.append(f"feed '{feed}' holds {strength:g} of {component} and cannot top up to {highest:g}")
-    kept = None
+    retained = None
     if retention is not None or s.remove is not None or s.level is not None or s.harvest is not None:
         cells = [x.name in model.inoculum_species or not x.dilutes for x in model.species]
-        kept = _by_species(model, "retention", retention or {}, np.array(cells, float), faults)
-        if not np.all((kept >= 0.0) & (kept <= 1.0)):
-            faults.append("retention: a share lies outside 0 to 1")
+        retained = _by_species(model, "retention", retention or {}, np.array(cells, float), faults)
+        if not np.all((retained >= 0.0) & (retained <= 1.0)):
+            faults.append("retention: a fraction lies outside 0 to 1")
     base = None
     if titrant is not None:
         base = _by_species(model, "titrant", titrant, np.zeros(len(model.species)), faults)
     if faults:
         raise ConfigError("\n  ".join(["this vessel cannot be built", *faults]))
-    return Vessel(feeds, kept, base, topup if plan.topups else None)
+    return Vessel(feeds, retained, base, topup if plan.topups else None)
 
 
-def _composition(model: AbstractKineticModel, stock: str, holds: Mapping[str, float], faults: list[str]) -> np.ndarray:
+def _stock_concentrations(
+    model: AbstractKineticModel, stock: str, holds: Mapping[str, float], faults: list[str]
+) -> np.ndarray:
+    """Concentration [N] of every species in a stock, from its composition by component or species."""
     species = model.names()
     known = dict.fromkeys((*species, *(s.component for s in model.species if s.component), *VARIABLES))
     for name, value in holds.items():
@@ -74,14 +89,14 @@ def _composition(model: AbstractKineticModel, stock: str, holds: Mapping[str, fl
                 faults.append(f"stock '{stock}': {s.component} and {s.name} are the same; keep one")
             if not s.dilutes and not s.component:
                 faults.append(
-                    f"stock '{stock}': {s.name} is a property of cells that nothing put in adds to; leave it out"
+                    f"stock '{stock}': {s.name} is a property of cells, which no addition changes; leave it out"
                 )
             values[i] = holds[s.name]
     return values
 
 
-def _weights(model: AbstractKineticModel, feed: str, component: str, faults: list[str]) -> np.ndarray:
-    """What turns the species into what is topped up: 1, or the component's unit per unit of the species."""
+def _topup_weights(model: AbstractKineticModel, feed: str, component: str, faults: list[str]) -> np.ndarray:
+    """Factor [N] from each species to the component that is topped up: 1, or its unit per unit of the species."""
     weights = np.zeros(len(model.species))
     names = [s.name if component in model.names() else s.component for s in model.species]
     places = [i for i, name in enumerate(names) if name == component and model.species[i].dilutes]
@@ -99,11 +114,12 @@ def _weights(model: AbstractKineticModel, feed: str, component: str, faults: lis
 
 
 def _by_species(
-    model: AbstractKineticModel, what: str, given: Mapping[str, float], rest: np.ndarray, faults: list[str]
+    model: AbstractKineticModel, what: str, values: Mapping[str, float], defaults: np.ndarray, faults: list[str]
 ) -> np.ndarray:
-    for name in given:
+    """Values [N] in the order of the species; species that are not named have their default."""
+    for name in values:
         if name not in model.names():
             faults.append(
                 f"{what}: unknown species '{name}'.{nearest(name, model.names())} Known: {', '.join(model.names())}"
             )
-    return np.array([given.get(name, other) for name, other in zip(model.names(), rest, strict=True)], float)
+    return np.array([values.get(name, other) for name, other in zip(model.names(), defaults, strict=True)], float)

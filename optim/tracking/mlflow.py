@@ -8,27 +8,16 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optim.data.dataset import Dataset
 from optim.errors import OptimWarning
+from optim.settings.tracking import TrackingSettings
 
 
 class TrackingWarning(OptimWarning):
     """Tracking is unavailable; results are in the output folder all the same."""
-
-
-@dataclass(frozen=True)
-class TrackingOptions:
-    """`uri` None: the variable MLFLOW_TRACKING_URI, else an SQLite store in `workspace`."""
-
-    enabled: bool
-    uri: str | None
-    experiment: str
-    workspace: Path
-    child_runs: bool = False
 
 
 class Tracker(ABC):
@@ -171,7 +160,7 @@ class MlflowTracker(Tracker):
 
 
 @contextmanager
-def open_tracker(options: TrackingOptions, run_name: str, tags: Mapping[str, str]) -> Iterator[Tracker]:
+def open_tracker(options: TrackingSettings, run_name: str, tags: Mapping[str, str]) -> Iterator[Tracker]:
     """A tracker for one run: FINISHED at the end, FAILED on an error, KILLED on an interrupt.
 
     A store that cannot be reached is a warning, never an error.
@@ -193,7 +182,7 @@ def open_tracker(options: TrackingOptions, run_name: str, tags: Mapping[str, str
         finish(status)
 
 
-def _start(options: TrackingOptions, run_name: str, tags: Mapping[str, str]) -> tuple[Tracker, Any]:
+def _start(options: TrackingSettings, run_name: str, tags: Mapping[str, str]) -> tuple[Tracker, Any]:
     # nothing phones home, and a server that is away is noticed in seconds, unless the user has said otherwise
     for key, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -227,12 +216,12 @@ def _start(options: TrackingOptions, run_name: str, tags: Mapping[str, str]) -> 
     return tracker, finish
 
 
-def _store(options: TrackingOptions) -> tuple[str, str | None]:
+def _store(options: TrackingSettings) -> tuple[str, str | None]:
     """Address of the store, and where its artefacts go (None: the server decides)."""
     uri = options.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
         return uri, None
-    workspace = options.workspace.resolve()
+    workspace = Path(options.workspace).resolve()
     workspace.mkdir(parents=True, exist_ok=True)
     # artefacts lie beside the database, or MLflow would put them into whatever folder the command ran in
     return f"sqlite:///{workspace / 'mlflow.db'}", (workspace / "artifacts").as_uri()

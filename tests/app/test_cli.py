@@ -13,7 +13,7 @@ import pytest
 
 from optim.app.cli import main
 from optim.app.commands import command_summaries
-from optim.artefact import load
+from optim.artefact import load_artefact
 from optim.estimation.result import FitResult
 
 QUICK = ["tracking=off", "fit=quick", "--quiet"]
@@ -52,7 +52,7 @@ BAD = {
     "unknown dataset": (["fit", "dataset.name=cho_clone_scren"], "Did you mean 'cho_clone_screen'"),
     "wrong type": (["fit", "seed=one"], "seed"),
     "nothing fitted yet": (["rank"], "optim fit"),
-    "nothing optimised yet": (["export"], "optim optimise"),
+    "nothing optimised yet": (["export"], "run `optim fit`"),
     "clone that is not there": (["simulate", "vessel=ambr16"], "ambr15"),
     "zero starts": (["fit", "fit.starts=0"], "at least 1"),
 }
@@ -157,7 +157,7 @@ def test_an_interrupted_run_says_what_it_kept_and_can_go_on(tmp_path, small_scre
     assert "interrupted" in err
     assert f"kept in {tmp_path}/out: fit." in err
     assert not list((tmp_path / "out").glob(".*"))  # nothing half-written
-    assert load(FitResult, tmp_path / "out" / "fit").clones
+    assert load_artefact(FitResult, tmp_path / "out" / "fit").clones
     few = ["optimise.starts=1", "optimise.rank_starts=1", "optimise.max_iterations=5"]
     monkeypatch.chdir(tmp_path)
     for command in ("rank", "optimise", "export"):

@@ -14,7 +14,7 @@ from optim.data.open import open_dataset
 from optim.data.screened import Screen
 from optim.errors import ConfigError
 from optim.kinetics import kinetics
-from optim.parameters import table_from_mapping
+from optim.parameters import parameter_table
 
 CONFIGS = ROOT / "configs"
 UNMEASURED = {"osmolality"}  # predicted by a proxy, and measured in no dataset
@@ -136,7 +136,7 @@ def test_what_needs_prices_is_refused_without_them():
 def test_every_model_states_unit_and_source_of_every_parameter(name):
     cfg = model_config(name)
     fields = kinetics(cfg.kinetics).Parameters._fields
-    table = table_from_mapping({name: vars(row) for name, row in cfg.parameters.items()}, fields)
+    table = parameter_table(cfg.parameters, fields)
     for row in table.rows:
         assert row.unit
         assert len(row.source) > 8, row.name

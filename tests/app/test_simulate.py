@@ -30,10 +30,10 @@ def test_every_model_runs_by_its_name(name, tmp_path, monkeypatch):
     assert [c for c in table.columns if c.endswith(" p50")] == [
         f"{n} [{u}] p50" for n, u in zip(shown, found.trajectory.units, strict=True)
     ]
-    known = zip(shown, found.trajectory.units, strict=True)
-    assert all(
-        u == display(VARIABLES[n].unit) for n, u in zip(shown, found.trajectory.units, strict=True) if n in VARIABLES
-    )
+    units = dict(zip(shown, found.trajectory.units, strict=True))
+    assert {n: units[n] for n in units if n in VARIABLES} == {
+        n: display(VARIABLES[n].unit) for n in units if n in VARIABLES
+    }
     assert np.isfinite(table.to_numpy()).all()
     assert table["time_h"].iloc[-1] == pytest.approx(next(d.value for d in found.decisions if d.kind == "harvest"))
     assert (tmp_path / "plots" / "simulation.png").stat().st_size > 10_000

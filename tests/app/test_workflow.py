@@ -12,22 +12,21 @@ import numpy as np
 import pytest
 from conftest import FIT_ONLY, ROOT, has_public_data, needs_counts
 
-from optim.app import session as session_module
 from optim.app.build import compose
 from optim.app.commands import load_command
 from optim.app.session import session
-from optim.artefact import load, save
+from optim.artefact import load_artefact, save_artefact
 from optim.data.contract import Checker
 from optim.errors import ConfigError, IncompatibleError
 from optim.estimation.result import FitResult
 from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.optimisation.result import Optimum, Ranking
 from optim.recipe.document import read_document
-from optim.report import fit_page, page
+from optim.report import view
 
 BUDGET = ["fit.starts=1", "fit.max_iterations=4", "fit.ensemble=4", "fit.noise_rounds=1", "fit.quality=false",
           "fit.identify=false", "optimise.starts=1", "optimise.rank_starts=1", "optimise.max_iterations=3"]  # fmt: skip
-PAINT = page.png
+PAINT = view.picture_of
 EXPERIMENTS = sorted(f.stem for f in (ROOT / "configs" / "experiment").glob("*.yaml"))
 
 
@@ -35,8 +34,7 @@ EXPERIMENTS = sorted(f.stem for f in (ROOT / "configs" / "experiment").glob("*.y
 def unpainted():
     """Figures are drawn but not painted, which is most of the time of a small run; one test paints them."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (session_module, fit_page, page):
-            patch.setattr(module, "png", lambda figure: b"")
+        patch.setattr(view, "picture_of", lambda figure: b"")
         yield
 
 
@@ -55,8 +53,7 @@ def experiments():
 
 @pytest.mark.parametrize("name", experiments())
 def test_every_experiment_runs_from_end_to_end(name, tmp_path, small_screen, monkeypatch):
-    for module in (session_module, fit_page, page):
-        monkeypatch.setattr(module, "png", PAINT)
+    monkeypatch.setattr(view, "picture_of", PAINT)
     overrides = [f"experiment={name}"]
     if name.startswith("ecoli"):
         if not has_public_data():
@@ -90,7 +87,7 @@ def test_new_clones_are_placed_under_an_earlier_fit_which_can_be_continued(tmp_p
         tmp_path / "new", f"dataset.name={screen_of_others}", f"place.fit={old}", "place.days=[0,4]", "place.draws=20",
         command="place", said=said,
     )  # fmt: skip
-    assert load(NewClonePrediction, tmp_path / "new" / "placement").clones == placed.clones
+    assert load_artefact(NewClonePrediction, tmp_path / "new" / "placement").clones == placed.clones
     path = placed.of_clone(placed.clones[0])
     assert [p.day for p in path] == [0.0, 4.0]
     assert path[1]["mu_max"].shrinkage < 0.7 < path[0]["mu_max"].shrinkage
@@ -100,7 +97,7 @@ def test_new_clones_are_placed_under_an_earlier_fit_which_can_be_continued(tmp_p
     assert len(list((tmp_path / "new" / "plots").glob("placement_*.png"))) == len(placed.clones)
     same = go(tmp_path / "again", f"dataset.name={small_screen}", f"fit.continue_from={old}", command="fit")
     # costs are in units of the noise, which is found anew; the clones are where they were
-    assert np.allclose(same.clone[0], load(FitResult, old / "fit").clone[0], rtol=0.02)
+    assert np.allclose(same.clone[0], load_artefact(FitResult, old / "fit").clone[0], rtol=0.02)
     assert len(same.history) < 20
     with pytest.raises(IncompatibleError, match="not new to the fit"):
         go(tmp_path / "x", f"dataset.name={small_screen}", f"place.fit={old}", command="place")
@@ -161,9 +158,9 @@ def test_one_seed_gives_identical_numbers_and_another_does_not(finished, tmp_pat
         body.append(recipe)
     assert body[0] == body[1]
     assert body[0]["process"]["metrics"] != body[2]["process"]["metrics"]
-    a, b = (load(FitResult, f / "fit") for f in folders[:2])
+    a, b = (load_artefact(FitResult, f / "fit") for f in folders[:2])
     assert np.array_equal(a.clone, b.clone)
-    ids = [[load(kind, f / kind.kind()).id for kind in (FitResult, Ranking, Optimum)] for f in folders]
+    ids = [[load_artefact(kind, f / kind.kind()).id for kind in (FitResult, Ranking, Optimum)] for f in folders]
     ids = [[*own, read_document(f / "recipe")["id"]] for own, f in zip(ids, folders, strict=True)]
     assert ids[0] == ids[1]
     assert not set(ids[0]) & set(ids[2])
@@ -176,19 +173,19 @@ def done(finished, tmp_path) -> Path:
 
 
 def test_every_command_can_be_run_alone_on_the_artefacts_before_it(done, small_screen):
-    before = [load(Ranking, done / "ranking").id, load(Optimum, done / "optimum").id]
+    before = [load_artefact(Ranking, done / "ranking").id, load_artefact(Optimum, done / "optimum").id]
     recipe = read_document(done / "recipe")["id"]
     with tables_read() as read:
         for command in ("rank", "optimise", "export"):
             go(done, f"dataset.name={small_screen}", command=command)
     assert not read  # a fit carries what later steps need of the data
     # alone as within the whole flow, to the last digit
-    assert [load(Ranking, done / "ranking").id, load(Optimum, done / "optimum").id] == before
+    assert [load_artefact(Ranking, done / "ranking").id, load_artefact(Optimum, done / "optimum").id] == before
     assert read_document(done / "recipe")["id"] == recipe
 
 
 def test_every_artefact_names_its_parents(finished):
-    fit, ranking, optimum = (load(kind, finished / kind.kind()) for kind in (FitResult, Ranking, Optimum))
+    fit, ranking, optimum = (load_artefact(kind, finished / kind.kind()) for kind in (FitResult, Ranking, Optimum))
     assert fit.lineage.parents == {}
     assert ranking.lineage.parents == {"fit": fit.id}
     assert optimum.lineage.parents == {"fit": fit.id, "ranking": ranking.id}
@@ -208,9 +205,9 @@ def test_every_artefact_names_its_parents(finished):
     ],
 )
 def test_what_was_made_from_another_fit_is_refused(done, small_screen, command, folder, remedy):
-    old = load(FitResult, done / "fit")
+    old = load_artefact(FitResult, done / "fit")
     new = replace(old, lineage=replace(old.lineage, seed=99))
-    save(new, done / "fit")
+    save_artefact(new, done / "fit")
     run = f"replan.run={old.vessels[0]}"
     text = rf"{folder} was made from fit {old.id[:12]}, but \S+fit holds fit {new.id[:12]}; run `{remedy}` again"
     with pytest.raises(IncompatibleError, match=text):
@@ -281,7 +278,7 @@ def test_a_tracked_run_holds_config_metrics_plots_and_recipe(tmp_path, small_scr
     paths = {a.path for a in client.list_artifacts(run_id)}
     assert {"config.yaml", "plots", "tables", "fit", "ranking", "optimum", "recipe"} <= paths
     tables = {Path(a.path).stem for a in client.list_artifacts(run_id, "tables")}
-    assert tables == {"parameters", "ranking"}
+    assert tables == {"parameters", "observations", "ranking", "decisions", "limits", "cost", "trajectories"}
     assert client.get_metric_history(run_id, "optimum/objective_per_evaluation")
     plots = {Path(a.path).stem for a in client.list_artifacts(run_id, "plots")}
     assert {"parity", "residuals", "recovery", "ranking", "processes", "feeds", "cost", "convergence"} <= plots

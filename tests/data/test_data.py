@@ -18,8 +18,9 @@ from optim.data import open as registry
 from optim.data.open import open_dataset
 from optim.data.reader import content_hash, read_dataset
 from optim.errors import ConfigError, DatasetError
+from optim.schedule.actions import Bolus, Setpoint
 from optim.synthetic import ScreenOptions, make_screen
-from optim.units import EVENTS, VARIABLES, factor, to_canonical
+from optim.units import VARIABLES, Quantity, factor, to_canonical
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_a_sound_dataset_is_read_into_canonical_units(folder):
     assert d.vessels == ("R1", "R2")
     assert d.clones == ("C1",)
     assert d.measurements.value[1] == pytest.approx(6.1 / 180.156 * 1000.0, rel=1e-12)
-    assert d.runs[0].events[1].value == pytest.approx(0.4e-3)
+    assert d.runs[0].actions[1] == Bolus(24.0, "f", 0.4)
     assert d.runs[0].start_volume_l == pytest.approx(0.013)
 
 
@@ -219,8 +220,8 @@ def test_units_that_laboratories_write(variable, unit, value, expected):
 def test_temperatures_convert_with_their_offset(celsius):
     kelvin = PINT.Quantity(celsius, "degC").to("kelvin").magnitude
     fahrenheit = PINT.Quantity(celsius, "degC").to("degF").magnitude
-    assert to_canonical(kelvin, "kelvin", EVENTS["temperature"]) == pytest.approx(celsius, abs=1e-9)
-    assert to_canonical(fahrenheit, "degF", EVENTS["temperature"]) == pytest.approx(celsius, abs=1e-9)
+    assert to_canonical(kelvin, "kelvin", Quantity("degC")) == pytest.approx(celsius, abs=1e-9)
+    assert to_canonical(fahrenheit, "degF", Quantity("degC")) == pytest.approx(celsius, abs=1e-9)
 
 
 @given(st.sampled_from(["g/L", "mg/mL", "ug/mL", "kg/m**3", "mg/dL"]), st.floats(0.0, 1e6))
@@ -305,7 +306,7 @@ def test_the_public_ecoli_set_is_read_whole():
     assert final["DoE1_R2", "product"] == pytest.approx(9.41, abs=0.01)
     assert final["DoE1_R2", "biomass"] == pytest.approx(52.27, abs=0.01)
     assert final["DoE2_R2", "biomass"] == pytest.approx(70.17, abs=0.01)
-    temperatures = {r.run_id: [e.value for e in r.events if e.kind == "temperature"] for r in d.runs}
+    temperatures = {r.run_id: [a.temperature_c for a in r.actions if isinstance(a, Setpoint)] for r in d.runs}
     assert np.median(temperatures["DoE3_R1"] or [31.0]) == pytest.approx(31.0, abs=0.7)
 
 

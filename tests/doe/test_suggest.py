@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from dataclasses import replace
 
 import jax
@@ -13,10 +14,21 @@ from support.models import Exponential
 from support.toys import optimum, spec, toy
 
 from optim.app.build import build_fit, compose
-from optim.data.dataset import Event, Measurements, Run
+from optim.data.dataset import Measurements, Run
 from optim.data.open import open_dataset
+from optim.data.schedules import schedule_of
 from optim.doe.alternatives import _filling, _line
-from optim.doe.candidates import Safety, Setting, check_written, information, processes, runs_of, safe, sampled_h
+from optim.doe.candidates import (
+    Safety,
+    Setting,
+    check_written,
+    information,
+    planned_media,
+    processes,
+    runs_of,
+    safe,
+    sampled_h,
+)
 from optim.doe.posterior_normal import Belief, belief_of, lanes, parameters
 from optim.doe.selection import Alternatives, Candidates, State, choose
 from optim.doe.suggest import chosen, runs_to_do, weighed
@@ -24,11 +36,11 @@ from optim.errors import ConfigError, InfeasibleError, SimulationError
 from optim.estimation.levenberg_marquardt import Search, minimise
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import build_problem
-from optim.optimisation.evaluate import actions
+from optim.optimisation.evaluate import process_actions
 from optim.process.decision import Decision
 from optim.process.design import Design
-from optim.schedule.from_run import schedule_of
-from optim.schedule.schedule import to_grid
+from optim.schedule.actions import Bolus, Sample, Setpoint, start_time
+from optim.schedule.schedule import FLOWS, to_grid
 from optim.settings.doe import CRITERIA, SuggestSettings
 from optim.settings.optimisation import OptimiseSettings
 from optim.synthetic import FEED, MEDIUM
@@ -177,7 +189,7 @@ def fitted():
 
 def planned(*clones: str) -> tuple[Run, ...]:
     """Runs of 8 h, sampled twice before their end."""
-    events = tuple(Event(t, "sample", "", 1e-9, 1e-9) for t in (2.0, 5.0))
+    events = tuple(Sample(t, 1e-6) for t in (2.0, 5.0))
     return tuple(
         Run(f"N{i}", "NEXT", f"N{i}", c, 1.0, "medium", 37.0, 7.0, None, 8.0, events) for i, c in enumerate(clones)
     )
@@ -315,14 +327,20 @@ def test_runs_do_what_the_design_says(process_problem):
     for run, own in zip(
         runs_of(process_problem, x, np.zeros(6, int), [design.sample_times_h], SETTING), x, strict=True
     ):
-        listed = actions(process_problem, own)
-        for kind in ("bolus", "sample"):
-            ours = [(e.time_h, 1000.0 * e.value) for e in run.events if e.kind == kind]
-            assert np.allclose(ours, [(a.time_h, a.value) for a in listed if a.kind == kind])
-        levels = [(a.time_h, a.value) for a in listed if a.kind == "setpoint" and a.what == "temperature"]
-        ours = [(0.0, run.temperature_c), *((e.time_h, e.value) for e in run.events if e.kind == "temperature")]
-        assert np.allclose(ours, levels)
-        assert run.end_time_h == next(a.time_h for a in listed if a.kind == "harvest")
+        pairs = list(zip(run.plan(), process_actions(process_problem, own), strict=True))
+        assert all(type(a) is type(b) for a, b in pairs)
+        assert all(start_time(a) == pytest.approx(start_time(b)) for a, b in pairs)
+        chosen = dict(zip([d.name for d in design.decisions], own, strict=True))
+        doses = {a.time_h: a.volume_ml for a in run.actions if isinstance(a, Bolus)}
+        wanted = {d.time_h: v for d, v in zip(design.decisions, own, strict=True) if d.kind == "bolus" and v > 0.0}
+        whole = {t: v for t, v in wanted.items() if t + 24.0 <= chosen["harvest"]}
+        assert {t: doses[t] for t in whole} == pytest.approx(whole)
+        assert [a.time_h for a in run.actions if isinstance(a, Sample)] == [
+            t for t in design.sample_times_h if t < chosen["harvest"]
+        ]
+        (shift,) = [a for a in run.actions if isinstance(a, Setpoint)]
+        assert (shift.time_h, shift.temperature_c) == (chosen["shift_time"], chosen["shift_temperature"])
+        assert run.end_time_h == chosen["harvest"]
 
 
 MANY = (
@@ -348,20 +366,44 @@ def many(*more: Decision, **change: object) -> Design:
     return Design((*MANY, *more), 1.0, 37.0, 7.0, 120.0, 24.0, (24.0, 48.0), 0.01, **fixed | change)
 
 
-def test_every_decision_of_a_run_is_in_its_sheet():
+MORE = (
+    Decision("flow", "perfusion", 0.0, 3.0, 1.0, 0.1, time_h=24.0, feed="medium"),
+    Decision("less", "perfusion", 0.0, 3.0, 1.0, 0.1, time_h=48.0, feed="medium"),
+    Decision("bleed", "bleed", 0.0, 9.0, 2.0, 0.1, time_h=30.0),
+    Decision("held", "bleed_above", 5.0, 50.0, 20.0, 1.0, time_h=40.0),
+    Decision("air", "do", 10.0, 60.0, 40.0, 1.0, time_h=0.0),
+    Decision("less_air", "do", 10.0, 60.0, 40.0, 1.0, time_h=36.0),
+    Decision("shift", "shift_time", 10.0, 90.0, 50.0, 1.0),
+    Decision("ramp", "shift_ramp", 1.0, 12.0, 6.0, 1.0),
+    Decision("cold", "shift_temperature", 30.0, 37.0, 33.0, 0.5),
+    Decision("sugar", "medium_component", 10.0, 60.0, 35.0, 1.0, component="glucose"),
+    Decision("strong", "feed_component", 100.0, 900.0, 400.0, 1.0, feed="medium", component="glucose"),
+)
+CASES = {
+    "fed": (
+        many(),
+        [3.0, 0.0, 0.0, 4.0, 2.0, 31.0, 3.0, 0.8, 50.0, 32.0, 6.7, 70.0],
+        NAMES,
+    ),
+    "perfused": (
+        Design(MORE, 1.0, 37.0, 7.0, 100.0, 24.0, (24.0, 48.0), 0.01, feeds=("feed_a", "medium"), kla_per_h=12.0),
+        [2.0, 1.0, 3.0, 25.0, 40.0, 30.0, 50.0, 6.0, 33.0, 44.0, 500.0],
+        ("feed_a", "medium, 500 mmol/L glucose"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_decision_of_a_run_is_in_its_sheet(case):
     """Against the schedule that is simulated: what flows, is given, drawn and set, in every interval."""
-    design = many()
-
-    class Problem:
-        pass
-
-    Problem.design = design
-    setting = Setting("basal_a", 0.5, "NEXT1", {name: {} for name in ("basal_a", *NAMES)})
-    x = np.array([[3.0, 0.0, 0.0, 4.0, 2.0, 31.0, 3.0, 0.8, 50.0, 32.0, 6.7, 70.0]])
-    (run,) = runs_of(Problem, x, np.zeros(1, int), [design.sample_times_h], setting)
-    assert run.inoculum_vcd == 0.8
+    design, values, names = CASES[case]
+    process = types.SimpleNamespace(design=design)
+    setting = Setting("basal_a", 0.5, "NEXT1", {name: {} for name in ("basal_a", *design.feeds)})
+    x = np.array([values])
+    (run,) = runs_of(process, x, np.zeros(1, int), [design.sample_times_h], setting)
     s = jax.tree.map(np.asarray, design.schedule(jnp.asarray(x[0])))
-    mine = schedule_of(run, s.times[s.times < 70.0], NAMES)
+    end = float(s.end)
+    mine = schedule_of(run, s.times[s.times < end], names)
     ours, theirs = (to_grid(jax.tree.map(jnp.asarray, each), 32)[0] for each in (mine, s))
     t = np.unique(np.round(np.concatenate([ours.t, theirs.t]), 9))
     for name in ("withdraw", "bolus"):
@@ -370,31 +412,49 @@ def test_every_decision_of_a_run_is_in_its_sheet():
         )
     for a, b in zip(_read_at(ours, t), _read_at(theirs, t), strict=True):
         assert np.allclose(a, b, rtol=1e-12, atol=1e-15)
-    given = {e.feed_id for e in run.events if e.kind == "bolus"}
-    assert given == {"salt", "inducer"}
-    assert [(e.time_h, e.value) for e in run.events if e.kind == "ph"] == [(50.0, 6.7)]
+
+
+def test_a_sheet_has_names_media_and_cells_of_its_own():
+    design, values, _ = CASES["fed"]
+    media = {name: {"glucose": 1.0} for name in ("basal_a", *NAMES, "medium")}
+    setting = Setting("basal_a", 0.5, "NEXT1", media)
+    (run,) = runs_of(
+        types.SimpleNamespace(design=design), np.array([values]), np.zeros(1, int), [design.sample_times_h], setting
+    )
+    assert run.inoculum_vcd == 0.8
+    assert {a.feed for a in run.actions if isinstance(a, Bolus)} == {"salt", "inducer"}
+    assert [a for a in run.actions if isinstance(a, Setpoint)] == [Setpoint(50.0, temperature_c=32.0, ph=6.7)]
+    design, values, names = CASES["perfused"]
+    (run,) = runs_of(
+        types.SimpleNamespace(design=design), np.array([values]), np.zeros(1, int), [design.sample_times_h], setting
+    )
+    made = planned_media(design, np.array([values]), setting)
+    assert run.medium_id == "basal_a, 44 mmol/L glucose"
+    assert made[run.medium_id] == {"glucose": 44.0}
+    assert made[names[1]] == {"glucose": 500.0}
+    assert run.actions[0] == Setpoint(0.0, do_percent=40.0, kla_per_h=12.0)
 
 
 def _read_at(grid, t: np.ndarray):
-    """Rates, temperature and pH in the middle of every interval between times t."""
+    """Rates, flows and setpoints in the middle of every interval between times t."""
     at = 0.5 * (t[1:] + t[:-1])
     i = np.searchsorted(np.asarray(grid.t), at, side="right") - 1
     left, right = np.asarray(grid.t)[i], np.asarray(grid.t)[i + 1]
-    share = ((at - left) / (right - left))[:, None]
+    share = (at - left) / (right - left)
     a = grid.actions
-    rate = np.asarray(a.rate_start)[i] * (1.0 - share) + np.asarray(a.rate_end)[i] * share
-    return rate, np.asarray(a.start.temperature)[i], np.asarray(a.start.ph)[i]
+    yield np.asarray(a.rate_start)[i] * (1.0 - share[:, None]) + np.asarray(a.rate_end)[i] * share[:, None]
+    for first, last in zip(a.start, a.start if a.end is None else a.end, strict=True):
+        if first is not None:
+            yield np.asarray(first)[i] * (1.0 - share) + np.asarray(last)[i] * share
+    for name in FLOWS:
+        if getattr(a, name) is not None:
+            yield np.asarray(getattr(a, name))[i]
 
 
 @pytest.mark.parametrize(
     ("row", "change", "words"),
     [
-        (dict(kind="shift_ramp", lower=0.0, upper=9.0), {}, r"decisions\.d is a shift_ramp"),
-        (dict(kind="perfusion", lower=0.0, upper=9.0), {}, r"decisions\.d is a perfusion"),
-        (dict(kind="bleed", lower=0.0, upper=9.0), {}, r"decisions\.d is a bleed"),
-        (dict(kind="do", lower=0.0, upper=90.0), {}, r"decisions\.d is a do"),
-        (dict(kind="medium_component", lower=0.0, upper=90.0, component="glucose"), {}, "is a medium_component"),
-        (None, dict(kla_per_h=10.0), r"design\.kla_per_h"),
+        (dict(kind="medium_component", lower=0.0, upper=90.0, component="Glc"), {}, "'Glc', which no medium of a file"),
         (None, dict(feeds=(*NAMES, "suger")), r"'suger' has no composition\. Did you mean 'sugar'"),
     ],
 )
@@ -510,7 +570,7 @@ def test_the_order_of_clones_changes_nothing(short, plan, process_problem):
     w = weighed(again, moved, process_problem, SETTING, SMALL, QUICK, 0)
     ours, theirs = (runs_to_do(process_problem, x, chosen(x, SMALL, 0), SETTING) for x in (plan, w))
     assert [r.clone_id for r in ours] == [r.clone_id for r in theirs]
-    assert [r.events for r in ours] == [r.events for r in theirs]
+    assert [r.actions for r in ours] == [r.actions for r in theirs]
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
 from optim.app.build import build_fit, compose
-from optim.artefact import load, save
-from optim.data.dataset import Event
+from optim.artefact import load_artefact, save_artefact
 from optim.data.open import open_dataset
 from optim.errors import ConfigError, DatasetError, FitError, IncompatibleError
 from optim.estimation.estimate import multi_start
@@ -27,6 +26,7 @@ from optim.estimation.problem import build_problem
 from optim.estimation.result import FitResult
 from optim.estimation.score import r_squared
 from optim.parameters import ParameterSpec, ParameterTable
+from optim.schedule.actions import Bolus
 from optim.settings.estimation import AssaySettings, FitSettings
 from optim.simulation.engine.march import Integrator
 
@@ -235,8 +235,8 @@ def test_the_order_of_vessels_does_not_matter(small_problem, fitted):
 
 
 def test_a_fit_survives_its_folder(tmp_path, fitted):
-    save(fitted, tmp_path / "fit")
-    back = load(FitResult, tmp_path / "fit")
+    save_artefact(fitted, tmp_path / "fit")
+    back = load_artefact(FitResult, tmp_path / "fit")
     assert np.array_equal(back.clone, fitted.clone)
     assert repr(back.parameters) == repr(fitted.parameters)  # by text: a fixed parameter's shrinkage is NaN
     assert back.r2 == fitted.r2
@@ -244,33 +244,33 @@ def test_a_fit_survives_its_folder(tmp_path, fitted):
 
 
 def test_another_schema_is_refused(tmp_path, fitted):
-    folder = save(fitted, tmp_path / "fit")
+    folder = save_artefact(fitted, tmp_path / "fit")
     file = folder / "artefact.json"
     file.write_text(file.read_text().replace(FitResult.schema, "optim.fit/99", 1))
     with pytest.raises(IncompatibleError, match=r"optim\.fit/99"):
-        load(FitResult, folder)
+        load_artefact(FitResult, folder)
     file.write_text("{ half")
     with pytest.raises(IncompatibleError):
-        load(FitResult, folder)
+        load_artefact(FitResult, folder)
     with pytest.raises(IncompatibleError):
-        load(FitResult, tmp_path / "nothing")
+        load_artefact(FitResult, tmp_path / "nothing")
 
 
 def test_an_artefact_that_lacks_something_says_what_and_what_to_do(tmp_path, fitted):
-    folder = save(fitted, tmp_path / "fit")
+    folder = save_artefact(fitted, tmp_path / "fit")
     file, arrays = folder / "artefact.json", folder / "arrays.npz"
     whole = json.loads(file.read_text())
     file.write_text(json.dumps(whole | {"body": {k: v for k, v in whole["body"].items() if k != "clones"}}))
     with pytest.raises(IncompatibleError, match=r"lacks 'clones'; run `optim fit` again"):
-        load(FitResult, folder)
+        load_artefact(FitResult, folder)
     file.write_text(json.dumps(whole | {"body": whole["body"] | {"more": 1}}))
     with pytest.raises(IncompatibleError, match=r"unknown fields \['more'\]; run `optim fit` again"):
-        load(FitResult, folder)
+        load_artefact(FitResult, folder)
     file.write_text(json.dumps(whole))
     for content in (b"", arrays.read_bytes()[:100]):
         arrays.write_bytes(content)
         with pytest.raises(IncompatibleError, match="run `optim fit` again"):
-            load(FitResult, folder)
+            load_artefact(FitResult, folder)
 
 
 def test_predictions_are_wider_for_a_run_left_out(small_problem):
@@ -294,7 +294,7 @@ def test_when_every_start_fails_it_says_so(small_problem):
     [
         (dict(medium_id="basal_b"), r"run 'C01-1': dataset 'small' has no medium or feed 'basal_b'\. Did you mean"),
         (
-            dict(events=(Event(24.0, "bolus", "fed_a", 1e-4, 1e-4),)),
+            dict(actions=(Bolus(24.0, "fed_a", 0.1),)),
             r"no medium or feed 'fed_a'\. Did you mean 'feed_a'",
         ),
     ],

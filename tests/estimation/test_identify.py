@@ -54,7 +54,15 @@ class Batch(AbstractKineticModel):
 
 def spec(name: str, value: float, prior_sd: float) -> ParameterSpec:
     return ParameterSpec(
-        name, value, "1", "shared", "log", value / 50.0, value * 50.0, prior_sd, None, "chosen for this test", True
+        name=name,
+        value=value,
+        unit="1",
+        level="shared",
+        lower=value / 50.0,
+        upper=value * 50.0,
+        prior_sd=prior_sd,
+        source="chosen for this test",
+        verified=True,
     )
 
 

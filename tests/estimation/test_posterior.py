@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from optim.data.dataset import Dataset, Event, Measurements, Run
+from optim.data.dataset import Dataset, Measurements, Run
 from optim.estimation.estimate import estimate_spread, multi_start
 from optim.estimation.levenberg_marquardt import Search, minimise
 from optim.estimation.noise import NoiseModel
@@ -17,6 +17,7 @@ from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import FitProblem, build_problem
 from optim.kinetics.base import AbstractKineticModel, Inoculum, Species
 from optim.parameters import ParameterSpec, ParameterTable
+from optim.schedule.actions import Bolus
 from optim.settings.estimation import AssaySettings, FitSettings
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.steppers import Tsit5
@@ -107,7 +108,7 @@ def problem_of(
     for c in range(clones):
         for v in range(vessels):
             dose = 0.02 * (1 + v)
-            events = (Event(48.0, "bolus", "feed", dose, dose), Event(96.0, "bolus", "feed", dose, dose))
+            events = (Bolus(48.0, "feed", 1000.0 * dose), Bolus(96.0, "feed", 1000.0 * dose))
             name = f"C{c}-{v}"
             runs.append(Run(name, f"B{(c + v) % 2}", name, f"C{c}", 1.0, "basal", 37.0, 7.0, 0.4, 144.0, events))
             m += [(len(runs) - 1, 24.0 * d, a) for d in range(1, 7) for a in ("vcd", "viability", "glucose")]

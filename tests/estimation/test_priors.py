@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from optim.errors import ConfigError
-from optim.parameters import ParameterSpec, ParameterTable, table_from_mapping
+from optim.parameters import ParameterSpec, ParameterTable, parameter_table
+from optim.settings.model import ParameterSettings
 
 GOOD = {
     "name": "k", "value": 1.5, "unit": "1/h", "level": "shared", "scale": "log", "lower": 0.1, "upper": 4.0,
@@ -86,14 +88,14 @@ def test_a_prior_that_makes_no_sense_is_refused(change, words):
 
 
 def test_what_an_assay_reads_is_a_matter_of_vessels_and_batches():
-    row = {key: value for key, value in GOOD.items() if key != "name"}
-    factor = row | {"level": "batch", "value": 1.0}
-    table = table_from_mapping({"k": row, "scale_titre": factor, "offset_viability": factor}, ("k",))
+    row = ParameterSettings(**{key: value for key, value in GOOD.items() if key != "name"})
+    factor = replace(row, level="batch", value=1.0)
+    table = parameter_table({"k": row, "scale_titre": factor, "offset_viability": factor}, ("k",))
     assert [r.name for r in table.of_level("batch")] == ["scale_titre", "offset_viability"]
     with pytest.raises(ConfigError, match="level must be vessel, batch or fixed"):
-        table_from_mapping({"k": row, "scale_titre": row}, ("k",))
+        parameter_table({"k": row, "scale_titre": row}, ("k",))
     with pytest.raises(ConfigError, match="no such parameter"):
-        table_from_mapping({"k": row, "scale_titer": factor}, ("k",))
+        parameter_table({"k": row, "scale_titer": factor}, ("k",))
 
 
 def test_the_width_of_a_prior_where_the_search_moves():

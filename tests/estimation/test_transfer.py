@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from optim.app.build import build_fit, compose
-from optim.artefact import load, save
+from optim.artefact import load_artefact, save_artefact
 from optim.data.open import open_dataset
 from optim.errors import IncompatibleError
 from optim.estimation.fit import fit
@@ -185,7 +185,7 @@ def test_each_clone_is_placed_by_itself(problem, old, placement):
 
 @pytest.mark.slow
 def test_a_prediction_of_new_clones_survives_its_folder(tmp_path, placement):
-    back = load(NewClonePrediction, save(placement, tmp_path / "placement"))
+    back = load_artefact(NewClonePrediction, save_artefact(placement, tmp_path / "placement"))
     assert back.clones == placement.clones
     assert np.array_equal(back.placed[3].own, placement.placed[3].own)
     assert back.placed[3]["qP"] == placement.placed[3]["qP"]
@@ -210,7 +210,15 @@ def test_what_does_not_fit_together_is_refused(problem, old):
 def test_a_batch_that_was_not_seen_leaves_the_clone_less_certain(problem):
     """A titre assay that reads differently in every batch: in a known batch it is known, in a new one it is not."""
     row = ParameterSpec(
-        "scale_titre", 1.0, "-", "batch", "log", 0.5, 2.0, 0.15, None, "an assay that drifts; made up", False
+        name="scale_titre",
+        value=1.0,
+        unit="-",
+        level="batch",
+        lower=0.5,
+        upper=2.0,
+        prior_sd=0.15,
+        source="an assay that drifts; made up",
+        verified=False,
     )
     varied = replace(problem, table=ParameterTable((*problem.table.rows, row)))
     old = fit(of_clones(varied, 0, 4), replace(OPTIONS, noise_rounds=2), seed=1, model_name="cho_moller")

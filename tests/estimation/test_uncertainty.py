@@ -282,7 +282,9 @@ def test_intervals_of_the_bootstrap_hold_the_truth():
 def test_the_sampler_has_the_priors_of_the_fit(scale, prior):
     none = prior in ("uniform", "flat")
     change = {"scale": scale, "prior": "auto" if prior == "flat" else prior, "prior_sd": None if none else 0.6}
-    row = ParameterSpec("k", 1.5, "1", "shared", lower=0.1, upper=4.0, spread=None, source="x", verified=True, **change)
+    row = ParameterSpec(
+        name="k", value=1.5, unit="1", level="shared", lower=0.1, upper=4.0, source="x", verified=True, **change
+    )
     u = np.array([row.forward(x) for x in np.linspace(0.3, 3.5, 7)])
     p = jax.tree.map(jnp.asarray, priors_of((row,)))
     cost, slope = jax.vmap(jax.value_and_grad(lambda x: prior_cost(p, x[None])[0]))(jnp.asarray(u))

@@ -53,8 +53,8 @@ def library(process: Process, k: int, y: list[float], volume: float, h: float) -
     amounts = (*np.where(dilutes, c * volume, c), volume)
     length = process.nodes[k + 1] - process.nodes[k]
     u = Controls(length, jax.tree.map(lambda a: a[k], process.grid.actions))
-    after = np.array(apply_left_edge(model, amounts, u, process.vessel))
-    slope = np.array(state_derivative(model, p, h / length, amounts, u, process.vessel)) / length
+    after = np.array(apply_left_edge(model, amounts, u, vessel=process.vessel))
+    slope = np.array(state_derivative(model, p, amounts, s=h / length, controls=u, vessel=process.vessel)) / length
     # d(n/V)/dt = (dn/dt - c dV/dt) / V
     rates = np.where(dilutes, (slope[:-1] - c * slope[-1]) / volume, slope[:-1])
     jump = np.where(dilutes, after[:-1] / after[-1], after[:-1])

@@ -118,7 +118,7 @@ def test_dissolved_oxygen_is_that_of_the_full_model_away_from_pulses():
     n = int(cases[0].grid.intervals) + 1
     for v, case in enumerate(cases):
         one = jax.tree.map(lambda a, v=v: a[v], steady)
-        seen = np.asarray(observe_nodes(STEADY, case.p, one, case.grid)["dissolved_oxygen"])[1:n]
+        seen = np.asarray(observe_nodes(STEADY, case.p, one, grid=case.grid)["dissolved_oxygen"])[1:n]
         # every node lies well after the last pulse or step of kLa; a node is just before its own
         assert np.abs(seen - full.concentrations.DOT[v, 1:n]).max() < DOT
         assert (seen > 0.0).all()

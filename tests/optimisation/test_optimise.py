@@ -13,12 +13,12 @@ from optim.data.screened import Screen
 from optim.errors import InfeasibleError, SimulationError
 from optim.optimisation.evaluate import outcome
 from optim.optimisation.optimise import _price_flips, optimise, rank
-from optim.optimisation.slsqp import best, kkt_residual, solve, start_points
+from optim.optimisation.solve import best, kkt_residual, solve, start_points
 from optim.process.design import Decision
 from optim.process.metrics import relative_change
 from optim.process.objective import Objective
 from optim.process.problem import Constraint, Evaluation, Slopes
-from optim.report.terminal import ranking_metrics
+from optim.report.ranking import ranking_metrics
 from optim.settings.optimisation import OptimiseSettings
 from optim.simulation.engine.march import Integrator
 
@@ -99,7 +99,7 @@ def lineage(small_problem):
     from optim.settings.estimation import FitSettings
 
     result = fit(small_problem, FitSettings(1, 10, 1e-4, 4, 0.3, 1), seed=1, model_name="cho_moller")
-    return Lineage.of(result, seed=1, notes=("a note",))
+    return Lineage.from_parents(result, seed=1, notes=("a note",))
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,16 @@ def test_more_freedom_is_never_worse(small_design, process_problem, published, l
 
 
 def test_an_impossible_process_names_the_limits_in_conflict(small_design, published, lineage):
-    strict = Constraint("titre_at_harvest", "titre", "min", 500.0, "g/L", "end", "none", False)
+    strict = Constraint(
+        name="titre_at_harvest",
+        variable="titre",
+        kind="min",
+        limit=500.0,
+        unit="g/L",
+        where="end",
+        source="none",
+        verified=False,
+    )
     with pytest.raises(InfeasibleError, match=r"titre_at_harvest: .* against a min of 500 g/L"):
         optimise(replace(small_design, constraints=(strict,)), "C01", published, FEW, lineage)
 
@@ -180,16 +189,15 @@ def test_clones_are_ranked_by_cost_of_goods_the_cheapest_first(small_design, pub
 
 def test_a_price_that_changes_who_leads_is_named(process_problem, published):
     """More product for more feed: what feed costs decides between the two."""
-    at = [i.name for i in process_problem.book.items].index("feed_medium")
-    items = list(process_problem.book.items)
-    items[at] = replace(items[at], high=1e6)
-    problem = replace(process_problem, book=replace(process_problem.book, items=tuple(items)))
+    book = process_problem.book
+    dear = replace(book.items["feed_medium"], high=1e6)
+    problem = replace(process_problem, book=replace(book, items=book.items | {"feed_medium": dear}))
     fed, hungry = problem.design.platform, problem.design.platform.copy()
     hungry[[i for i, d in enumerate(problem.design.decisions) if d.kind == "bolus"]] = 0.0
     both = {"fed": (fed, published[0]), "hungry": (hungry, published[0])}
     assert _price_flips(problem, both, "fed") == ("hungry leads where feed_medium is 1e+06 EUR/L",)
     assert _price_flips(problem, {"fed": (fed, published[0])}, "fed") == ()
-    known = tuple(replace(i, low=i.price, high=i.price) for i in problem.book.items)
+    known = {name: replace(i, low=i.price, high=i.price) for name, i in problem.book.items.items()}
     sure = replace(problem, book=replace(problem.book, items=known))
     assert _price_flips(sure, both, "fed") == ()
 
@@ -220,3 +228,17 @@ def test_what_lies_outside_the_screen_says_so(small_design, published):
     found = outcome(screened, "platform", np.array([33.0, 336.0]), published)
     flags = {d.name: d.outside_screened for d in found.decisions}
     assert flags == {"shift_temperature": False, "harvest": True}
+
+
+def test_a_lane_has_the_same_digits_in_any_company(process_problem, published):
+    """Simulations and solver alike: what else is in the batch, and where, must not show."""
+    starts = start_points(process_problem, 3, 4)
+    few = OptimiseSettings(max_iterations=2)
+    clones = np.repeat(published, 3, axis=0) * np.array([[1.0], [1.01], [0.99]])
+    together = solve(process_problem, starts, clones, few)
+    backward = solve(process_problem, starts[::-1], clones[::-1], few)[::-1]
+    (alone,) = solve(process_problem, starts[1:2], clones[1:2], few)
+    for a, b in ((together[0], backward[0]), (together[1], backward[1]), (together[1], alone)):
+        assert np.array_equal(a.x, b.x)
+        assert np.array_equal(a.history, b.history, equal_nan=True)
+        assert a.kkt == b.kkt

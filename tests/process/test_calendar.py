@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_robust import OPTIONS, Toy, members
+from support.quadratic import OPTIONS, Toy, members
 
 from optim.errors import ConfigError, InfeasibleError
 from optim.optimisation.choices import variants

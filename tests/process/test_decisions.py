@@ -12,17 +12,18 @@ from optim.app.build import build_process, compose
 from optim.data.screened import Screen
 from optim.errors import ConfigError
 from optim.kinetics import kinetics
-from optim.optimisation.evaluate import actions
+from optim.optimisation.evaluate import process_actions
 from optim.process.decision import KINDS, Decision
 from optim.process.design import Component, Design
 from optim.process.disturbance import AS_PLANNED
 from optim.process.metrics import PRODUCTS, batch_metrics
 from optim.process.objective import Market, Objective
 from optim.process.problem import Constraint
-from optim.recipe.recipe import feed_schedule
+from optim.recipe.steps import feed_schedule, setpoint_phases
 from optim.schedule.actions import Bleed, Feed, Harvest, Perfusion, Setpoint
 from optim.schedule.plan import make_plan
 from optim.schedule.schedule import to_grid
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import observe_nodes, simulate_one
 from optim.simulation.vessel import make_vessel
@@ -178,7 +179,7 @@ def told(d: Design, *x: float):
     class Problem:
         design = d
 
-    return actions(Problem, np.array(x))  # type: ignore[arg-type]
+    return process_actions(Problem, np.array(x))  # type: ignore[arg-type]
 
 
 def test_a_recipe_tells_a_ramp_and_what_is_held_after_it():
@@ -186,8 +187,12 @@ def test_a_recipe_tells_a_ramp_and_what_is_held_after_it():
         one("t", "shift_time", 10.0, 90.0, 30.0), one("to", "shift_temperature", 30.0, 37.0, 33.0),
         one("ramp", "shift_ramp", 0.0, 24.0, 10.0),
     )  # fmt: skip
-    rows = [(a.time_h, a.value, a.value_end) for a in told(d, 31.0, 33.0, 10.0) if a.what == "temperature"]
-    assert rows == [(0.0, 36.5, None), (31.0, 36.5, 33.0), (41.0, 33.0, None)]
+    done = told(d, 31.0, 33.0, 10.0)
+    assert [a for a in done if isinstance(a, Setpoint)][1:] == [Setpoint(31.0, temperature_c=33.0, ramp_h=10.0)]
+    rows = [p for p in setpoint_phases(done, ()) if p.parameter == "temperature"]
+    assert [(24.0 * p.start_day, p.target, p.target_end) for p in rows] == [
+        (0.0, 36.5, None), (31.0, 36.5, 33.0), (41.0, 33.0, None),
+    ]  # fmt: skip
 
 
 def test_a_recipe_feeds_what_the_simulation_does():
@@ -209,7 +214,7 @@ def test_what_is_perfused_does_not_fill_the_vessel():
     rows = feed_schedule(told(d, 2.0, 30.0), 1000.0, 2000.0)
     assert [(r.mode, r.vessel_volume_after_ml) for r in rows] == [("perfusion", 1000.0)]
     assert rows[0].volume_ml == pytest.approx(2.0 * 4.0 * 1000.0)
-    assert any(a.what == "bleed above VCD" and a.value == 30.0 for a in told(d, 2.0, 30.0))
+    assert [a for a in told(d, 2.0, 30.0) if isinstance(a, Bleed)] == [Bleed(0.0, above_vcd_1e6_per_ml=30.0)]
 
 
 def test_a_delay_delays_flows_as_well():
@@ -312,13 +317,31 @@ def test_dearer_prices_are_lanes(process_problem, published):
 
 
 def test_a_metric_may_be_limited(process_problem, published):
-    top = Constraint("cogs", "cogs_eur_per_g", "max", 60.0, "EUR/g", "end", "own", True)
+    top = Constraint(
+        name="cogs",
+        variable="cogs_eur_per_g",
+        kind="max",
+        limit=60.0,
+        unit="EUR/g",
+        where="end",
+        source="own",
+        verified=True,
+    )
     problem = replace(process_problem, constraints=(top,))
     e = problem.evaluate(problem.design.platform[None], published)
     value = e.metrics[0, list(problem.metrics).index("cogs_eur_per_g")]
     assert e.margins[0] == pytest.approx([(60.0 - value) / 60.0])
     with pytest.raises(ConfigError, match="say where: end"):
-        Constraint("cogs", "cogs_eur_per_g", "max", 60.0, "EUR/g", "path", "own", True)
+        Constraint(
+            name="cogs",
+            variable="cogs_eur_per_g",
+            kind="max",
+            limit=60.0,
+            unit="EUR/g",
+            where="path",
+            source="own",
+            verified=True,
+        )
 
 
 # --- perfusion, against a plan that a process team would write ---
@@ -349,8 +372,9 @@ def test_perfusion_agrees_with_the_plan_it_stands_for(screen, tmp_path):
     device = make_vessel(model, plan, stocks)
     grid = to_grid(plan.schedule)[0]
     start = model.State(*problem.initial)
-    t = simulate_one(model, model.Parameters(*p[0]), start, d.start_volume_l, grid, device, problem.integrator)
-    seen = observe_nodes(model, model.Parameters(*p[0]), t, grid)
+    plain, cultivation = model.Parameters(*p[0]), Cultivation(start, d.start_volume_l, grid, device)
+    t = simulate_one(model, plain, cultivation, integrator=problem.integrator)
+    seen = observe_nodes(model, plain, t, grid=grid)
     last = int(grid.intervals)
     grams = float(seen["titre"][last] * t.volume[last] + t.collected["mAb"][last])
     scale = problem.book.production_volume_l / d.start_volume_l
@@ -366,7 +390,14 @@ def test_perfusion_agrees_with_the_plan_it_stands_for(screen, tmp_path):
 
 # --- objectives ---
 
-MARKET = Market(price_eur_per_g=400.0, demand_g_per_year=50_000.0, suite_days_per_year=330.0, turnaround_h=48.0)
+MARKET = Market(
+    price_eur_per_g=400.0,
+    demand_g_per_year=50_000.0,
+    suite_days_per_year=330.0,
+    turnaround_h=48.0,
+    source="made",
+    verified=False,
+)
 
 METRICS = batch_metrics(PRODUCTS["titre"])
 
@@ -393,11 +424,11 @@ def test_what_a_solver_sees_is_the_metric_and_its_slope(objective):
     value = metrics[:, list(objective.metrics).index(objective.target.name)]
     assert objective.from_solver(objective.to_solver(metrics)) == pytest.approx(value, rel=1e-12)
     every = objective.slopes(rows, slopes)
-    gradient = objective.slopes_to_solver(metrics, every)
+    gradient = np.asarray(objective.slopes_to_solver(metrics, every))
     h = 1e-6
     for k in range(3):
         up, down = (
-            objective.to_solver(np.asarray(objective.complete(rows + s * h * slopes[:, :, k]))) for s in (1, -1)
+            np.asarray(objective.to_solver(objective.complete(rows + s * h * slopes[:, :, k]))) for s in (1, -1)
         )
         assert gradient[:, k] == pytest.approx((up - down) / (2.0 * h), rel=1e-5, abs=1e-8)
 

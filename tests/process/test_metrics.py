@@ -113,7 +113,14 @@ def test_the_table_marks_what_may_be_maximised():
 
 
 def test_a_market_in_grams_sells_no_vectors():
-    market = Market(price_eur_per_g=400.0, demand_g_per_year=1e4, suite_days_per_year=330.0, turnaround_h=48.0)
+    market = Market(
+        price_eur_per_g=400.0,
+        demand_g_per_year=1e4,
+        suite_days_per_year=330.0,
+        turnaround_h=48.0,
+        source="made",
+        verified=False,
+    )
     with pytest.raises(ConfigError, match=r"objective\.market: .*counted in vg"):
         Objective("profit", market=market, product=PRODUCTS["vector_genomes"])
 

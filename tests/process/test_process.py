@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import pytest
 from optim.app.build import build_process, compose
 from optim.data.screened import Screen
 from optim.errors import ConfigError
-from optim.process.cost import CostBook, Harvest, PriceItem, book_from_mapping
+from optim.process.cost import CostBook, Harvest, PriceItem
 from optim.process.design import Decision, Design
 from optim.process.problem import Constraint
 from optim.schedule.schedule import to_grid
@@ -23,7 +23,7 @@ EUR_PER_USD = 0.92
 
 @pytest.fixture(scope="module")
 def book() -> CostBook:
-    return book_from_mapping(asdict(compose([]).cost))
+    return CostBook(**vars(compose([]).cost))
 
 
 def batch(volume: float, titre: float, days: float, viability: float = 0.9) -> Harvest:
@@ -49,7 +49,7 @@ def test_cost_of_goods_agrees_with_a_hand_written_bill(book, volume, titre, days
 def test_the_bill_has_the_shares_of_the_hand_written_one(book):
     h = batch(2000.0, 5.0, 14.0)
     costs = np.asarray(book.costs(jnp.asarray(book.prices()), h))
-    share = {c: sum(x for i, x in zip(book.items, costs, strict=True) if i.category == c) / costs.sum() for c in
+    share = {c: sum(x for i, x in zip(book.rows, costs, strict=True) if i.category == c) / costs.sum() for c in
              ("facility", "downstream", "labour", "quality")}  # fmt: skip
     assert share["facility"] == pytest.approx(0.42, abs=0.02)
     assert share["downstream"] == pytest.approx(0.20, abs=0.02)
@@ -63,7 +63,7 @@ def test_elasticities_add_up_and_match_differences(book):
     assert sum(e.values()) == pytest.approx(1.0, rel=1e-12)
     prices = book.prices()
     total = float(jnp.sum(book.costs(jnp.asarray(prices), h)))
-    for i, item in enumerate(book.items):
+    for i, item in enumerate(book.rows):
         more = prices.copy()
         more[i] *= 1.01
         change = (float(jnp.sum(book.costs(jnp.asarray(more), h))) / total - 1.0) / 0.01
@@ -196,10 +196,14 @@ def test_a_decision_that_makes_no_sense_is_refused(change, words):
 
 
 def test_a_constraint_that_makes_no_sense_is_refused():
-    with pytest.raises(ConfigError, match="not one of max, min"):
-        Constraint("c", "lactate", "most", 1.0, "mmol/L", "path", "s", True)
+    with pytest.raises(ConfigError, match=r"constraints\.c\.kind: unknown 'most'.* Known: max, min"):
+        Constraint(
+            name="c", variable="lactate", kind="most", limit=1.0, unit="mmol/L", where="path", source="s", verified=True
+        )
     with pytest.raises(ConfigError, match="gives the constraint no scale"):
-        Constraint("c", "lactate", "max", 0.0, "mmol/L", "path", "s", True)
+        Constraint(
+            name="c", variable="lactate", kind="max", limit=0.0, unit="mmol/L", where="path", source="s", verified=True
+        )
 
 
 # --- the problem ---

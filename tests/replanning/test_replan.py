@@ -12,32 +12,33 @@ import pytest
 
 from optim.app.build import build_process, compose
 from optim.app.commands import load_command
-from optim.app.commands.replan import chosen_run, now_of, read_plan, running, stopped, until_now
+from optim.app.commands.replan import chosen_run, now_of, read_plan, running, until_now
 from optim.app.session import session
-from optim.artefact import Lineage, load, save
-from optim.data.dataset import Event, Measurements, Run
+from optim.artefact import Lineage, load_artefact, save_artefact
+from optim.data.dataset import Measurements, Run
 from optim.data.open import open_dataset
+from optim.data.schedules import schedule_of
 from optim.data.screened import Screen
 from optim.data.writer import write_dataset
 from optim.errors import ConfigError, DatasetError, DisagreementWarning, IncompatibleError
 from optim.estimation.fit import fit
 from optim.optimisation.optimise import optimise, parameter_sets
-from optim.optimisation.slsqp import best, solve
+from optim.optimisation.solve import best, solve
 from optim.process.decision import Decision
 from optim.process.design import Design
 from optim.replanning.remaining import remaining
 from optim.replanning.replan import ReplanOptions, replan
 from optim.replanning.result import Replan
 from optim.replanning.running_batch import Plan, outlook
-from optim.report import plots_replan
-from optim.report.terminal_replan import replan_lines
-from optim.schedule.from_run import schedule_of
+from optim.report.replan import draw_replan, replan_lines
+from optim.schedule.actions import Bolus, Feed, Harvest, Sample, Setpoint, start_time, used_feed
 from optim.schedule.schedule import to_grid
 from optim.settings.estimation import FitSettings
 from optim.settings.optimisation import OptimiseSettings
 from optim.settings.process import WEEKDAYS, CalendarSettings
 from optim.settings.replanning import ReplanSettings
 from optim.simulation.balance import Vessel
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import check_trajectory, observe_nodes, simulate_one
 from optim.synthetic import FEED, MEDIUM
@@ -69,7 +70,7 @@ def process(cfg, small_screen):
 def optimum(process, old):
     sets = parameter_sets(old, process.model, CLONE)
     options = OptimiseSettings(starts=4, max_iterations=80, tolerance=1e-8)
-    return optimise(replace(process, screened={}), CLONE, sets, options, Lineage.of(old, seed=1))
+    return optimise(replace(process, screened={}), CLONE, sets, options, Lineage.from_parents(old, seed=1))
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +85,11 @@ def member(old, process):
 
 
 def bolus(time_h, ml, feed="feed_a"):
-    return Event(time_h, "bolus", feed, ml / 1000.0, ml / 1000.0)
+    return Bolus(time_h, feed, ml)
 
 
 def sample(time_h):
-    return Event(time_h, "sample", "", SAMPLE, SAMPLE)
+    return Sample(time_h, 1000.0 * SAMPLE)
 
 
 def as_planned(plan, now_h):
@@ -96,7 +97,7 @@ def as_planned(plan, now_h):
     events = [sample(d * DAY) for d in range(14) if d * DAY <= now_h]
     given = [(24.0 * int(name.rsplit("_", 1)[1]), v) for name, v in plan.decisions.items() if "feed" in name]
     events += [bolus(t, v) for t, v in given if t < now_h and v > 0.0]
-    return tuple(sorted(events, key=lambda e: e.time_h))
+    return tuple(sorted(events, key=start_time))
 
 
 def a_run(events, end_h=336.0, clone=CLONE):
@@ -105,19 +106,18 @@ def a_run(events, end_h=336.0, clone=CLONE):
 
 def independent(model, p, run, times, inoculum=1.0):
     """True readings at some times, by a plain simulation of what was done."""
-    feeds = tuple(dict.fromkeys(e.feed_id for e in run.events if e.feed_id)) or ("feed_a",)
+    feeds = tuple(dict.fromkeys(used_feed(a) for a in run.actions if used_feed(a))) or ("feed_a",)
     plain = schedule_of(run, np.asarray(times), feeds)
     grid, _ = to_grid(jax.tree.map(jnp.asarray, plain), 64)
     start = np.array(list(model.initial(MEDIUM, 0.5, {}).values()))
     start[:2] *= inoculum
     vessel = Vessel(jnp.asarray([model.feed(FEED)] * len(feeds)))
     values = model.Parameters(*p)
-    one = simulate_one(
-        model, values, model.State(*start), run.start_volume_l, grid, vessel, Integrator(rtol=1e-8, atol=1e-9)
-    )
+    cultivation = Cultivation(model.State(*start), run.start_volume_l, grid, vessel)
+    one = simulate_one(model, values, cultivation, integrator=Integrator(rtol=1e-8, atol=1e-9))
     check_trajectory(jax.tree.map(lambda x: x[None], one), ("truth",))
     at = [int(np.argmin(np.abs(np.asarray(grid.t) - t))) for t in times]
-    seen = {k: np.asarray(v)[at] for k, v in observe_nodes(model, values, one, grid).items()}
+    seen = {k: np.asarray(v)[at] for k, v in observe_nodes(model, values, one, grid=grid).items()}
     return seen | {"volume": 1000.0 * np.asarray(one.volume)[at]}
 
 
@@ -153,7 +153,7 @@ def planned_anew(cfg, process, old, plan, small_screen):
         here, batch = running(problem, data, 0, now_h)
         fitting = until_now(cfg, data, 0, now_h)
         if whole:
-            return replan(here, fitting, old, batch, plan, options, Lineage.of(old, seed=1))
+            return replan(here, fitting, old, batch, plan, options, Lineage.from_parents(old, seed=1))
         return outlook(here, fitting, old, batch, plan.decisions, options.replan.draws, 1)
 
     return go
@@ -215,11 +215,11 @@ def test_readings_of_a_known_truth_bring_the_prediction_towards_it(planned_anew,
     assert factor.width < 0.8
     later = np.array([8, 10, 12]) * DAY
     rest = a_run(as_planned(plan, 13.5 * DAY), end_h=300.0)
-    rest = replace(rest, events=tuple(e for e in rest.events if e.time_h < 300.0))
+    rest = replace(rest, actions=tuple(a for a in rest.actions if a.time_h < 300.0))
     shift = plan.decisions["shift_time"]
     if shift < 300.0:
         cold = plan.decisions["shift_temperature"]
-        rest = replace(rest, events=(*rest.events, Event(shift, "temperature", "", cold, cold)))
+        rest = replace(rest, actions=(*rest.actions, Setpoint(shift, temperature_c=cold)))
     truth = independent(process.model, member, rest, later, inoculum)
     ratio, after = [], []
     for name in ("vcd", "glucose", "lactate", "titre"):
@@ -255,9 +255,9 @@ def test_an_assay_that_agrees_with_nothing_is_named(planned_anew, process, plan,
 
 def odd_events(plan):
     """What was done otherwise: a skipped bolus, one of half the volume, one out of turn, a small excursion, pH."""
-    rows = [e for e in as_planned(plan, 6 * DAY) if not (e.kind == "bolus" and e.time_h in (4 * DAY, 5 * DAY))]
-    rows += [bolus(5 * DAY, 0.31), bolus(110.5, 0.123), Event(50.0, "temperature", "", 36.5, 36.5)]
-    rows += [Event(60.0, "temperature", "", 36.8, 36.8), Event(70.0, "ph", "", 6.95, 6.95)]
+    rows = [a for a in as_planned(plan, 6 * DAY) if not (isinstance(a, Bolus) and a.time_h in (4 * DAY, 5 * DAY))]
+    rows += [bolus(5 * DAY, 0.31), bolus(110.5, 0.123), Setpoint(50.0, temperature_c=36.5)]
+    rows += [Setpoint(60.0, temperature_c=36.8), Setpoint(70.0, ph=6.95)]
     return tuple(sorted(rows, key=lambda e: e.time_h))
 
 
@@ -295,7 +295,7 @@ def test_past_actions_are_the_same_whatever_is_decided(planned_anew, plan):
             assert np.array_equal(a, b)
     times, _, given, *_ = pasts[0]
     doses = {float(t): 1000.0 * float(v) for t, v in zip(times, given[:, 0], strict=True) if v > 0.0}
-    done = {e.time_h: 1000.0 * e.value for e in run.events if e.kind == "bolus"}
+    done = {a.time_h: a.volume_ml for a in run.actions if isinstance(a, Bolus)}
     assert doses == pytest.approx(done)
     assert 4 * DAY not in doses
 
@@ -305,7 +305,9 @@ def test_a_skipped_bolus_is_told_and_changes_the_rest(planned_anew, process, pla
     now = 7 * DAY
     full = a_run(as_planned(plan, now))
     largest = max((d for d in (5, 6)), key=lambda d: plan.decisions[f"feed_volume_day_{d}"]) * DAY
-    skipped = replace(full, events=tuple(e for e in full.events if not (e.kind == "bolus" and e.time_h == largest)))
+    skipped = replace(
+        full, actions=tuple(a for a in full.actions if not (isinstance(a, Bolus) and a.time_h == largest))
+    )
     found = {}
     for name, run in (("full", full), ("skipped", skipped)):
         found[name] = planned_anew(run, readings_of(process.model, member, run, (0, 1, 2, 3, 4, 5, 6, 7)), now)
@@ -313,7 +315,7 @@ def test_a_skipped_bolus_is_told_and_changes_the_rest(planned_anew, process, pla
     assert not row.open
     assert row.now == 0.0
     assert row.reason == "left out"
-    given = {k: sum(a.value for a in r.actions if a.kind == "bolus") for k, r in found.items()}
+    given = {k: sum(a.volume_ml for a in r.actions if isinstance(a, Bolus)) for k, r in found.items()}
     # the feed that was not given is given later, not forgotten
     assert given["skipped"] > given["full"] + 0.2 * row.planned
     assert found["skipped"].gain > 0.0
@@ -332,7 +334,7 @@ def test_new_decisions_are_at_pump_steps_and_after_now(planned_anew, process, pl
             assert d.reason
     assert all(a.time_h >= now for a in found.actions)
     assert all(a.time_h <= now for a in found.done)
-    assert found.actions[-1].kind == "harvest"
+    assert isinstance(found.actions[-1], Harvest)
     assert {a.time_h for a in found.next_actions} <= {now}
     assert found.next_sample_h == now + DAY
     assert found.gain > 0.0
@@ -355,7 +357,7 @@ def test_nothing_by_hand_is_planned_for_when_nobody_is_there(planned_anew, proce
             if rows[d.name].planned > 0.0:
                 assert "outside working hours" in rows[d.name].reason
     assert any(a - 1e-6 <= rows["harvest"].now <= b + 1e-6 for a, b in windows)
-    hand = [a for a in found.actions if a.kind in ("bolus", "harvest") and a.value != 0.0]
+    hand = [a for a in found.actions if isinstance(a, Bolus | Harvest)]
     assert all(any(a - 1e-6 <= x.time_h <= b + 1e-6 for a, b in windows) for x in hand)
     assert any(d.open and d.now == 0.0 and d.planned > 0.0 for d in found.decisions)
 
@@ -425,7 +427,7 @@ def test_a_shift_is_done_once_the_temperature_has_changed_for_good(process):
         left, _ = remaining(process.design, a_run(events), 150.0, ("feed_a",))
         return {d.name for d in left.decisions}
 
-    cold, back = Event(100.0, "temperature", "", 33.0, 33.0), Event(103.0, "temperature", "", 36.8, 36.8)
+    cold, back = Setpoint(100.0, temperature_c=33.0), Setpoint(103.0, temperature_c=36.8)
     assert {"shift_time", "shift_temperature"} <= names()
     assert not {"shift_time", "shift_temperature"} & names(cold)
     assert {"shift_time", "shift_temperature"} <= names(cold, back)
@@ -441,7 +443,7 @@ def test_a_shift_is_done_once_the_temperature_has_changed_for_good(process):
 def test_a_feed_rate_goes_on_until_it_is_decided_anew():
     rows = tuple(Decision(f"rate_{t}h", "feed_rate", 0.0, 9.0, 1.0, 0.0, float(t)) for t in (0, 10, 20))
     design = Design((*rows, Decision("harvest", "harvest", 20.0, 30.0, 30.0, 0.0)), 1.0, 30.0, 7.0, 30.0, 5.0, (), 0.0)
-    run = a_run([Event(0.0, "feed_rate", "f", 0.002, 0.002), Event(7.0, "feed_rate", "f", 0.003, 0.003)])
+    run = a_run([Feed("f", 0.0, 2.0, stop_h=7.0), Feed("f", 7.0, 3.0)])
     left, passed = remaining(design, run, 12.0, ("f",))
     assert [d.name for d in left.decisions] == ["rate_20h", "harvest"]
     assert [p.done for p in passed] == pytest.approx([2.0, 3.0])
@@ -452,11 +454,11 @@ def test_a_feed_rate_goes_on_until_it_is_decided_anew():
 
 
 def test_a_ramp_that_is_cut_off_has_come_as_far_as_it_would():
-    run = a_run([Event(0.0, "feed_rate", "f", 0.001, 0.003), Event(4.0, "feed_rate", "f", 0.002, 0.006)], end_h=20.0)
-    early = schedule_of(stopped(run, 8.0), np.zeros(0), ("f",))
+    run = a_run([Feed("f", 0.0, 1.0, 3.0, stop_h=4.0), Feed("f", 4.0, 2.0, 6.0)], end_h=20.0)
+    early = schedule_of(run.until(8.0), np.zeros(0), ("f",))
     assert early.rate_start[:, 0] == pytest.approx([0.001, 0.002])
     assert early.rate_end[:, 0] == pytest.approx([0.003, 0.003])
-    assert stopped(run, 20.0).events == run.events
+    assert run.until(20.0).actions == run.actions
 
 
 def test_an_exponential_feed_goes_on_by_its_decisions():
@@ -464,7 +466,7 @@ def test_an_exponential_feed_goes_on_by_its_decisions():
     design = Design(
         rows, 1.0, 30.0, 7.0, 30.0, 5.0, (), 0.0, feeds=("f", "base"), second_feed="base", second_feed_ratio=0.5
     )
-    run = a_run([Event(0.0, "feed_rate", "f", 0.001, 0.004), Event(0.0, "feed_rate", "base", 0.002, 0.002)], end_h=20.0)
+    run = a_run([Feed("f", 0.0, 1.0, 4.0), Feed("base", 0.0, 2.0)], end_h=20.0)
     left, _ = remaining(design, run, 10.0, ("f", "base"))
     s = jax.tree.map(np.asarray, left.schedule(jnp.asarray([2.0, 0.1])))
     assert list(s.rate_t) == [0.0, 10.0, 15.0, 20.0, 25.0]
@@ -485,7 +487,7 @@ def test_feeds_of_a_running_batch_keep_the_names_of_the_design(small_screen):
     here, batch = running(problem, data, 0, 6 * DAY)
     # its soda is another than the design's
     assert batch.feeds == ("feed_a", "sugar", "soda", "soda (as given)")
-    assert [e.feed_id for e in batch.run.events] == ["sugar", "soda (as given)", "feed_a"]
+    assert [a.feed for a in batch.run.actions] == ["sugar", "soda (as given)", "feed_a"]
     holds = [here.model.feed(media[name]) for name in ("feed_a", "sugar")]
     assert np.allclose(here.feeds[:2], holds)
     assert here.feeds[3] == pytest.approx(here.model.feed({"lactate": 2.0}))
@@ -534,7 +536,7 @@ def test_runs_and_times_that_cannot_be_are_refused(small_screen):
 
 
 def test_a_plan_of_another_design_is_refused(process, old, optimum, tmp_path):
-    save(optimum, tmp_path / "optimum")
+    save_artefact(optimum, tmp_path / "optimum")
     assert read_plan(tmp_path / "optimum", process, old, FIT).decisions["harvest"] > 0.0
     fewer = replace(process, design=replace(process.design, decisions=process.design.decisions[1:]))
     with pytest.raises(IncompatibleError, match=r"other decisions.*feed_volume_day_3"):
@@ -547,7 +549,7 @@ def test_a_plan_of_another_design_is_refused(process, old, optimum, tmp_path):
 
 
 def test_a_plan_that_was_made_from_another_fit_is_refused(process, old, optimum, tmp_path):
-    save(optimum, tmp_path / "optimum")
+    save_artefact(optimum, tmp_path / "optimum")
     other = replace(old, lineage=replace(old.lineage, seed=99))
     text = rf"optimum was made from fit {old.id[:12]}, but .*{other.id[:12]}; run `optim optimise` again"
     with pytest.raises(IncompatibleError, match=text):
@@ -559,8 +561,8 @@ def test_a_plan_that_was_made_from_another_fit_is_refused(process, old, optimum,
 
 @pytest.mark.slow
 def test_the_command_reads_folders_and_leaves_an_artefact(tmp_path, old, optimum, plan, process, member):
-    save(old, tmp_path / "before" / "fit")
-    save(optimum, tmp_path / "before" / "optimum")
+    save_artefact(old, tmp_path / "before" / "fit")
+    save_artefact(optimum, tmp_path / "before" / "optimum")
     now = 5 * DAY
     run = a_run(as_planned(plan, now))
     readings = readings_of(process.model, member, run, (0, 1, 2, 3, 4, 5), 0.85)
@@ -572,9 +574,9 @@ def test_the_command_reads_folders_and_leaves_an_artefact(tmp_path, old, optimum
              "end_time_h": 336.0, "ph": 7.0, "inoculum_vcd_1e6_per_ml": 0.5, "experiment_id": "LATER"}
         ],
         "events.csv": [
-            {"run_id": "R1", "time_h": e.time_h, "kind": e.kind, "feed_id": e.feed_id, "value": 1e3 * e.value,
-             "unit": "mL"}
-            for e in run.events
+            {"run_id": "R1", "time_h": a.time_h, "kind": type(a).__name__.lower(), "feed_id": used_feed(a),
+             "value": a.volume_ml, "unit": "mL"}
+            for a in run.actions
         ],
         "media.csv": [
             {"medium_id": m, "component": c, "value": v, "unit": "mOsm/kg" if "osm" in c else "mmol/L"}
@@ -592,7 +594,7 @@ def test_the_command_reads_folders_and_leaves_an_artefact(tmp_path, old, optimum
     said: list[str] = []
     with session(compose([*keys, *less]), "replan", said.append) as s, pytest.warns(DisagreementWarning):
         found = load_command("replan")(s)
-    again = load(Replan, tmp_path / "out" / "replan")
+    again = load_artefact(Replan, tmp_path / "out" / "replan")
     assert again.decisions == found.decisions
     assert np.array_equal(again.ensemble, found.ensemble)
     assert (tmp_path / "out" / "plots" / "replan.png").stat().st_size > 10_000
@@ -607,5 +609,5 @@ def test_the_command_reads_folders_and_leaves_an_artefact(tmp_path, old, optimum
     # the next time, this is the plan
     following = read_plan(tmp_path / "out" / "replan", process, old, FIT)
     assert following.decisions == {d.name: d.now for d in found.decisions}
-    assert plots_replan.replan(again).axes
+    assert draw_replan(again).axes
     assert {x.variable for x in again.readings} == {"vcd", "viability", "glucose", "lactate", "titre"}

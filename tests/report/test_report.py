@@ -1,8 +1,10 @@
-"""Recipes, exports and plots."""
+"""Recipes, views and the files that are made of them."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import re
 from dataclasses import replace
 
@@ -11,20 +13,25 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from optim.artefact import Lineage
-from optim.errors import IncompatibleError, OptimError
+import optim
+from optim.artefact import Artefact, Lineage
+from optim.errors import ConfigError, IncompatibleError, OptimError
 from optim.estimation.data_quality.finding import Finding
 from optim.estimation.result import StartReport
-from optim.export.tables import export_recipe
+from optim.export.folder import EXPORTERS, export_view
+from optim.export.text_files import csv_text
 from optim.optimisation.evaluate import outcome
 from optim.optimisation.optimise import optimise
-from optim.optimisation.result import Action, DecisionValue
+from optim.optimisation.result import DecisionValue
 from optim.recipe.document import read_document, recipe_document
-from optim.recipe.recipe import Provenance, Recipe, feed_schedule, make_recipe
+from optim.recipe.recipe import Provenance, Recipe, make_recipe
 from optim.recipe.rounding import broken_limits, kept_best, rounded_decisions, roundings
-from optim.report import plots, terminal
-from optim.report.fit_page import fit_images, fit_page, search_text
-from optim.report.page import number
+from optim.recipe.steps import feed_schedule
+from optim.report.fit_page import fit_page, search_text
+from optim.report.html import number_text
+from optim.report.recipe import recipe_view
+from optim.report.view import View, view_of
+from optim.schedule.actions import Bolus, Feed, Harvest, Sample
 from optim.settings.optimisation import OptimiseSettings
 
 WHERE = Provenance("2026-01-01 00:00", "0.1.0", "", "3.13", "0.12", "abc", "seed: 1", "run")
@@ -43,7 +50,7 @@ def optimum(process_problem, published, fitted):
     rng = np.random.default_rng(0)
     ensemble = published * np.exp(0.02 * rng.standard_normal((8, published.shape[1])))
     ensemble[0] = published[0]
-    lineage = Lineage.of(fitted, seed=1, notes=("SIMULATED data: nothing here was measured",))
+    lineage = Lineage.from_parents(fitted, seed=1, notes=("SIMULATED data: nothing here was measured",))
     problem = replace(process_problem, screened={"bolus": (0.0, 0.4)})
     return optimise(problem, "C01", ensemble, OptimiseSettings(2, 1, 15, 1e-5), lineage), ensemble
 
@@ -64,7 +71,7 @@ def test_a_recipe_has_an_id_of_its_content_and_refuses_what_was_edited(tmp_path,
     when = replace(recipe.provenance, created_utc="2027-01-01 00:00", run_id="another", config="out: elsewhere")
     assert recipe_document(replace(recipe, provenance=when))["id"] == recipe_document(recipe)["id"]
     assert recipe_document(replace(recipe, sample_volume_ml=9.0))["id"] != recipe_document(recipe)["id"]
-    file = export_recipe(recipe, optimum[0], tmp_path / "recipe") / "recipe.json"
+    file = export_view(recipe_view(recipe), tmp_path / "recipe") / "recipe.json"
     document = json.loads(file.read_text())
     document["recipe"]["decisions"][0]["value"] += 0.1
     file.write_text(json.dumps(document))
@@ -108,11 +115,11 @@ def test_feeds_are_rounded_by_their_running_total_too():
 
 def test_the_feed_schedule_keeps_the_books():
     actions = (
-        Action(24.0, "sample", "broth", 0.5, "mL"),
-        Action(24.0, "bolus", "a", 1.0, "mL"),
-        Action(36.0, "feed_rate", "b", 0.1, "mL/h", 0.3),
-        Action(48.0, "bolus", "a", 2.0, "mL"),
-        Action(60.0, "harvest", "vessel", 0.0, ""),
+        Sample(24.0, 0.5),
+        Bolus(24.0, "a", 1.0),
+        Feed("b", 36.0, 0.1, 0.3),
+        Bolus(48.0, "a", 2.0),
+        Harvest(60.0),
     )
     rows = feed_schedule(actions, 10.0, 2000.0)
     assert [(r.day, r.clock_h, r.feed_id, r.mode) for r in rows] == [
@@ -148,7 +155,7 @@ def test_the_recipe_is_what_was_simulated_after_rounding(recipe, optimum):
     assert recipe.status == "DRAFT"
     assert recipe.volume_basis == "starting working volume"
     boluses = [f for f in recipe.feeds if f.mode == "bolus"]
-    given = {a.time_h: a.value for a in recipe.process.actions if a.kind == "bolus"}
+    given = {a.time_h: a.volume_ml for a in recipe.process.actions if isinstance(a, Bolus)}
     assert {24.0 * f.day + f.clock_h: f.volume_ml for f in boluses} == pytest.approx(given)
 
 
@@ -165,9 +172,9 @@ def test_other_decisions_are_refused(recipe, optimum):
 
 
 def test_exports_hold_the_recipe_and_can_be_read_back(tmp_path, recipe, optimum, fitted):
-    folder = export_recipe(recipe, optimum[0], tmp_path / "recipe")
+    folder = export_view(recipe_view(recipe), tmp_path / "recipe")
     body = json.loads((folder / "recipe.json").read_text())
-    assert body["schema"] == "optim.recipe/2"
+    assert body["schema"] == "optim.recipe/3"
     assert read_document(folder) == body
     assert body["recipe"]["status"] == "DRAFT"
     made_from = optimum[0]
@@ -189,7 +196,7 @@ def test_exports_hold_the_recipe_and_can_be_read_back(tmp_path, recipe, optimum,
 
 
 def test_the_page_stands_alone_and_says_what_matters(tmp_path, recipe, optimum):
-    text = (export_recipe(recipe, optimum[0], tmp_path / "r") / "recipe.html").read_text()
+    text = (export_view(recipe_view(recipe), tmp_path / "r") / "recipe.html").read_text()
     assert not re.search(r"""(src|href)=["'](?!data:)""", text)
     assert "http" not in re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", text)
     assert "<script" not in text
@@ -199,26 +206,26 @@ def test_the_page_stands_alone_and_says_what_matters(tmp_path, recipe, optimum):
 
 
 def test_the_page_gives_the_rates_of_a_continuous_feed(tmp_path, recipe, optimum):
-    actions = (Action(0.0, "feed_rate", "feed", 12.34, "mL/h", 56.78), Action(12.0, "harvest", "vessel", 0.0, ""))
+    actions = (Feed("feed", 0.0, 12.34, 56.78), Harvest(12.0))
     fed = replace(recipe, feeds=feed_schedule(actions, 1300.0, 1000.0))
-    text = (export_recipe(fed, optimum[0], tmp_path / "r") / "recipe.html").read_text()
+    text = (export_view(recipe_view(fed), tmp_path / "r") / "recipe.html").read_text()
     for words in ("from mL/h", "to mL/h", "12.34", "56.78"):
         assert words in text
 
 
 def test_text_of_the_user_cannot_break_the_page(tmp_path, recipe, optimum):
     nasty = replace(recipe, title='<script>alert("x")</script>')
-    text = (export_recipe(nasty, optimum[0], tmp_path / "r") / "recipe.html").read_text()
+    text = (export_view(recipe_view(nasty), tmp_path / "r") / "recipe.html").read_text()
     assert "<script>" not in text
 
 
 def test_an_export_is_whole_or_not_there(tmp_path, recipe, optimum, monkeypatch):
     target = tmp_path / "recipe"
-    export_recipe(recipe, optimum[0], target)
+    export_view(recipe_view(recipe), target)
     before = (target / "recipe.json").read_bytes()
     monkeypatch.setattr("pathlib.Path.write_text", _fails_at(3))
     with pytest.raises(OptimError, match="cannot write"):
-        export_recipe(replace(recipe, title="other"), optimum[0], target)
+        export_view(recipe_view(replace(recipe, title="other")), target)
     monkeypatch.undo()
     assert (target / "recipe.json").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["recipe"]
@@ -237,28 +244,83 @@ def _fails_at(n: int):
 
 
 def test_equal_recipes_are_equal_files(tmp_path, recipe, optimum):
-    a = export_recipe(recipe, optimum[0], tmp_path / "a")
-    b = export_recipe(recipe, optimum[0], tmp_path / "b")
+    a = export_view(recipe_view(recipe), tmp_path / "a")
+    b = export_view(recipe_view(recipe), tmp_path / "b")
     for file in a.iterdir():
         assert file.read_bytes() == (b / file.name).read_bytes(), file.name
 
 
 def test_every_plot_draws(fitted, optimum):
     o, _ = optimum
-    figures = [plots.fit_assay(fitted, v) for v in dict.fromkeys(fitted.observations.variable)]
-    figures += [plots.parity(fitted), plots.residuals(fitted), plots.recovery(fitted), plots.starts(fitted)]
-    figures += [plots.processes(o), plots.feeds(o), plots.cost(o), plots.convergence(fitted, o)]
-    for f in figures:
+    drawn = {**view_of(fitted).figures, **view_of(o).figures}
+    assert {f"fit_{v}" for v in fitted.observations.variable} <= set(drawn)
+    others = {"parity", "residuals", "recovery", "starts", "search", "processes", "feeds", "cost", "convergence"}
+    assert others <= set(drawn)
+    for f in (draw() for draw in drawn.values()):
         assert isinstance(f, Figure)
         assert "SIMULATED" in f.get_suptitle()
         assert all(a.has_data() for a in f.axes)
 
 
+def artefact_classes() -> list[type[Artefact]]:
+    for module in pkgutil.walk_packages(optim.__path__, "optim."):
+        if module.name.endswith((".result", ".prediction", ".pareto", ".sensitivity")):
+            importlib.import_module(module.name)
+    return [cls for cls in Artefact.__subclasses__() if cls.__module__.startswith("optim.")]
+
+
+@pytest.mark.parametrize("cls", artefact_classes(), ids=lambda cls: cls.kind())
+def test_every_artefact_has_a_view(cls):
+    assert callable(getattr(importlib.import_module(f"optim.report.{cls.kind()}"), f"{cls.kind()}_view"))
+
+
+def test_a_view_holds_what_it_shows(fitted, optimum):
+    fit, best = view_of(fitted), view_of(optimum[0])
+    parameters = fit.tables["parameters"]
+    assert list(parameters.name) == [p.name for p in fitted.parameters]
+    assert list(parameters.estimate) == [p.estimate for p in fitted.parameters]
+    assert len(fit.tables["observations"]) == len(fitted.observations.value)
+    assert fit.metrics["fit/r2_titre"] == fitted.r2["titre"]
+    assert fit.notes == fitted.lineage.notes
+    found = optimum[0].optimum
+    assert list(best.tables["decisions"].value) == [d.value for d in found.decisions]
+    assert best.metrics["optimum/titre_g_per_l"] == found.metrics["titre_g_per_l"].p50
+    assert set(best.tables) == {"decisions", "limits", "cost", "trajectories"}
+
+
+def test_figures_are_drawn_when_asked_for_and_once():
+    calls = []
+
+    def draw() -> Figure:
+        calls.append(1)
+        return Figure(figsize=(1, 1))
+
+    view = View("toy", "A toy", figures={"one": draw})
+    assert not calls
+    assert view.pictures["one"].startswith(b"\x89PNG")
+    assert view.pictures is view.pictures
+    assert len(calls) == 1
+
+
+def test_an_exporter_is_one_function_and_one_line(tmp_path, monkeypatch):
+    table = pd.DataFrame({"time_h": [0.0, 1.0 / 3.0], "titre [g/L]": [1.0, np.nan]})
+    view = View("toy", "A toy", tables={"course": table})
+    monkeypatch.setitem(
+        EXPORTERS, "names", lambda view, folder: (folder / "names.txt").write_text(" ".join(view.tables))
+    )
+    folder = export_view(view, tmp_path / "toy", ("csv", "names", "html", "json"))
+    assert {f.name: f.read_text() for f in folder.iterdir()} == {"course.csv": csv_text(table), "names.txt": "course"}
+    assert csv_text(table) == "time_h,titre [g/L]\n0.0,1.0\n0.3333333333333333,\n"
+    with pytest.raises(ConfigError, match=r"unknown format 'cvs'\. Did you mean 'csv'"):
+        export_view(view, tmp_path / "other", ("cvs",))
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_page_of_a_fit_says_what_it_must(fitted):
     rows = (Finding("wrong unit", "error", "C01-1", "glucose", None, "glucose in vessel C01-1 reads <1/5.6>"),)
     result = replace(fitted, findings=rows, identifiability=("k_lys and mu_d_min cannot be told apart",))
-    images = fit_images(result)
-    text = fit_page(result, "A screen", images)
+    view = view_of(result)
+    images, text = view.pictures, view.html("A screen")
     assert text.count("data:image/png") == len(images)
     plain = re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "", text)
     assert "http" not in plain
@@ -286,7 +348,7 @@ def test_starts_are_grouped_by_where_they_end(fitted):
 
 
 def test_the_terminal_tells_the_gain_and_the_decisions(optimum):
-    lines = terminal.optimum_lines(optimum[0])
+    lines = view_of(optimum[0]).lines
     assert "platform" in lines[0]
     assert any(line.strip().startswith("feed_volume, mL, from day 3 on:") for line in lines)
     assert all(len(line) < 160 for line in lines[1:])
@@ -297,5 +359,24 @@ def test_the_terminal_tells_the_gain_and_the_decisions(optimum):
     [(0.0, "0"), (0.012345, "0.01235"), (12345.6, "12346"), (1234567.0, "1,234,567"), (1e-6, "1.00e-06")],
 )
 def test_numbers_read_well(value, text):
-    assert number(value) == text
-    assert number(float("nan")) == "–"
+    assert number_text(value) == text
+    assert number_text(float("nan")) == "–"
+
+
+def test_results_show_themselves_in_few_lines_and_draw_their_figures(fitted, optimum, recipe, screen, tmp_path):
+    for result in (fitted, optimum[0], recipe):
+        text = repr(result)
+        assert len(text.splitlines()) < 40
+        assert result.id[:12] in text
+        assert type(result).__name__ in text
+        for name, table in result.tables.items():
+            assert name in text
+            assert name in result._repr_html_()
+            assert len(table.columns)
+    assert len(repr(screen).splitlines()) < 40
+    assert "SIMULATED" in repr(screen)
+    assert "48 runs of 24 clones" in repr(screen)
+    assert isinstance(optimum[0].figure("feeds"), Figure)
+    with pytest.raises(OptimError, match="no figure 'fedes'"):
+        optimum[0].figure("fedes")
+    assert {f.name for f in recipe.write(tmp_path / "r", formats=("json",)).iterdir()} == {"recipe.json"}

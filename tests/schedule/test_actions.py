@@ -36,6 +36,7 @@ from optim.schedule.grid import IntervalGrid
 from optim.schedule.plan import make_plan
 from optim.schedule.schedule import FLOWS, to_grid
 from optim.simulation.balance import Controls, Vessel, apply_left_edge
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import Trajectory, simulate_one
 from optim.simulation.vessel import make_vessel
@@ -58,7 +59,8 @@ MODEL = Warm()
 
 @jax.jit
 def simulated(k: float, grid: IntervalGrid, device: Vessel) -> Trajectory:
-    return simulate_one(MODEL, Rate(k, 0.5), (3.0, 1.0), 2.0, grid, device, Integrator(rtol=1e-10, atol=1e-11))
+    cultivation = Cultivation((3.0, 1.0), 2.0, grid, device)
+    return simulate_one(MODEL, Rate(k, 0.5), cultivation, integrator=Integrator(rtol=1e-10, atol=1e-11))
 
 
 def filled(grid: IntervalGrid, device: Vessel) -> tuple[IntervalGrid, Vessel]:
@@ -350,7 +352,7 @@ def test_a_vessel_speaks_the_units_of_media():
     )
     assert np.allclose(device.feeds, [[0.0, 2.0 * 180.156, 0.0, 0.0], [20.0, 0.03 * 180.156, 0.0, 0.0]])
     actions = jax.tree.map(lambda x: x[1], to_grid(made.schedule, 2)[0].actions)
-    y = apply_left_edge(model, (2.0, 2.0 * 0.18, 0.0, 0.0, 2.0), Controls(jnp.asarray(15.0), actions), device)
+    y = apply_left_edge(model, (2.0, 2.0 * 0.18, 0.0, 0.0, 2.0), Controls(jnp.asarray(15.0), actions), vessel=device)
     assert float(y[1] / y[4]) == pytest.approx(33.0 * 0.180156, rel=1e-12)
     assert float(y[4]) == pytest.approx(2.0 * (1.0 + (33.0 - 0.18 / 0.180156) / (2000.0 - 33.0)), rel=1e-12)
 
@@ -374,7 +376,7 @@ BAD_VESSELS = {
     "negative": ({"a": {"glucose": -1.0}}, {}, "stock 'a': glucose is -1; give a concentration"),
     "too weak": ({"a": {"glucose": 3.0}}, {}, "feed 'a' holds 3 of glucose and cannot top up to 4"),
     "retention of what": (GOOD, {"retention": {"Xv": 1.0}}, "retention: unknown species 'Xv'. Did you mean 'X'?"),
-    "retention too good": (GOOD, {"retention": {"X": 1.1}}, "retention: a share lies outside 0 to 1"),
+    "retention too good": (GOOD, {"retention": {"X": 1.1}}, "retention: a fraction lies outside 0 to 1"),
     "titrant of what": (GOOD, {"titrant": {"Lac": 1.0}}, "titrant: unknown species 'Lac'"),
 }
 

@@ -10,8 +10,9 @@ from conftest import plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optim.data.dataset import Event, Run
-from optim.schedule.from_run import feeds_of, schedule_of
+from optim.data.dataset import Run
+from optim.data.schedules import feeds_of, schedule_of
+from optim.schedule.actions import Action, Bolus, Feed, Sample, Setpoint
 from optim.schedule.grid import padded_length
 from optim.schedule.schedule import merge_nodes, to_grid
 
@@ -69,18 +70,17 @@ def test_a_bucket_holds_its_intervals():
         to_grid(plan([1.0, 2.0, 3.0], 4.0), 2)
 
 
-def run_of(*events: Event) -> Run:
+def run_of(*events: Action) -> Run:
     return Run("R1", "E1", "V1", "C1", 1.0, "m", 37.0, 7.0, 0.5, 20.0, events)
 
 
 def test_a_run_becomes_its_schedule():
     run = run_of(
-        Event(2.0, "sample", "", 0.1, 0.1),
-        Event(2.0, "bolus", "a", 0.2, 0.2),
-        Event(4.0, "feed_rate", "b", 0.01, 0.03),
-        Event(6.0, "temperature", "", 33.0, 33.0),
-        Event(8.0, "feed_rate", "b", 0.0, 0.0),
-        Event(25.0, "bolus", "a", 9.0, 9.0),
+        Sample(2.0, 100.0),
+        Bolus(2.0, "a", 200.0),
+        Feed("b", 4.0, 10.0, 30.0, stop_h=8.0),
+        Setpoint(6.0, temperature_c=33.0),
+        Bolus(25.0, "a", 9000.0),
     )
     assert feeds_of(run) == ("a", "b")
     s = schedule_of(run, np.array([3.0]), feeds_of(run))
@@ -97,9 +97,8 @@ def test_a_run_becomes_its_schedule():
 
 def test_two_feeds_with_different_breakpoints_keep_their_own_lines():
     run = run_of(
-        Event(0.0, "feed_rate", "a", 0.0, 0.2),
-        Event(5.0, "feed_rate", "b", 0.1, 0.1),
-        Event(10.0, "feed_rate", "a", 0.0, 0.0),
+        Feed("a", 0.0, 0.0, 200.0, stop_h=10.0),
+        Feed("b", 5.0, 100.0),
     )
     s = schedule_of(run, np.array([]), feeds_of(run))
     grid, _ = to_grid(jax.tree.map(jnp.asarray, s))

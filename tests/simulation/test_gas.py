@@ -34,7 +34,9 @@ def transfer(name: str) -> tuple[np.ndarray, np.ndarray]:
     model, p, found, grid, n = run(name)
     c = found.concentrations
     given = None if name == "ecoli_oxygen" else SATURATION
-    otr = np.asarray(oxygen_transfer_rate(model, p, found, grid, p.H, given))
+    otr = np.asarray(
+        oxygen_transfer_rate(model, p, found, grid=grid, percent_per_g_per_l=p.H, saturation_percent=given)
+    )
     assert otr.shape == grid.t.shape
     dot = SATURATION - otr / MMOL * p.H / np.where(grid.t <= 14.34, 220.0, 355.0)
     our = uptakes(p, c.S, c.A).q_O * dot / (p.K_o + dot) * c.X * MMOL
@@ -61,7 +63,7 @@ def test_transfer_agrees_between_the_two_models():
 def test_transfer_by_hand():
     model, p, found, grid, _ = run("ecoli_oxygen")
     c = found.concentrations
-    otr = np.asarray(oxygen_transfer_rate(model, p, found, grid, 14000.0))
+    otr = np.asarray(oxygen_transfer_rate(model, p, found, grid=grid, percent_per_g_per_l=14000.0))
     assert otr[0] == pytest.approx(220.0 * 1.0 / 14000.0 / 31.998 * 1000.0, rel=1e-12)  # 98 of 99 % at the start
     assert otr[3] == pytest.approx(220.0 * (99.0 - c.DOT[3]) / 14000.0 / 0.031998, rel=1e-12)
     assert grid.t[3] == 14.34  # before the step of kLa, which happens here
@@ -78,7 +80,15 @@ def test_without_uptake_the_exhaust_is_the_inlet():
 def test_exhaust_by_hand():
     # 60 L/L/h over 24 L/mol are 2.5 mol; of 0.5 mol of oxygen 0.1 are taken, and 0.05 of carbon dioxide formed
     pressure = 8.314462618 * 300.0 / 24.0
-    gas = off_gas(jnp.asarray(100.0), 1.0, 0.5, 0.2, 0.0, gas_temperature_c=26.85, gas_pressure_kpa=pressure)
+    gas = off_gas(
+        jnp.asarray(100.0),
+        1.0,
+        respiratory_quotient=0.5,
+        inlet_oxygen_fraction=0.2,
+        inlet_carbon_dioxide_fraction=0.0,
+        gas_temperature_c=26.85,
+        gas_pressure_kpa=pressure,
+    )
     assert float(gas.flow_mmol_per_l_h) == pytest.approx(2450.0, rel=1e-12)
     assert float(gas.oxygen_fraction) == pytest.approx(400.0 / 2450.0, rel=1e-12)
     assert float(gas.carbon_dioxide_fraction) == pytest.approx(50.0 / 2450.0, rel=1e-12)
@@ -87,7 +97,7 @@ def test_exhaust_by_hand():
 @pytest.mark.parametrize("quotient", [0.6, 1.0, 1.3])
 def test_the_inert_gas_closes_the_balance(quotient):
     otr, vvm = jnp.linspace(0.0, 200.0, 5), jnp.linspace(0.5, 2.0, 5)
-    gas, none = off_gas(otr, vvm, quotient), off_gas(jnp.zeros(5), vvm)
+    gas, none = off_gas(otr, vvm, respiratory_quotient=quotient), off_gas(jnp.zeros(5), vvm)
     # the way a laboratory reads it: inlet flow and both compositions give uptake and quotient
     inert = [1.0 - g.oxygen_fraction - g.carbon_dioxide_fraction for g in (none, gas)]
     out = none.flow_mmol_per_l_h * inert[0] / inert[1]
@@ -108,7 +118,7 @@ def test_a_vessel_that_takes_more_oxygen_than_enters_is_named():
     assert "'C'" not in str(told.value)
     check_off_gas(t, off_gas(otr[::2], 1.0), ("A", "C"))
     # more than all of the gas, and nothing formed: the quotient of two negative numbers is not taken for a fraction
-    gone: OffGas = off_gas(jnp.full((1, 3), 5000.0), 1.0, 0.0)
+    gone: OffGas = off_gas(jnp.full((1, 3), 5000.0), 1.0, respiratory_quotient=0.0)
     assert float(gone.oxygen_fraction[0, 0]) > 0.0
     with pytest.raises(SimulationError, match="more oxygen"):
         check_off_gas(t[:1], gone, ("A",))
@@ -117,11 +127,13 @@ def test_a_vessel_that_takes_more_oxygen_than_enters_is_named():
 def test_what_has_no_oxygen_no_saturation_or_no_kla_is_refused():
     model, p, found, grid, _ = run("ecoli_oxygen_steady")
     with pytest.raises(ConfigError, match="saturation_percent"):
-        oxygen_transfer_rate(model, p, found, grid, p.H)
+        oxygen_transfer_rate(model, p, found, grid=grid, percent_per_g_per_l=p.H)
     blind = grid._replace(actions=grid.actions._replace(start=grid.actions.start._replace(kla=None)))
     with pytest.raises(ConfigError, match="kla_per_h"):
-        oxygen_transfer_rate(model, p, found, blind, p.H, SATURATION)
+        oxygen_transfer_rate(model, p, found, grid=blind, percent_per_g_per_l=p.H, saturation_percent=SATURATION)
     other = kinetics("cho_perfusion")
     c = other.State(*(jnp.ones_like(grid.t) for _ in process("cho_perfusion").start))
     with pytest.raises(ConfigError, match="no dissolved oxygen"):
-        oxygen_transfer_rate(other, configured("cho_perfusion"), found._replace(concentrations=c), grid, p.H)
+        oxygen_transfer_rate(
+            other, configured("cho_perfusion"), found._replace(concentrations=c), grid=grid, percent_per_g_per_l=p.H
+        )

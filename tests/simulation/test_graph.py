@@ -11,6 +11,7 @@ from support.models import Monod, Rate, TwoState, _Two
 
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.graph import (
     Graph,
     PlainFunction,
@@ -42,15 +43,15 @@ X = tuple(jnp.array(x) for x in ([1.3, 0.4, 2.0], [0.7, 1.9, 2.0], [0.2, 3.0, 1.
 
 
 @pytest.mark.parametrize(("fn", "kind"), [(shared, Graph), (with_arrays, PlainFunction)])
-@pytest.mark.parametrize("still", [0, 2])
-def test_a_graph_has_the_values_and_derivatives_of_its_function(fn, kind, still):
-    graph = trace_graph(fn, 4, still=still)
+@pytest.mark.parametrize("frozen", [0, 2])
+def test_a_graph_has_the_values_and_derivatives_of_its_function(fn, kind, frozen):
+    graph = trace_graph(fn, 4, frozen=frozen)
     assert isinstance(graph, kind)
-    before, rest = graph.split_frozen(still)
+    before, rest = graph.split_frozen(frozen)
 
     def by_graph(*x):
-        moving = x[: 4 - still]
-        return apply_graph(rest, (*moving, *apply_graph(before, x[4 - still :]))) if still else apply_graph(graph, x)
+        moving = x[: 4 - frozen]
+        return apply_graph(rest, (*moving, *apply_graph(before, x[4 - frozen :]))) if frozen else apply_graph(graph, x)
 
     for got, expected in zip(by_graph(*X), jax.vmap(shared)(*X), strict=True):
         assert np.allclose(got, expected, rtol=1e-14)
@@ -108,8 +109,8 @@ def test_a_model_may_use_arrays(stepper):
 
     def end(model, derivative):
         def f(k):
-            vessel = Vessel(jnp.array([[0.0, 50.0]]))
-            t = simulate_one(model, Rate(k, 0.5), (1.0, 3.0), 1.0, grid, vessel, Integrator(stepper), derivative)
+            cultivation = Cultivation((1.0, 3.0), 1.0, grid, Vessel(jnp.array([[0.0, 50.0]])))
+            t = simulate_one(model, Rate(k, 0.5), cultivation, integrator=Integrator(stepper), derivative=derivative)
             return t.concentrations.X[3]
 
         return f

@@ -14,6 +14,7 @@ from optim.kinetics.base import Environment
 from optim.schedule.schedule import to_grid
 from optim.simulation import simulate as simulate_module
 from optim.simulation.balance import Vessel
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.batches import map_batches
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.steppers import Tsit5
@@ -142,12 +143,9 @@ def final(theta: jax.Array, derivative: str = "forward") -> jax.Array:
     t = simulate_one(
         Monod(),
         Rate(k, 0.5),
-        start,
-        1.0,
-        grid,
-        Vessel(jnp.array([[0.0, 50.0]])),
-        Integrator(rtol=1e-10, atol=1e-11),
-        derivative,
+        Cultivation(start, 1.0, grid, Vessel(jnp.array([[0.0, 50.0]]))),
+        integrator=Integrator(rtol=1e-10, atol=1e-11),
+        derivative=derivative,
     )
     n = grid.intervals
     return t.concentrations.X[n] * t.volume[n] + 0.1 * t.concentrations.S[n]
@@ -178,7 +176,8 @@ def test_derivatives_stay_stable_at_a_quasi_steady_state():
     grid, _ = to_grid(plan([20.0, 40.0], 60.0))
 
     def end(x0, s0):
-        t = simulate_one(Relaxing(), Rate(300.0, 1.0), (x0, s0), 1.0, grid, Vessel(jnp.zeros((1, 2))), Integrator())
+        cultivation = Cultivation((x0, s0), 1.0, grid, Vessel(jnp.zeros((1, 2))))
+        t = simulate_one(Relaxing(), Rate(300.0, 1.0), cultivation, integrator=Integrator())
         return t.concentrations.X[3]
 
     # at rest from the beginning: every step looks perfect, and the start is forgotten within minutes
@@ -200,7 +199,8 @@ def test_a_lane_does_not_depend_on_its_neighbours_or_their_order():
     k = np.linspace(0.02, 0.3, 37)
 
     def one(k, grid=grid):
-        t = simulate_one(Monod(), Rate(k, 0.5), (1.0, 5.0), 1.0, grid, Vessel(jnp.array([[0.0, 100.0]])), Integrator())
+        cultivation = Cultivation((1.0, 5.0), 1.0, grid, Vessel(jnp.array([[0.0, 100.0]])))
+        t = simulate_one(Monod(), Rate(k, 0.5), cultivation, integrator=Integrator())
         return t.concentrations.X[-1], t.status
 
     program = jax.jit(jax.vmap(one))
@@ -215,8 +215,9 @@ def test_schedules_of_one_size_share_one_trace(monkeypatch):
     traces = []
     real = simulate_module.march
     monkeypatch.setattr(simulate_module, "march", lambda *a: (traces.append(1), real(*a))[1])
+    vessel = Vessel(jnp.array([[0.0, 9.0]]))
     run = jax.jit(
-        lambda g: simulate_one(Monod(), P, (1.0, 5.0), 1.0, g, Vessel(jnp.array([[0.0, 9.0]])), Integrator()).t
+        lambda g: simulate_one(Monod(), P, Cultivation((1.0, 5.0), 1.0, g, vessel), integrator=Integrator()).t
     )
     for n in (1, 3, 7):
         run(to_grid(plan(list(np.linspace(1.0, 9.0, n)), 10.0, bolus={2.0: 0.01 * n}))[0])
@@ -247,12 +248,9 @@ def test_the_gradient_of_a_failed_vessel_is_no_nan_that_spreads():
         t = simulate_one(
             Exponential(),
             Rate(k, 1.0),
-            (1.0, 1.0),
-            1.0,
-            grid,
-            Vessel(jnp.zeros((1, 2))),
-            Integrator(max_steps=5),
-            "reverse",
+            Cultivation((1.0, 1.0), 1.0, grid, Vessel(jnp.zeros((1, 2)))),
+            integrator=Integrator(max_steps=5),
+            derivative="reverse",
         )
         return jnp.where(t.status == 0, t.concentrations.X[1], 0.0)
 

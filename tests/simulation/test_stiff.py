@@ -15,8 +15,10 @@ from support.models import Monod, Rate
 from optim.kinetics.base import Environment
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
+from optim.simulation.cultivation import Cultivation
+from optim.simulation.engine.graph import trace_graph
 from optim.simulation.engine.march import Integrator
-from optim.simulation.engine.rhs import trace_right_hand_side
+from optim.simulation.engine.rhs import RightHandSide
 from optim.simulation.engine.rosenbrock import Rodas5P
 from optim.simulation.engine.sparse import SparseSolver
 from optim.simulation.simulate import simulate_one
@@ -34,8 +36,11 @@ def truth(at: float) -> np.ndarray:
     return solve_ivp(f, (0.0, at), [0.5, 1.0], method="Radau", rtol=1e-12, atol=1e-13).y[:, -1]
 
 
+RHS = RightHandSide(trace_graph(lambda s, *y: rhs(s, y), 3), ())
+
+
 def walk(steps: int, end: float) -> jax.Array:
-    step = jax.jit(lambda s, y, h: Rodas5P().step(trace_right_hand_side(rhs, 2), s, y, h)[0])
+    step = jax.jit(lambda s, y, h: Rodas5P().step(RHS, y, s=s, h=h)[0])
     y, h = jnp.array([[0.5], [1.0]]), jnp.full(1, end / steps)
     for i in range(steps):
         y = step(i * h, y, h)
@@ -50,7 +55,7 @@ def test_the_stiff_stepper_is_of_order_five():
 
 def within(h: float, theta: float) -> np.ndarray:
     start = jnp.array([[0.5], [1.0]])
-    y = Rodas5P().interpolate(trace_right_hand_side(rhs, 2), jnp.zeros(1), start, jnp.full(1, h), jnp.full(1, theta))
+    y = Rodas5P().interpolate(RHS, start, jnp.full(1, theta), s=jnp.zeros(1), h=jnp.full(1, h))
     return np.asarray(y)[:, 0]
 
 
@@ -93,10 +98,9 @@ def test_derivatives_of_the_stiff_stepper_match_finite_differences(derivative):
 
     def end(x):
         grid_of_x = grid._replace(t=grid.t.at[2].add(x[2]))
-        t = simulate_one(
-            Monod(), Rate(x[0], x[1]), (1.0, x[3]), 1.0, grid_of_x, Vessel(jnp.array([[0.0, 50.0]])),
-            Integrator(Rodas5P(), rtol=1e-10, atol=1e-11), derivative,
-        )  # fmt: skip
+        cultivation = Cultivation((1.0, x[3]), 1.0, grid_of_x, Vessel(jnp.array([[0.0, 50.0]])))
+        exact = Integrator(Rodas5P(), rtol=1e-10, atol=1e-11)
+        t = simulate_one(Monod(), Rate(x[0], x[1]), cultivation, integrator=exact, derivative=derivative)
         return t.concentrations.X[3] * t.volume[3]
 
     x = jnp.array([0.1, 0.5, 0.0, 3.0])
@@ -112,8 +116,9 @@ def test_actions_at_a_node_and_other_flows():
 
     base = plan([5.0], 10.0)
     n = base.times.shape[0]
+    exact = Integrator(rtol=1e-9, atol=1e-10)
     run = lambda s, v: simulate_one(  # noqa: E731
-        Inert(), Rate(0.1, 0.5), (3.0, 1.0), 2.0, to_grid(s)[0], v, Integrator(rtol=1e-9, atol=1e-10)
+        Inert(), Rate(0.1, 0.5), Cultivation((3.0, 1.0), 2.0, to_grid(s)[0], v), integrator=exact
     )
     vessel = Vessel(jnp.array([[0.0, 9.0]]), retention=jnp.array([1.0, 0.0]), topup=jnp.array([[0.0, 1.0]]))
     # 1 L of 2 L of medium is exchanged for feed: cells stay

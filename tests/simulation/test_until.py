@@ -15,11 +15,12 @@ from optim.kinetics.base import Environment
 from optim.schedule.grid import IntervalGrid, split_interval
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
+from optim.simulation.batch import simulate_batch
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.rosenbrock import Rodas5P
 from optim.simulation.engine.steppers import Tsit5
 from optim.simulation.engine.stiffness import explicit_step_count, stepper_advice, stepper_for
-from optim.simulation.many import simulate_batch
 from optim.simulation.simulate import simulate, simulate_one
 from optim.simulation.until import simulate_until
 
@@ -36,9 +37,8 @@ def grown(k, limit, x0=0.5, end=60.0):
     grid, _ = to_grid(plan([10.0, 20.0, 30.0, 40.0], end), 16)
     n = k.shape[0]
     p, start = Rate(k, jnp.ones(n)), (jnp.full(n, x0), jnp.ones(n))
-    return simulate_until(
-        Exponential(), p, start, jnp.ones(n), batch(grid, n), batch(FEED, n), TIGHT, lambda c, v: c.X - limit
-    )
+    cultivation = Cultivation(start, jnp.ones(n), batch(grid, n), batch(FEED, n))
+    return simulate_until(Exponential(), p, cultivation, integrator=TIGHT, criterion=lambda c, v: c.X - limit)
 
 
 def test_a_run_ends_where_its_criterion_is_met():
@@ -64,10 +64,10 @@ def test_the_time_of_a_crossing_is_differentiable_in_the_rate_and_in_the_limit()
 def test_a_criterion_met_by_an_action_ends_the_run_at_once():
     """A bolus lifts the substrate over the limit at 5 h: the node before shows nothing yet."""
     grid, _ = to_grid(plan([], 20.0, bolus={5.0: 0.1, 15.0: 0.1}), 8)
+    cultivation = Cultivation((jnp.ones(1), jnp.ones(1)), jnp.ones(1), batch(grid, 1), batch(FEED, 1))
     found = simulate_until(
-        Inert(), batch(Rate(0.1, 1.0), 1), (jnp.ones(1), jnp.ones(1)), jnp.ones(1), batch(grid, 1), batch(FEED, 1),
-        TIGHT, lambda c, v: c.S - 4.0,
-    )  # fmt: skip
+        Inert(), batch(Rate(0.1, 1.0), 1), cultivation, integrator=TIGHT, criterion=lambda c, v: c.S - 4.0
+    )
     assert bool(found.crossed[0])
     assert float(found.t[0]) == pytest.approx(5.0, abs=1e-9)
 
@@ -83,7 +83,8 @@ def test_a_node_more_changes_nothing():
     )
     grid, _ = to_grid(schedule, 8)
     vessel = FEED._replace(topup=jnp.array([[0.0, 1.0]]))
-    run = jax.jit(lambda g: simulate_one(Monod(), Rate(0.1, 0.5), (1.0, 5.0), 1.0, g, vessel, TIGHT))
+    start = (1.0, 5.0)
+    run = jax.jit(lambda g: simulate_one(Monod(), Rate(0.1, 0.5), Cultivation(start, 1.0, g, vessel), integrator=TIGHT))
     whole = run(grid)
     for k in range(4):
         t = grid.t[k] + 0.37 * (grid.t[k + 1] - grid.t[k])
@@ -111,10 +112,12 @@ def test_a_model_says_which_stepper_suits_it():
 def work(model, p, stepper, end=40.0):
     grid, _ = to_grid(plan([10.0, 20.0], end), 4)
     n = 1
-    args = (batch(p, n), (jnp.full(n, 1.0), jnp.full(n, 2.0)), jnp.ones(n), batch(grid, n), batch(FEED, n))
+    p, start = batch(p, n), (jnp.full(n, 1.0), jnp.full(n, 2.0))
+    cultivation = Cultivation(start, jnp.ones(n), batch(grid, n), batch(FEED, n))
     integrator = Integrator(stepper, rtol=1e-8)
-    t = simulate(model, *args, integrator)
-    return integrator, np.asarray(t.steps), explicit_step_count(model, args[0], t, args[3], args[4])
+    t = simulate(model, p, cultivation, integrator=integrator)
+    count = explicit_step_count(model, p, t, grid=cultivation.grid, vessel=cultivation.vessel)
+    return integrator, np.asarray(t.steps), count
 
 
 def test_the_steps_that_stability_asks_for_are_counted_from_the_jacobian():
@@ -141,19 +144,20 @@ def screen(n: int) -> tuple:
     grids = [jax.tree.map(np.asarray, to_grid(s, 8)[0]) for s in schedules]
     grid = jax.tree.map(lambda *x: np.stack(x), *grids)
     p = Rate(np.linspace(0.02, 0.3, n), np.full(n, 0.5))
-    return p, (np.ones(n), np.full(n, 5.0)), np.ones(n), IntervalGrid(*grid), jax.tree.map(np.asarray, batch(FEED, n))
+    vessel = jax.tree.map(np.asarray, batch(FEED, n))
+    return p, Cultivation((np.ones(n), np.full(n, 5.0)), np.ones(n), IntervalGrid(*grid), vessel)
 
 
 @pytest.mark.skipif(jax.device_count() < 2, reason="one core: nothing to share")
 def test_sharing_vessels_among_devices_changes_no_number(monkeypatch):
-    from optim.simulation import many as batch_module
+    from optim.simulation import batch as batch_module
 
     arguments, integrator = screen(37), Integrator(lanes=8)
-    alone = jax.jit(lambda *a: simulate(Monod(), *a, integrator))(*arguments)
-    shared = simulate_batch(Monod(), *arguments, integrator)
-    ordered = simulate_batch(Monod(), *arguments, integrator, expected=np.arange(37.0))
+    alone = jax.jit(lambda *a: simulate(Monod(), *a, integrator=integrator))(*arguments)
+    shared = simulate_batch(Monod(), *arguments, integrator=integrator)
+    ordered = simulate_batch(Monod(), *arguments, integrator=integrator, expected_steps=np.arange(37.0))
     monkeypatch.setattr(batch_module, "CHUNK", 8)
-    chunked = simulate_batch(Monod(), *arguments, integrator)
+    chunked = simulate_batch(Monod(), *arguments, integrator=integrator)
     for other in (shared, ordered, chunked):
         assert np.array_equal(alone.steps, other.steps)
         assert np.array_equal(alone.status, other.status)
@@ -162,15 +166,16 @@ def test_sharing_vessels_among_devices_changes_no_number(monkeypatch):
 
 
 def test_a_batch_names_the_vessels_that_failed_or_gives_their_status():
-    p, start, volume, grid, vessel = screen(12)
+    p, cultivation = screen(12)
+    grid = cultivation.grid
     withdraw = np.array(grid.actions.withdraw)
     withdraw[4, 1] = 2.0
     grid = grid._replace(actions=grid.actions._replace(withdraw=withdraw))
-    arguments = (p, start, volume, grid, vessel)
+    arguments = (p, cultivation._replace(grid=grid))
     with pytest.raises(SimulationError, match="vessel 'well E1' after 3 h: volume_exhausted") as err:
-        simulate_batch(Monod(), *arguments, Integrator(), names=[f"well {r}1" for r in "ABCDEFGHIJKL"])
+        simulate_batch(Monod(), *arguments, integrator=Integrator(), names=[f"well {r}1" for r in "ABCDEFGHIJKL"])
     assert str(err.value).count("vessel '") == 1
-    found = simulate_batch(Monod(), *arguments, Integrator(), statuses=True)
+    found = simulate_batch(Monod(), *arguments, integrator=Integrator(), raise_on_failure=False)
     assert found.status.tolist() == [Status.VOLUME_EXHAUSTED if i == 4 else 0 for i in range(12)]
     assert np.isnan(found.concentrations.X[4, 2:]).all()
     good = follow(Monod(), Rate(p.k[5], 0.5), {"X": 1.0, "S": 5.0}, plan([5.0], 15.0, bolus={3.0: 0.02}),

@@ -19,6 +19,7 @@ from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.schedule.grid import IntervalGrid
 from optim.schedule.schedule import Schedule, to_grid
 from optim.simulation.balance import Vessel
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.rosenbrock import Rodas5P
 from optim.simulation.engine.steppers import Tsit5
@@ -32,13 +33,17 @@ STEPPERS = {"explicit": Tsit5, "stiff": Rodas5P}
 
 
 class Case(NamedTuple):
-    """The arguments of one vessel."""
+    """A model's parameters and a cultivation, field by field."""
 
     p: Any
     initial: Any
     volume: Any
     grid: IntervalGrid
     vessel: Vessel
+
+    @property
+    def cultivation(self) -> Cultivation:
+        return Cultivation(self.initial, self.volume, self.grid, self.vessel)
 
 
 def stacked(cases: list[Case]) -> Case:
@@ -55,7 +60,7 @@ def typed(case: Case) -> Case:
 @cache
 def program(model: AbstractKineticModel) -> Callable[..., Trajectory]:
     """The tolerances are arguments: one program serves all of them."""
-    return jax.jit(lambda integrator, case: simulate(model, *case, integrator))
+    return jax.jit(lambda integrator, case: simulate(model, case.p, case.cultivation, integrator=integrator))
 
 
 def simulated(

@@ -10,7 +10,8 @@ import matplotlib.figure
 import numpy as np
 import pytest
 
-from optim.tracking.mlflow import NullTracker, TrackingOptions, TrackingWarning, open_tracker
+from optim.settings.tracking import TrackingSettings
+from optim.tracking.mlflow import NullTracker, TrackingWarning, open_tracker
 
 
 @pytest.fixture
@@ -31,8 +32,8 @@ def lonely(monkeypatch):
     return seen
 
 
-def options(folder: Path, **changes) -> TrackingOptions:
-    return TrackingOptions(**{"enabled": True, "uri": None, "experiment": "test", "workspace": folder} | changes)
+def options(folder: Path, **changes) -> TrackingSettings:
+    return TrackingSettings(**{"experiment": "test", "workspace": str(folder)} | changes)
 
 
 def test_a_run_lands_in_the_embedded_store(tmp_path, lonely, screen):

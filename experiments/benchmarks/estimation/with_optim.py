@@ -111,7 +111,19 @@ def problem_of(s: Screen, rtol: float = made.RTOL) -> FitProblem:
     for i, name in enumerate((*made.SHARED, *made.OWN)):
         centre, level = float(np.exp(s.prior_mu[i])), "shared" if i < 10 else "vessel"
         low, high = centre * np.exp(-made.BOUND), centre * np.exp(made.BOUND)
-        rows.append(ParameterSpec(name, centre, "-", level, "log", low, high, float(s.prior_sd[i]), None, "made", True))
+        rows.append(
+            ParameterSpec(
+                name=name,
+                value=centre,
+                unit="-",
+                level=level,
+                lower=low,
+                upper=high,
+                prior_sd=float(s.prior_sd[i]),
+                source="made",
+                verified=True,
+            )
+        )
     names = tuple(str(c) for c in range(n))
     empty = Measurements(np.zeros(0, int), np.zeros(0), (), np.zeros(0), (), ())
     return FitProblem(

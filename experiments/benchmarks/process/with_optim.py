@@ -18,7 +18,7 @@ from optim.data.open import open_dataset
 from optim.estimation.fit import fit
 from optim.optimisation.optimise import optimise, parameter_sets, rank
 from optim.optimisation.result import Optimum
-from optim.optimisation.slsqp import solve, start_points
+from optim.optimisation.solve import solve, start_points
 from optim.settings.objective import RiskSettings
 from optim.settings.optimisation import OptimiseSettings
 from optim.synthetic import ScreenOptions, make_screen
@@ -55,7 +55,7 @@ def learn(seed: int, mismatch: bool = False) -> tuple[Learnt, Learnt]:
     found = fit(build_fit(cfg, dataset), options, seed=cfg.seed, model_name=cfg.model.name)
     problem = build_process(cfg, found.screen)
     sets = {c: parameter_sets(found, problem.model, c) for c in found.clones}
-    lineage = Lineage.of(found, seed=cfg.seed)
+    lineage = Lineage.from_parents(found, seed=cfg.seed)
     search = cfg.optimise
     ranking = rank(problem, sets, search, lineage)
     clone = ranking.rows[0].clone

@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optim.data.dataset import Dataset, Event, Measurements, Run
+from optim.data.dataset import Dataset, Measurements, Run
+from optim.data.schedules import feeds_of, schedule_of
 from optim.kinetics.cho_moller import ChoMoller, Parameters
 from optim.process.problem import ProcessProblem
 from optim.replanning.remaining import remaining
-from optim.schedule.from_run import feeds_of, schedule_of
+from optim.schedule.actions import Action, Bolus, Sample, Setpoint, start_time
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import check_trajectory, observe_nodes, simulate
 from optim.synthetic import ASSAYS, BASE, DAY, FEED, INOCULUM, MEDIUM, QP_RANGE, SAMPLE_ML, SPREAD, START_ML
@@ -67,7 +69,7 @@ class Batch:
     """One batch under way under its truth."""
 
     truth: Truth
-    events: tuple[Event, ...] = ()
+    actions: tuple[Action, ...] = ()
     now_h: float = 0.0
     begun: bool = False
     readings: tuple[tuple[float, str, float, str], ...] = field(default=())
@@ -84,25 +86,25 @@ class Batch:
             ph=7.0,
             inoculum_vcd=INOCULUM,
             end_time_h=end_h,
-            events=self.events,
+            actions=self.actions,
         )
 
     def until(self, now_h: float, plan: dict[str, float], times: dict[str, float]) -> Batch:
         """The batch at a later time, the plan carried out in between: boluses from now on, up to but without then."""
-        events = list(self.events)
+        actions = list(self.actions)
         for name, t in times.items():
             if self.now_h <= t < now_h and plan[name] > 0.0:
                 dose = plan[name] / 1000.0 * self.truth.pump.get(round(t / DAY), 1.0)
                 # the last dose is cut short where harvest comes within its day
                 dose *= float(np.clip((plan["harvest"] - t) / DAY, 0.0, 1.0))
-                events.append(Event(t, "bolus", "feed_a", dose, dose))
+                actions.append(Bolus(t, "feed_a", 1000.0 * dose))
         drawn = [d * DAY for d in range(14) if (self.now_h < d * DAY or not self.begun) and d * DAY <= now_h]
-        events += [Event(t, "sample", "", SAMPLE_ML / 1000.0, SAMPLE_ML / 1000.0) for t in drawn]
+        actions += [Sample(t, SAMPLE_ML) for t in drawn]
         shift = plan["shift_time"]
         if self.now_h < shift <= now_h:
-            events.append(Event(shift, "temperature", "", plan["shift_temperature"], plan["shift_temperature"]))
-        ordered = tuple(sorted(events, key=lambda e: (e.time_h, e.kind)))
-        later = replace(self, events=ordered, now_h=now_h, begun=True)
+            actions.append(Setpoint(shift, temperature_c=plan["shift_temperature"]))
+        ordered = tuple(sorted(actions, key=start_time))
+        later = replace(self, actions=ordered, now_h=now_h, begun=True)
         return replace(later, readings=(*self.readings, *later._read(drawn)))
 
     def _read(self, times: list[float]) -> list[tuple[float, str, float, str]]:
@@ -144,9 +146,10 @@ class Batch:
 
 @jax.jit
 def _simulated(p: Parameters, start: jax.Array, volume: jax.Array, grid: object, feeds: jax.Array) -> object:
-    one = jax.tree.map(lambda x: jnp.asarray(x)[None], (p, MODEL.State(*start), volume, grid, Vessel(feeds)))
-    trajectory = simulate(MODEL, *one, EXACT)
-    return trajectory, jax.vmap(lambda p, t, g: observe_nodes(MODEL, p, t, g))(one[0], trajectory, one[3])
+    cultivation = Cultivation(MODEL.State(*start), volume, grid, Vessel(feeds))
+    p, cultivation = jax.tree.map(lambda x: jnp.asarray(x)[None], (p, cultivation))
+    trajectory = simulate(MODEL, p, cultivation, integrator=EXACT)
+    return trajectory, jax.vmap(lambda p, t, g: observe_nodes(MODEL, p, t, grid=g))(p, trajectory, cultivation.grid)
 
 
 def truth_at(truth: Truth, run: Run, times: np.ndarray) -> dict[str, np.ndarray]:

@@ -20,13 +20,13 @@ from optim.app.build import build_process, compose
 from optim.app.commands import load_command
 from optim.app.commands.replan import running, until_now
 from optim.app.session import session
-from optim.artefact import Lineage, load
+from optim.artefact import Lineage, load_artefact
 from optim.data.open import open_dataset
 from optim.data.screened import Screen
 from optim.estimation.result import FitResult
 from optim.optimisation.optimise import NEWCOMER
 from optim.optimisation.result import Optimum, Series
-from optim.optimisation.slsqp import best, solve, start_points
+from optim.optimisation.solve import best, solve, start_points
 from optim.process.problem import ProcessProblem
 from optim.recipe.rounding import rounded_decisions
 from optim.replanning.replan import ReplanOptions, replan
@@ -51,7 +51,7 @@ class Bench:
         if not (out / "screen" / "fit" / "artefact.json").exists():
             with session(self.cfg, "fit") as s:
                 load_command("fit")(s)
-        self.fit = load(FitResult, out / "screen" / "fit")
+        self.fit = load_artefact(FitResult, out / "screen" / "fit")
         self.problem = build_process(self.cfg, Screen.of(self.screen))
         self.times = {d.name: d.time_h for d in self.problem.design.decisions if d.kind == "bolus"}
 
@@ -65,7 +65,7 @@ class Bench:
             cfg = compose(["tracking=off", f"out={folder}", f"optimise.clone={clone}"])
             with session(cfg, "optimise") as s:
                 load_command("optimise")(s)
-        rows = load(Optimum, folder / "optimum").optimum.decisions
+        rows = load_artefact(Optimum, folder / "optimum").optimum.decisions
         return dict(zip((d.name for d in rows), rounded_decisions(rows), strict=True))
 
     def clairvoyant(self, truth: Truth) -> dict[str, float]:
@@ -91,7 +91,9 @@ class Bench:
             begin = time.perf_counter()
             problem, under_way = running(self.problem, data, 0, batch.now_h)
             fitting, following = until_now(self.cfg, data, 0, batch.now_h), Plan(plan, EMPTY)
-            found = replan(problem, fitting, self.fit, under_way, following, OPTIONS, Lineage.of(self.fit, seed=1))
+            found = replan(
+                problem, fitting, self.fit, under_way, following, OPTIONS, Lineage.from_parents(self.fit, seed=1)
+            )
             seconds.append(time.perf_counter() - begin)
             plan = plan | {d.name: d.now for d in found.decisions if d.open}
             changes.append(0 if found.kept else day)

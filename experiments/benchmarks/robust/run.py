@@ -46,7 +46,7 @@ def one_screen(seed: int, folder: Path) -> dict[str, object]:
     options = replace(cfg.fit, starts=2, ensemble=64, quality=False, identify=False)
     result = fit(build_fit(cfg, dataset), options, seed=seed, model_name=cfg.model.name)
     problem = build_process(cfg, result.screen)
-    lineage = Lineage.of(result, seed=seed)
+    lineage = Lineage.from_parents(result, seed=seed)
     search = OptimiseSettings(8, 2, cfg.optimise.max_iterations, cfg.optimise.tolerance)
     ensembles = {c: parameter_sets(result, problem.model, c) for c in result.clones}
     clone = rank(problem, ensembles, search, lineage).rows[0].clone

@@ -41,13 +41,15 @@ def first_call(model: str, what: str) -> dict[str, float]:
     integrator = peers.integrator_for(process, MODELS[model], problem.RTOL, guard=what != "simulate")
     arguments = peers.optim_arguments(process, VESSELS)
 
-    def last(p: Any, start: Any, integrator: Any, *rest: Any) -> Any:
-        found = simulate(process.model, p, start, *rest, integrator, derivative="reverse")
+    def last(p: Any, start: Any, integrator: Any, cultivation: Any) -> Any:
+        cultivation = cultivation._replace(initial=start)
+        found = simulate(process.model, p, cultivation, integrator=integrator, derivative="reverse")
         return jnp.sum(found.concentrations[-1][:, -1])
 
     if what == "gradient":
         program = jax.jit(jax.grad(last, argnums=(0, 1)))
-        arguments = (*arguments[:2], integrator, *arguments[2:])
+        p, cultivation = arguments
+        arguments = (p, cultivation.initial, integrator, cultivation)
     else:
         program = (peers.optim_program if what == "simulate" else jacobian_program)(process.model)
         arguments = (integrator, *arguments)

@@ -61,16 +61,18 @@ def decisions(case: str, vessels: int) -> Decisions:
 def jacobian_program(model: Any) -> Callable[..., Any]:
     """Slopes [14, V, N, K+1] of the states, status and steps [V]."""
 
-    def states(p: Any, rest: tuple[Any, ...], integrator: Integrator) -> tuple[Any, Any]:
-        found = simulate(model, p, *rest, integrator)
+    def states(p: Any, cultivation: Any, integrator: Integrator) -> tuple[Any, Any]:
+        found = simulate(model, p, cultivation, integrator=integrator)
         return jnp.stack(found.concentrations, axis=1), (found.status, found.steps)
 
-    def program(integrator: Integrator, p: Any, *rest: Any) -> tuple[Any, Any]:
+    def program(integrator: Integrator, p: Any, cultivation: Any) -> tuple[Any, Any]:
         table = jnp.stack(p)
 
         def along(direction: Any) -> tuple[Any, Any]:
             moved = tuple(jnp.broadcast_to(direction[i], x.shape) for i, x in enumerate(p))
-            _, slope, ended = jax.jvp(lambda p: states(p, rest, integrator), (p,), (type(p)(*moved),), has_aux=True)
+            _, slope, ended = jax.jvp(
+                lambda p: states(p, cultivation, integrator), (p,), (type(p)(*moved),), has_aux=True
+            )
             return slope, ended
 
         # directions outside, vessels inside, as fitting does it
@@ -81,7 +83,8 @@ def jacobian_program(model: Any) -> Callable[..., Any]:
 
 def _titre(model: Any, integrator: Integrator, case: Any, d: Decisions, arguments: Any, way: Any) -> tuple[Any, Any]:
     """Sum of final mAb, and status and steps. `case`: glucose in the feed, mmol/L."""
-    p, start, volume, grid, vessel = arguments
+    p, cultivation = arguments
+    grid, vessel = cultivation.grid, cultivation.vessel
     k = problem.BOLUS_DAYS
     strong = d.volume * d.glucose / (STRONG * case)
     bolus = jnp.zeros((*grid.actions.bolus.shape[:2], 2)).at[:, k].set(jnp.stack([d.volume - strong, strong], axis=-1))
@@ -89,7 +92,10 @@ def _titre(model: Any, integrator: Integrator, case: Any, d: Decisions, argument
     actions = grid.actions._replace(bolus=bolus, rate_start=still, rate_end=still)
     grid = grid._replace(t=grid.t.at[:, k].add(d.shift), actions=actions)
     feeds = jnp.concatenate([vessel.feeds, vessel.feeds], axis=1).at[:, 0, 2].set(0.0).at[:, 1, 2].multiply(STRONG)
-    found = simulate(model, p, start._replace(Xv=d.cells), volume, grid, vessel._replace(feeds=feeds), integrator, way)
+    cultivation = cultivation._replace(
+        initial=cultivation.initial._replace(Xv=d.cells), grid=grid, vessel=vessel._replace(feeds=feeds)
+    )
+    found = simulate(model, p, cultivation, integrator=integrator, derivative=way)
     return jnp.sum(found.concentrations.mAb[:, -1]), (found.status, found.steps)
 
 

@@ -17,6 +17,7 @@ from process import ATOL_PER_RTOL, Process, solve_scipy
 from timing import Answer, Peer, clocked, warmed
 
 from optim.kinetics.base import AbstractKineticModel
+from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.rosenbrock import Rodas5P
 from optim.simulation.engine.steppers import AbstractStepper, Tsit5
@@ -136,16 +137,16 @@ def diffrax_peer(
 @cache
 def optim_program(model: AbstractKineticModel) -> Callable[..., Trajectory]:
     """`simulate`, compiled; tolerances are arguments, so one program serves all of them."""
-    return jax.jit(lambda integrator, *arguments: simulate(model, *arguments, integrator))
+    return jax.jit(lambda integrator, *arguments: simulate(model, *arguments, integrator=integrator))
 
 
-def optim_arguments(process: Process, vessels: int) -> tuple[Any, ...]:
-    """What `simulate` is given between model and integrator: parameters, start, volume, grid and vessel."""
+def optim_arguments(process: Process, vessels: int) -> tuple[Any, Cultivation]:
+    """The arguments of `simulate` after the model: parameters and cultivations."""
     model = process.model
     p = model.Parameters(*process.parameters(vessels).T)
     start = model.State(*(np.full(vessels, x) for x in process.start[: len(model.species)]))
     grid, vessel = jax.tree.map(lambda a: np.broadcast_to(a, (vessels, *np.shape(a))), (process.grid, process.vessel))
-    return jax.tree.map(jnp.asarray, (p, start, np.full(vessels, process.start_l), grid, vessel))
+    return jax.tree.map(jnp.asarray, (p, Cultivation(start, np.full(vessels, process.start_l), grid, vessel)))
 
 
 def integrator_for(

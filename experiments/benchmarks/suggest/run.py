@@ -35,7 +35,7 @@ from optim.estimation.fit import fit
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.transfer.continued_fit import revive_posterior, update
 from optim.kinetics.cho_moller import Parameters
-from optim.optimisation.slsqp import best, solve
+from optim.optimisation.solve import best, solve
 from optim.process.problem import ProcessProblem
 from optim.runtime import configure
 from optim.settings.doe import SuggestSettings
@@ -73,10 +73,7 @@ class Campaign:
         self.cfg = compose(["tracking=off"])
         options = ScreenOptions(clones=CLONES, vessels_per_clone=1, seed=seed)
         self.truth: dict[str, Parameters] = clone_truth(options)
-        self.first = tuple(
-            replace(run, end_time_h=UNTIL_H, events=tuple(e for e in run.events if e.time_h < UNTIL_H))
-            for run in screen_runs(options)
-        )
+        self.first = tuple(run.until(UNTIL_H) for run in screen_runs(options))
         self.do(self.first, "round0", [READ_H] * len(self.first))
         data = self.data("round0")
         self.process: ProcessProblem = build_process(self.cfg, Screen.of(data))

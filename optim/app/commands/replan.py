@@ -13,13 +13,12 @@ import numpy as np
 from optim.app.build import build_fit, build_process
 from optim.app.session import Session
 from optim.app.stored import require_configured
-from optim.artefact import Lineage, load, require_id, require_parent
-from optim.data.dataset import Dataset, Run
+from optim.artefact import Lineage, load_artefact, require_parent, require_parent_id
+from optim.data.dataset import Dataset
 from optim.data.open import open_dataset
 from optim.errors import ConfigError, DisagreementWarning, IncompatibleError, nearest
 from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
-from optim.export.tables import replan_csv, trajectory_csv
 from optim.optimisation.result import Optimum, Series
 from optim.process.problem import ProcessProblem
 from optim.recipe.document import FILE, read_document
@@ -28,7 +27,7 @@ from optim.replanning.replan import ReplanOptions
 from optim.replanning.replan import replan as replan_batch
 from optim.replanning.result import Replan
 from optim.replanning.running_batch import Batch, Plan
-from optim.report import plots_replan, terminal_replan
+from optim.schedule.actions import start_time, used_feed, with_feed
 from optim.schedule.grid import padded_length
 
 AFTER_H = 0.01  # what is done at this very moment lies within the run
@@ -42,7 +41,7 @@ def replan(s: Session) -> Replan:
     """
     cfg = s.cfg.replan
     folder = Path(cfg.fit) if cfg.fit else s.out
-    old = load(FitResult, folder / "fit")
+    old = load_artefact(FitResult, folder / "fit")
     require_configured(s.cfg, old, folder / "fit")
     dataset = open_dataset(s.cfg.dataset.name)
     index = chosen_run(dataset, cfg.run)
@@ -57,23 +56,15 @@ def replan(s: Session) -> Replan:
     started, meant = 1000.0 * batch.run.start_volume_l, float(s.cfg.vessel.start_volume_ml)
     if abs(started - meant) > 1e-3 * meant:
         notes += (f"the run started with {started:g} mL, the design is for {meant:g} mL: doses are not scaled",)
-    lineage = Lineage.of(old, seed=s.cfg.seed, notes=notes)
+    lineage = Lineage.from_parents(old, seed=s.cfg.seed, notes=notes)
     lineage = lineage.with_data(dataset.name, dataset.content_hash, dataset.simulated)
     lineage = replace(lineage, parents={**lineage.parents, **plan.source})
     found = replan_batch(problem, fitting, old, batch, plan, options, lineage, s.progress)
-    s.keep(found, "replan")
-    s.lines(terminal_replan.replan_lines(found))
-    for note in found.lineage.notes:
-        s.note(note)
+    s.publish(found)
     off = [a.variable for a in found.agreement if a.off]
     if off:
         message = f"readings of {', '.join(off)} agree with no plausible parameter set"
         warnings.warn(message, DisagreementWarning, stacklevel=2)
-    s.tracker.metrics(terminal_replan.replan_metrics(found))
-    s.table(replan_csv(found.actions), "replan_actions")
-    s.table(replan_csv(found.decisions), "replan_decisions")
-    s.table(trajectory_csv(found.replanned.trajectory), "replan_trajectory")
-    s.figure(plots_replan.replan(found), "replan")
     return found
 
 
@@ -96,7 +87,12 @@ def now_of(dataset: Dataset, index: int, wanted: float | None) -> float:
     """The time now: as given, or that of the last thing read or done. What is later is no record of this batch."""
     run, m = dataset.runs[index], dataset.measurements
     times = [(float(t), f"a reading of {m.variable[i]}") for i, t in enumerate(m.time_h) if int(m.run[i]) == index]
-    times += [(e.time_h, f"a {e.kind}") for e in run.events]
+    for a in run.actions:
+        what = type(a).__name__.lower()
+        times.append((start_time(a), f"a {what}"))
+        stop = getattr(a, "stop_h", None)
+        if stop is not None:
+            times.append((float(stop), f"the end of a {what}"))
     last, what = max(times, default=(0.0, "nothing"))
     if wanted is None:
         return last
@@ -115,7 +111,7 @@ def running(problem: ProcessProblem, dataset: Dataset, index: int, now_h: float)
     run, model = dataset.runs[index], problem.model
     names, rows = list(problem.design.feeds), list(problem.feeds)
     renamed: dict[str, str] = {}
-    for feed in dict.fromkeys(e.feed_id for e in run.events if e.feed_id):
+    for feed in run.feeds():
         own = np.asarray(model.feed(dataset.medium(feed, run.run_id)), float)
         if feed in names and np.allclose(own, rows[names.index(feed)]):
             continue
@@ -123,10 +119,10 @@ def running(problem: ProcessProblem, dataset: Dataset, index: int, now_h: float)
         renamed[feed] = feed if feed not in names else f"{feed} (as given)"
         names.append(renamed[feed])
         rows.append(own)
-    events = tuple(replace(e, feed_id=renamed.get(e.feed_id, e.feed_id)) for e in run.events)
+    actions = tuple(with_feed(a, renamed.get(used_feed(a), used_feed(a))) for a in run.actions)
     start = model.initial(dataset.medium(run.medium_id, run.run_id), run.inoculum_vcd, dataset.initial_sample(index))
     problem = replace(problem, feeds=np.array(rows, float), initial=np.array([start[n] for n in model.names()], float))
-    return problem, Batch(replace(run, events=events), now_h, tuple(names))
+    return problem, Batch(replace(run, actions=actions), now_h, tuple(names))
 
 
 def until_now(cfg: Any, dataset: Dataset, index: int, now_h: float) -> FitProblem:
@@ -136,24 +132,13 @@ def until_now(cfg: Any, dataset: Dataset, index: int, now_h: float) -> FitProble
     """
     run = dataset.runs[index]
     # actions at the very end would not count
-    own = stopped(run, now_h + AFTER_H)
+    own = run.until(now_h + AFTER_H)
     runs = tuple(own if i == index else r for i, r in enumerate(dataset.runs))
     whole = replace(dataset, runs=runs)
     alone = whole.only(np.array([index]))
     if len(alone.measurements.value):
         return _roomy(build_fit(cfg, alone))
     return build_fit(cfg, whole).select_vessels(np.array([index]))
-
-
-def stopped(run: Run, end_h: float) -> Run:
-    """The run as if it ended at a time; a feed that changes linearly until a later end has come as far as it would."""
-    ramps = {e.feed_id: e for e in run.events if e.kind == "feed_rate"}  # the last of each feed
-    cut = {}
-    for e in ramps.values():
-        if e.value_end != e.value and run.end_time_h > end_h > e.time_h:
-            share = (end_h - e.time_h) / (run.end_time_h - e.time_h)
-            cut[id(e)] = replace(e, value_end=e.value + (e.value_end - e.value) * share)
-    return replace(run, end_time_h=end_h, events=tuple(cut.get(id(e), e) for e in run.events))
 
 
 def _roomy(problem: FitProblem) -> FitProblem:
@@ -175,13 +160,13 @@ def read_plan(folder: Path, problem: ProcessProblem, fit: FitResult, fit_folder:
     if (folder / FILE).exists():
         plan = _of_recipe(folder, fit, fit_folder)
     elif _is_replan(folder):
-        earlier = load(Replan, folder)
-        require_parent(earlier, folder, fit, fit_folder)
+        earlier = load_artefact(Replan, folder)
+        require_parent(earlier, fit, child_place=folder, parent_place=fit_folder)
         decisions = {d.name: d.planned if np.isnan(d.now) else d.now for d in earlier.decisions}
         plan = Plan(decisions, earlier.replanned.trajectory, {earlier.kind(): earlier.id})
     else:
-        optimum = load(Optimum, folder)
-        require_parent(optimum, folder, fit, fit_folder)
+        optimum = load_artefact(Optimum, folder)
+        require_parent(optimum, fit, child_place=folder, parent_place=fit_folder)
         best = optimum.optimum
         plan = Plan({d.name: d.value for d in best.decisions}, best.trajectory, {optimum.kind(): optimum.id})
     wanted = [d.name for d in problem.design.decisions]
@@ -203,7 +188,7 @@ def _of_recipe(folder: Path, fit: FitResult, fit_folder: Path) -> Plan:
         made_from = str(recipe["lineage"]["parents"].get(fit.kind(), ""))
     except (KeyError, TypeError, ValueError) as err:
         raise IncompatibleError(f"{folder / FILE} is no recipe that can be followed: {err!r}") from err
-    require_id(made_from, folder, fit, fit_folder, Recipe.made_by)
+    require_parent_id(made_from, fit, child_place=folder, parent_place=fit_folder, made_by=Recipe.made_by)
     return Plan(decisions, series, {"recipe": document["id"]})
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from optim.app.build import build_process, build_table
 from optim.app.session import Session
 from optim.data.open import is_at_hand, open_dataset
 from optim.data.screened import Screen
-from optim.export.tables import trajectory_csv
+from optim.export.text_files import csv_text
 from optim.optimisation.evaluate import outcome
 from optim.optimisation.result import ProcessOutcome
-from optim.report import plots, terminal
+from optim.report.process import draw_simulation, simulation_lines, trajectory_frame
+from optim.report.view import View
 
 
 def simulate(s: Session) -> ProcessOutcome:
@@ -26,13 +29,18 @@ def simulate(s: Session) -> ProcessOutcome:
     values = build_table(s.cfg.model, problem.model).values()
     p = np.array([[values[n] for n in problem.model.Parameters._fields]])
     found = outcome(problem, "platform", problem.design.platform, p)
-    file = s.out / "simulation.csv"
-    file.write_text(trajectory_csv(found.trajectory))
-    s.figure(plots.simulated_process(found.trajectory, f"{s.cfg.model.title}: {s.cfg.design.title}"), "simulation")
-    s.say(f"{s.cfg.model.title}: {s.cfg.design.title}, at the configured parameter values")
-    if not s.cfg.model.verified:
-        s.note("equations or numbers of this model have not been checked against a publication")
-    s.lines(terminal.simulation_lines(found))
+    title = f"{s.cfg.model.title}: {s.cfg.design.title}"
+    s.say(f"{title}, at the configured parameter values")
+    s.show(
+        View(
+            "simulation",
+            title,
+            lines=simulation_lines(found),
+            notes=() if s.cfg.model.verified else ("this model has not been checked against its publication",),
+            metrics={f"simulation/{k}": m.p50 for k, m in found.metrics.items()},
+            figures={"simulation": lambda: draw_simulation(found.trajectory, title)},
+        )
+    )
+    file = s.write(csv_text(trajectory_frame(found.trajectory)).encode(), Path("simulation.csv"))
     s.say(f"  written to {file} and {s.out / 'plots' / 'simulation.png'}")
-    s.tracker.metrics({f"simulation/{k}": m.p50 for k, m in found.metrics.items()})
     return found

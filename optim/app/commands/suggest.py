@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from optim.app.build import build_fit, feed_media
+from optim.app.process import configured_process
 from optim.app.session import Session
-from optim.app.stored import process_problem, stored_fit, stored_ranking
+from optim.app.stored import stored_fit, stored_ranking
 from optim.data.dataset import Dataset
 from optim.data.open import open_dataset
 from optim.data.screened import Screen
@@ -18,11 +17,10 @@ from optim.doe.suggest import suggest as suggest_runs
 from optim.errors import ConfigError
 from optim.estimation.result import FitResult
 from optim.estimation.transfer.continued_fit import revive_posterior
-from optim.export.lab_sheet import suggestion_csv, write_plan
+from optim.export.lab_sheet import write_plan
 from optim.optimisation.lineage import process_lineage
 from optim.optimisation.result import Ranking
 from optim.process.problem import ProcessProblem
-from optim.report import plots_suggest, terminal_suggest
 from optim.settings.settings import Settings
 
 
@@ -37,7 +35,7 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
     if result.group_by != "clone":
         raise ConfigError("suggest: the fit groups runs by experiment, so there are no clones to choose among")
     dataset = open_dataset(cfg.dataset.name)
-    process = process_problem(s, result)
+    process = configured_process(s.cfg, result).problem
     posterior, point = revive_posterior(result, build_fit(cfg, dataset))
     setting = _setting(cfg, dataset, result.screen)
     ranking = stored_ranking(s, result)
@@ -52,16 +50,10 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
         _ranked(process, ranking),
         s.progress,
     )
-    s.keep(found, "suggestion")
-    folder = write_plan(found, replace(dataset, media=setting.media), posterior.problem.variables, s.out / "next")
+    s.publish(found)
+    folder = write_plan(found, dataset, posterior.problem.variables, s.out / "next")
     s.tracker.folder(folder, folder.name)
-    s.lines(terminal_suggest.suggestion_lines(found))
-    for note in found.lineage.notes:
-        s.note(note)
     s.say(f"  runs and events to execute, and a table to fill in: {folder}")
-    s.tracker.metrics(terminal_suggest.suggestion_metrics(found))
-    s.table(suggestion_csv(found), "suggestion")
-    s.figure(plots_suggest.suggestion(found), "suggestion")
     return found
 
 

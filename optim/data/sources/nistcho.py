@@ -65,7 +65,7 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
                 ph=NOMINAL_PH,
                 inoculum_vcd=float(inoculum[batch]),
                 end_time_h=float(own["Hours"].max()),
-                events=(),
+                actions=(),
             )
         )
         for hours, vcd, viability in sorted(zip(own["Hours"], own["Total_VCD"], own["Viability"], strict=True)):

@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from optim.data.dataset import Dataset, Event, Run
+from optim.data.dataset import Dataset, Run
 from optim.data.sources.raw import dataset_of, read_table
+from optim.schedule.actions import Action, Feed, Sample, Setpoint, start_time
 
 CONTROL_STEP_H = 0.25
 WITHDRAWAL_L = 0.004  # smaller drops of the on-line volume are rounding of the scales
 OUTLIER_ROW = 40  # dropped by the authors as an outlier
 NEAR_SAMPLE_H = 0.06
 KELVIN = 273.15
+ML_PER_L = 1000.0
 ASSAYS = {"X": "biomass", "P": "product", "G": "glycerol"}
 
 
@@ -37,7 +39,8 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
         flow = flows[flows["process"] == process]
         heat = temperatures[temperatures["process"] == process]
         end = float(own["t"].iloc[-1])
-        events = _withdrawals(flow, own["t"].to_numpy(), end) + _controls(str(process), flow, heat, own["t"].to_numpy())
+        times = own["t"].to_numpy()
+        actions = [*_withdrawals(flow, times, end), *_controls(str(process), flow, heat, times)]
         runs.append(
             Run(
                 run_id=str(process),
@@ -50,7 +53,7 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
                 ph=7.0,
                 inoculum_vcd=None,
                 end_time_h=end,
-                events=tuple(sorted(events, key=lambda e: e.time_h)),
+                actions=tuple(sorted(actions, key=start_time)),
             )
         )
         for index, row in own.iterrows():
@@ -73,37 +76,37 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
     )
 
 
-def _withdrawals(flow: pd.DataFrame, sample_times: np.ndarray, end: float) -> list[Event]:
+def _withdrawals(flow: pd.DataFrame, sample_times: np.ndarray, end: float) -> list[Action]:
     t = flow["t"].to_numpy()
     drop = -np.diff(flow["V"] - flow["f_cum"] - flow["f_base_cum"])
-    events = []
+    actions = list[Action]()
     for i in np.flatnonzero(drop > WITHDRAWAL_L):
         time = float(t[i])
         nearest = float(sample_times[np.argmin(np.abs(sample_times - time))])
         # the account is written up to some seconds after the sample was drawn
         time = nearest if abs(nearest - time) < NEAR_SAMPLE_H else time
         if time < end:
-            events.append(Event(time, "sample", "", float(drop[i]), float(drop[i])))
-    return events
+            actions.append(Sample(time, ML_PER_L * float(drop[i])))
+    return actions
 
 
-def _controls(process: str, flow: pd.DataFrame, heat: pd.DataFrame, sample_times: np.ndarray) -> list[Event]:
+def _controls(process: str, flow: pd.DataFrame, heat: pd.DataFrame, sample_times: np.ndarray) -> list[Action]:
     end = sample_times[-1]
     nodes = np.union1d(np.arange(0.0, end, CONTROL_STEP_H), sample_times)
     # a sliver between a grid node and a sample would only cost steps
     keep = [n for n in nodes if n in sample_times or np.min(np.abs(sample_times - n)) > 0.05]
     nodes = np.array(sorted(keep))
     t = flow["t"].to_numpy()
-    events = []
+    actions = list[Action]()
     for feed_id, column in ((f"feed_{process}", "f_cum"), ("base", "f_base_cum")):
         total = np.interp(nodes, t, flow[column].to_numpy())
         rates = np.maximum(np.diff(total), 0.0) / np.diff(nodes)
-        events += [
-            Event(float(a), "feed_rate", feed_id, float(r), float(r)) for a, r in zip(nodes[:-1], rates, strict=True)
+        actions += [
+            Feed(feed_id, float(a), ML_PER_L * float(r), stop_h=float(b))
+            for a, b, r in zip(nodes[:-1], nodes[1:], rates, strict=True)
         ]
     # mean temperature of each interval, from the integral of the record
     clock, degrees = heat["t"].to_numpy(), heat["T"].to_numpy() - KELVIN
     area = np.concatenate([[0.0], np.cumsum(0.5 * (degrees[1:] + degrees[:-1]) * np.diff(clock))])
     mean = np.diff(np.interp(nodes, clock, area)) / np.diff(nodes)
-    events += [Event(float(a), "temperature", "", float(m), float(m)) for a, m in zip(nodes[:-1], mean, strict=True)]
-    return events
+    return actions + [Setpoint(float(a), temperature_c=float(m)) for a, m in zip(nodes[:-1], mean, strict=True)]

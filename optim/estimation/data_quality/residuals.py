@@ -237,7 +237,16 @@ def _of_twins(r: Reference, i: int, but: np.ndarray) -> np.ndarray:
 
 def treated_alike(a: Run, b: Run) -> bool:
     """Vessels of one clone in one batch, to which the same was done."""
-    same = ("clone_id", "experiment_id", "medium_id", "start_volume_l", "temperature_c", "ph", "inoculum_vcd", "events")
+    same = (
+        "clone_id",
+        "experiment_id",
+        "medium_id",
+        "start_volume_l",
+        "temperature_c",
+        "ph",
+        "inoculum_vcd",
+        "actions",
+    )
     return all(getattr(a, key) == getattr(b, key) for key in same)
 
 

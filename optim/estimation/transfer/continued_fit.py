@@ -62,7 +62,7 @@ def update(
     point.history = history
     result = build_fit_result(posterior, [point], options, seed=seed, model_name=model_name, progress=progress)
     note = f"continued from a fit of '{old.lineage.dataset}' ({old.lineage.dataset_hash[:12]})"
-    return replace(result, lineage=replace(result.lineage.noted(note), parents={old.kind(): old.id}))
+    return replace(result, lineage=replace(result.lineage.with_notes(note), parents={old.kind(): old.id}))
 
 
 def _at_estimates(old: FitResult, problem: FitProblem) -> tuple[Posterior, Point]:

@@ -22,6 +22,7 @@ from optim.estimation.transfer.mixture import (
     member_probabilities,
 )
 from optim.estimation.transfer.prediction import (
+    CloneReadings,
     NewClonePrediction,
     PredictedClone,
     PredictedParameter,
@@ -66,12 +67,18 @@ def predict_new_clone(
             predicted.append(_predicted_clone(members, posterior, points, float(day), options.draws, seed))
     data = problem.dataset
     return NewClonePrediction(
-        lineage=Lineage.of(old, seed=seed).with_data(data.name, data.content_hash, data.simulated),
+        lineage=Lineage.from_parents(old, seed=seed).with_data(data.name, data.content_hash, data.simulated),
         shared_names=tuple(row.name for row in problem.shared_specs),
         clone_names=tuple(row.name for row in problem.group_specs),
         clones=problem.groups,
         placed=tuple(predicted),
+        readings=_readings_of(problem),
     )
+
+
+def _readings_of(problem: FitProblem) -> CloneReadings:
+    data, m = problem.dataset, problem.dataset.measurements
+    return CloneReadings(tuple(data.runs[i].run_id for i in m.run), m.variable, m.time_h, m.value)
 
 
 def _check_new(earlier: EarlierFit, problem: FitProblem) -> None:

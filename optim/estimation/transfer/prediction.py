@@ -50,6 +50,16 @@ class PredictionBands:
 
 
 @dataclass(frozen=True)
+class CloneReadings:
+    """All readings of the new clones' runs, one entry each, in canonical units; time_h and value are [M]."""
+
+    vessel: tuple[str, ...]
+    variable: tuple[str, ...]
+    time_h: np.ndarray
+    value: np.ndarray
+
+
+@dataclass(frozen=True)
 class PredictedClone:
     """Posterior of one new clone after some days. Draws are on the natural scale: shared [D, Ns], own [D, Nc].
 
@@ -69,7 +79,7 @@ class PredictedClone:
         return next(p for p in self.parameters if p.name == name)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NewClonePrediction(Artefact):
     """New clones under the population of a fit, each predicted after every requested number of days."""
 
@@ -81,6 +91,7 @@ class NewClonePrediction(Artefact):
     clone_names: tuple[str, ...]
     clones: tuple[str, ...]
     placed: tuple[PredictedClone, ...]
+    readings: CloneReadings
 
     def of_clone(self, clone: str) -> tuple[PredictedClone, ...]:
         """Predictions of one clone, by day."""

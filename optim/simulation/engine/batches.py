@@ -1,4 +1,4 @@
-"""Many lanes through one compiled program: batches of one size, so that any number of lanes is traced once."""
+"""Batches of one size, so that one compiled program serves any number of rows."""
 
 from __future__ import annotations
 
@@ -8,40 +8,54 @@ from typing import Any
 import jax
 import numpy as np
 
-# enough lanes to fill vector units, few enough that a small problem still fills both cores
-LANES = 16
+# rows per batch: enough to fill the vector units, few enough that a small problem still uses both cores
+BATCH_ROWS = 16
 
 
-def map_batches(program: Callable[..., Any], lanes: tuple[Any, ...], size: int = LANES) -> Any:
-    """`program(*lanes)` over the leading axis of every leaf, `size` rows at a time: see `batches_of`.
+def map_batches(program: Callable[..., Any], rows: tuple[Any, ...], size: int = BATCH_ROWS) -> Any:
+    """Map a compiled program over rows, one batch after the other.
 
-    Batches are dispatched before the first is waited for, so that they run side by side where there are cores. A lane's
-    numbers do not depend on the lanes beside it. Returns the program's pytree with NumPy leaves.
+    All batches are dispatched before the first result is awaited, so that they run side by side on several cores. The
+    last batch is filled up with its last row.
+
+    Args:
+        program: function of batches with `size` rows; the result of a row must not depend on the other rows.
+        rows: arguments of the program; every leaf has a leading axis of n rows.
+        size: rows per batch.
+
+    Returns:
+        The results of all rows, with NumPy leaves of n rows.
     """
-    lanes = jax.tree.map(np.asarray, lanes)
-    n = len(jax.tree.leaves(lanes)[0])
+    rows = jax.tree.map(np.asarray, rows)
+    n = len(jax.tree.leaves(rows)[0])
     whole = n - n % size
-    parts = [jax.tree.map(lambda a, at=first: a[at : at + size], lanes) for first in range(0, whole, size)]
+    parts = [jax.tree.map(lambda a, at=first: a[at : at + size], rows) for first in range(0, whole, size)]
     if whole < n:
         rest = np.minimum(np.arange(whole, whole + size), n - 1)
-        parts.append(jax.tree.map(lambda a: a[rest], lanes))
+        parts.append(jax.tree.map(lambda a: a[rest], rows))
     return join_batches([program(*part) for part in parts], n)
 
 
 def split_batches[T](tree: T, rows: np.ndarray, size: int) -> tuple[tuple[np.ndarray, T], ...]:
-    """The given rows of a tree in batches of one size on the device, each with its places among the rows.
+    """Split rows of a pytree into batches on the device. The last batch is filled up with its last row.
 
-    The last row is repeated to fill up, so that any number of rows is one compiled program.
+    Args:
+        tree: pytree whose leaves have a leading axis of rows.
+        rows: indices of the rows to take [n].
+        size: rows per batch.
+
+    Returns:
+        Each batch with the places of its rows within `rows` [size].
     """
     tree = jax.tree.map(np.asarray, tree)
-    found = []
+    batches = []
     for first in range(0, len(rows), size):
         place = np.minimum(np.arange(first, first + size), len(rows) - 1)
-        found.append((place, jax.tree.map(lambda a, at=rows[place]: jax.numpy.asarray(a[at]), tree)))
-    return tuple(found)
+        batches.append((place, jax.tree.map(lambda a, at=rows[place]: jax.numpy.asarray(a[at]), tree)))
+    return tuple(batches)
 
 
 def join_batches(parts: list[Any], count: int) -> Any:
-    """What batches gave, as one tree of NumPy arrays with `count` rows."""
+    """Join the results of batches into one pytree of NumPy arrays with `count` rows."""
     arrays = [jax.tree.map(np.asarray, part) for part in parts]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *arrays)

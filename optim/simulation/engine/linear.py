@@ -1,4 +1,4 @@
-"""Sparse linear programs: what a small move of a graph's inputs does to its outputs, and back."""
+"""Sparse linear maps: the linearisation of a graph, forward (tangents) and backward (cotangents)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from optim.types import Array
 
 
 class SparseLinearMap(NamedTuple):
-    """A sparse linear program from the moves of some inputs to the changes of the outputs, by way of shared values.
+    """A sparse linear map from tangents of some inputs to tangents of the outputs, through shared intermediate values.
 
-    `steps[k]` gives value k (counted after the inputs) as a sum over (earlier value, weight): an integer is a place
-    among the weights, a float the weight itself. `outputs` are the values that are wanted; -1: does not change.
+    Values are numbered: first the inputs `by`, then one value per step.
     """
 
-    by: tuple[int, ...]
+    by: tuple[int, ...]  # indices of the inputs that move
+    # step k: its value is the sum over (earlier value, weight); an integer is an index into the weights, a float is the
+    # weight itself
     steps: tuple[tuple[tuple[int, int | float], ...], ...]
-    outputs: tuple[int, ...]
+    outputs: tuple[int, ...]  # the value of each output; -1: the output does not change
 
     def push_forward(self, weights: Sequence[Array], moves: Sequence[Array]) -> list[Array | None]:
-        """Changes of the outputs; None where there is none."""
-        values, used = list(moves), self._uses()
+        """Tangents of the outputs from those of the inputs `by`; None for an output that does not change."""
+        values, used = list(moves), self._use_counts()
         for step in self.steps:
             total = None
             for source, w in step:
@@ -33,8 +34,8 @@ class SparseLinearMap(NamedTuple):
         return [values[i] if i >= 0 else None for i in self.outputs]
 
     def pull_back(self, weights: Sequence[Array], changes: Sequence[Array | None]) -> list[Array | None]:
-        """Cotangents of the inputs from those of the outputs; None where there is none."""
-        first, used = len(self.by), self._uses()
+        """Cotangents of the inputs `by` from those of the outputs; None stands for zero."""
+        first, used = len(self.by), self._use_counts()
         values: list[Any] = [None] * (first + len(self.steps))
 
         def _add(i: int, term: Array) -> None:
@@ -53,7 +54,8 @@ class SparseLinearMap(NamedTuple):
                 _add(source, _weighted(weights, w, bar))
         return values[:first]
 
-    def _uses(self) -> list[int]:
+    def _use_counts(self) -> list[int]:
+        """How often each value is used."""
         used = [0] * (len(self.by) + len(self.steps))
         for i in (*(source for step in self.steps for source, _ in step), *(i for i in self.outputs if i >= 0)):
             used[i] += 1

@@ -1,13 +1,12 @@
-"""The march: one loop that owns the steps, the clock, the nodes and the status of every vessel.
+"""The march: the loop over time steps, which owns the clocks, the nodes and the status of all vessels.
 
-Vessels run on lanes, side by side. Each lane has its own vessel, interval, clock and step size; when its vessel is done
-it takes the next one that waits, so that nobody waits for the slowest. All lanes step at once. A few steps
-are taken between two visits, at which lanes that reached a node are served: what is stored and what happens at nodes
-costs its share of a visit, not of every step.
+Vessels run on lanes. Each lane has its own vessel, interval, clock and step size. When its vessel is finished, a lane
+takes the next vessel that waits, so no vessel waits for the slowest one. All lanes step at once. The lanes that have
+reached a node are served every few steps (a visit): only a visit pays for storing states and for actions at nodes.
 
-The step size is chosen from values only (never differentiated), and interval lengths enter the right-hand side as
-factors: derivatives with respect to event times, doses, rates, setpoints, initial state and parameters are those of the
-discrete solution, exact for the steps taken. `march` has forward derivatives, `engine.reverse` reverse ones.
+Step sizes are chosen from values only and are never differentiated, and interval lengths enter the right-hand side as
+factors. So derivatives with respect to event times, doses, rates, setpoints, initial state and parameters are those of
+the discrete solution, exact for the steps taken. `march` has forward derivatives, `engine.reverse` has reverse ones.
 """
 
 from __future__ import annotations
@@ -24,82 +23,90 @@ import numpy as np
 from optim.errors import Status
 from optim.kinetics.base import AbstractKineticModel
 from optim.schedule.grid import IntervalGrid
+from optim.settings.simulation import IntegratorSettings
 from optim.simulation.balance import Controls, Vessel, apply_left_edge, state_scales
 from optim.simulation.engine.rhs import FrozenInputs, RightHandSide, hold_in_memory, right_hand_side, stack_rows
 from optim.simulation.engine.steppers import AbstractStepper, Tsit5
 from optim.types import Array
 
-# steps between two visits: a lane that reaches a node idles for half of them on average, a visit costs about one step
+# steps between two visits: a lane that reaches a node idles for half of them on average; a visit costs about one step
 STEPS_PER_VISIT = 4
-# A step that takes a species further below zero than this share of its scale is refused: that is no round-off, and the
-# error estimate may not see it (a step over the pole of s/(k+s) at -k can land on a smooth solution that is none).
-NEGATIVE = 1e-4
-# the error of a step that was much too careful says nothing about the trend
-LEAST_SIZE = math.log(1e-4)
+# A step is rejected if it takes a species below zero by more than this fraction of its scale. That is no round-off, and
+# the error estimate can miss it: a step over the pole of s/(k+s) at -k can land on another smooth solution.
+NEGATIVE_TOLERANCE = 1e-4
+# logarithm of the smallest error that enters the trend: a much smaller one says nothing about the next step
+LEAST_LOG_ERROR = math.log(1e-4)
 
 
 class Integrator(eqx.Module):
-    """Stepper and its settings. `atol` is relative to each species' scale."""
+    """The time integration: a stepper and its settings."""
 
     stepper: AbstractStepper = Tsit5()
-    rtol: float = 1e-6
-    atol: float = 1e-7
-    max_steps: int = eqx.field(static=True, default=20_000)
-    first_step_h: float = 0.05
+    """The one-step method."""
+    rtol: float = IntegratorSettings.rtol
+    """Relative tolerance of the local error."""
+    atol: float = IntegratorSettings.atol
+    """Absolute tolerance of the local error, relative to the scale of each species."""
+    max_steps: int = eqx.field(static=True, default=IntegratorSettings.max_steps)
+    """Attempted steps after which a vessel fails with `Status.MAX_STEPS`."""
+    first_step_h: float = IntegratorSettings.first_step_h
+    """First step size of a vessel, h."""
     smallest_step_h: float = 1e-9
-    # keep explicit steps within the region of stability, which the error of the values alone does not: needed wherever
-    # derivatives are taken; turn it off only where values alone are wanted
+    """Step size below which a vessel fails, h."""
     guard: bool = eqx.field(static=True, default=True)
+    """Keep explicit steps within the region of stability, which error control of the values alone does not. This is
+    needed wherever derivatives are taken; turn it off only if values alone are used."""
     lanes: int = eqx.field(static=True, default=64)
+    """Largest number of lanes."""
 
 
 class MarchResult(NamedTuple):
-    """Of every vessel: amounts and volume at every node [V, K+1, N'], how it ended, and what that took."""
+    """The result of a march of V vessels with K intervals and N' states each."""
 
-    states: Array
-    status: Array  # [V]
-    steps: Array  # [V] tried
-    rejected: Array  # [V]
+    states: Array  # [V, K+1, N'] amounts, volume in L and collected amounts at every node
+    status: Array  # [V] `optim.errors.Status`
+    steps: Array  # [V] number of attempted steps
+    rejected: Array  # [V] number of rejected steps
     error: Array  # [V] sum of the local errors of all steps, in units of the tolerance
 
 
 class LaneState(NamedTuple):
-    """What moves on the lanes; every leaf has them as its last axis."""
+    """The state of L lanes; every leaf has the lanes as its last axis."""
 
-    vessel: Array  # which one
-    k: Array  # interval
-    s: Array  # position in it, 0..1
-    h: Array  # next step, h
-    y: Array  # [N', L]
-    push: Array | None  # [N', L] estimate of the fastest direction, in units of the species' scales
-    idle: Array  # reached the node, failed, or has no vessel: waits for the visit
-    active: Array  # has a vessel
+    vessel: Array  # index of the vessel
+    k: Array  # index of the interval
+    s: Array  # position in the interval, 0..1
+    h: Array  # next step size, h
+    y: Array  # [N', L] state of the vessel
+    push: Array | None  # [N', L] estimate of the fastest mode, in units of the species' scales
+    idle: Array  # whether the lane waits for the visit: at a node, after a failure, or without a vessel
+    active: Array  # whether the lane has a vessel
     status: Array
     steps: Array
     rejected: Array
     error: Array
-    last_h: Array  # step accepted before, h; 0 where an interval begins
-    last_size: Array  # and the size of its error
-    stumbled: Array  # the step before was rejected
+    last_h: Array  # size of the last accepted step, h; 0 at the beginning of an interval
+    last_size: Array  # logarithm of the squared error of that step
+    stumbled: Array  # whether the last step was rejected
 
 
 class PackedTree(eqx.Module):
-    """A tree whose leaves share leading axes, as one array [rows, columns]."""
+    """A pytree whose leaves share leading axes, packed into one array."""
 
-    table: Array
+    table: Array  # [rows, columns]
     tree: Any = eqx.field(static=True)
     shapes: tuple[tuple[int, ...], ...] = eqx.field(static=True)
 
     @staticmethod
     def pack_tree(tree: Any, leading: int) -> PackedTree:
-        """Pack a tree whose leaves have `leading` axes in common."""
+        """Pack a pytree whose leaves have their first `leading` axes in common."""
         leaves, structure = jax.tree.flatten(tree)
         rows = math.prod(leaves[0].shape[:leading])
         table = jnp.concatenate([leaf.reshape(rows, -1) for leaf in leaves], axis=1)
         return PackedTree(table, structure, tuple(leaf.shape[leading:] for leaf in leaves))
 
     def take_rows(self, row: Array) -> Any:
-        """The tree of one row per lane, lanes last."""
+        """The pytree of one row [L] per lane, with the lanes last."""
         columns, leaves, first = self.table.at[row].get(mode="promise_in_bounds").T, [], 0
         for shape in self.shapes:
             size = math.prod(shape)
@@ -108,7 +115,7 @@ class PackedTree(eqx.Module):
         return jax.tree.unflatten(self.tree, leaves)
 
     def add_rows(self, row: Array, tree: Any) -> PackedTree:
-        """With a tree (lanes last) added to one row per lane; a row beyond the last is dropped."""
+        """Add a pytree (lanes last) to one row [L] per lane; rows beyond the last are ignored."""
         columns = [leaf.reshape(-1, leaf.shape[-1]) for leaf in jax.tree.leaves(tree)]
         return eqx.tree_at(
             lambda packed: packed.table, self, self.table.at[row].add(jnp.concatenate(columns).T, mode="drop")
@@ -116,49 +123,68 @@ class PackedTree(eqx.Module):
 
 
 class VesselTable(NamedTuple):
-    """All vessels, packed in rows, because one gather of a row is cheaper than many of single numbers."""
+    """All inputs of V vessels, packed in rows: one gather of a row is cheaper than many of single numbers."""
 
-    y0: Array  # [V, N']
-    p: PackedTree
-    vessels: PackedTree
-    controls: PackedTree  # controls, one row per vessel and interval
-    intervals: Array  # [V]
+    y0: Array  # [V, N'] initial states
+    p: PackedTree  # parameters, one row per vessel
+    vessels: PackedTree  # feed media and devices, one row per vessel
+    controls: PackedTree  # one row per vessel and interval
+    intervals: Array  # [V] intervals in use
 
     @property
     def node_count(self) -> int:
-        """Nodes of every grid, padding included."""
+        """Number of nodes of every grid, including the padding."""
         return self.controls.table.shape[0] // self.intervals.shape[0] + 1
 
 
 class LoopState(NamedTuple):
+    """The state of the loop over visits."""
+
     lane: LaneState
-    held: FrozenInputs
-    waiting: Array  # the next vessel that no lane has taken
+    frozen: FrozenInputs  # of the interval of every lane
+    waiting: Array  # index of the next vessel that no lane has taken
     states: Array  # [V, K+1, N']
     summary: Array  # [V, 4] status, steps, rejected, error
 
 
-def march(
-    model: AbstractKineticModel, p: Any, y0: Array, grid: IntervalGrid, vessel: Vessel, integrator: Integrator
-) -> MarchResult:
-    """Integrate vessels from node 0 to their last; every leaf has a leading axis V. Rows after a failure are NaN."""
-    task = pack_vessels(p, y0, grid, vessel)
+def march(model: AbstractKineticModel, table: VesselTable, integrator: Integrator) -> MarchResult:
+    """Integrate V vessels from node 0 to their last node.
 
-    def _serve_and_go(loop: LoopState) -> LoopState:
-        loop = serve_lanes(model, task, integrator, loop)
-        length, rhs = loop.held.controls.length, right_hand_side(model, loop.held)
+    Args:
+        model: kinetic model.
+        table: all inputs of the vessels, from `pack_vessels`.
+        integrator: stepper and settings.
+
+    Returns:
+        The states at all nodes. Rows after a failure are NaN; rows of padding repeat the last state.
+    """
+
+    def _visit_and_step(loop: LoopState) -> LoopState:
+        loop = serve_lanes(model, table, loop, integrator=integrator)
+        length, rhs = loop.frozen.controls.length, right_hand_side(model, loop.frozen)
         lane = jax.lax.fori_loop(
-            0, STEPS_PER_VISIT, lambda _, c: try_step(model, integrator, c, length, rhs)[0], loop.lane
+            0,
+            STEPS_PER_VISIT,
+            lambda _, lane: try_step(model, lane, rhs, length=length, integrator=integrator)[0],
+            loop.lane,
         )
         return loop._replace(lane=lane)
 
     return march_result(
-        jax.lax.while_loop(lambda loop: work_remains(task, loop), _serve_and_go, initial_loop(task, integrator)), task
+        jax.lax.while_loop(lambda loop: work_remains(table, loop), _visit_and_step, initial_loop(table, integrator)),
+        table,
     )
 
 
-def pack_vessels(p: Any, y0: Array, grid: IntervalGrid, vessel: Vessel) -> VesselTable:
-    """Everything a lane may need, in rows."""
+def pack_vessels(p: Any, y0: Array, *, grid: IntervalGrid, vessel: Vessel) -> VesselTable:
+    """Pack all inputs of V vessels.
+
+    Args:
+        p: the model's Parameters, each [V].
+        y0: initial states [V, N'].
+        grid: schedules with a leading axis V.
+        vessel: feed media and devices with a leading axis V.
+    """
     controls = Controls(grid.t[:, 1:] - grid.t[:, :-1], grid.actions)
     return VesselTable(
         y0,
@@ -170,24 +196,24 @@ def pack_vessels(p: Any, y0: Array, grid: IntervalGrid, vessel: Vessel) -> Vesse
 
 
 def _lane_count(vessels: int, integrator: Integrator) -> int:
-    """As many lanes as are worth it; a multiple of 8, so that a lane computes the same in every place."""
+    """Number of lanes: a multiple of 8, so that the numbers of a vessel do not depend on its lane."""
     return max(8, min(integrator.lanes, -(-vessels // 8) * 8))
 
 
-def work_remains(task: VesselTable, loop: LoopState) -> Array:
+def work_remains(table: VesselTable, loop: LoopState) -> Array:
     """Whether a lane has a vessel, or a vessel waits for a lane."""
-    return jnp.any(loop.lane.active) | (loop.waiting < task.intervals.shape[0])
+    return jnp.any(loop.lane.active) | (loop.waiting < table.intervals.shape[0])
 
 
-def initial_loop(task: VesselTable, integrator: Integrator) -> LoopState:
-    """All lanes free."""
-    vessels = task.intervals.shape[0]
+def initial_loop(table: VesselTable, integrator: Integrator) -> LoopState:
+    """The state of the loop before the first visit: no lane has a vessel."""
+    vessels = table.intervals.shape[0]
     n = _lane_count(vessels, integrator)
-    dtype = task.y0.dtype
+    dtype = table.y0.dtype
     zero, none = jnp.zeros(n, jnp.int32), jnp.zeros(n, dtype)
     first = jnp.minimum(jnp.arange(n, dtype=jnp.int32), vessels - 1)
-    y0 = task.y0[first].T
-    states = jnp.full((vessels, task.node_count, y0.shape[0]), jnp.nan, dtype).at[:, 0].set(task.y0)
+    y0 = table.y0[first].T
+    states = jnp.full((vessels, table.node_count, y0.shape[0]), jnp.nan, dtype).at[:, 0].set(table.y0)
     lane = LaneState(
         vessel=first,
         k=zero,
@@ -205,8 +231,8 @@ def initial_loop(task: VesselTable, integrator: Integrator) -> LoopState:
         last_size=jnp.zeros(n, jnp.float32),
         stumbled=jnp.zeros(n, bool),
     )
-    held = FrozenInputs(controls_at(task, first, zero), task.p.take_rows(first), task.vessels.take_rows(first))
-    return LoopState(lane, held, jnp.zeros((), jnp.int32), states, jnp.zeros((vessels, 4), dtype))
+    frozen = FrozenInputs(controls_at(table, first, zero), table.p.take_rows(first), table.vessels.take_rows(first))
+    return LoopState(lane, frozen, jnp.zeros((), jnp.int32), states, jnp.zeros((vessels, 4), dtype))
 
 
 def _guarded(integrator: Integrator) -> bool:
@@ -214,20 +240,20 @@ def _guarded(integrator: Integrator) -> bool:
 
 
 def _mixed(y: Array) -> Array:
-    """A direction with something of every mode: no simple combination of states that could happen to be at rest."""
+    """A direction with a part of every mode, since a simple combination of states could be at rest by chance."""
     mixed = np.cos(1.0 + 2.0 * np.arange(y.shape[0]))
     return jnp.broadcast_to(jnp.asarray(mixed, y.dtype)[:, None], y.shape)
 
 
-def controls_at(task: VesselTable, vessel: Array, k: Array) -> Controls:
-    """The controls of an interval of every lane's vessel."""
-    controls: Controls = task.controls.take_rows(interval_row(task, vessel, k))
+def controls_at(table: VesselTable, vessel: Array, k: Array) -> Controls:
+    """The controls of interval `k` [L] of the vessel [L] on every lane."""
+    controls: Controls = table.controls.take_rows(interval_row(table, vessel, k))
     return controls
 
 
-def interval_row(task: VesselTable, vessel: Array, k: Array) -> Array:
-    """Row of an interval of a vessel."""
-    intervals = task.node_count - 1
+def interval_row(table: VesselTable, vessel: Array, k: Array) -> Array:
+    """Row of interval `k` of a vessel in `VesselTable.controls`."""
+    intervals = table.node_count - 1
     return vessel * intervals + jnp.minimum(k, intervals - 1)
 
 
@@ -236,33 +262,45 @@ def _select(mask: Array, yes: Any, no: Any) -> Any:
 
 
 def try_step(
-    model: AbstractKineticModel, integrator: Integrator, c: LaneState, length: Array, rhs: RightHandSide
+    model: AbstractKineticModel, lane: LaneState, rhs: RightHandSide, *, length: Array, integrator: Integrator
 ) -> tuple[LaneState, tuple[Array, Array]]:
-    """One step tried on every lane that is not idle; the lanes after it, the step's length, and if it was accepted."""
+    """Try one step on every lane that is not idle.
+
+    Args:
+        model: kinetic model.
+        lane: the lanes.
+        rhs: their right-hand side.
+        length: h, length of the interval of each lane [L].
+        integrator: stepper and settings.
+
+    Returns:
+        The lanes after the step, and the size of the step as a fraction of the interval [L] and whether it was
+        accepted [L].
+    """
     n = len(model.species)
     length = jax.lax.stop_gradient(length)
-    wanted = jnp.where(length > 0.0, c.h / jnp.where(length > 0.0, length, 1.0), 1.0)
-    push = c.push
+    wanted = jnp.where(length > 0.0, lane.h / jnp.where(length > 0.0, length, 1.0), 1.0)
+    push = lane.push
     if push is not None and integrator.stepper.stability_limit is not None:
-        speed, push = _fastest(model, c, rhs, push)
+        speed, push = _fastest(model, lane, rhs, push)
         wanted = jnp.minimum(wanted, integrator.stepper.stability_limit / speed)
-    remaining = 1.0 - c.s
-    # a last sliver would cost a whole step: stretch up to 1 % to reach the node
+    remaining = 1.0 - lane.s
+    # a very short last step would cost a whole step: stretch this one by up to 1 % to reach the node
     ends = wanted >= 0.99 * remaining
     ds = jax.lax.stop_gradient(jnp.where(ends, remaining, wanted))
     ends, ds, tried_h = hold_in_memory((ends, ds, ds * length))
-    new, error = integrator.stepper.step(rhs, c.s, c.y, ds)
+    new, error = integrator.stepper.step(rhs, lane.y, s=lane.s, h=ds)
 
-    square = hold_in_memory(_error_square(model, integrator, c.y, new, error))
-    size, growth = _growth(integrator, c, square, tried_h)
-    negative = _negative(model, c.y, new)
+    square = hold_in_memory(_error_square(model, integrator, lane.y, new, error))
+    size, growth = _growth(integrator, lane, square, tried_h)
+    negative = _negative(model, lane.y, new)
     growth = jnp.where(negative, jnp.minimum(growth, 0.25), growth)
-    accepted = (square <= 1.0) & ~negative & ~c.idle
+    accepted = (square <= 1.0) & ~negative & ~lane.idle
     finite, negative, accepted, growth = hold_in_memory((jnp.isfinite(square), negative, accepted, growth))
-    # a step cut short by a node says little about the next one: never let it shrink the step that was wanted
-    h = jnp.where(accepted & ends, jnp.maximum(c.h, tried_h * growth), tried_h * growth)
-    y = jnp.where(accepted, new, c.y)
-    steps = c.steps + jnp.where(c.idle, 0, 1).astype(jnp.int32)
+    # a step that was shortened to end at a node says little about the next one: it must not reduce the step size
+    h = jnp.where(accepted & ends, jnp.maximum(lane.h, tried_h * growth), tried_h * growth)
+    y = jnp.where(accepted, new, lane.y)
+    steps = lane.steps + jnp.where(lane.idle, 0, 1).astype(jnp.int32)
     smallest = integrator.smallest_step_h
     failed = jnp.select(
         [
@@ -270,7 +308,7 @@ def try_step(
             (~accepted & (h < smallest) & finite) | (~ends & (tried_h < smallest)),
             ~accepted & (h < smallest),
             accepted & (jax.lax.stop_gradient(new[n]) <= 0.0),
-            # the very last step may be the one that uses up the allowance: that is no failure
+            # a vessel does not fail if its last step is the last one allowed
             (steps >= integrator.max_steps) & ~(accepted & ends),
         ],
         [
@@ -282,31 +320,31 @@ def try_step(
         ],
         jnp.int32(Status.OK),
     )
-    status = jnp.where(c.idle, c.status, failed)
-    after = c._replace(
-        last_h=jnp.where(accepted, tried_h, c.last_h),
-        last_size=jnp.where(accepted, jnp.maximum(size, LEAST_SIZE), c.last_size),
-        stumbled=~accepted & ~c.idle,
-        s=jnp.where(accepted, c.s + ds, c.s),
-        h=jax.lax.stop_gradient(jnp.where(c.idle, c.h, h)),
+    status = jnp.where(lane.idle, lane.status, failed)
+    after = lane._replace(
+        last_h=jnp.where(accepted, tried_h, lane.last_h),
+        last_size=jnp.where(accepted, jnp.maximum(size, LEAST_LOG_ERROR), lane.last_size),
+        stumbled=~accepted & ~lane.idle,
+        s=jnp.where(accepted, lane.s + ds, lane.s),
+        h=jax.lax.stop_gradient(jnp.where(lane.idle, lane.h, h)),
         y=y,
         push=push,
-        idle=c.idle | (accepted & ends) | (status != Status.OK),
+        idle=lane.idle | (accepted & ends) | (status != Status.OK),
         status=status,
         steps=steps,
-        rejected=c.rejected + (~accepted & ~c.idle).astype(jnp.int32),
-        error=c.error + jnp.where(accepted, jnp.sqrt(square), 0.0),
+        rejected=lane.rejected + (~accepted & ~lane.idle).astype(jnp.int32),
+        error=lane.error + jnp.where(accepted, jnp.sqrt(square), 0.0),
     )
     return after, (ds, accepted)
 
 
 def _growth(integrator: Integrator, c: LaneState, square: Array, tried_h: Array) -> tuple[Array, Array]:
-    """Size of the error (its logarithm), and the factor for the next step.
+    """Predictive step size control: the logarithm of the squared error, and the factor for the next step size.
 
-    Predictive control follows the trend of the error, so that few steps fail: Gustafsson 1994, ACM Trans Math Softw
+    The controller follows the trend of the error, so that few steps are rejected: Gustafsson 1994, ACM Trans Math Softw
     20:496, as in Hairer & Wanner 1996 (Solving ODEs II, IV.8).
     """
-    # single precision is plenty for a step size, and its exponentials are several times cheaper
+    # single precision is sufficient for a step size, and its exponentials are several times cheaper
     size = jnp.log(jnp.clip(square, 1e-20, 1e20).astype(jnp.float32))
     exponent = jnp.float32(-0.5 / integrator.stepper.error_order)
     plain = 0.9 * jnp.exp(exponent * size)
@@ -317,18 +355,18 @@ def _growth(integrator: Integrator, c: LaneState, square: Array, tried_h: Array)
 
 
 def _fastest(model: AbstractKineticModel, c: LaneState, rhs: RightHandSide, push: Array) -> tuple[Array, Array]:
-    """Speed of the fastest mode (per unit of s) and its direction, by one power iteration per step; values only.
+    """Rate of the fastest mode (per unit of s) and its direction, by one power iteration per step; values only.
 
-    The error of the values alone does not keep an explicit step stable: at a quasi-steady state it vanishes, the step
-    grows, and derivatives, which no error estimate watches, grow without bound.
+    Error control of the values alone does not keep an explicit step stable. At a quasi-steady state the error vanishes
+    and the step grows; the derivatives, which have no error estimate, then grow without bound.
     """
-    still, s, y, v = jax.lax.stop_gradient((rhs.frozen, c.s, c.y, push))
+    frozen, s, y, v = jax.lax.stop_gradient((rhs.frozen, c.s, c.y, push))
     scale = state_scales(model, y)
-    w = RightHandSide(rhs.graph, still).push_forward(s, y, hold_in_memory(v * scale)) / scale
+    w = RightHandSide(rhs.graph, frozen).push_forward(s, y, hold_in_memory(v * scale)) / scale
     length, before = jnp.sqrt(sum(w**2)), jnp.sqrt(sum(v**2))
     speed = length / before
     usable = jnp.isfinite(speed) & (speed > 0.0)
-    # a little of every direction stays, so that a mode that wakes up is seen
+    # a small part of every direction stays, so that a mode that becomes active is detected
     turned = jnp.where(usable, w / jnp.where(usable, length, 1.0) + 1e-3 * _mixed(y), _mixed(y))
     return jnp.where(usable, speed, 1e-30), jax.lax.stop_gradient(turned)
 
@@ -336,7 +374,7 @@ def _fastest(model: AbstractKineticModel, c: LaneState, rhs: RightHandSide, push
 def _error_square(
     model: AbstractKineticModel, integrator: Integrator, old: Array, new: Array, error: Sequence[Array]
 ) -> Array:
-    """Mean square of the error over the tolerance, for concentrations; values only, no derivative."""
+    """Mean square of the error of the species over its tolerance; values only, without derivative."""
     old, new, error = jax.lax.stop_gradient((old, new, error))
     n = len(model.species)
     floor = integrator.atol * state_scales(model, new)
@@ -347,46 +385,59 @@ def _error_square(
 
 
 def _negative(model: AbstractKineticModel, old: Array, new: Array) -> Array:
-    """Whether a step takes a species below zero."""
+    """Whether a step takes an unsigned species below zero."""
     old, new = jax.lax.stop_gradient((old, new))
-    floor = -NEGATIVE * state_scales(model, new)
-    found = jnp.zeros(new.shape[1:], bool)
+    floor = -NEGATIVE_TOLERANCE * state_scales(model, new)
+    negative = jnp.zeros(new.shape[1:], bool)
     for i, species in enumerate(model.species):
         if not species.signed:
-            found = found | (new[i] < jnp.minimum(floor[i], old[i]))
-    return found
+            negative = negative | (new[i] < jnp.minimum(floor[i], old[i]))
+    return negative
 
 
-def serve_lanes(model: AbstractKineticModel, task: VesselTable, integrator: Integrator, loop: LoopState) -> LoopState:
-    """Serve the lanes that wait: store the node, hand out the next vessel, and apply what happens at the node."""
+def serve_lanes(
+    model: AbstractKineticModel, table: VesselTable, loop: LoopState, *, integrator: Integrator
+) -> LoopState:
+    """Serve the idle lanes: store the state at the node, assign the next vessel, and apply the actions of the node.
+
+    Args:
+        model: kinetic model.
+        table: all inputs of the vessels.
+        loop: the loop before the visit.
+        integrator: stepper and settings.
+
+    Returns:
+        The loop after the visit.
+    """
     lane = loop.lane
-    vessels = task.intervals.shape[0]
+    vessels = table.intervals.shape[0]
     status = lane.status
     arrived = lane.active & lane.idle & (status == Status.OK)
     k = jnp.where(arrived, lane.k + 1, lane.k)
-    # lanes without news get places of their own beyond the last, so that all are different and all but news are dropped
+    # lanes that have not arrived write to distinct places beyond the last, which are dropped: all places are unique
     nowhere = vessels + jnp.arange(k.shape[0], dtype=jnp.int32)
     place = jnp.where(arrived, lane.vessel, nowhere)
     states = loop.states.at[place, k].set(lane.y.T, mode="drop", unique_indices=True)
-    done = lane.active & ((status != Status.OK) | (k >= task.intervals[lane.vessel]))
-    found = jnp.stack([x.astype(loop.summary.dtype) for x in (status, lane.steps, lane.rejected, lane.error)], axis=-1)
+    done = lane.active & ((status != Status.OK) | (k >= table.intervals[lane.vessel]))
+    results = (status, lane.steps, lane.rejected, lane.error)
+    rows = jnp.stack([x.astype(loop.summary.dtype) for x in results], axis=-1)
     place = jnp.where(done, lane.vessel, nowhere)
-    summary = loop.summary.at[place].set(jax.lax.stop_gradient(found), mode="drop", unique_indices=True)
+    summary = loop.summary.at[place].set(jax.lax.stop_gradient(rows), mode="drop", unique_indices=True)
 
     free = ~lane.active | done
     candidate = loop.waiting + jnp.cumsum(free).astype(jnp.int32) - 1
     taken = free & (candidate < vessels)
     lane = lane._replace(k=k, status=status, active=(lane.active & ~done) | taken)
     lane = _select(taken, _fresh(integrator, lane, candidate), lane)
-    lane = lane._replace(y=jnp.where(taken, task.y0[lane.vessel].T, lane.y))
-    # the rows of lanes in the middle of an interval are those they hold already: nothing to select
-    held = FrozenInputs(
-        controls_at(task, lane.vessel, lane.k), task.p.take_rows(lane.vessel), task.vessels.take_rows(lane.vessel)
+    lane = lane._replace(y=jnp.where(taken, table.y0[lane.vessel].T, lane.y))
+    # lanes in the middle of an interval take the same rows as before, so nothing has to be selected
+    frozen = FrozenInputs(
+        controls_at(table, lane.vessel, lane.k), table.p.take_rows(lane.vessel), table.vessels.take_rows(lane.vessel)
     )
 
     enters = (arrived & lane.active) | taken
-    y = jnp.where(enters, apply_left_edges(model, lane.y, held), lane.y)
-    emptied = enters & _emptied(model, lane.y, held.controls)
+    y = jnp.where(enters, apply_left_edges(model, lane.y, frozen), lane.y)
+    emptied = enters & _emptied(model, lane.y, frozen.controls)
     lane = lane._replace(
         s=jnp.where(enters, 0.0, lane.s),
         last_h=jnp.where(enters, 0.0, lane.last_h),
@@ -394,17 +445,17 @@ def serve_lanes(model: AbstractKineticModel, task: VesselTable, integrator: Inte
         idle=~lane.active | emptied,
         status=jnp.where(emptied, jnp.int32(Status.VOLUME_EXHAUSTED), lane.status),
     )
-    return LoopState(lane, held, loop.waiting + jnp.sum(taken).astype(jnp.int32), states, summary)
+    return LoopState(lane, frozen, loop.waiting + jnp.sum(taken).astype(jnp.int32), states, summary)
 
 
-def apply_left_edges(model: AbstractKineticModel, y: Array, held: FrozenInputs) -> Array:
-    """What happens at the left edge, on every lane."""
-    edge = jax.vmap(lambda y, u, device: apply_left_edge(model, tuple(y), u, device), in_axes=-1, out_axes=-1)
-    return stack_rows(edge(y, held.controls, held.vessel))
+def apply_left_edges(model: AbstractKineticModel, y: Array, frozen: FrozenInputs) -> Array:
+    """Apply the instant actions at the left edge to the states y [N', L] of every lane."""
+    edge = jax.vmap(lambda y, u, vessel: apply_left_edge(model, tuple(y), u, vessel=vessel), in_axes=-1, out_axes=-1)
+    return stack_rows(edge(y, frozen.controls, frozen.vessel))
 
 
 def _fresh(integrator: Integrator, lane: LaneState, vessel: Array) -> LaneState:
-    """A lane that begins a vessel."""
+    """The lanes at the beginning of a vessel."""
     zero, none = jnp.zeros_like(lane.k), jnp.zeros_like(lane.s)
     return lane._replace(
         vessel=vessel,
@@ -422,17 +473,18 @@ def _fresh(integrator: Integrator, lane: LaneState, vessel: Array) -> LaneState:
 
 
 def _emptied(model: AbstractKineticModel, y: Array, u: Controls) -> Array:
+    """Whether the instant actions would empty the vessel."""
     left = jax.lax.stop_gradient(y[len(model.species)] - u.actions.withdraw)
     removed = 0.0 if u.actions.remove is None else u.actions.remove
     refilled = jnp.sum(u.actions.bolus, axis=0)
     return (left <= 0.0) | (left < removed) | (left - removed + refilled <= 0.0)
 
 
-def march_result(loop: LoopState, task: VesselTable) -> MarchResult:
-    """Rows of padding repeat the last state, so that reductions over the path need no mask."""
+def march_result(loop: LoopState, table: VesselTable) -> MarchResult:
+    """The result of a finished loop. Rows of padding repeat the last state: reductions over nodes need no mask."""
     status, steps, rejected = (loop.summary[:, i].astype(jnp.int32) for i in range(3))
-    last = task.intervals[:, None, None]
-    padding = jnp.arange(task.node_count)[None, :, None] > last
+    last = table.intervals[:, None, None]
+    padding = jnp.arange(table.node_count)[None, :, None] > last
     repeated = jnp.take_along_axis(loop.states, last, axis=1)
     states = jnp.where(padding & (status == Status.OK)[:, None, None], repeated, loop.states)
     return MarchResult(states, status, steps, rejected, loop.summary[:, 3])

@@ -1,4 +1,4 @@
-"""The march with reverse derivatives: every step of every lane is recorded, and replayed backward."""
+"""Reverse-mode derivatives of the march: every step of every lane is recorded and replayed backward (a tape)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import numpy as np
 
 from optim.errors import Status
 from optim.kinetics.base import AbstractKineticModel
-from optim.schedule.grid import IntervalGrid
-from optim.simulation.balance import Vessel
 from optim.simulation.engine.march import (
     STEPS_PER_VISIT,
     Integrator,
@@ -24,7 +22,6 @@ from optim.simulation.engine.march import (
     initial_loop,
     interval_row,
     march_result,
-    pack_vessels,
     serve_lanes,
     try_step,
     work_remains,
@@ -32,47 +29,41 @@ from optim.simulation.engine.march import (
 from optim.simulation.engine.rhs import FrozenInputs, RightHandSide, right_hand_side
 from optim.types import Array
 
-# steps a vessel may take on average, which bounds the record; one that does not fit ends with `Status.MAX_STEPS`
+# average number of steps per vessel that the tape can hold; a vessel that does not fit ends with `Status.MAX_STEPS`
 TAPE_STEPS = 2_000
 
 
 class Tape(NamedTuple):
-    """What happened between two visits: T of them, R steps each, on L lanes, with N' states."""
+    """The tape of a march: T visits, R steps between two visits, L lanes with N' states each."""
 
-    vessel: Array  # [T, L]
-    k: Array
-    entered: Array  # the lane began its interval k here: left edge and first accepted step
-    ended: Array  # and reached its end
-    y: Array  # [T, R, N', L] before every step
-    s: Array  # [T, R, L]
-    ds: Array
-    accepted: Array
-
-
-def march_reverse(
-    model: AbstractKineticModel, p: Any, y0: Array, grid: IntervalGrid, vessel: Vessel, integrator: Integrator
-) -> MarchResult:
-    """`march` with reverse derivatives, of the states. The gradient of a vessel that failed is zero."""
-    return _recorded(model, pack_vessels(p, y0, grid, vessel), integrator)
+    vessel: Array  # [T, L] index of the vessel
+    k: Array  # [T, L] index of the interval
+    entered: Array  # [T, L] whether the lane began its interval here: left edge and first accepted step
+    ended: Array  # [T, L] whether the lane reached the end of its interval
+    y: Array  # [T, R, N', L] states before every step
+    s: Array  # [T, R, L] position before every step
+    ds: Array  # [T, R, L] size of every step
+    accepted: Array  # [T, R, L] whether the step was accepted
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _recorded(model: AbstractKineticModel, task: VesselTable, integrator: Integrator) -> MarchResult:
-    return record_march(model, task, integrator).march
+def march_reverse(model: AbstractKineticModel, table: VesselTable, integrator: Integrator) -> MarchResult:
+    """`march` with reverse-mode derivatives of the states; same arguments. A failed vessel has the gradient zero."""
+    return record_march(model, table, integrator).march
 
 
 class RecordedMarch(NamedTuple):
-    """A march, and every step it took; the first `used` rows of the tape hold them."""
+    """The result of a march with the tape of its steps."""
 
     march: MarchResult
     tape: Tape
-    used: Array
+    used: Array  # number of visits on the tape; the rows after them are blank
 
 
-def record_march(model: AbstractKineticModel, task: VesselTable, integrator: Integrator) -> RecordedMarch:
-    """March with a record of every step."""
-    loop = initial_loop(task, integrator)
-    vessels, n = task.intervals.shape[0], loop.lane.vessel.shape[0]
+def record_march(model: AbstractKineticModel, table: VesselTable, integrator: Integrator) -> RecordedMarch:
+    """`march` with a tape of every step; same arguments."""
+    loop = initial_loop(table, integrator)
+    vessels, n = table.intervals.shape[0], loop.lane.vessel.shape[0]
     visits = (-(-vessels // n) + 1) * min(
         TAPE_STEPS, integrator.max_steps
     ) // STEPS_PER_VISIT + 2  # the last one only serves
@@ -81,15 +72,15 @@ def record_march(model: AbstractKineticModel, task: VesselTable, integrator: Int
     states = jnp.zeros((*rows, *loop.lane.y.shape), dtype)
     blank = Tape(count, count, flag, flag, states, real, real, jnp.zeros((*rows, n), bool))
 
-    def _go(state: tuple[LoopState, Tape, Array]) -> tuple[LoopState, Tape, Array]:
+    def _visit_and_record(state: tuple[LoopState, Tape, Array]) -> tuple[LoopState, Tape, Array]:
         loop, tape, used = state
-        loop = serve_lanes(model, task, integrator, loop)
+        loop = serve_lanes(model, table, loop, integrator=integrator)
         before = loop.lane
-        length, rhs = loop.held.controls.length, right_hand_side(model, loop.held)
+        length, rhs = loop.frozen.controls.length, right_hand_side(model, loop.frozen)
 
-        def _one(i: Array, carried: Any) -> Any:
+        def _record_step(i: Array, carried: Any) -> Any:
             lane, tape = carried
-            after, (ds, accepted) = try_step(model, integrator, lane, length, rhs)
+            after, (ds, accepted) = try_step(model, lane, rhs, length=length, integrator=integrator)
             tape = tape._replace(
                 y=tape.y.at[used, i].set(lane.y),
                 s=tape.s.at[used, i].set(lane.s),
@@ -98,7 +89,7 @@ def record_march(model: AbstractKineticModel, task: VesselTable, integrator: Int
             )
             return after, tape
 
-        lane, tape = jax.lax.fori_loop(0, STEPS_PER_VISIT, _one, (before, tape))
+        lane, tape = jax.lax.fori_loop(0, STEPS_PER_VISIT, _record_step, (before, tape))
         at_edge = (before.s == 0.0) & (before.last_h == 0.0)
         tape = tape._replace(
             vessel=tape.vessel.at[used].set(before.vessel),
@@ -111,10 +102,12 @@ def record_march(model: AbstractKineticModel, task: VesselTable, integrator: Int
         return loop._replace(lane=lane), tape, used + 1
 
     loop, tape, used = jax.lax.while_loop(
-        lambda state: work_remains(task, state[0]) & (state[2] < visits), _go, (loop, blank, jnp.zeros((), jnp.int32))
+        lambda state: work_remains(table, state[0]) & (state[2] < visits),
+        _visit_and_record,
+        (loop, blank, jnp.zeros((), jnp.int32)),
     )
-    result = march_result(loop, task)
-    # vessels that no lane had finished, or even begun, when the record was full
+    result = march_result(loop, table)
+    # vessels that were not finished, or not begun, when the tape was full
     place = jnp.where(loop.lane.active, loop.lane.vessel, vessels)
     open_ = (jnp.arange(vessels) >= loop.waiting).at[place].set(True, mode="drop")
     return RecordedMarch(
@@ -122,108 +115,108 @@ def record_march(model: AbstractKineticModel, task: VesselTable, integrator: Int
     )
 
 
-def _forward(model: AbstractKineticModel, task: VesselTable, integrator: Integrator) -> tuple[MarchResult, Any]:
-    result, tape, used = record_march(model, task, integrator)
-    return result, (task, integrator, tape, used, result.states, result.status)
+def _forward(model: AbstractKineticModel, table: VesselTable, integrator: Integrator) -> tuple[MarchResult, Any]:
+    result, tape, used = record_march(model, table, integrator)
+    return result, (table, integrator, tape, used, result.states, result.status)
 
 
 class _Back(NamedTuple):
-    """Cotangents: of the lanes' states and of what they hold, and of the rows of the task."""
+    """Cotangents on the way back: of the states and frozen inputs of the lanes, and of the vessel table."""
 
     visit: Array
     y: Array
-    held: FrozenInputs
-    task: VesselTable
+    frozen: FrozenInputs
+    table: VesselTable
 
 
-def _backward(model: AbstractKineticModel, kept: Any, cotangent: MarchResult) -> Any:
-    task, integrator, tape, used, states, status = kept
-    bar = _cotangent_at_nodes(task, cotangent.states, status)
+def _backward(model: AbstractKineticModel, residuals: Any, cotangent: MarchResult) -> Any:
+    table, integrator, tape, used, states, status = residuals
+    bar = _cotangent_at_nodes(table, cotangent.states, status)
     good = status == Status.OK
-    vessels = task.intervals.shape[0]
+    vessels = table.intervals.shape[0]
     add = partial(jax.tree.map, jnp.add)
     zeros = partial(jax.tree.map, jnp.zeros_like)
 
-    def _go(b: _Back) -> _Back:
+    def _visit_back(b: _Back) -> _Back:
         at = b.visit - 1
         v, k = tape.vessel[at], tape.k[at]
-        held = FrozenInputs(controls_at(task, v, k), task.p.take_rows(v), task.vessels.take_rows(v))
+        inputs = FrozenInputs(controls_at(table, v, k), table.p.take_rows(v), table.vessels.take_rows(v))
         ended = tape.ended[at] & good[v]
         y_bar = b.y + jnp.where(ended, bar[v, k + 1].T, 0.0)
-        rhs, before_rhs = _prepared(model, held)
+        rhs, rhs_pullback = _right_hand_side_pullback(model, inputs)
 
-        def _one(i: Array, carried: Any) -> Any:
-            y_bar, still_bar = carried
+        def _replay_step(i: Array, carried: Any) -> Any:
+            y_bar, frozen_bar = carried
             r = STEPS_PER_VISIT - 1 - i
             accepted = tape.accepted[at, r] & good[v]
             y_bar, change = _step_back(integrator, y_bar, tape.y[at, r], tape.s[at, r], tape.ds[at, r], accepted, rhs)
-            return y_bar, add(still_bar, change)
+            return y_bar, add(frozen_bar, change)
 
-        y_bar, still_bar = jax.lax.fori_loop(0, STEPS_PER_VISIT, _one, (y_bar, zeros(rhs.frozen)))
-        held_bar = add(b.held, before_rhs(still_bar)[0])
+        y_bar, frozen_bar = jax.lax.fori_loop(0, STEPS_PER_VISIT, _replay_step, (y_bar, zeros(rhs.frozen)))
+        inputs_bar = add(b.frozen, rhs_pullback(frozen_bar)[0])
         entered = tape.entered[at] & good[v]
-        y_bar, change = _edge_back(model, y_bar, states[v, k].T, entered, held)
-        held_bar = add(held_bar, change)
+        y_bar, change = _edge_back(model, y_bar, states[v, k].T, entered, inputs)
+        inputs_bar = add(inputs_bar, change)
         begun = entered & (k == 0)
         first = jnp.where(begun, v, vessels)
-        row = jnp.where(entered, interval_row(task, v, k), task.controls.table.shape[0])
-        task_bar = b.task._replace(
-            y0=b.task.y0.at[first].add(y_bar.T, mode="drop"),
-            p=b.task.p.add_rows(first, held_bar.p),
-            vessels=b.task.vessels.add_rows(first, held_bar.vessel),
-            controls=b.task.controls.add_rows(row, held_bar.controls),
+        row = jnp.where(entered, interval_row(table, v, k), table.controls.table.shape[0])
+        table_bar = b.table._replace(
+            y0=b.table.y0.at[first].add(y_bar.T, mode="drop"),
+            p=b.table.p.add_rows(first, inputs_bar.p),
+            vessels=b.table.vessels.add_rows(first, inputs_bar.vessel),
+            controls=b.table.controls.add_rows(row, inputs_bar.controls),
         )
-        y_bar, p_bar, device_bar = jax.tree.map(
-            lambda a: jnp.where(begun, 0.0, a), (y_bar, held_bar.p, held_bar.vessel)
+        y_bar, p_bar, vessel_bar = jax.tree.map(
+            lambda a: jnp.where(begun, 0.0, a), (y_bar, inputs_bar.p, inputs_bar.vessel)
         )
-        u_bar = jax.tree.map(lambda a: jnp.where(entered, 0.0, a), held_bar.controls)
-        return _Back(at, y_bar, FrozenInputs(u_bar, p_bar, device_bar), task_bar)
+        u_bar = jax.tree.map(lambda a: jnp.where(entered, 0.0, a), inputs_bar.controls)
+        return _Back(at, y_bar, FrozenInputs(u_bar, p_bar, vessel_bar), table_bar)
 
     lanes = jnp.zeros(tape.vessel.shape[1], jnp.int32)
-    held = FrozenInputs(controls_at(task, lanes, lanes), task.p.take_rows(lanes), task.vessels.take_rows(lanes))
-    b = _Back(used, jnp.zeros(tape.y.shape[2:], tape.y.dtype), zeros(held), zeros(task._replace(intervals=None)))
-    b = jax.lax.while_loop(lambda b: b.visit > 0, _go, b)
-    no_intervals = np.zeros(task.intervals.shape, jax.dtypes.float0)
-    return b.task._replace(y0=b.task.y0 + bar[:, 0], intervals=no_intervals), zeros(integrator)
+    inputs = FrozenInputs(controls_at(table, lanes, lanes), table.p.take_rows(lanes), table.vessels.take_rows(lanes))
+    b = _Back(used, jnp.zeros(tape.y.shape[2:], tape.y.dtype), zeros(inputs), zeros(table._replace(intervals=None)))
+    b = jax.lax.while_loop(lambda b: b.visit > 0, _visit_back, b)
+    no_intervals = np.zeros(table.intervals.shape, jax.dtypes.float0)
+    return b.table._replace(y0=b.table.y0 + bar[:, 0], intervals=no_intervals), zeros(integrator)
 
 
-def _prepared(model: AbstractKineticModel, held: FrozenInputs) -> tuple[RightHandSide, Any]:
-    """The right-hand sides of all lanes, and the pull-back of what they were prepared from."""
+def _right_hand_side_pullback(model: AbstractKineticModel, inputs: FrozenInputs) -> tuple[RightHandSide, Any]:
+    """The right-hand side of the lanes, and the pullback from its frozen values to the frozen inputs."""
     graph = []
 
-    def _still(held: FrozenInputs) -> Any:
-        rhs = right_hand_side(model, held)
+    def _frozen_values(inputs: FrozenInputs) -> Any:
+        rhs = right_hand_side(model, inputs)
         graph.append(rhs.graph)
         return rhs.frozen
 
-    found, back = jax.vjp(_still, held)
-    return RightHandSide(graph[0], found), back
+    values, pullback = jax.vjp(_frozen_values, inputs)
+    return RightHandSide(graph[0], values), pullback
 
 
 def _step_back(
     integrator: Integrator, y_bar: Array, y: Array, s: Array, ds: Array, accepted: Array, rhs: RightHandSide
 ) -> tuple[Array, tuple[Array, ...]]:
-    """Cotangents before one step from those after it, and of what the right-hand side holds."""
-    before, change = integrator.stepper.pull_back(rhs, s, y, ds, y_bar)
-    # a step that was not taken may have left the range of the rate laws: its derivative is no number
+    """Cotangents before one step from those after it, and of the frozen values of the right-hand side."""
+    before, change = integrator.stepper.pull_back(rhs, y, y_bar, s=s, h=ds)
+    # a rejected step may have left the domain of the rate laws, and its derivative may be NaN
     return jnp.where(accepted, before, y_bar), tuple(jnp.where(accepted, a, 0.0) for a in change)
 
 
 def _edge_back(
-    model: AbstractKineticModel, y_bar: Array, y: Array, entered: Array, held: FrozenInputs
+    model: AbstractKineticModel, y_bar: Array, y: Array, entered: Array, inputs: FrozenInputs
 ) -> tuple[Array, FrozenInputs]:
-    """The same for the instant actions at the left edge."""
-    before, change = jax.vjp(lambda y, held: apply_left_edges(model, y, held), y, held)[1](y_bar)
+    """As `_step_back` for the instant actions at the left edge."""
+    before, change = jax.vjp(lambda y, inputs: apply_left_edges(model, y, inputs), y, inputs)[1](y_bar)
     return jnp.where(entered, before, y_bar), jax.tree.map(lambda a: jnp.where(entered, a, 0.0), change)
 
 
-def _cotangent_at_nodes(task: VesselTable, bar: Array, status: Array) -> Array:
-    """Cotangents [V, K+1, N'] of the nodes in use: padding repeats the last one, so its share belongs there."""
+def _cotangent_at_nodes(table: VesselTable, bar: Array, status: Array) -> Array:
+    """Cotangents [V, K+1, N'] of the nodes in use; those of the padding are added to the last one."""
     row = jnp.arange(bar.shape[1])[None, :, None]
-    last = task.intervals[:, None, None]
+    last = table.intervals[:, None, None]
     bar = jnp.where((status == Status.OK)[:, None, None], bar, 0.0)
     padding = jnp.sum(jnp.where(row > last, bar, 0.0), axis=1, keepdims=True)
     return jnp.where(row > last, 0.0, bar) + jnp.where(row == last, padding, 0.0)
 
 
-_recorded.defvjp(_forward, _backward)
+march_reverse.defvjp(_forward, _backward)

@@ -20,13 +20,13 @@ from optim.types import Array
 
 
 class Rodas5P(AbstractStepper):
-    """One matrix and its factors serve eight stages; the last stage is the estimate of the local error."""
+    """Rodas5P, for stiff systems. All eight stages share one LU decomposition; the last is the error estimate."""
 
     order: ClassVar[int] = 5
     error_order: ClassVar[int] = 5
     stability_limit: ClassVar[float | None] = None
     gamma: ClassVar[float] = 0.21193756319429014
-    # the state of each stage from 6 on is that of the stage before plus its increment, and so is the result
+    # from stage 6 on, the state of a stage is that of the stage before plus its increment; so is the result
     a: ClassVar[tuple[tuple[float, ...], ...]] = (
         (),
         (3.0,),
@@ -114,12 +114,12 @@ class Rodas5P(AbstractStepper):
         ),
     )
 
-    def step(self, rhs: RightHandSide, s: Array, y: Array, h: Array) -> tuple[Array, Sequence[Array]]:
+    def step(self, rhs: RightHandSide, y: Array, *, s: Array, h: Array) -> tuple[Array, Sequence[Array]]:
         stages, new = self._stages(rhs, s, y, h)
         return new, jax.lax.stop_gradient(stages[-1])
 
     def pull_back(
-        self, rhs: RightHandSide, s: Array, y: Array, h: Array, bar: Array
+        self, rhs: RightHandSide, y: Array, bar: Array, *, s: Array, h: Array
     ) -> tuple[Array, tuple[Array, ...]]:
         stages, _ = self._stages(rhs, s, y, h)
         inverse = 1.0 / h
@@ -130,7 +130,7 @@ class Rodas5P(AbstractStepper):
         back = jnp.asarray(np.column_stack([self.c, self.d, result, states, states.T, pulls.T]), y.dtype)
 
         def _stage(n: Array, carried: Any) -> Any:
-            bars, right_bars, s_bar, entry_bars, still_bar = carried
+            bars, right_bars, s_bar, entry_bars, frozen_bar = carried
             i = 7 - n
             row = back[i]
             k_bar = row[2] * bar + weighted_sum(row[11:19], bars) + inverse * weighted_sum(row[19:], right_bars)
@@ -143,7 +143,7 @@ class Rodas5P(AbstractStepper):
                 store_stage(right_bars, i, right),
                 None if s_bar is None else tuple(a + row[1] * h * b for a, b in zip(s_bar, right, strict=True)),
                 {(a, b): value + right[a] * k[b] for (a, b), value in entry_bars.items()},
-                tuple(a + b for a, b in zip(still_bar, change, strict=True)),
+                tuple(a + b for a, b in zip(frozen_bar, change, strict=True)),
             )
 
         none, zero = jnp.zeros((8, *y.shape), y.dtype), jnp.zeros_like(s)
@@ -154,13 +154,13 @@ class Rodas5P(AbstractStepper):
             dict.fromkeys(entries, zero),
             (zero,) * len(rhs.frozen),
         )
-        bars, _, s_bar, entry_bars, still_bar = jax.lax.fori_loop(0, 8, _stage, start)
-        of_matrix, change = rhs.pull_back_jacobian(s, y, s_bar, entry_bars)
-        still_bar = tuple(a + b for a, b in zip(still_bar, change, strict=True))
-        return bar + sum(bars) + jnp.stack(of_matrix), still_bar
+        bars, _, s_bar, entry_bars, frozen_bar = jax.lax.fori_loop(0, 8, _stage, start)
+        of_matrix, change = rhs.pull_back_jacobian(s, y, by_s=s_bar, entries=entry_bars)
+        frozen_bar = tuple(a + b for a, b in zip(frozen_bar, change, strict=True))
+        return bar + sum(bars) + jnp.stack(of_matrix), frozen_bar
 
-    def interpolate(self, rhs: RightHandSide, s: Array, y: Array, h: Array, theta: Array) -> Array:
-        """The states at s + theta h, theta in [0, 1], of order 4 within the step."""
+    def interpolate(self, rhs: RightHandSide, y: Array, theta: Array, *, s: Array, h: Array) -> Array:
+        """Dense output: the states [N', L] at s + theta h for theta [L] in 0..1, of order 4."""
         stages, new = self._stages(rhs, s, y, h)
         q = [weighted_sum(row, stages) for row in self.dense]
         bend = (1.0 - theta) * (q[0] + theta * (q[1] + theta * q[2]))
@@ -185,7 +185,7 @@ class Rodas5P(AbstractStepper):
         return stages, y + weighted_sum([float(w) for w in self._states()[7]], stages) + stages[7]
 
     def _states(self) -> np.ndarray:
-        """Weights of the state of every stage; from the sixth on it is the one before and its increment."""
+        """Weights of the stages in the state of every stage."""
         rows = _square(self.a)
         for i in (6, 7):
             rows[i] = rows[i - 1] + np.eye(8)[i - 1]

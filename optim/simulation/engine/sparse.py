@@ -1,6 +1,6 @@
-"""Linear algebra of small sparse systems, written out in straight-line arithmetic.
+"""LU decomposition of small sparse matrices, written out as straight-line arithmetic.
 
-A rate law touches few species, so most entries of a Jacobian are zero, and its factors cost a few dozen products.
+A rate law depends on few species, so most entries of a Jacobian are zero, and its factors cost a few dozen products.
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ from optim.simulation.engine.graph import AnyGraph, Place, evaluate_lanes, trace
 from optim.simulation.engine.rhs import hold_in_memory
 from optim.types import Array, Scalar
 
-Entries = dict[Place, Array]  # (row, column) -> value, zeros left out
+Entries = dict[Place, Array]  # (row, column) -> value [L]; zeros are left out
 
-# above this size the straight-line program grows faster than what it saves; LAPACK takes over
+# above this size the straight-line program grows faster than it saves time, and LAPACK is used
 STRAIGHT_LINE = 40
 
 
 @lru_cache(maxsize=64)
 def pivot_order(n: int, entries: frozenset[tuple[int, int]]) -> tuple[int, ...]:
-    """Order of pivots that keeps the fill-in small (Markowitz 1957, Manag Sci 3:255), on the diagonal only.
+    """Order of the pivots, on the diagonal only, that keeps the fill-in small (Markowitz 1957, Manag Sci 3:255).
 
-    Pivots are not chosen by size: 1/(gamma h) - J is dominated by its diagonal for the steps that accuracy allows.
+    Pivots are not chosen by size: 1/(gamma h) - J is dominated by its diagonal at the steps that accuracy allows.
+
+    Args:
+        n: number of rows.
+        entries: places (row, column) of the entries that are not zero.
     """
     pattern = set(entries) | {(i, i) for i in range(n)}
     left, order = set(range(n)), []
@@ -46,9 +50,9 @@ def pivot_order(n: int, entries: frozenset[tuple[int, int]]) -> tuple[int, ...]:
 
 @lru_cache(maxsize=64)
 def _elimination(n: int, places: tuple[Place, ...], dtype: Any) -> tuple[AnyGraph, tuple[Place, ...]]:
-    """Graph from the entries at `places` to the LU factors, pivots inverted, and the places of those."""
+    """The graph from the entries at `places` to the LU factors with inverted pivots, and the places of the factors."""
     order = pivot_order(n, frozenset(places))
-    found: list[Place] = []
+    factor_places: list[Place] = []
 
     def _factor(*values: Scalar) -> tuple[Scalar, ...]:
         lu = dict(zip(places, values, strict=True))
@@ -62,17 +66,17 @@ def _elimination(n: int, places: tuple[Place, ...], dtype: Any) -> tuple[AnyGrap
                     if (k, j) in lu:
                         change = lu[i, k] * lu[k, j]
                         lu[i, j] = lu[i, j] - change if (i, j) in lu else -change
-        found[:] = sorted(lu)
-        return tuple(lu[ij] for ij in found)
+        factor_places[:] = sorted(lu)
+        return tuple(lu[ij] for ij in factor_places)
 
-    return trace_graph(_factor, len(places), dtype), tuple(found)
+    return trace_graph(_factor, len(places), dtype=dtype), tuple(factor_places)
 
 
 @lru_cache(maxsize=64)
 def _substitution(
     n: int, places: tuple[Place, ...], filled: tuple[Place, ...], dtype: Any, transposed: bool = False
 ) -> AnyGraph:
-    """Graph from the factors and a right-hand side to the solution."""
+    """The graph from the factors and a right-hand side to the solution."""
     order = pivot_order(n, frozenset(places))
 
     def _substitute(*values: Scalar) -> tuple[Scalar, ...]:
@@ -103,11 +107,11 @@ def _substitution(
                     x[k] = x[k] - lu[i, k] * x[i]
         return tuple(x)
 
-    return trace_graph(_substitute_transposed if transposed else _substitute, len(filled) + n, dtype)
+    return trace_graph(_substitute_transposed if transposed else _substitute, len(filled) + n, dtype=dtype)
 
 
 def _product(entries: dict[Place, Scalar], vector: Sequence[Any], like: Sequence[Scalar]) -> tuple[Scalar, ...]:
-    """Matrix times vector; rows without entries are zeros like those of `like`."""
+    """Matrix times vector; rows without entries are zeros of the shape of `like`."""
     out: list[Any] = [None] * len(like)
     for (i, j), value in entries.items():
         term = value * vector[j]
@@ -116,9 +120,13 @@ def _product(entries: dict[Place, Scalar], vector: Sequence[Any], like: Sequence
 
 
 class SparseSolver:
-    """Solutions of one small matrix (entries [L]) with many right-hand sides (N rows [L]).
+    """LU decomposition of one small matrix per lane, for many right-hand sides.
 
-    Derivatives reuse the factors: a solve for every direction, no new factorisation.
+    Derivatives reuse the factors: one solve for every direction, no further factorisation.
+
+    Args:
+        matrix: entries, each [L], of an n x n matrix.
+        n: number of rows.
     """
 
     def __init__(self, matrix: Entries, n: int):
@@ -133,11 +141,11 @@ class SparseSolver:
             self.factors = hold_in_memory(evaluate_lanes(graph, [fixed[ij] for ij in places]))
 
     def solve(self, b: Sequence[Array]) -> tuple[Array, ...]:
-        """Rows of x with matrix x = b."""
+        """The solution x of matrix x = b, as n rows [L], for a right-hand side of n rows [L]."""
         return _solution(self.n, self.factors, self.matrix, tuple(b))
 
     def solve_transposed(self, b: Sequence[Array]) -> tuple[Array, ...]:
-        """Rows of x with the transposed matrix times x = b; not to be differentiated."""
+        """As `solve` with the transposed matrix; do not differentiate it."""
         return _solved(self.n, self.factors, self.matrix, tuple(b), True)
 
 

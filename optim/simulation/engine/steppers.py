@@ -1,4 +1,4 @@
-"""Steppers: one step of a Runge-Kutta method over a rescaled interval, with an error estimate."""
+"""Steppers: one step of a Runge-Kutta method within an interval rescaled to 0..1, with an error estimate."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -15,28 +15,49 @@ from optim.types import Array
 
 
 class AbstractStepper(eqx.Module):
-    """`order` is that of the solution that is carried on, `error_order` that of the step size's control.
-
-    Steps times the fastest rate must stay below `stable`; None for a method that is stable at any step.
-    """
+    """A stepper: one step of a one-step method on L lanes with N' states each."""
 
     order: AbstractClassVar[int]
+    """Order of the solution that is continued."""
     error_order: AbstractClassVar[int]
+    """Order by which the step size is controlled."""
     stability_limit: AbstractClassVar[float | None]
+    """Largest stable product of step size and fastest rate; None for a method that is stable at any step size."""
 
     @abstractmethod
-    def step(self, rhs: RightHandSide, s: Array, y: Array, h: Array) -> tuple[Array, Sequence[Array]]:
-        """States [N', L] at s + h and the estimates of their local errors, without derivative; s, h [L]."""
+    def step(self, rhs: RightHandSide, y: Array, *, s: Array, h: Array) -> tuple[Array, Sequence[Array]]:
+        """Take one step.
+
+        Args:
+            rhs: right-hand side of the lanes.
+            y: states [N', L] at s.
+            s: position within the interval [L].
+            h: step size [L], as a fraction of the interval.
+
+        Returns:
+            The states [N', L] at s + h, and the estimated local errors (N' rows [L]), which have no derivative.
+        """
 
     @abstractmethod
     def pull_back(
-        self, rhs: RightHandSide, s: Array, y: Array, h: Array, bar: Array
+        self, rhs: RightHandSide, y: Array, bar: Array, *, s: Array, h: Array
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Cotangents of y and of what `rhs` holds from those of the states at s + h."""
+        """Propagate cotangents backward through one step.
+
+        Args:
+            rhs: right-hand side of the lanes.
+            y: states [N', L] at s.
+            bar: cotangents [N', L] of the states at s + h.
+            s: position within the interval [L].
+            h: step size [L].
+
+        Returns:
+            The cotangents of `y` and of the frozen values of `rhs`.
+        """
 
 
 class Tsit5(AbstractStepper):
-    """Explicit, order 5(4), for mild systems. Tsitouras 2011, Comput Math Appl 62:770."""
+    """Explicit Runge-Kutta method of order 5(4), for non-stiff systems. Tsitouras 2011, Comput Math Appl 62:770."""
 
     order: ClassVar[int] = 5
     error_order: ClassVar[int] = 5
@@ -69,33 +90,33 @@ class Tsit5(AbstractStepper):
         1.0 / 66.0,
     )
 
-    def step(self, rhs: RightHandSide, s: Array, y: Array, h: Array) -> tuple[Array, Sequence[Array]]:
+    def step(self, rhs: RightHandSide, y: Array, *, s: Array, h: Array) -> tuple[Array, Sequence[Array]]:
         slopes, new = self._stages(rhs, s, y, h)
-        # the rate at the new point serves the error alone, of which no derivative is taken
-        slopes, new_, s, h, still = jax.lax.stop_gradient((slopes, new, s, h, rhs.frozen))
-        last = rhs._replace(frozen=still)(s + h, new_)
+        # the rate at the new point is used for the error alone, which has no derivative
+        slopes, new_, s, h, frozen = jax.lax.stop_gradient((slopes, new, s, h, rhs.frozen))
+        last = rhs._replace(frozen=frozen)(s + h, new_)
         error = weighted_sum(self.e[:6], slopes)
         return new, [h * (error[i] + self.e[6] * slope) for i, slope in enumerate(last)]
 
     def pull_back(
-        self, rhs: RightHandSide, s: Array, y: Array, h: Array, bar: Array
+        self, rhs: RightHandSide, y: Array, bar: Array, *, s: Array, h: Array
     ) -> tuple[Array, tuple[Array, ...]]:
         slopes, _ = self._stages(rhs, s, y, h)
         rows = self._table()
         back = jnp.asarray(np.column_stack([rows, self.b, rows[:, 1:].T]), y.dtype)
 
         def _stage(n: Array, carried: tuple[Array, tuple[Array, ...]]) -> tuple[Array, tuple[Array, ...]]:
-            bars, still_bar = carried
+            bars, frozen_bar = carried
             i = 5 - n
             row = back[i]
             at = hold_in_memory(y + h * weighted_sum(row[1:7], slopes))
             slope_bar = hold_in_memory(h * (row[7] * bar + weighted_sum(row[8:], bars)))
             at_bar, change = rhs.pull_back(s + row[0] * h, at, slope_bar)
-            return store_stage(bars, i, at_bar), tuple(a + b for a, b in zip(still_bar, change, strict=True))
+            return store_stage(bars, i, at_bar), tuple(a + b for a, b in zip(frozen_bar, change, strict=True))
 
         start = jnp.zeros((6, *y.shape), y.dtype), tuple(jnp.zeros_like(a) for a in rhs.frozen)
-        bars, still_bar = jax.lax.fori_loop(0, 6, _stage, start)
-        return bar + sum(bars), still_bar
+        bars, frozen_bar = jax.lax.fori_loop(0, 6, _stage, start)
+        return bar + sum(bars), frozen_bar
 
     def _table(self) -> np.ndarray:
         rows = np.zeros((6, 6))
@@ -116,7 +137,7 @@ class Tsit5(AbstractStepper):
 
 
 def weighted_sum(weights: Any, slopes: Array) -> Array:
-    """Weighted sum over stages; weights that are the number 0 are left out."""
+    """Weighted sum of the stages [R, ...]; terms whose weight is the number 0 are left out."""
     terms = [
         weights[j] * slopes[j] for j in range(len(weights)) if not (isinstance(weights[j], float) and weights[j] == 0.0)
     ]

@@ -1,0 +1,402 @@
+"""The functions of the library: from a dataset and a model to a recipe.
+
+Notebooks and scripts call them as `optim.fit`, `optim.rank`, ...; the commands of the command line call the same ones.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Callable
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from optim import __version__
+from optim.app.build import build_fit, config_hash, model_config
+from optim.app.model import Model
+from optim.app.process import Process
+from optim.app.schema import as_yaml
+from optim.artefact import Artefact, load_artefact, require_parent
+from optim.errors import ConfigError, IncompatibleError, nearest
+
+if TYPE_CHECKING:
+    from optim.data.dataset import Dataset
+    from optim.estimation.result import FitResult, ModelScore
+    from optim.estimation.transfer.prediction import NewClonePrediction
+    from optim.optimisation.pareto import Front
+    from optim.optimisation.result import Optimum, ProcessOutcome, Ranking
+    from optim.optimisation.sensitivity import Stress
+    from optim.process.problem import ProcessProblem
+    from optim.recipe.recipe import Recipe
+
+Progress = Callable[[str], None]
+
+
+def quiet(text: str) -> None:
+    """Report no progress."""
+
+
+def changed[S](section: str, settings: S, changes: dict[str, Any]) -> S:
+    """Settings with some of their fields changed. Raises `ConfigError` that names an unknown field and the closest."""
+    known = [f.name for f in fields(settings)]  # type: ignore[arg-type]
+    for name in changes:
+        if name not in known:
+            raise ConfigError(f"{section}: unknown setting '{name}'.{nearest(name, known)} Known: {', '.join(known)}")
+    return replace(settings, **changes)  # type: ignore[type-var]
+
+
+def fit(screen: Dataset, model: Model, *, seed: int = 0, progress: Progress = quiet, **settings: Any) -> FitResult:
+    """Fit a model to all vessels of a screen at once.
+
+    Args:
+        screen: the data, from `optim.read_dataset`.
+        model: from `optim.load_model`.
+        seed: of the starts and of the draws.
+        progress: receives a line now and then.
+        settings: fields of `FitSettings`, such as `starts=8` or `leave_one_out=True`; by default those of the model.
+
+    Returns:
+        The parameters of every clone, an ensemble of plausible parameter sets, diagnostics and scores.
+
+    Raises:
+        FitError: no start could be simulated, or the data do not determine the parameters at all.
+        ConfigError: an unknown setting.
+    """
+    from optim.estimation.fit import fit as fit_problem
+    from optim.estimation.transfer.continued_fit import update as update_fit
+
+    chosen = changed("fit", model.settings.fit, settings)
+    named: dict[str, Any] = {"seed": seed, "model_name": model.name, "progress": progress}
+    problem = build_fit(model.settings, screen)
+    if chosen.continue_from:
+        result = update_fit(load(Path(chosen.continue_from) / "fit"), problem, chosen, **named)
+    else:
+        result = fit_problem(problem, chosen, **named)
+    scores = [_score(result)]
+    # compared by their scores alone
+    plain = replace(chosen, ensemble=2, quality=False, identify=False, profiles=(), ensemble_by="laplace")
+    for name in (n for n in chosen.compare if n != model.name):
+        other = build_fit(model.settings, screen, model_config(name))
+        scores.append(_score(fit_problem(other, plain, **named | {"model_name": name})))
+    return replace(result, comparison=tuple(sorted(scores, key=lambda m: -m.aicc)) if len(scores) > 1 else ())
+
+
+def _score(r: FitResult) -> ModelScore:
+    from optim.estimation.result import ModelScore
+    from optim.estimation.score import log_predictive_density, r_squared
+
+    left = r_squared(r.left_out) if r.left_out is not None else {}
+    scores = [float("nan") if o is None else log_predictive_density(o) for o in (r.left_out, r.clones_left_out)]
+    return ModelScore(r.lineage.model, r.n_parameters, r.log_likelihood, r.aicc, r.bic, r.r2, left, *scores)
+
+
+def predict_new_clone(
+    result: FitResult, screen: Dataset, model: Model, *, seed: int = 0, progress: Progress = quiet, **settings: Any
+) -> NewClonePrediction:
+    """Predict clones that the fit has not seen, from their first days of samples.
+
+    Args:
+        result: the fit whose population is the prior.
+        screen: runs of the new clones alone, with all that is planned for their vessels.
+        model: the model of the fit.
+        seed: of the draws.
+        progress: receives a line now and then.
+        settings: fields of `PlaceSettings`, such as `days=(0.0, 3.0)`.
+
+    Raises:
+        IncompatibleError: another model than that of the fit, or a clone that it knows.
+        FitError: no plausible parameter set could be simulated.
+    """
+    from optim.estimation.transfer.new_clone import predict_new_clone as predict_clones
+
+    chosen = changed("place", model.settings.place, settings)
+    return predict_clones(result, build_fit(model.settings, screen), chosen, seed=seed, progress=progress)
+
+
+def rank(result: FitResult, process: Process, *, seed: int = 0, progress: Progress = quiet, **settings: Any) -> Ranking:
+    """Rank the clones of a fit, each at its own optimised process.
+
+    Args:
+        result: the fit.
+        process: from `optim.load_process`.
+        seed: of the starts.
+        progress: receives a line now and then.
+        settings: fields of `OptimiseSettings`, such as `rank_starts=5`.
+
+    Raises:
+        ConfigError: the fit groups runs by experiment, so there are no clones.
+        InfeasibleError: no clone has a process that meets all limits; names those in conflict.
+    """
+    from optim.optimisation.lineage import process_lineage
+    from optim.optimisation.optimise import parameter_sets
+    from optim.optimisation.optimise import rank as rank_clones
+
+    if result.group_by != "clone":
+        raise ConfigError("rank: the fit groups runs by experiment, so there are no clones to rank")
+    problem = process.problem
+    lineage = process_lineage(result, problem, seed=seed)
+    if process.settings.calendar is not None:
+        lineage = lineage.with_notes("clones are ranked without regard to working hours")
+    return rank_clones(
+        problem,
+        {clone: parameter_sets(result, problem.model, clone) for clone in result.clones},
+        changed("optimise", process.settings.optimise, settings),
+        lineage,
+        _truth(result, problem),
+        progress,
+    )
+
+
+def _truth(result: FitResult, problem: ProcessProblem) -> Callable[[str, np.ndarray], float] | None:
+    """The true metric of a clone at decisions [D], where the data are simulated."""
+    known = result.screen.truth
+    if known is None:
+        return None
+
+    def true_metric(clone: str, x: np.ndarray) -> float:
+        named = known[""] | known[clone]
+        p = np.array([[named[n] for n in problem.model.Parameters._fields]])
+        return float(problem.objective.from_solver(problem.evaluate(x[None], p).objective[0]))
+
+    return true_metric
+
+
+def optimise(
+    result: FitResult,
+    process: Process,
+    *,
+    clone: str = "best",
+    ranking: Ranking | None = None,
+    seed: int = 0,
+    progress: Progress = quiet,
+    **settings: Any,
+) -> Optimum:
+    """Optimise the process of one clone.
+
+    Args:
+        result: the fit.
+        process: from `optim.load_process`; its settings say how uncertainty and working hours count.
+        clone: an id; `best`, the first of the ranking; or `population`, a clone that has not been seen.
+        ranking: of the same fit; the process that it found for the clone becomes one more start.
+        seed: of the starts.
+        progress: receives a line now and then.
+        settings: fields of `OptimiseSettings`, such as `starts=20`.
+
+    Returns:
+        The best process and the platform process, each with intervals, limits, costs and trajectories.
+
+    Raises:
+        InfeasibleError: no process meets all limits; names those in conflict.
+        IncompatibleError: the ranking was made from another fit, or by another objective.
+        ConfigError: an unknown clone.
+    """
+    from optim.optimisation.lineage import process_lineage
+    from optim.optimisation.optimise import NEWCOMER, parameter_sets
+    from optim.optimisation.optimise import optimise as optimise_process
+
+    problem = process.problem
+    if ranking is not None:
+        _require_made_from(ranking, result)
+    best = clone == "best"
+    if best:
+        clone = _best_clone(ranking, problem)
+    known = (*result.clones, NEWCOMER)
+    if clone not in known:
+        raise ConfigError(f"optimise.clone: unknown '{clone}'.{nearest(clone, known)} Known: {', '.join(known)}")
+    first = _ranked_process(problem, ranking, clone)
+    used = [ranking] if ranking is not None and (best or first is not None) else []
+    return optimise_process(
+        problem,
+        clone,
+        parameter_sets(result, problem.model, clone),
+        changed("optimise", process.settings.optimise, settings),
+        process_lineage(result, problem, *used, seed=seed),
+        first,
+        progress,
+        process.settings.objective.risk,
+        process.settings.calendar,
+    )
+
+
+def _require_made_from(child: Artefact, result: FitResult) -> None:
+    require_parent(child, result, child_place=Path(f"this {child.kind()}"), parent_place=Path("the fit given"))
+
+
+def _best_clone(ranking: Ranking | None, problem: ProcessProblem) -> str:
+    if ranking is None:
+        raise ConfigError("optimise.clone: 'best' needs a ranking; run `optim rank` first, or name a clone")
+    if ranking.objective != problem.metric:
+        raise IncompatibleError(
+            f"the ranking is by {ranking.objective}, this process maximises {problem.metric}; run `optim rank` again, "
+            "or name a clone (optimise.clone)"
+        )
+    return ranking.best
+
+
+def _ranked_process(problem: ProcessProblem, ranking: Ranking | None, clone: str) -> np.ndarray | None:
+    """The clone's process in the ranking, where it is of the same objective and design."""
+    if ranking is None or ranking.objective != problem.metric:
+        return None
+    names = [d.name for d in problem.design.decisions]
+    row = next((r for r in ranking.rows if r.clone == clone and list(r.decisions) == names), None)
+    return np.array([row.decisions[n] for n in names]) if row else None
+
+
+def sensitivity(
+    result: FitResult, process: Process, optimum: Optimum, *, seed: int = 0, progress: Progress = quiet
+) -> Stress:
+    """What parameters, prices and disturbances do to an optimum.
+
+    Args:
+        result: the fit that the optimum was made from.
+        process: the process that was optimised; `stress.drifts` of its settings are the disturbances.
+        optimum: from `optim.optimise`.
+        seed: recorded in the lineage.
+        progress: receives a line now and then.
+    """
+    from optim.optimisation.lineage import process_lineage
+    from optim.optimisation.optimise import parameter_sets
+    from optim.optimisation.sensitivity import stress
+
+    _require_made_from(optimum, result)
+    problem, cfg = process.problem, process.settings
+    return stress(
+        problem,
+        optimum.clone,
+        np.array([d.value for d in optimum.optimum.decisions]),
+        parameter_sets(result, problem.model, optimum.clone),
+        cfg.stress.drifts,
+        cfg.optimise,
+        process_lineage(result, problem, optimum, seed=seed),
+        progress,
+        optimum.bounds,
+    )
+
+
+def pareto(
+    result: FitResult, process: Process, optimum: Optimum, *, seed: int = 0, progress: Progress = quiet, **settings: Any
+) -> Front:
+    """The front between the objective of a process and another one, at the estimate.
+
+    Args:
+        result: the fit that the optimum was made from.
+        process: the process that was optimised.
+        optimum: from `optim.optimise`; one end of the front.
+        seed: of the starts.
+        progress: receives a line now and then.
+        settings: fields of `ParetoSettings`: `against`, the other objective, and `points`.
+    """
+    from optim.optimisation.lineage import process_lineage
+    from optim.optimisation.optimise import parameter_sets
+    from optim.optimisation.pareto import pareto as pareto_front
+
+    _require_made_from(optimum, result)
+    problem = process.problem
+    chosen = changed("pareto", process.settings.pareto, settings)
+    return pareto_front(
+        problem,
+        optimum.clone,
+        chosen.against,
+        parameter_sets(result, problem.model, optimum.clone)[0],
+        chosen.points,
+        process.settings.optimise,
+        process_lineage(result, problem, optimum, seed=seed),
+        progress,
+        optimum.bounds,
+    )
+
+
+def make_recipe(
+    result: FitResult, process: Process, optimum: Optimum, *, created_utc: str = "", run_id: str = ""
+) -> Recipe:
+    """Make the recipe of an optimum: rounded to what pumps can do so that limits hold, and simulated again.
+
+    Args:
+        result: the fit that the optimum was made from.
+        process: the process that was optimised.
+        optimum: from `optim.optimise`.
+        created_utc: date and time; by default now.
+        run_id: of the tracked run, if there is one.
+    """
+    from optim.recipe.recipe import Provenance
+    from optim.recipe.recipe import make_recipe as recipe_of
+
+    _require_made_from(optimum, result)
+    cfg = process.settings
+    provenance = Provenance(
+        created_utc=created_utc or datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+        code_version=__version__,
+        git_commit=_commit(),
+        python=platform.python_version(),
+        jax=version("jax"),
+        config_hash=config_hash(cfg),
+        config=as_yaml(cfg),
+        run_id=run_id,
+    )
+    return recipe_of(cfg.title, optimum, _rounded(result, process.problem, optimum), provenance)
+
+
+def _rounded(result: FitResult, problem: ProcessProblem, optimum: Optimum) -> ProcessOutcome:
+    """The optimum at what pumps can do, simulated again, rounded so that limits are kept where that can be."""
+    from optim.optimisation.evaluate import outcome
+    from optim.optimisation.optimise import parameter_sets
+    from optim.recipe.rounding import kept_best, roundings
+
+    ensemble = parameter_sets(result, problem.model, optimum.clone)
+    decisions = optimum.optimum.decisions
+    ways = roundings(decisions)
+    if optimum.bounds is not None:  # working hours may end between two steps
+        ways = np.clip(ways, *optimum.bounds)
+    x = np.concatenate([[[d.value for d in decisions]], ways])
+    e = problem.evaluate(x, np.tile(ensemble[0], (len(x), 1)))
+    worst = np.where(e.status == 0, e.margins.min(axis=1, initial=np.inf), -np.inf)
+    return outcome(problem, "optimum", ways[kept_best(worst[1:], float(worst[0]))], ensemble)
+
+
+def _commit() -> str:
+    """Commit of the checkout this package runs from; '' for an installed wheel."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return ""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.stdout.strip()
+
+
+# where the class of each kind of artefact lives
+KINDS = {
+    "fit": ("optim.estimation.result", "FitResult"),
+    "placement": ("optim.estimation.transfer.prediction", "NewClonePrediction"),
+    "ranking": ("optim.optimisation.result", "Ranking"),
+    "optimum": ("optim.optimisation.result", "Optimum"),
+    "front": ("optim.optimisation.pareto", "Front"),
+    "stress": ("optim.optimisation.sensitivity", "Stress"),
+    "suggestion": ("optim.doe.result", "Suggestion"),
+    "replan": ("optim.replanning.result", "Replan"),
+}
+
+
+def load(folder: str | Path) -> Any:
+    """Read a result that a command left in its output folder: a fit, a ranking, an optimum, ...
+
+    Raises:
+        IncompatibleError: nothing that this version can read; names the command that makes it anew.
+    """
+    from optim.artefact import stored_kind
+
+    folder = Path(folder)
+    kind = stored_kind(folder)
+    if kind not in KINDS:
+        raise IncompatibleError(f"{folder} holds no result that is known ('{kind}').{nearest(kind, KINDS)}")
+    module, name = KINDS[kind]
+    return load_artefact(getattr(import_module(module), name), folder)

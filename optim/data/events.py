@@ -1,0 +1,158 @@
+"""Reading events.csv: rows of what was done to vessels, as actions, every fault with its line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from optim.data.contract import EVENT_TABLE, MEDIA, Checker, event_time, known_run, variable_quantity, visit
+from optim.data.dataset import Run
+from optim.errors import ConfigError, nearest
+from optim.schedule.actions import Action, Addition, Feed, Perfusion, Removal, start_time
+from optim.schedule.events import KINDS, EventKind, EventRow, event_actions, event_kind
+from optim.schedule.faults import plan_faults
+from optim.units import Quantity, to_canonical
+
+OPTIONAL = ("feed_id", "value_end", "until_h", "ramp_h", "growth_per_h", "component")
+FILE = EVENT_TABLE.file
+Lined = list[tuple[int, EventRow]]  # rows with their lines
+
+
+def read_runs_with_events(
+    check: Checker, folder: Path, runs: Mapping[str, Run], media: Mapping[str, Mapping[str, float]]
+) -> tuple[Run, ...]:
+    """The runs with what was done to them. Faults are noted in `check`."""
+    rows: dict[str, Lined] = {}
+    frame = check.read(folder, EVENT_TABLE)
+    broken: set[str] = set()  # runs of which a row could not be read: their plans are not judged
+
+    def visit_row(line: int, cell: dict[str, str]) -> None:
+        run = known_run(check, FILE, line, cell["run_id"], runs)
+        row = _row(check, line, cell, run, media)
+        if row is None:
+            broken.add(cell["run_id"])
+        else:
+            rows.setdefault(cell["run_id"], []).append((line, row))
+
+    visit(frame, visit_row)
+    finished = []
+    for run in runs.values():
+        own = sorted(rows.get(run.run_id, []), key=lambda item: item[1].time_h)
+        if not own and run.run_id not in broken and not frame.empty:
+            check.bad(FILE, None, "run_id", run.run_id, "this run has no event; list at least its samples")
+        finished.append(run if run.run_id in broken else _run_with(check, run, own))
+    return tuple(finished)
+
+
+def _row(
+    check: Checker, line: int, cell: Mapping[str, str], run: Run | None, media: Mapping[str, Mapping[str, float]]
+) -> EventRow | None:
+    """One row in the unit of its kind; None after noting its faults."""
+    before = len(check.cells)
+    time = event_time(check, FILE, line, cell, run)
+    value = check.number(FILE, line, "value", cell["value"], lowest=0.0)
+    try:
+        kind = event_kind(cell["kind"])
+    except ConfigError as err:
+        check.bad(FILE, line, "kind", cell["kind"], str(err))
+        return None
+    _columns(check, line, cell, kind)
+    feed = cell["feed_id"]
+    if "feed_id" in kind.needs and feed and media and feed not in media:
+        rule = f"not in {MEDIA.file}.{nearest(feed, media)} Known: {', '.join(media)}"
+        check.bad(FILE, line, "feed_id", feed, rule)
+    low = {"growth_per_h": None}
+    extra = {
+        column: check.number(FILE, line, column, cell[column], lowest=low.get(column, 0.0), blank=True)
+        for column in ("value_end", "until_h", "ramp_h", "growth_per_h")
+    }
+    component = cell["component"]
+    if component and "component" in kind.needs:
+        variable_quantity(check, FILE, line, "component", component)
+    if len(check.cells) > before:
+        return None
+    unit, scale = _unit(check, line, cell["unit"], kind, component)
+    if len(check.cells) > before:
+        return None
+    number = {column: None if math.isnan(v) else v for column, v in extra.items()}
+    end = number["value_end"]
+    return EventRow(
+        time_h=time,
+        kind=kind.name,
+        value=to_canonical(value, cell["unit"], scale),
+        unit=unit,
+        feed_id=feed,
+        value_end=None if end is None else to_canonical(end, cell["unit"], scale),
+        until_h=number["until_h"],
+        ramp_h=number["ramp_h"] or 0.0,
+        growth_per_h=number["growth_per_h"],
+        component=component,
+    )
+
+
+def _columns(check: Checker, line: int, cell: Mapping[str, str], kind: EventKind) -> None:
+    """Columns that a kind must have, or cannot have."""
+    words = {"feed_id": "feed"}
+    for column in OPTIONAL:
+        if column in kind.needs and not cell[column]:
+            check.bad(FILE, line, column, "", f"blank; a {kind.name} event needs it ({kind.meaning})")
+        elif cell[column] and column not in (*kind.needs, *kind.uses):
+            having = ", ".join(name for name, other in KINDS.items() if column in (*other.needs, *other.uses))
+            rule = f"a {kind.name} event has no {words.get(column, column)}; leave it blank. Those that have: {having}"
+            check.bad(FILE, line, column, cell[column], rule)
+
+
+def _unit(check: Checker, line: int, text: str, kind: EventKind, component: str) -> tuple[str, Quantity]:
+    """The unit of the kind that a text fits, with its quantity."""
+    if "" in kind.units:
+        quantity = variable_quantity(check, FILE, line, "component", component)
+        assert quantity is not None
+        check.converted(FILE, line, 0.0, text, quantity)
+        return quantity.unit, quantity
+    for unit in kind.units:
+        quantity = Quantity(unit)
+        try:
+            to_canonical(0.0, text, quantity)
+        except ConfigError:
+            continue
+        return unit, quantity
+    expected = " or ".join(f"'{unit}'" for unit in kind.units)
+    check.bad(FILE, line, "unit", text, f"unit '{text}' does not fit a {kind.name} event; expected one like {expected}")
+    return "", Quantity("")
+
+
+def _run_with(check: Checker, run: Run, own: Lined) -> Run:
+    """The run with its actions, once they make sense together."""
+    actions = event_actions([row for _, row in own])
+    found = replace(run, actions=actions)
+    if not (run.end_time_h > 0.0 and run.start_volume_l > 0.0) or math.isnan(run.temperature_c):
+        return found  # faults of runs.csv, which have been reported
+    lines = {id(action): line for (line, _), action in zip(own, actions, strict=True)}
+    alike = {(type(action), start_time(action)): line for (line, _), action in zip(own, actions, strict=True)}
+    for fault in plan_faults(found.plan(), observed_h=(), volume_ml=1000.0 * run.start_volume_l, feeds=None):
+        # a cut action is a new object; then its kind and time tell which it is
+        key = (type(fault.action), start_time(fault.action)) if fault.action is not None else None
+        line = lines.get(id(fault.action)) or (alike.get(key) if key else None)
+        check.bad(
+            FILE, line, "kind", type(fault.action).__name__ if fault.action else "", f"run {run.run_id}: {fault.text}"
+        )
+    _volume(check, run, actions, lines)
+    return found
+
+
+def _volume(check: Checker, run: Run, actions: tuple[Action, ...], lines: Mapping[int, int]) -> None:
+    """Whether a run without continuous feeds has any volume left after every sample."""
+    if any(isinstance(a, Feed | Perfusion) for a in actions):
+        return
+    volume = 1000.0 * run.start_volume_l
+    for a in actions:
+        if isinstance(a, Addition):
+            volume += a.volume_ml
+        elif isinstance(a, Removal):
+            volume -= a.volume_ml
+            if volume <= 0.0:
+                rule = f"run {run.run_id} has no volume left after this {type(a).__name__.lower()}"
+                check.bad(FILE, lines[id(a)], "value", f"{a.volume_ml:g} mL", rule)
+                return

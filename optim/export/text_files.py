@@ -1,0 +1,34 @@
+"""Text files of a view: its tables as CSV, its document as JSON, its page as HTML."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from optim.report.view import View
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A table as comma-separated values, every number to the last digit."""
+    return str(table.to_csv(index=False, lineterminator="\n"))
+
+
+def write_csv(view: View, folder: Path) -> None:
+    """One file for each table."""
+    for name, table in view.tables.items():
+        (folder / f"{name}.csv").write_text(csv_text(table), encoding="utf-8")
+
+
+def write_json(view: View, folder: Path) -> None:
+    """The document, where there is one."""
+    if view.document is not None:
+        text = json.dumps(view.document, indent=1, allow_nan=False)
+        (folder / f"{view.kind}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def write_html(view: View, folder: Path) -> None:
+    """The page, where there is one."""
+    if view.page is not None:
+        (folder / f"{view.kind}.html").write_text(view.html(), encoding="utf-8")

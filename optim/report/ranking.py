@@ -1,0 +1,100 @@
+"""The view of a ranking of clones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from optim.optimisation.result import Ranking
+from optim.process.metrics import find_metric, readable_name
+from optim.report.style import BLUE, GREEN, GREY, ORANGE, STYLE, new_figure, tidy_axes
+from optim.report.view import View
+
+
+def ranking_view(r: Ranking) -> View:
+    """The view of a ranking."""
+    return View(
+        kind=r.kind(),
+        title="Clones, each at its own optimised process",
+        lines=ranking_lines(r),
+        notes=r.lineage.notes,
+        metrics=ranking_metrics(r),
+        tables={"ranking": ranking_frame(r)},
+        figures={"ranking": lambda: draw_ranking(r)},
+    )
+
+
+def ranking_lines(r: Ranking, top: int = 5) -> list[str]:
+    """The best clones, and how the ranking stands against a simulated truth."""
+    lines = [f"ranking by {r.objective} ({r.unit}), each of {len(r.rows)} clones at its own optimum"]
+    text = find_metric(r.objective).text
+    for c in [c for c in r.rows if not c.message][:top]:
+        true = f"   truth {text(c.truth)} (rank {c.truth_rank})" if c.truth is not None else ""
+        lines.append(
+            f"  {c.rank:>2} {c.clone:<8} {text(c.objective.p50)} [{text(c.objective.p05)}, {text(c.objective.p95)}]   "
+            f"platform {text(c.at_platform.p50)}   P(best) {c.probability_best:.2f}{true}"
+        )
+    lines.append(
+        f"  prices: {'; '.join(r.price_flips[:4]) or 'the first stays the first over the range of every price'}"
+    )
+    m = ranking_metrics(r)
+    if "ranking/regret" in m:
+        lines.append(
+            f"  against the simulated truth: rank correlation {m['ranking/spearman_with_truth']:.3f}, "
+            f"regret of the chosen clone {m['ranking/regret']:.2%}"
+        )
+    return lines
+
+
+def ranking_metrics(r: Ranking) -> dict[str, float]:
+    """Scores by name; against the truth where there is one. Regret: what the chosen clone truly falls short by."""
+    metrics = {"ranking/probability_best": r.rows[0].probability_best}
+    pairs = [(c.objective.p50, c.truth) for c in r.rows if c.truth is not None]
+    if len(pairs) > 2:
+        said, true = np.array(pairs).T
+        metrics["ranking/spearman_with_truth"] = float(spearmanr(said, true).statistic)
+        good = find_metric(r.objective).sign * true
+        metrics["ranking/regret"] = float((good.max() - good[0]) / abs(good.max()))
+    return metrics
+
+
+def ranking_frame(r: Ranking) -> pd.DataFrame:
+    """One row per clone; intervals and decisions in columns of their own."""
+    rows = []
+    for c in r.rows:
+        row: dict[str, Any] = {"rank": c.rank, "clone": c.clone}
+        for name, value in (("", c.objective), ("at_platform_", c.at_platform)):
+            row |= {f"{name}{r.objective}_{q}": getattr(value, q) for q in ("p05", "p50", "p95")}
+        row |= {"probability_best": c.probability_best, "expected_loss": c.expected_loss, "truth": c.truth}
+        rows.append(row | {"truth_rank": c.truth_rank, "message": c.message} | c.decisions)
+    return pd.DataFrame(rows)
+
+
+def draw_ranking(result: Ranking) -> Figure:
+    """Clones by the maximised metric, each at its own optimum, with interval and probability of being the best."""
+    rows = [r for r in result.rows if not r.message]
+    figure = new_figure(
+        "Clones, each at its own optimised process", (8.0, 0.9 + 0.26 * len(rows)), result.lineage.simulated
+    )
+    a, b = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+    y = np.arange(len(rows))[::-1]
+    for axes in (a, b):
+        tidy_axes(axes)
+    mid = np.array([r.objective.p50 for r in rows])
+    low, high = np.array([r.objective.p05 for r in rows]), np.array([r.objective.p95 for r in rows])
+    a.errorbar(mid, y, xerr=[mid - low, high - mid], fmt="o", color=BLUE, markersize=4, label="own optimum (90 %)")
+    a.plot([r.at_platform.p50 for r in rows], y, "|", color=GREY, markersize=8, label="platform process")
+    if all(r.truth is not None for r in rows):
+        truth = np.array([r.truth for r in rows], dtype=float)
+        a.plot(truth, y, "x", color=ORANGE, markersize=5, label="truth, same process")
+    a.set_yticks(y, [r.clone for r in rows])
+    a.set_xlabel(f"{readable_name(result.objective)} [{result.unit}]", fontsize=STYLE["font"])
+    a.legend(fontsize=STYLE["small"], frameon=False, loc="lower right")
+    b.barh(y, [r.probability_best for r in rows], color=GREEN, height=0.6)
+    b.set_xlim(0.0, 1.0)
+    b.set_xlabel("probability of being the best", fontsize=STYLE["font"])
+    return figure
