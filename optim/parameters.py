@@ -12,8 +12,8 @@ from optim.errors import ConfigError, nearest
 from optim.settings.model import ParameterSettings
 from optim.units import VARIABLES
 
-LEVELS = ("fixed", "shared", "clone", "batch", "vessel")
-SCALES = ("log", "logit", "identity")
+PARAMETER_LEVELS = ("fixed", "shared", "clone", "batch", "vessel")
+PARAMETER_SCALES = ("log", "logit", "identity")
 PRIORS = ("auto", "normal", "lognormal", "uniform", "half_normal")
 
 
@@ -39,7 +39,11 @@ class ParameterSpec(ParameterSettings):
         def refuse(key: str, message: str) -> None:
             raise ConfigError(f"parameter '{self.name}': {key}: {message}")
 
-        choices = (("level", self.level, LEVELS), ("scale", self.scale, SCALES), ("prior", self.prior, PRIORS))
+        choices = (
+            ("level", self.level, PARAMETER_LEVELS),
+            ("scale", self.scale, PARAMETER_SCALES),
+            ("prior", self.prior, PRIORS),
+        )
         for key, value, allowed in choices:
             if value not in allowed:
                 refuse(key, f"{value!r} is not one of {', '.join(allowed)}.{nearest(value, allowed)}")

@@ -27,11 +27,11 @@ from optim.simulation.balance import Vessel
 from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import check_trajectory, observe_nodes, simulate
+from optim.units import HOURS_PER_DAY
 
-DAY = 24.0
 START_ML, SAMPLE_ML, DAYS = 13.0, 0.35, 14
-EVERY_DAY = np.arange(DAYS + 1) * DAY
-INOCULUM = 0.5  # 1e9 cells/L
+EVERY_DAY = np.arange(DAYS + 1) * HOURS_PER_DAY
+INOCULUM_VCD = 0.5  # 1e9 cells/L
 MEDIUM = {"glucose": 35.0, "glutamine": 6.0, "ammonia": 0.5, "lactate": 0.5, "background_osmolality": 235.0}
 FEED = {"glucose": 420.0, "glutamine": 28.0, "background_osmolality": 520.0}
 UNITS = {"background_osmolality": "mOsm/kg"}
@@ -110,9 +110,9 @@ def screen_runs(options: ScreenOptions) -> tuple[Run, ...]:
         for v in range(options.vessels_per_clone):
             percent = (3.0, 4.5)[v % 2] + 0.5 * rng.integers(-1, 2)
             day, level = int(rng.integers(4, 11)), float(rng.choice([31.0, 32.0, 33.0, 34.0, 35.0]))
-            actions: list[Action] = [Sample(d * DAY, SAMPLE_ML) for d in range(DAYS)]
-            actions += [Bolus(d * DAY, "feed_a", percent / 100.0 * START_ML) for d in range(3, 13)]
-            actions.append(Setpoint(day * DAY, temperature_c=level))
+            actions: list[Action] = [Sample(d * HOURS_PER_DAY, SAMPLE_ML) for d in range(DAYS)]
+            actions += [Bolus(d * HOURS_PER_DAY, "feed_a", percent / 100.0 * START_ML) for d in range(3, 13)]
+            actions.append(Setpoint(day * HOURS_PER_DAY, temperature_c=level))
             runs.append(
                 Run(
                     run_id=f"C{c + 1:02d}-{v + 1}",
@@ -124,8 +124,8 @@ def screen_runs(options: ScreenOptions) -> tuple[Run, ...]:
                     medium_id="basal_a",
                     temperature_c=36.8,
                     ph=7.0,
-                    inoculum_vcd=INOCULUM,
-                    end_time_h=DAYS * DAY,
+                    inoculum_vcd=INOCULUM_VCD,
+                    end_time_h=DAYS * HOURS_PER_DAY,
                     actions=tuple(sorted(actions, key=start_time)),
                 )
             )
@@ -145,7 +145,7 @@ def simulate_screen(
     size = padded_length(max(len(s.times) for s in schedules))
     grids = [to_grid(jax.tree.map(jnp.asarray, s), size)[0] for s in schedules]
     grid = jax.tree.map(lambda *x: jnp.stack(x), *grids)
-    start = np.array([list(model.initial(MEDIUM, INOCULUM, {}).values()) for _ in runs])
+    start = np.array([list(model.initial(MEDIUM, INOCULUM_VCD, {}).values()) for _ in runs])
     start[:, :2] *= factors[:, None]
     p = Parameters(*(jnp.asarray(v) for v in zip(*(truth[run.clone_id] for run in runs), strict=True)))
     feeds = jnp.broadcast_to(jnp.asarray([model.feed(FEED)]), (len(runs), 1, len(model.species)))
@@ -166,7 +166,7 @@ def make_screen(folder: Path, name: str, options: ScreenOptions) -> Path:
     rng = np.random.default_rng(options.seed + 2)
     factors = np.exp(INOCULUM_SD * rng.standard_normal(len(runs)))
     values = simulate_screen(runs, truth, factors)
-    days = {variable: tuple(d * DAY for d in assay[3]) for variable, assay in ASSAYS.items()}
+    days = {variable: tuple(d * HOURS_PER_DAY for d in assay[3]) for variable, assay in ASSAYS.items()}
     measurements = assayed(runs, values, EVERY_DAY, [days] * len(runs), rng)
     write_dataset(folder, _header(name, options), screen_tables(runs, measurements, truth))
     return folder

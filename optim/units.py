@@ -18,6 +18,9 @@ class Quantity:
     upper: float | None = None  # physical limit in the canonical unit
 
 
+HOURS_PER_DAY = 24.0
+ICE_POINT_K = 273.15  # 0 degC
+
 # Molar masses: PubChem CIDs 5793 (D-glucose), 5961 (L-glutamine), 612 (lactic acid), 222 (ammonia), 753 (glycerol),
 # 176 (acetic acid)
 VARIABLES: dict[str, Quantity] = {

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
+import optim
 from optim.app.build import compose
 from optim.app.commands import command_summaries
+from optim.artefact import save_artefact
+from optim.data.open import open_dataset
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -69,3 +74,45 @@ def test_the_optimal_control_of_the_documentation_converges_from_all_starts(caps
     out = capsys.readouterr().out
     assert "8 of 8 starts converged" in out
     assert "binding: biomass" in out
+
+
+def test_the_library_goes_from_data_to_a_recipe_with_one_import(tmp_path, monkeypatch):
+    """The page and the notebook hold the same code; it runs from top to bottom and leaves a recipe."""
+    cells = json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code"]
+    assert code == blocks("docs/python.md")
+    text = "".join(code)
+    assert re.findall(r"^(?:import|from) .*", text, re.M) == ["import optim"]
+    assert len([line for line in text.splitlines() if line.strip()]) <= 20
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(text, "docs/python.md", "exec"), names)
+    document = json.loads((tmp_path / "recipe" / "recipe.json").read_text())
+    assert document["id"] == names["recipe"].id
+    assert names["ranking"].best == "C01"
+    assert (
+        names["best"].optimum.metrics[names["best"].objective].p50
+        > names["best"].baseline.metrics[names["best"].objective].p50
+    )
+    assert optim.load(save_artefact(names["best"], tmp_path / "optimum")).id == names["best"].id
+
+
+def test_new_runs_are_appended_as_the_documentation_says(tmp_path, monkeypatch):
+    (code,) = blocks("docs/next_experiments.md")
+    old = tmp_path / "path" / "to" / "screen"
+    new = tmp_path / "outputs" / "cho_clone_screen" / "next"
+    for folder, ids in ((old, "C"), (new, "N")):
+        shutil.copytree(ROOT / "datasets" / "cho_clone_screen", folder)
+        for file in folder.glob("*.csv"):
+            file.write_text(re.sub(r"\bC(\d\d)", rf"{ids}\1", file.read_text()))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/next_experiments.md", "exec"), {})
+    assert len(open_dataset("path/to/both").clones) == 48
+
+
+def test_every_name_of_the_face_loads_and_says_what_it_is():
+    for name in dir(optim):
+        assert getattr(optim, name) is not None
+        assert name.startswith("_") or getattr(optim, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'ft'"):
+        _ = optim.ft

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -47,6 +48,21 @@ def test_no_lock_names_a_host_and_every_dependency_is_pinned():
     wanted = [*project["dependencies"], *(w for extra in extras.values() for w in extra)]
     names = {re.split(r"[\[<>=~! ;]", w)[0].lower() for w in wanted}
     assert names <= pinned, names - pinned
+
+
+def test_a_constant_of_a_name_has_one_home():
+    """Two constants of one name are two numbers that a reader takes for one; kinetic models have theirs by paper."""
+    homes: dict[str, list[str]] = {}
+    for file in SOURCES:
+        if "kinetics" in file.parts:
+            continue
+        for node in ast.parse(file.read_text()).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            names = [e for t in targets for e in (t.elts if isinstance(t, ast.Tuple) else [t])]
+            for name in names:
+                if isinstance(name, ast.Name) and name.id.isupper():
+                    homes.setdefault(name.id, []).append(str(file.relative_to(ROOT)))
+    assert not {name: files for name, files in homes.items() if len(files) > 1}
 
 
 @pytest.mark.slow

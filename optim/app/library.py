@@ -374,7 +374,7 @@ def _commit() -> str:
 
 
 # where the class of each kind of artefact lives
-KINDS = {
+ARTEFACT_HOMES = {
     "fit": ("optim.estimation.result", "FitResult"),
     "placement": ("optim.estimation.transfer.prediction", "NewClonePrediction"),
     "ranking": ("optim.optimisation.result", "Ranking"),
@@ -396,7 +396,7 @@ def load(folder: str | Path) -> Any:
 
     folder = Path(folder)
     kind = stored_kind(folder)
-    if kind not in KINDS:
-        raise IncompatibleError(f"{folder} holds no result that is known ('{kind}').{nearest(kind, KINDS)}")
-    module, name = KINDS[kind]
+    if kind not in ARTEFACT_HOMES:
+        raise IncompatibleError(f"{folder} holds no result that is known ('{kind}').{nearest(kind, ARTEFACT_HOMES)}")
+    module, name = ARTEFACT_HOMES[kind]
     return load_artefact(getattr(import_module(module), name), folder)

@@ -27,10 +27,11 @@ class Process:
 
     def __repr__(self) -> str:
         p = self.problem
-        decisions = [f"{d.name} ({d.lower:g} to {d.upper:g} {d.unit})" for d in p.design.decisions]
+        rows = self.settings.design.decisions
+        decisions = [f"{name} ({d.lower:g} to {d.upper:g})" for name, d in rows.items()]
         return (
             f"Process {self.settings.design.title}: maximises {p.metric}\n"
-            f"  {len(decisions)} decisions: {', '.join(decisions)}\n"
+            f"  {len(p.design.decisions)} decisions: {', '.join(decisions)}\n"
             f"  limits: {', '.join(c.name for c in p.constraints) or 'none'}\n"
             f"  price book: {p.book.title}"
         )

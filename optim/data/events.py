@@ -11,7 +11,7 @@ from optim.data.contract import EVENT_TABLE, MEDIA, Checker, event_time, known_r
 from optim.data.dataset import Run
 from optim.errors import ConfigError, nearest
 from optim.schedule.actions import Action, Addition, Feed, Perfusion, Removal, start_time
-from optim.schedule.events import KINDS, EventKind, EventRow, event_actions, event_kind
+from optim.schedule.events import EVENT_KINDS, EventKind, EventRow, event_actions, event_kind
 from optim.schedule.faults import plan_faults
 from optim.units import Quantity, to_canonical
 
@@ -99,7 +99,7 @@ def _columns(check: Checker, line: int, cell: Mapping[str, str], kind: EventKind
         if column in kind.needs and not cell[column]:
             check.bad(FILE, line, column, "", f"blank; a {kind.name} event needs it ({kind.meaning})")
         elif cell[column] and column not in (*kind.needs, *kind.uses):
-            having = ", ".join(name for name, other in KINDS.items() if column in (*other.needs, *other.uses))
+            having = ", ".join(name for name, other in EVENT_KINDS.items() if column in (*other.needs, *other.uses))
             rule = f"a {kind.name} event has no {words.get(column, column)}; leave it blank. Those that have: {having}"
             check.bad(FILE, line, column, cell[column], rule)
 

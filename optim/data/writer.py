@@ -80,12 +80,18 @@ def media_table(media: Mapping[str, Mapping[str, float]]) -> list[dict[str, obje
     return rows
 
 
-def append_runs(folder: Path, more: Path, target: Path) -> Path:
-    """Write the dataset in `folder` with the runs of that in `more` to `target`, which may be `folder` itself.
+def append_runs(folder: str | Path, more: str | Path, target: str | Path) -> Path:
+    """Write a dataset that joins the runs of two.
 
-    Media are told by id, and `folder`'s description stands. Raises `DatasetError` for a missing table or a run that is
-    in both; what is in the tables is judged by the reader.
+    Args:
+        folder: the first dataset; its description and its media count where both state one.
+        more: the second dataset, for example new runs.
+        target: where the joined dataset goes; may be `folder` itself.
+
+    Raises:
+        DatasetError: a table is missing, or a run is in both. Values are checked when the dataset is read.
     """
+    folder, more, target = Path(folder), Path(more), Path(target)
     tables: dict[str, pd.DataFrame] = {}
     for file in sorted(p.name for p in folder.glob("*.csv")):
         parts = [folder / file] + [more / file] * (more / file).exists()

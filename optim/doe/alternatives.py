@@ -18,17 +18,17 @@ from optim.doe.posterior_normal import Belief, parameters
 from optim.doe.selection import Alternatives
 from optim.errors import InfeasibleError, SimulationError
 from optim.estimation.problem import FitProblem
+from optim.optimisation.optimise import DISTINCT_SPAN
 from optim.optimisation.solve import FEASIBLE, Progress, Solution, best, solve, start_points
 from optim.process.problem import ProcessProblem
 from optim.settings.optimisation import OptimiseSettings
 
 # of a decision's span: processes that differ by less count as one
-DISTINCT = 0.1
 # what the line through values leaves to chance, in draws: keeps slopes small that few draws tell
 RIDGE = 2.0
 COMMON = 5  # processes of leading clones that are tried for all
 OFTEN = 0.03  # of the draws, in which a process must be the best to be kept
-LEAST = 8  # draws that can be simulated for all alternatives
+LEAST_DRAWS = 8  # draws that can be simulated for all alternatives
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _nearest(value: np.ndarray) -> np.ndarray:
 def _line(belief: Belief, clone: np.ndarray, theta: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean [A] and slope [A, D] of values [A, M] over draws [M, D]: ridge regression on a clone's own parameters."""
     whole = np.isfinite(value).all(axis=0)
-    if whole.sum() < LEAST:
+    if whole.sum() < LEAST_DRAWS:
         raise SimulationError(
             f"only {int(whole.sum())} of {len(theta)} draws of the parameters can be simulated in every process; "
             "the fit is too uncertain to plan by: give it more data or narrower priors"
@@ -242,6 +242,6 @@ def _distinct(process: ProcessProblem, points: list[np.ndarray]) -> list[np.ndar
     span = process.design.upper - process.design.lower
     chosen: list[np.ndarray] = []
     for x in points:
-        if all(np.abs((x - other) / span).max() > DISTINCT for other in chosen):
+        if all(np.abs((x - other) / span).max() > DISTINCT_SPAN for other in chosen):
             chosen.append(x)
     return chosen

@@ -18,7 +18,7 @@ from optim.errors import ConfigError
 from optim.settings.doe import SuggestSettings
 
 # candidates that are weighed at a time: bounds memory
-TOGETHER = 32
+RUNS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class State:
     def better(self, c: Candidates, runs: np.ndarray) -> np.ndarray:
         """By how much the best expected value rises in every draw, [R, N], were a run the next."""
         noise, now = self.noise(c.root.shape[1]), self.expected.max(axis=1)
-        parts = [runs[i : i + TOGETHER] for i in range(0, len(runs), TOGETHER)]
+        parts = [runs[i : i + RUNS_AT_ONCE] for i in range(0, len(runs), RUNS_AT_ONCE)]
         return np.concatenate([self.after(c, some, noise)[0].max(axis=2) - now for some in parts])
 
     def take(self, c: Candidates, run: int) -> Chosen:

@@ -16,7 +16,7 @@ from optim.estimation.normal_equations import Arrow
 from optim.estimation.posterior import Point, Posterior
 
 Progress = Callable[[str], None]
-LEAST, MOST = 1e-12, 1e10  # damping
+LEAST_DAMPING, MOST_DAMPING = 1e-12, 1e10  # damping
 LONGEST_STEP = 2.0  # step of a parameter on its fitted scale: beyond, the linear model is worth nothing
 PROBE_FRACTION = 0.1  # share of a step after which the way is looked at again
 MOST_BENDING = 0.75  # of a step's length, by which it may bend at most
@@ -144,13 +144,13 @@ def _judge(p: Point, trial: Point | None, promised: float, search: Search) -> Po
             p.reason = "converged"
         p.damping *= 8.0
         p.needs_acceleration = True
-        if not p.reason and p.damping > MOST:
+        if not p.reason and p.damping > MOST_DAMPING:
             p.reason = "stalled: no step lowers the cost"
     else:
         gained = p.cost - trial.cost
         agreement = gained / promised if promised > 0.0 else 1.0
         factor = 0.1 if agreement > 0.75 else 0.4 if agreement > 0.25 else 2.0
-        trial.iterations, trial.damping, trial.history = p.iterations, max(p.damping * factor, LEAST), p.history
+        trial.iterations, trial.damping, trial.history = p.iterations, max(p.damping * factor, LEAST_DAMPING), p.history
         trial.needs_acceleration = not 0.75 < agreement < 1.5
         done = gained < enough and promised < enough and p.damping < 1.0
         p = trial

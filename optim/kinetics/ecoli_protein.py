@@ -24,9 +24,9 @@ import jax.numpy as jnp
 from optim.kinetics.base import AbstractKineticModel, Environment, Inoculum, Species
 from optim.kinetics.ratelaws import capped, gate, inhibition, monod
 from optim.types import Scalar
+from optim.units import ICE_POINT_K
 
-GAS_CONSTANT = 8.314e-3  # kJ/mol/K
-KELVIN = 273.15
+GAS_CONSTANT_KJ = 8.314e-3  # kJ/mol/K
 REFERENCE_K = 304.15  # 31 degC, the reference temperature of the source's experiments
 LN2 = 0.6931471805599453
 EXCESS_G = 5.0  # g/L glycerol, where the extra burden of overflow is half developed; constructed
@@ -87,9 +87,9 @@ class EcoliProtein(AbstractKineticModel):
     initial_variables: ClassVar[tuple[str, ...]] = ("product", "glycerol")
 
     def rates(self, p: Parameters, c: State, env: Environment) -> State:
-        kelvin = env.temperature + KELVIN
-        arrhenius = (1.0 / REFERENCE_K - 1.0 / kelvin) / GAS_CONSTANT
-        unfolding = p.H_P / GAS_CONSTANT * (1.0 / (p.T_eq + KELVIN) - 1.0 / kelvin)
+        kelvin = env.temperature + ICE_POINT_K
+        arrhenius = (1.0 / REFERENCE_K - 1.0 / kelvin) / GAS_CONSTANT_KJ
+        unfolding = p.H_P / GAS_CONSTANT_KJ * (1.0 / (p.T_eq + ICE_POINT_K) - 1.0 / kelvin)
         climate = jnp.exp(p.E_P * arrhenius) / (1.0 + jnp.exp(jnp.minimum(unfolding, 200.0)))
 
         content = c.P / c.X

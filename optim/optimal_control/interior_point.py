@@ -1,10 +1,10 @@
-"""A primal-dual interior-point method for many starts at once, each a lane: exact second derivatives, feasible paths.
+"""A primal-dual interior-point method with exact second derivatives, for many starts at once (one lane per start).
 
-The barrier problem min f(w) - mu sum log(slacks, w, 1 - w) is followed to small mu (Fiacco & McCormick 1968; steps and
-the fraction to the boundary as in Waechter & Biegler 2006, Math Program 106:25). Here it works on the decisions alone:
-the vessel is simulated at every trial point, so no iterate breaks the balances, and a trial that cannot be simulated is
-a step that is too long. Directions of negative curvature are followed downhill, not up (Nocedal & Wright 2006,
-Numerical Optimization, 3.4).
+The barrier problem min f(w) - mu sum log(slacks, w, 1 - w) is solved for a sequence of decreasing mu (Fiacco &
+McCormick 1968; steps and the fraction to the boundary as in Waechter & Biegler 2006, Math Program 106:25). The
+decisions w are the only unknowns: the vessel is simulated at every trial point, so every iterate satisfies the material
+balances, and a trial that cannot be simulated counts as a step that is too long. Directions of negative curvature are
+followed downhill (Nocedal & Wright 2006, Numerical Optimization, 3.4).
 """
 
 from __future__ import annotations
@@ -18,82 +18,92 @@ import numpy as np
 from optim.errors import Status
 from optim.optimal_control.problem import ControlProblem, LanePath
 
-TRIALS = 16  # halvings of a step before it is given up
-SMALLEST_CURVATURE = 1e-6
-STRETCH = 3.0
-INSIDE = 0.05  # of the slack before: a margin above it is inside its limit
-DUAL_RANGE = 1e8  # how far multipliers may be from mu / slack
-SUFFICIENT = 1e-4  # of the descent that the slope promises
-ROUND_OFF = 1e-8  # relative change of the merit that adaptive simulation cannot tell from none
-LOOSE = 1e-3  # KKT residual above which no small promise counts as an optimum
-SAME = 5e-3  # lanes whose decisions differ by less go the same way from there on
-FALL = 0.2
-PATIENCE = 15  # iterations at one mu, after which what is left is the noise of simulation
-WORTH = 10.0  # mu falls when the barrier problem is solved to this multiple of it
+TRIAL_STEPS = 16  # halvings of a step before the line search ends
+SMALLEST_CURVATURE = 1e-6  # eigenvalues below it count as negative curvature
+STRETCH_FACTOR = 3.0  # by which a good step along a direction of negative curvature is longer the next time
+INSIDE_FRACTION = 0.05  # a margin above this fraction of its former slack is inside its limit
+DUAL_RANGE = 1e8  # largest factor between a multiplier and mu / slack
+SUFFICIENT_DESCENT = 1e-4  # fraction of the descent predicted by the slope that a step must achieve (Armijo)
+MERIT_ROUND_OFF = 1e-8  # relative change of the merit that is within the noise of adaptive simulation
+LARGEST_KKT = 1e-3  # KKT residual above which a lane is never converged
+MERGE_DISTANCE = 5e-3  # lanes whose decisions differ by less are continued as one
+BARRIER_FACTOR = 0.2  # by which mu falls
+BARRIER_PATIENCE = 15  # iterations at one mu, after which only the noise of the simulation is left
+BARRIER_ACCURACY = 10.0  # mu falls when the barrier problem is solved to this multiple of mu
 
 
 @dataclass(frozen=True)
 class InteriorOptions:
-    """Settings of the method. `tolerance` is that of the scaled KKT conditions; `barrier` the first mu, relative to the
-    size of the objective: a large one forgets where it started, a small one stays near."""
+    """Settings of the interior-point method."""
 
-    tolerance: float = 1e-6
-    barrier: float = 0.1
+    tolerance: float = 1e-6  # of the scaled KKT conditions
+    barrier: float = 0.1  # first mu, relative to the size of the objective; a small one stays near the start
     max_iterations: int = 100
 
 
 @dataclass
 class LaneIterates:
-    """Where every lane stands."""
+    """The iterates of L lanes with D decisions and R margins."""
 
-    w: np.ndarray  # [L, D] decisions, 0..1, strictly inside
+    w: np.ndarray  # [L, D] decisions, scaled to 0..1, strictly inside their bounds
     s: np.ndarray  # [L, R] slacks of the margins
-    f: np.ndarray  # [L] what is minimised
+    f: np.ndarray  # [L] the objective, which is minimised
     c: np.ndarray  # [L, R] margins
     paths: list[LanePath]
     nu: np.ndarray  # [L, R] multipliers of the margins
-    low: np.ndarray  # [L, D] of the lower bounds
-    high: np.ndarray  # [L, D]
-    mu: np.ndarray  # [L]
-    rho: np.ndarray  # [L] weight of infeasibility in the merit
-    kkt: np.ndarray  # [L]
-    stretch: np.ndarray  # [L] of steps along directions of negative curvature
-    iterations: np.ndarray
+    low: np.ndarray  # [L, D] multipliers of the lower bounds
+    high: np.ndarray  # [L, D] multipliers of the upper bounds
+    mu: np.ndarray  # [L] barrier parameter
+    rho: np.ndarray  # [L] penalty on infeasibility in the merit
+    kkt: np.ndarray  # [L] KKT residual
+    stretch: np.ndarray  # [L] factor on steps along directions of negative curvature
+    iterations: np.ndarray  # [L]
     stay: np.ndarray  # [L] iterations at this mu
-    failed: np.ndarray  # [L] status of the last trial, 0 where it could be simulated
-    message: np.ndarray  # empty while running
-    joined: np.ndarray  # [L] the lane that it goes on as; itself as long as it goes by itself
+    failed: np.ndarray  # [L] status of the last trial, 0 if it could be simulated
+    message: np.ndarray  # [L] why the lane ended; empty while it runs
+    joined: np.ndarray  # [L] index of the lane that it was merged into, or its own
 
 
 @dataclass(frozen=True)
 class InteriorSolution:
-    """Where the lanes ended. `kkt` is the largest scaled residual of the conditions of optimality."""
+    """The solutions of L starts."""
 
-    w: np.ndarray
-    value: np.ndarray  # [L] of the problem, NaN where it could not be simulated
-    margins: np.ndarray
-    kkt: np.ndarray
-    iterations: np.ndarray
-    success: np.ndarray
-    message: list[str]
+    w: np.ndarray  # [L, D] decisions, scaled to 0..1
+    value: np.ndarray  # [L] value of the problem, NaN if it could not be simulated
+    margins: np.ndarray  # [L, R] margins without the reserve
+    kkt: np.ndarray  # [L] largest scaled residual of the KKT conditions
+    iterations: np.ndarray  # [L]
+    success: np.ndarray  # [L] whether the lane converged
+    message: list[str]  # why each lane ended
     paths: list[LanePath]
-    joined: np.ndarray  # [L] the start whose way it met and shares, or itself
+    joined: np.ndarray  # [L] index of the start that it was merged into, or its own
 
 
 def solve_interior_point(
     problem: ControlProblem,
     starts: np.ndarray,
     options: InteriorOptions,
+    *,
     scale: float,
     reserve: np.ndarray | None = None,
     barrier: np.ndarray | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> InteriorSolution:
-    """Maximise from scaled starts [L, D]. `scale` is a typical size of the value.
+    """Maximise the value of a problem from L starts.
 
-    `reserve` [L, R] is kept from every limit; `barrier` [L] replaces the first mu of the options.
+    Args:
+        problem: the optimal-control problem.
+        starts: decisions [L, D], scaled to 0..1.
+        options: settings of the method.
+        scale: a typical size of the value.
+        reserve: smallest allowed margin of every limit [L, R]; 0 by default.
+        barrier: first mu of every start [L], in place of that of the options.
+        progress: called with a line of text before every iteration.
+
+    Returns:
+        The solution of every start. A start that cannot be simulated or does not converge has `success` False.
     """
-    lanes = _begin(problem, starts, options, scale, reserve, barrier)
+    lanes = _initial_iterates(problem, starts, options, scale, reserve, barrier)
     reserve = np.zeros_like(lanes.c) if reserve is None else reserve
     for turn in range(options.max_iterations):
         active = np.flatnonzero(lanes.message == "")
@@ -101,7 +111,7 @@ def solve_interior_point(
             break
         progress(f"{len(active)} of {len(starts)} starts, iteration {turn + 1}")
         _iterate(problem, lanes, active, options, scale, reserve)
-        _join(lanes)
+        _merge_lanes(lanes)
     lanes.message[lanes.message == ""] = "iterations used up"
     to = lanes.joined
     while (to[to] != to).any():
@@ -119,19 +129,19 @@ def solve_interior_point(
     )
 
 
-def _join(lanes: LaneIterates) -> None:
-    """Lanes that have met go on as one: as the one that is ahead."""
+def _merge_lanes(lanes: LaneIterates) -> None:
+    """Merge lanes whose decisions have met into the one with the smallest mu."""
     ahead = np.flatnonzero((lanes.message == "") | (lanes.message == "converged"))
     for i in ahead[np.argsort(lanes.mu[ahead], kind="stable")]:
         if lanes.message[i] == "joined":
             continue
         others = np.flatnonzero((lanes.message == "") & (lanes.mu >= lanes.mu[i]))
-        met = others[(np.abs(lanes.w[others] - lanes.w[i]).max(axis=1) < SAME) & (others != i)]
+        met = others[(np.abs(lanes.w[others] - lanes.w[i]).max(axis=1) < MERGE_DISTANCE) & (others != i)]
         lanes.joined[met] = i
         lanes.message[met] = "joined"
 
 
-def _begin(
+def _initial_iterates(
     problem: ControlProblem,
     starts: np.ndarray,
     options: InteriorOptions,
@@ -156,15 +166,15 @@ def _begin(
 def _residual(
     lanes: LaneIterates, at: np.ndarray, gradient: np.ndarray, jacobian: np.ndarray, mu: np.ndarray
 ) -> np.ndarray:
-    """Largest violation of the conditions of optimality of the barrier problem, scaled by the multipliers."""
+    """Largest violation of the KKT conditions of the barrier problem, scaled by the multipliers."""
     w, s, nu, low, high = lanes.w[at], lanes.s[at], lanes.nu[at], lanes.low[at], lanes.high[at]
-    still = gradient - np.einsum("lr,lrd->ld", nu, jacobian) - low + high
+    stationarity = gradient - np.einsum("lr,lrd->ld", nu, jacobian) - low + high
     sizes = np.concatenate([nu, low, high], axis=1)
     by = np.maximum(1.0, np.abs(sizes).mean(axis=1))
     slack = np.concatenate([nu * s, low * w, high * (1.0 - w)], axis=1) - mu[:, None]
-    found = np.maximum(np.abs(still).max(axis=1), np.abs(slack).max(axis=1)) / by
+    optimality = np.maximum(np.abs(stationarity).max(axis=1), np.abs(slack).max(axis=1)) / by
     infeasible = np.abs(lanes.c[at] - s).max(axis=1, initial=0.0)
-    return np.asarray(np.maximum(found, infeasible))
+    return np.asarray(np.maximum(optimality, infeasible))
 
 
 def _iterate(
@@ -181,14 +191,15 @@ def _iterate(
     lanes.kkt[at] = _residual(lanes, at, gradient, jacobian, np.zeros(len(at)))
     lanes.message[at[lanes.kkt[at] < options.tolerance]] = "converged"
     least = 0.1 * options.tolerance
-    for _ in range(4):  # mu may fall more than once
+    for _ in range(4):  # mu may fall several times at once
         mu = lanes.mu[at]
-        solved = (_residual(lanes, at, gradient, jacobian, mu) < WORTH * mu) | (lanes.stay[at] > PATIENCE)
+        accurate = _residual(lanes, at, gradient, jacobian, mu) < BARRIER_ACCURACY * mu
+        solved = accurate | (lanes.stay[at] > BARRIER_PATIENCE)
         solved &= mu > least
         lanes.stay[at] = np.where(solved, 0, lanes.stay[at])
-        lanes.mu[at] = np.where(solved, np.maximum(least, np.minimum(FALL * mu, mu**1.5)), mu)
-    # value + weights margins, with the sign of what is minimised
-    curved = -problem.hessian(lanes.w[at], paths, slopes, lanes.nu[at] * scale) / scale
+        lanes.mu[at] = np.where(solved, np.maximum(least, np.minimum(BARRIER_FACTOR * mu, mu**1.5)), mu)
+    # Hessian of the Lagrangian, with the sign of the objective that is minimised
+    curved = -problem.second_derivatives(lanes.w[at], paths, first=slopes, weights=lanes.nu[at] * scale) / scale
     on = lanes.message[at] == ""
     if not on.any():
         return
@@ -198,25 +209,24 @@ def _iterate(
 
     system = _NewtonSystem(lanes, at, gradient, jacobian, curved)
     slope = system.merit_slope(system.newton_steps())
-    # the last barrier problem is solved when the next step promises less than simulation can tell
-    done = (
-        (lanes.mu[at] <= least) & (-slope < ROUND_OFF * np.maximum(1.0, np.abs(lanes.f[at]))) & (lanes.kkt[at] < LOOSE)
-    )
-    done |= (lanes.stay[at] > PATIENCE) & (lanes.mu[at] <= least) & (lanes.kkt[at] < LOOSE)
+    # the last barrier problem is solved when the predicted descent is within the noise of the simulation
+    last = (lanes.mu[at] <= least) & (lanes.kkt[at] < LARGEST_KKT)
+    done = last & (-slope < MERIT_ROUND_OFF * np.maximum(1.0, np.abs(lanes.f[at])))
+    done |= last & (lanes.stay[at] > BARRIER_PATIENCE)
     lanes.message[at[done]] = "converged"
-    _search(problem, lanes, at, system, scale, reserve, least)
+    _line_search(problem, lanes, at, system, scale, reserve, least)
 
 
 class _NewtonSteps(NamedTuple):
-    """Changes of decisions and slacks, and the share of them that stays inside, of lanes L."""
+    """Newton steps of L lanes."""
 
-    w: np.ndarray
-    s: np.ndarray
-    longest: np.ndarray
+    w: np.ndarray  # [L, D] changes of the decisions
+    s: np.ndarray  # [L, R] changes of the slacks
+    longest: np.ndarray  # [L] largest fraction of the step that stays inside the bounds
 
 
 class _NewtonSystem:
-    """The Newton system of the barrier problem of some lanes, in its eigenvectors."""
+    """The Newton system of the barrier problem of some lanes, in its eigenbasis."""
 
     def __init__(
         self, lanes: LaneIterates, at: np.ndarray, gradient: np.ndarray, jacobian: np.ndarray, curved: np.ndarray
@@ -233,15 +243,15 @@ class _NewtonSystem:
         self.size = 1.0 / np.sqrt(np.maximum(np.abs(matrix[:, diagonal, diagonal]), 1e-8))
         scaled = 0.5 * (matrix + np.swapaxes(matrix, 1, 2)) * self.size[:, :, None] * self.size[:, None]
         self.value, self.vector = np.linalg.eigh(scaled)
-        # directions in which the function bends down are followed; along those a quadratic model knows no length:
-        # where the last such step was good, the next is longer
-        self.turned = (self.value < SMALLEST_CURVATURE).any(axis=1)
+        # directions of negative curvature are followed downhill; a quadratic model gives no length for them, so a step
+        # is longer if the last such step was good
+        self.negative = (self.value < SMALLEST_CURVATURE).any(axis=1)
         bend = np.maximum(np.abs(self.value), SMALLEST_CURVATURE)
         stretch = lanes.stretch[at][:, None]
         self.bend = np.where(self.value < SMALLEST_CURVATURE, bend / stretch, bend)
 
     def newton_steps(self, rows: np.ndarray | None = None, apart: np.ndarray | None = None) -> _NewtonSteps:
-        """Newton's, whole, of some rows; `apart` is how far margins and slacks are from each other."""
+        """Full Newton steps of some rows (all by default) for the residuals `apart` of the slacks, c - s by default."""
         at = np.arange(len(self.w)) if rows is None else rows
         jacobian, s = self.jacobian[at], self.s[at]
         apart = self.c[at] - s if apart is None else apart
@@ -254,13 +264,13 @@ class _NewtonSystem:
         return _NewtonSteps(w, ds, np.minimum.reduce(inside))
 
     def merit_slope(self, steps: _NewtonSteps) -> np.ndarray:
-        """Of the merit along the steps; not above 0."""
-        found = -(self.downhill * steps.w).sum(axis=1) - (self.mu / self.s * steps.s).sum(axis=1)
-        found -= self.rho * np.abs(self.c - self.s).sum(axis=1)
-        return np.asarray(np.minimum(found, 0.0))
+        """Directional derivative [L] of the merit along the steps; never above 0."""
+        slope = -(self.downhill * steps.w).sum(axis=1) - (self.mu / self.s * steps.s).sum(axis=1)
+        slope -= self.rho * np.abs(self.c - self.s).sum(axis=1)
+        return np.asarray(np.minimum(slope, 0.0))
 
     def stepped_multipliers(self, steps: _NewtonSteps, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of margins and bounds after the steps."""
+        """Multipliers of margins, lower and upper bounds after the steps of some rows."""
         w, s, mu = self.w[rows], self.s[rows], self.mu[rows]
         nu, low, high = self.nu[rows], self.low[rows], self.high[rows]
         d_nu = mu / s - nu - self.sigma[rows] * steps.s
@@ -272,22 +282,23 @@ class _NewtonSystem:
 
 
 def _longest(x: np.ndarray, change: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """Largest share of a change, up to 1, that leaves 1 - keep of every x > 0."""
+    """Fraction to the boundary: the largest fraction of a change, up to 1, that leaves 1 - keep of every x > 0."""
     if not x.shape[1]:
         return np.ones(len(x))
-    share = np.where(change < 0.0, -x / np.where(change < 0.0, change, -1.0), np.inf)
-    return np.asarray(np.minimum(1.0, keep * share.min(axis=1)))
+    fraction = np.where(change < 0.0, -x / np.where(change < 0.0, change, -1.0), np.inf)
+    return np.asarray(np.minimum(1.0, keep * fraction.min(axis=1)))
 
 
 def _merit(
     lanes: LaneIterates, at: np.ndarray, f: np.ndarray, c: np.ndarray, w: np.ndarray, s: np.ndarray
 ) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):  # at a bound the merit is infinite, and no step goes there
+    """Merit function of lanes `at`: barrier objective plus a penalty on infeasibility."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # the merit is infinite at a bound, so no step ends there
         barrier = np.log(w).sum(axis=1) + np.log(1.0 - w).sum(axis=1) + np.log(s).sum(axis=1)
     return np.asarray(f - lanes.mu[at] * barrier + lanes.rho[at] * np.abs(c - s).sum(axis=1))
 
 
-def _search(
+def _line_search(
     problem: ControlProblem,
     lanes: LaneIterates,
     at: np.ndarray,
@@ -296,7 +307,7 @@ def _search(
     reserve: np.ndarray,
     least: float,
 ) -> None:
-    """Halve each lane's step until it improves the merit, and take it with its multipliers."""
+    """Backtracking line search: halve the step of each lane until it improves the merit, and take it."""
     whole = system.newton_steps()
     alpha = whole.longest.copy()
     weights = np.abs(system.mu / system.s - system.sigma * whole.s).max(axis=1, initial=0.0)
@@ -304,18 +315,18 @@ def _search(
     before = _merit(lanes, at, lanes.f[at], lanes.c[at], lanes.w[at], lanes.s[at])
     slope = system.merit_slope(whole)
 
-    def _tried(rows: np.ndarray, steps: _NewtonSteps, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Go a share of the steps [rows], where that improves the merit; whether it did, and what is left apart."""
+    def _try_fraction(rows: np.ndarray, steps: _NewtonSteps, fraction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Take a fraction of the steps where that improves the merit; whether it did, and residuals of the slacks."""
         lane = at[rows]
-        w = system.w[rows] + share[:, None] * steps.w
+        w = system.w[rows] + fraction[:, None] * steps.w
         run = problem.simulate_decisions(w)
         f, c, good = -run.value / scale, run.margins - reserve[lane], run.status == 0
-        straight = system.s[rows] + share[:, None] * steps.s
-        # a margin that is inside is its own slack: what is feasible stays feasible, whatever the linear model said
-        s = np.where(good[:, None] & (c > INSIDE * system.s[rows]), c, straight)
+        straight = system.s[rows] + fraction[:, None] * steps.s
+        # a margin inside its limit is its own slack: feasible points stay feasible, whatever the linear model predicts
+        s = np.where(good[:, None] & (c > INSIDE_FRACTION * system.s[rows]), c, straight)
         merit = _merit(lanes, lane, f, c, w, s)
-        allowed = before[rows] + SUFFICIENT * share * slope[rows]
-        allowed += ROUND_OFF * np.maximum(1.0, np.abs(lanes.f[lane]))
+        allowed = before[rows] + SUFFICIENT_DESCENT * fraction * slope[rows]
+        allowed += MERIT_ROUND_OFF * np.maximum(1.0, np.abs(lanes.f[lane]))
         taken = good & np.isfinite(merit) & (merit <= allowed)
         new = system.stepped_multipliers(_NewtonSteps(*(x[taken] for x in steps)), rows[taken])
         for name, value in zip(("nu", "low", "high"), new, strict=True):
@@ -328,25 +339,26 @@ def _search(
         return taken, np.where(good[:, None], c - straight, np.nan)
 
     waiting = np.ones(len(at), bool)
-    for trial in range(TRIALS):
+    for trial in range(TRIAL_STEPS):
         rows = np.flatnonzero(waiting)
         if not len(rows):
             break
-        taken, apart = _tried(rows, _NewtonSteps(*(x[rows] for x in whole)), alpha[rows])
+        taken, apart = _try_fraction(rows, _NewtonSteps(*(x[rows] for x in whole)), alpha[rows])
         stretch = lanes.stretch[at[rows[taken]]]
-        good_length = system.turned[rows[taken]] & (trial == 0)
-        lanes.stretch[at[rows[taken]]] = np.where(good_length, STRETCH * stretch, np.maximum(1.0, stretch / STRETCH**2))
+        good_length = system.negative[rows[taken]] & (trial == 0)
+        shorter = np.maximum(1.0, stretch / STRETCH_FACTOR**2)
+        lanes.stretch[at[rows[taken]]] = np.where(good_length, STRETCH_FACTOR * stretch, shorter)
         waiting[rows[taken]] = False
         alpha[rows[~taken]] *= 0.5
         bent = ~taken & np.isfinite(apart).all(axis=1) & (np.abs(apart).max(axis=1, initial=0.0) > 0.0)
         if trial == 0 and bent.any():
-            # a limit that bends away from its tangent: aim again at where it was found to be
+            # second-order correction: a limit bends away from its tangent, so aim again with the margins just computed
             rows = rows[bent]
             left = alpha[rows, None] * 2.0 * (system.c[rows] - system.s[rows]) + apart[bent]
             second = system.newton_steps(rows, left)
-            waiting[rows[_tried(rows, second, second.longest)[0]]] = False
+            waiting[rows[_try_fraction(rows, second, second.longest)[0]]] = False
     _centre(lanes, at, np.where(waiting, 1.0, DUAL_RANGE))
-    # where no step is good enough, the barrier problem is solved as well as it can be
+    # where no step is good enough, the barrier problem is solved as well as the simulation allows
     stuck = at[waiting & (lanes.message[at] == "")]
     lanes.stretch[stuck] = 1.0
     for i in stuck[lanes.mu[stuck] <= least]:
@@ -358,7 +370,7 @@ def _search(
 
 
 def _centre(lanes: LaneIterates, at: np.ndarray, width: np.ndarray) -> None:
-    """Keep multipliers within a factor of what the barrier says they are; 1 sets them to it."""
+    """Clip multipliers to within a factor `width` of their value on the central path; 1 sets them to that value."""
     mu = lanes.mu[at][:, None]
     width = width[:, None]
     for name, x in (("low", lanes.w[at]), ("high", 1.0 - lanes.w[at]), ("nu", lanes.s[at])):

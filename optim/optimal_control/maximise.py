@@ -1,4 +1,4 @@
-"""Best control profiles from many starts: coarse grid first, limits kept between nodes too, every start reported."""
+"""Optimal control profiles by multi-start optimisation, on a coarse grid first, with limits along the whole path."""
 
 from __future__ import annotations
 
@@ -12,81 +12,89 @@ from optim.optimal_control.interior_point import InteriorOptions, InteriorSoluti
 from optim.optimal_control.problem import ControlProblem
 from optim.runtime import require_float64
 
-FEASIBLE = 1e-6  # largest relative violation of a limit, anywhere along the path, that counts as met
-BARRIERS = (0.1, 1.0, 0.01, 0.001)  # first mu from which a start that is given is followed
-COARSE = 30  # intervals that are enough to find which optimum it is
-RESTART = 1e-3  # mu from which a solution on a coarse grid is continued
-REPAIR = 1e-5  # mu from which one is continued that breaks a limit between two nodes
-ROUNDS = 8
-COARSELY = 1e-3  # a limit broken by more between two nodes asks for nodes between them
-PARTS = 16
-INSET = 1e-4  # how far from its bounds a continued solution begins
-BINDING = 1e-4  # of a limit: what is closer to it is binding
-SAME_VALUE = 1e-6  # relative: optima that differ by less in value are one
+LARGEST_VIOLATION = 1e-6  # relative violation of a limit, anywhere along the path, up to which it is met
+FIRST_BARRIERS = (0.1, 1.0, 0.01, 0.001)  # first mu of each copy of a start that the caller passes
+COARSE_INTERVALS = 30  # intervals that suffice to separate the local optima
+RESTART_BARRIER = 1e-3  # first mu when a solution on a coarse grid is continued
+REPAIR_BARRIER = 1e-5  # first mu when a solution is continued that violates a limit between two nodes
+REPAIR_ROUNDS = 8
+REFINING_VIOLATION = 1e-3  # a larger violation between two nodes adds nodes between them
+MOST_PARTS = 16  # of an interval
+INSET = 1e-4  # distance from the bounds at which a continued solution starts
+BINDING_MARGIN = 1e-4  # relative margin below which a limit is binding
+SAME_VALUE = 1e-6  # relative difference in value below which two optima count as one
 
 
 @dataclass(frozen=True)
 class ControlOptions:
-    """Settings of a search over profiles."""
+    """Settings of a multi-start search over control profiles."""
 
-    starts: int = 32
-    seed: int = 0
+    starts: int = 32  # random starts
+    seed: int = 0  # of the random starts
     interior: InteriorOptions = field(default_factory=InteriorOptions)
 
 
 @dataclass(frozen=True)
 class ControlStart:
-    """Where one start ended. `violation` is the largest relative one along its whole path, `joined` the start whose way
-    it met and shared (itself if none)."""
+    """The result of one start."""
 
-    start: int
+    start: int  # its index
     value: float
-    violation: float
-    kkt: float
+    violation: float  # largest relative violation of a limit along the whole path
+    kkt: float  # residual of the KKT conditions
     iterations: int
-    joined: int
-    success: bool
-    message: str
+    joined: int  # index of the start that it was merged into, or its own
+    success: bool  # whether it converged with all limits met
+    message: str  # why it ended
 
 
 @dataclass(frozen=True)
 class ControlOptimum:
-    """The best profiles found, and all starts.
+    """The best control profiles of a search, which meet all limits, and the results of all starts."""
 
-    All limits are met. `success` is False where the best start did not converge: `message` says why it ended.
-    """
-
-    controls: np.ndarray  # [N, profiles]
-    hours: float
+    controls: np.ndarray  # [N, profiles] in the unit of each control
+    hours: float  # duration
     value: float
-    violation: float
-    kkt: float
-    success: bool
-    message: str
-    binding: tuple[str, ...]
+    violation: float  # largest relative violation of a limit along the whole path
+    kkt: float  # residual of the KKT conditions
+    success: bool  # whether the best start converged
+    message: str  # why the best start ended
+    binding: tuple[str, ...]  # names of the limits that are active
     starts: tuple[ControlStart, ...]
 
     @property
     def distinct_optima(self) -> tuple[float, ...]:
-        """Values of the distinct local optima found, best first."""
-        found: list[float] = []
+        """Values of the distinct local optima, best first."""
+        optima: list[float] = []
         for value in sorted((s.value for s in self.starts if s.success), reverse=True):
-            if not found or found[-1] - value > SAME_VALUE * abs(found[-1]):
-                found.append(value)
-        return tuple(found)
+            if not optima or optima[-1] - value > SAME_VALUE * abs(optima[-1]):
+                optima.append(value)
+        return tuple(optima)
 
 
 def maximise_control(
     problem: ControlProblem,
     options: ControlOptions | None = None,
+    *,
     first: np.ndarray | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> ControlOptimum:
-    """Best value from `options.starts` random starts and, if given, scaled decisions `first` [F, D], which come first.
+    """Maximise the value of an optimal-control problem from many starts.
 
-    Each of those given is followed from several first values of mu, and counts as so many starts.
+    Args:
+        problem: the optimal-control problem with D decisions.
+        options: number and seed of the random starts, and settings of the interior-point method.
+        first: further starts [F, D], decisions scaled to 0..1. They come before the random starts. Each is run with
+            several first values of mu and counts as as many starts.
+        progress: called with a line of text before every iteration.
 
-    Raises `InfeasibleError`, which names the limits in conflict, when no start ends with all limits met.
+    Returns:
+        The best profiles and the results of all starts.
+
+    Raises:
+        InfeasibleError: no start met all limits; the message names the limits in conflict.
+        ConfigError: `first` has another number of decisions.
+        OptimError: JAX is set to single precision.
     """
     require_float64("maximise_control")
     options = options or ControlOptions()
@@ -98,51 +106,50 @@ def maximise_control(
             raise ConfigError(
                 f"first: expected {problem.decision_count} scaled decisions per start, not shape {np.shape(first)}"
             )
-        given = np.repeat(resample_decisions(problem, coarse, np.atleast_2d(first)), len(BARRIERS), axis=0)
-        starts = np.concatenate([given, starts])
-        barrier = np.concatenate([np.resize(BARRIERS, len(given)), barrier])
-    scale = _scale(coarse, starts)
-    found = solve_interior_point(coarse, starts, options.interior, scale, barrier=barrier, progress=progress)
-    joined, iterations = found.joined, found.iterations
+        copies = np.repeat(resample_decisions(problem, coarse, np.atleast_2d(first)), len(FIRST_BARRIERS), axis=0)
+        starts = np.concatenate([copies, starts])
+        barrier = np.concatenate([np.resize(FIRST_BARRIERS, len(copies)), barrier])
+    scale = _typical_value(coarse, starts)
+    solution = solve_interior_point(coarse, starts, options.interior, scale=scale, barrier=barrier, progress=progress)
+    joined, iterations = solution.joined, solution.iterations
     if coarse is not problem:
-        found = _continue(
-            problem, resample_decisions(coarse, problem, found.w), found, options, scale, RESTART, None, progress
-        )
-        iterations = iterations + found.iterations
-    problem, found, between, more = _within_limits(problem, found, options, scale, progress)
-    violation = np.array([np.max(-b, initial=0.0) for b in between])
-    violation[~np.isfinite(found.value)] = np.nan
-    success = found.success & (violation <= FEASIBLE)
+        w = resample_decisions(coarse, problem, solution.w)
+        solution = _continue(problem, w, solution, options, scale, RESTART_BARRIER, None, progress)
+        iterations = iterations + solution.iterations
+    problem, solution, path_margins, more = _within_limits(problem, solution, options, scale, progress)
+    violation = np.array([np.max(-b, initial=0.0) for b in path_margins])
+    violation[~np.isfinite(solution.value)] = np.nan
+    success = solution.success & (violation <= LARGEST_VIOLATION)
     reports = tuple(
         ControlStart(
-            i, float(found.value[i]), float(violation[i]), float(found.kkt[i]), int(iterations[i] + more[i]),
-            int(joined[i]), bool(success[i]), _message(found.message[i], violation[i]),
+            i, float(solution.value[i]), float(violation[i]), float(solution.kkt[i]), int(iterations[i] + more[i]),
+            int(joined[i]), bool(success[i]), _message(solution.message[i], violation[i]),
         )
         for i in range(len(starts))
     )  # fmt: skip
-    usable = np.flatnonzero((violation <= FEASIBLE) & np.isfinite(found.value))
+    usable = np.flatnonzero((violation <= LARGEST_VIOLATION) & np.isfinite(solution.value))
     if not len(usable):
-        raise InfeasibleError(_conflict(problem, found, between))
-    # a solve that was cut short is no success, but a better process is a better process
-    best = int(usable[np.argmax(found.value[usable])])
-    controls, hours = problem.decode_decisions(found.w[best][None])
-    close = between[best].min(axis=0, initial=np.inf) < BINDING
+        raise InfeasibleError(_conflict(problem, solution, path_margins))
+    # a start that did not converge is no success, but its feasible process may still be the best
+    best = int(usable[np.argmax(solution.value[usable])])
+    controls, hours = problem.decode_decisions(solution.w[best][None])
+    close = path_margins[best].min(axis=0, initial=np.inf) < BINDING_MARGIN
     return ControlOptimum(
         controls[0],
         float(hours[0]),
-        float(found.value[best]),
+        float(solution.value[best]),
         float(violation[best]),
-        float(found.kkt[best]),
+        float(solution.kkt[best]),
         bool(success[best]),
-        found.message[best],
+        solution.message[best],
         tuple(limit.name for limit, near in zip(problem.limits, close, strict=True) if near),
         reports,
     )
 
 
 def _message(message: str, violation: float) -> str:
-    if np.isfinite(violation) and violation > FEASIBLE:
-        return f"a limit is broken by {violation:.2g} of it ({message})"
+    if np.isfinite(violation) and violation > LARGEST_VIOLATION:
+        return f"a limit is violated by {violation:.2g} of it ({message})"
     return message
 
 
@@ -150,9 +157,17 @@ def _message(message: str, violation: float) -> str:
 
 
 def random_starts(problem: ControlProblem, count: int, seed: int) -> np.ndarray:
-    """Scaled decisions [count, D]: independent values in every interval, under a level of their own for every start.
+    """Random starts: independent values in every interval, times a random level for every start.
 
-    A start that cannot be simulated is drawn toward a steady quarter of every range until it can.
+    A start that cannot be simulated is moved towards a quarter of every range until it can.
+
+    Args:
+        problem: the optimal-control problem with D decisions.
+        count: number of starts.
+        seed: of the random numbers.
+
+    Returns:
+        Decisions [count, D], scaled to 0..1.
     """
     if not count:
         return np.zeros((0, problem.decision_count))
@@ -169,25 +184,35 @@ def random_starts(problem: ControlProblem, count: int, seed: int) -> np.ndarray:
 
 
 def coarsen_problem(problem: ControlProblem) -> ControlProblem:
-    """The same problem on a grid that is coarse enough to search on: itself, if it is."""
-    if problem.intervals <= COARSE:
+    """The problem on a coarse grid for the search; the problem itself if its grid is coarse."""
+    if problem.intervals <= COARSE_INTERVALS:
         return problem
-    divisors = [n for n in range(COARSE // 2, COARSE + 1) if problem.intervals % n == 0]
-    return replace(problem, intervals=max(divisors, default=COARSE))
+    divisors = [n for n in range(COARSE_INTERVALS // 2, COARSE_INTERVALS + 1) if problem.intervals % n == 0]
+    return replace(problem, intervals=max(divisors, default=COARSE_INTERVALS))
 
 
 def resample_decisions(source: ControlProblem, target: ControlProblem, w: np.ndarray) -> np.ndarray:
-    """Scaled decisions on another grid: each interval has the mean over the time that it covers."""
+    """Resample decisions on another grid: each interval takes the mean over its time.
+
+    Args:
+        source: the problem on the grid of `w`.
+        target: the same problem on the new grid.
+        w: decisions [L, D], scaled to 0..1.
+
+    Returns:
+        Decisions [L, D'] of the new grid, scaled to 0..1.
+    """
     if source.intervals == target.intervals:
         return np.asarray(w)
     controls, hours = source.decode_decisions(w)
     old, new = np.linspace(0.0, 1.0, source.intervals + 1), np.linspace(0.0, 1.0, target.intervals + 1)
-    shared = np.minimum(new[1:, None], old[None, 1:]) - np.maximum(new[:-1, None], old[None, :-1])
-    share = np.maximum(shared, 0.0) * target.intervals
-    return target.encode_decisions(np.einsum("ts,lsp->ltp", share, controls), hours)
+    overlap = np.minimum(new[1:, None], old[None, 1:]) - np.maximum(new[:-1, None], old[None, :-1])
+    weight = np.maximum(overlap, 0.0) * target.intervals
+    return target.encode_decisions(np.einsum("ts,lsp->ltp", weight, controls), hours)
 
 
-def _scale(problem: ControlProblem, starts: np.ndarray) -> float:
+def _typical_value(problem: ControlProblem, starts: np.ndarray) -> float:
+    """Median size of the value over the starts; 1 if none could be simulated."""
     values = np.abs(problem.simulate_decisions(starts).value)
     values = values[np.isfinite(values) & (values > 0.0)]
     return float(np.median(values)) if len(values) else 1.0
@@ -206,74 +231,80 @@ def _continue(
     reserve: np.ndarray | None,
     progress: Callable[[str], None],
 ) -> InteriorSolution:
-    """Solve on from w, every distinct lane of an earlier solution once."""
+    """Continue an earlier solution from decisions w; merged lanes are solved once."""
     alone, back = np.unique(before.joined, return_inverse=True)
-    kept = None if reserve is None else reserve[alone]
-    begin = np.clip(w[alone], INSET, 1.0 - INSET)
-    found = solve_interior_point(problem, begin, options.interior, scale, kept, np.full(len(alone), barrier), progress)
+    solution = solve_interior_point(
+        problem,
+        np.clip(w[alone], INSET, 1.0 - INSET),
+        options.interior,
+        scale=scale,
+        reserve=None if reserve is None else reserve[alone],
+        barrier=np.full(len(alone), barrier),
+        progress=progress,
+    )
     return InteriorSolution(
-        found.w[back], found.value[back], found.margins[back], found.kkt[back], found.iterations[back],
-        found.success[back], [found.message[i] for i in back], [found.paths[i] for i in back],
+        solution.w[back], solution.value[back], solution.margins[back], solution.kkt[back], solution.iterations[back],
+        solution.success[back], [solution.message[i] for i in back], [solution.paths[i] for i in back],
         before.joined,
     )  # fmt: skip
 
 
 def _within_limits(
     problem: ControlProblem,
-    found: InteriorSolution,
+    solution: InteriorSolution,
     options: ControlOptions,
     scale: float,
     progress: Callable[[str], None],
 ) -> tuple[ControlProblem, InteriorSolution, list[np.ndarray], np.ndarray]:
-    """Solve on until limits along the path are met between the nodes, where the solver does not look, as well.
+    """Constraint tightening: continue the solution until the limits are met between the nodes as well.
 
-    Where they are broken by much, every interval is looked at in more parts; what little is left is kept in reserve at
-    both ends of that part. Returns the problem with its parts, the solution, the smallest margins [pieces, limits] of
-    every lane, and the iterations used.
+    If a limit is violated by much between two nodes, every interval is divided into more parts. A small violation is
+    removed by a reserve at both ends of the part. Returns the problem with its parts, the solution, the smallest
+    margins [pieces, limits] of every lane, and the iterations used.
     """
-    more = np.zeros(len(found.w), int)
-    reserve = np.zeros((len(found.w), int(problem.margin_places.sum())))
-    between = [problem.margins_along_path(w, path) for w, path in zip(found.w, found.paths, strict=True)]
-    for _ in range(ROUNDS):
-        short = np.stack([np.maximum(-b[problem.margin_places], 0.0) for b in between])
+    more = np.zeros(len(solution.w), int)
+    reserve = np.zeros((len(solution.w), int(problem.margin_places.sum())))
+    path_margins = [problem.margins_along_path(w, path) for w, path in zip(solution.w, solution.paths, strict=True)]
+    for _ in range(REPAIR_ROUNDS):
+        short = np.stack([np.maximum(-b[problem.margin_places], 0.0) for b in path_margins])
         short = np.where(np.isfinite(short), short, 0.0)
         worst = short.max(axis=1, initial=0.0)
-        # a lane that breaks a limit at the nodes as well did not converge, and no finer look will mend it
-        again = (worst > 0.5 * FEASIBLE) & (-found.margins.min(axis=1, initial=0.0) < COARSELY)
+        # a lane that violates a limit at the nodes as well did not converge, and a finer grid does not help
+        again = (worst > 0.5 * LARGEST_VIOLATION) & (-solution.margins.min(axis=1, initial=0.0) < REFINING_VIOLATION)
         if not again.any():
             break
-        barrier = REPAIR
-        if worst[again].max() > COARSELY and problem.parts < PARTS:
-            problem, barrier = replace(problem, parts=2 * problem.parts), RESTART
-            reserve = np.zeros((len(found.w), int(problem.margin_places.sum())))
+        barrier = REPAIR_BARRIER
+        if worst[again].max() > REFINING_VIOLATION and problem.parts < MOST_PARTS:
+            problem, barrier = replace(problem, parts=2 * problem.parts), RESTART_BARRIER
+            reserve = np.zeros((len(solution.w), int(problem.margin_places.sum())))
         else:
-            reserve[again] = np.maximum(reserve[again], _asked(problem, found.margins[again], short[again]))
-        found = _continue(problem, found.w, found, options, scale, barrier, reserve, progress)
-        more += found.iterations
-        between = [problem.margins_along_path(w, path) for w, path in zip(found.w, found.paths, strict=True)]
-    return problem, found, between, more
+            reserve[again] = np.maximum(reserve[again], _needed_reserve(problem, solution.margins[again], short[again]))
+        solution = _continue(problem, solution.w, solution, options, scale, barrier, reserve, progress)
+        more += solution.iterations
+        path_margins = [problem.margins_along_path(w, path) for w, path in zip(solution.w, solution.paths, strict=True)]
+    return problem, solution, path_margins, more
 
 
-def _asked(problem: ControlProblem, margins: np.ndarray, short: np.ndarray) -> np.ndarray:
-    """Margins [L, R] that the nodes at both ends of a part must have, where a limit is short within it."""
+def _needed_reserve(problem: ControlProblem, margins: np.ndarray, short: np.ndarray) -> np.ndarray:
+    """Margins [L, R] that the nodes at both ends of a part need if a limit is violated within it by `short` [L, R]."""
     whole = np.zeros((len(margins), *problem.margin_places.shape))
-    here = whole.copy()
-    whole[:, problem.margin_places], here[:, problem.margin_places] = short, margins
+    at_nodes = whole.copy()
+    whole[:, problem.margin_places], at_nodes[:, problem.margin_places] = short, margins
     before = np.concatenate([whole[:, 1:], np.zeros_like(whole[:, :1])], axis=1)
     most = np.maximum(whole, before)
-    asked = np.where(most > 0.0, here + 1.05 * most + 0.2 * FEASIBLE, 0.0)
-    return np.asarray(np.maximum(asked, 0.0)[:, problem.margin_places])
+    needed = np.where(most > 0.0, at_nodes + 1.05 * most + 0.2 * LARGEST_VIOLATION, 0.0)
+    return np.asarray(np.maximum(needed, 0.0)[:, problem.margin_places])
 
 
-def _conflict(problem: ControlProblem, found: InteriorSolution, between: list[np.ndarray]) -> str:
-    """Which limits the least infeasible lane breaks."""
-    whole = {i: b.min(axis=0) for i, b in enumerate(between) if np.isfinite(found.value[i]) and b.size}
+def _conflict(problem: ControlProblem, solution: InteriorSolution, path_margins: list[np.ndarray]) -> str:
+    """The message of an infeasible problem: the limits that the least infeasible lane violates."""
+    whole = {i: b.min(axis=0) for i, b in enumerate(path_margins) if np.isfinite(solution.value[i]) and b.size}
     if not whole:
         return "no start could be simulated; check the bounds of the profiles and the initial state"
     least = max(whole, key=lambda i: float(whole[i].min()))
-    broken = [
-        f"{limit.name} ({limit.kind} {limit.limit:g}, broken by {-m:.2g} of it)"
+    violated = [
+        f"{limit.name} ({limit.kind} {limit.limit:g}, violated by {-m:.2g} of it)"
         for limit, m in zip(problem.limits, whole[least], strict=True)
-        if m < -FEASIBLE
+        if m < -LARGEST_VIOLATION
     ]
-    return f"no profile meets all limits. The closest one breaks {', '.join(broken)}"
+    return f"no profile meets all limits. The closest one violates {', '.join(violated)}"

@@ -1,8 +1,8 @@
-"""An optimal-control problem: profiles over N equal intervals, a free or fixed duration, and limits along the path.
+"""The optimal-control problem: control profiles over N equal intervals, a duration, and limits along the path.
 
-Where `ProcessProblem` optimises the dozen decisions of a platform process, this one has a profile of each control, with
-hundreds of values, and exact second derivatives. The vessel is always simulated by the engine, adaptively: no iterate
-is a discretised guess that would look different when simulated again.
+`ProcessProblem` optimises the dozen decisions of a platform process. A `ControlProblem` has a profile of each control
+with hundreds of values, and exact second derivatives. The vessel is always simulated by the engine with error control:
+an iterate gives the same result when it is simulated again.
 """
 
 from __future__ import annotations
@@ -32,21 +32,26 @@ from optim.optimal_control.second_order import (
 from optim.schedule.grid import IntervalActions, IntervalGrid, padded_length
 from optim.simulation.balance import Vessel, to_amounts, to_concentrations
 from optim.simulation.engine.batches import map_batches
-from optim.simulation.engine.march import Integrator, pack_vessels
+from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.reverse import RecordedMarch, record_march
+from optim.simulation.engine.table import pack_vessels
 from optim.types import Array, Scalar
 
-FEW, LANES, STEPS = 8, 32, 256  # lanes and steps at once in one compiled program
+# sizes of compiled programs: a few lanes, lanes, and steps at once
+FEW_LANES, LANES, STEPS = 8, 32, 256
 
 
 @dataclass(frozen=True)
 class ControlProfile:
-    """A control that is constant in every interval: the rate of a feed, L/h, or (`feed` None) the temperature, degC."""
+    """A control profile: a feed rate (L/h) or the temperature (degC), constant in every interval.
+
+    Raises `ConfigError` if the bounds are not in order, or if a feed could flow backward.
+    """
 
     name: str
-    lower: float
-    upper: float
-    feed: int | None = 0
+    lower: float  # in the unit of the control
+    upper: float  # in the unit of the control
+    feed: int | None = 0  # index of the feed; None: the temperature
 
     def __post_init__(self) -> None:
         if not self.lower < self.upper:
@@ -57,13 +62,16 @@ class ControlProfile:
 
 @dataclass(frozen=True)
 class ControlLimit:
-    """value(State of concentrations, volume in L) <= limit (max) or >= limit (min), along the path or at the end."""
+    """A path or terminal constraint: a function of the state that must not exceed, or not fall below, a limit.
+
+    Raises `ConfigError` for another `kind` or `where`, and for a limit of 0, which has no scale.
+    """
 
     name: str
-    value: Callable[[Any, Scalar], Scalar]
-    kind: str
-    limit: float
-    where: str = "path"
+    value: Callable[[Any, Scalar], Scalar]  # of the concentrations (the model's State) and the volume in L
+    kind: str  # 'max' or 'min'
+    limit: float  # in the unit of the value
+    where: str = "path"  # 'path' or 'end'
 
     def __post_init__(self) -> None:
         for key, value, allowed in (("kind", self.kind, ("max", "min")), ("where", self.where, ("path", "end"))):
@@ -73,74 +81,77 @@ class ControlLimit:
             raise ConfigError(f"limit {self.name}: 0 gives it no scale; use a small number")
 
     def relative_margin(self, c: Any, volume: Scalar) -> Scalar:
-        """What is left to the limit, relative to it; met when >= 0."""
-        room = self.limit - self.value(c, volume)
-        return (room if self.kind == "max" else -room) / abs(self.limit)
+        """The distance to the limit, relative to the limit; the limit is met if it is not negative."""
+        distance = self.limit - self.value(c, volume)
+        return (distance if self.kind == "max" else -distance) / abs(self.limit)
 
 
 class TerminalState(NamedTuple):
-    """A finished run, what its value depends on."""
+    """The terminal state of a run, on which its value depends."""
 
-    state: Any  # the model's State of concentrations
+    state: Any  # concentrations, the model's State
     volume: Scalar  # L
-    fed: Array  # [J] L of every feed in all
-    hours: Scalar
+    fed: Array  # [J] total volume of every feed, L
+    hours: Scalar  # duration
 
 
 class SimulatedLanes(NamedTuple):
-    """Lanes L. `value` is what is maximised; margins [L, R] are met when >= 0; `status` of the simulation."""
+    """Simulated decisions of L lanes."""
 
-    value: np.ndarray
-    margins: np.ndarray
-    status: np.ndarray
+    value: np.ndarray  # [L] the value that is maximised; NaN after a failure
+    margins: np.ndarray  # [L, R] relative margins; a limit is met if its margin is not negative
+    status: np.ndarray  # [L] `optim.errors.Status` of the simulation
     paths: list[LanePath]
 
 
 class LanePath(NamedTuple):
-    """The steps of one lane, and its states at the ends of the intervals."""
+    """The accepted steps of one lane (R steps, n states), and its states at the ends of the N intervals."""
 
-    k: np.ndarray
-    share: np.ndarray
-    y: np.ndarray  # [R, n]
-    after: np.ndarray
+    k: np.ndarray  # [R] index of the interval of each step
+    fraction: np.ndarray  # [R] of the length of the interval
+    y: np.ndarray  # [R, n] states before each step
+    after: np.ndarray  # [R, n] states after each step
     nodes: np.ndarray  # [N+1, n]
 
 
 class ControlDerivatives(NamedTuple):
-    """Of lanes L with D decisions, and what `hessian` needs of them."""
+    """First derivatives of L lanes by D scaled decisions, and intermediate results for the second derivatives.
+
+    There are n states and q controls; z denotes the state at the beginning of an interval and its controls.
+    """
 
     value: np.ndarray  # [L, D]
     margins: np.ndarray  # [L, R, D]
-    states: np.ndarray  # [L, N+1, n, D]
-    across: np.ndarray  # [L, N, n, n+q] states at the end of every interval by what it begins with
+    states: np.ndarray  # [L, N+1, n, D] of the states at the nodes
+    across: np.ndarray  # [L, N, n, n+q] of the states at the end of every interval by z
     steps: StepDerivatives
     chain: StepChain
-    before: np.ndarray  # [rows, n, n+q] states before every step by what its interval begins with
-    controls: np.ndarray  # [rows, q]
+    before: np.ndarray  # [rows, n, n+q] of the states before every step by z
+    controls: np.ndarray  # [rows, q] controls of every step
 
 
 @dataclass(frozen=True, eq=False)
 class ControlProblem:
-    """What is optimised: `value(End)` of one model with given parameters. Decisions are scaled to 0..1.
+    """An optimal-control problem of one model with fixed parameters, to be maximised. Decisions are scaled to 0..1.
 
-    `initial` holds the concentrations at the start and `composition` [J, N] those of every feed. Feeds without a
-    profile do not flow. `hours` is the duration, or its bounds.
+    Raises `ConfigError` for arrays of the wrong shape, a duration that is not positive, and profiles without a feed or
+    with the same one.
     """
 
     model: AbstractKineticModel
-    parameters: np.ndarray  # [P]
-    initial: np.ndarray
-    volume_l: float
-    composition: np.ndarray
-    profiles: tuple[ControlProfile, ...]
-    intervals: int
-    hours: tuple[float, float]
-    value: Callable[[TerminalState], Scalar]
+    parameters: np.ndarray  # [P] in the order of the model's Parameters
+    initial: np.ndarray  # [S] concentration of every species at the start, in its unit
+    volume_l: float  # at the start
+    composition: np.ndarray  # [J, S] concentration of every species in every feed
+    profiles: tuple[ControlProfile, ...]  # feeds without a profile do not flow
+    intervals: int  # number N of equal intervals of the profiles
+    hours: tuple[float, float]  # bounds of the duration; equal bounds fix it
+    value: Callable[[TerminalState], Scalar]  # the objective, smooth
     limits: tuple[ControlLimit, ...]
     integrator: Integrator
-    temperature_c: float = 37.0
+    temperature_c: float = 37.0  # without a temperature profile
     ph: float = 7.0
-    parts: int = 1  # of every interval, at whose ends limits along the path are checked
+    parts: int = 1  # of every interval, at whose ends the path constraints are evaluated
 
     def __post_init__(self) -> None:
         species, names = self.model.names(), self.model.Parameters._fields
@@ -168,28 +179,28 @@ class ControlProblem:
 
     @property
     def free_end(self) -> bool:
-        """Whether the duration is a decision, the last one."""
+        """Whether the duration is a decision; it is then the last one."""
         return self.hours[1] > self.hours[0]
 
     @property
     def piece_count(self) -> int:
-        """Parts of all intervals."""
+        """Number of parts of all intervals."""
         return self.intervals * self.parts
 
     @property
     def decision_count(self) -> int:
-        """Decisions D: every profile in the first interval, in the second, ..., then the duration if it is free."""
+        """Number of decisions D: all profiles in the first interval, in the second, ..., and the duration if free."""
         return self.intervals * len(self.profiles) + self.free_end
 
     @property
     def decision_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """[D] in units of the controls."""
+        """Lower and upper bounds [D] of the decisions, in the units of the controls."""
         low, high = ([getattr(p, side) for p in self.profiles] * self.intervals for side in ("lower", "upper"))
         more = self.free_end
         return np.array(low + [self.hours[0]] * more), np.array(high + [self.hours[1]] * more)
 
     def decode_decisions(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Controls [L, N, profiles] in their units and durations [L] in h, of scaled decisions [L, D]."""
+        """Controls [L, N, profiles] in their units and durations [L] in h from scaled decisions [L, D]."""
         low, high = self.decision_bounds
         x = low + (high - low) * np.asarray(w)
         count = self.intervals * len(self.profiles)
@@ -197,7 +208,7 @@ class ControlProblem:
         return x[:, :count].reshape(len(x), self.intervals, -1), hours
 
     def encode_decisions(self, controls: np.ndarray, hours: np.ndarray) -> np.ndarray:
-        """The reverse: controls [L, N, profiles], hours [L]."""
+        """Scaled decisions [L, D] from controls [L, N, profiles] in their units and durations [L] in h."""
         low, high = self.decision_bounds
         x = np.asarray(controls, float).reshape(len(controls), -1)
         if self.free_end:
@@ -208,13 +219,13 @@ class ControlProblem:
 
     @cached_property
     def step_rate(self) -> ConstantControlRate:
-        """The vessel with constant controls."""
+        """The right-hand side of the vessel with constant controls."""
         heated = any(p.feed is None for p in self.profiles)
         return ConstantControlRate(self.model, len(self.composition), heated, self.temperature_c, self.ph)
 
     @cached_property
     def _columns(self) -> np.ndarray:
-        """Place of every profile among the controls of a step."""
+        """Column of every profile among the controls of a step."""
         return np.array([len(self.composition) if p.feed is None else p.feed for p in self.profiles])
 
     @cached_property
@@ -222,23 +233,23 @@ class ControlProblem:
         return self.model.Parameters(*(jnp.asarray(float(v)) for v in self.parameters))
 
     def simulate_decisions(self, w: np.ndarray) -> SimulatedLanes:
-        """Simulate scaled decisions [L, D]."""
+        """Simulate scaled decisions w [L, D]. A failure is data: see `SimulatedLanes.status`."""
         controls, hours = self.decode_decisions(w)
-        recorded = self._record(controls, hours)
+        recorded = self._record_march(controls, hours)
         states = np.asarray(recorded.march.states)[:, : self.piece_count + 1]
         status = np.asarray(recorded.march.status)
         value, margins = self._read(states, w)
         steps = accepted_steps(recorded)
         cut = np.searchsorted(steps.vessel, np.arange(len(w) + 1))
         paths = [
-            LanePath(steps.k[a:b], steps.share[a:b], steps.y[a:b], steps.after[a:b], nodes)
+            LanePath(steps.k[a:b], steps.fraction[a:b], steps.y[a:b], steps.after[a:b], nodes)
             for a, b, nodes in zip(cut[:-1], cut[1:], states, strict=True)
         ]
         good = (status == 0) & np.isfinite(value) & np.isfinite(margins).all(axis=1)
         status = np.where((status == 0) & ~good, int(Status.NON_FINITE), status)
         return SimulatedLanes(np.where(good, value, np.nan), margins, status, paths)
 
-    def _record(self, controls: np.ndarray, hours: np.ndarray) -> RecordedMarch:
+    def _record_march(self, controls: np.ndarray, hours: np.ndarray) -> RecordedMarch:
         lanes, n = len(hours), self.piece_count
         controls = np.repeat(controls, self.parts, axis=1)
         grid = padded_length(n)
@@ -255,7 +266,7 @@ class ControlProblem:
         setpoints = Environment(temperature, np.full((lanes, grid), self.ph))
         actions = IntervalActions(none, np.zeros_like(rate), rate, rate, setpoints)
         whole = IntervalGrid(hours[:, None] * edge, actions, np.full(lanes, n, np.int32))
-        full = self._width(lanes)
+        full = self._program_width(lanes)
         whole = jax.tree.map(lambda a: np.concatenate([a, np.repeat(a[-1:], full - lanes, axis=0)]), whole)
         found = _recorded(
             self.model, self.integrator, self._parameters, self.initial, self.volume_l,
@@ -263,15 +274,15 @@ class ControlProblem:
         )  # fmt: skip
         march = jax.tree.map(lambda a: np.asarray(a)[:lanes], found.march)
         tape = found.tape
-        # rows of padding are repeated lanes: they are not anyone's steps
+        # rows of padding are repeated lanes, whose steps are ignored
         own = np.asarray(tape.vessel)[:, None, :] < lanes
         return RecordedMarch(march, tape._replace(accepted=np.asarray(tape.accepted) & own), found.used)
 
-    def _width(self, lanes: int) -> int:
-        """How many lanes are simulated for so many: one that is compiled already, if that is not far too many."""
+    def _program_width(self, lanes: int) -> int:
+        """Lanes of the program for a number of lanes: one that is compiled already, unless it is much too wide."""
         wide = next((w for w in sorted(self._widths) if lanes <= w <= 4 * LANES), None)
         if wide is None:
-            wide = FEW if lanes <= FEW else -(-lanes // LANES) * LANES
+            wide = FEW_LANES if lanes <= FEW_LANES else -(-lanes // LANES) * LANES
             self._widths.add(wide)
         return wide
 
@@ -297,7 +308,7 @@ class ControlProblem:
 
     @cached_property
     def _programs(self) -> dict[str, Any]:
-        """Compiled once per problem: small functions of the state at nodes."""
+        """Small functions of the states at nodes, compiled once per problem."""
         low, high = (jnp.asarray(b) for b in self.decision_bounds)
 
         def _end(y: Array, w: Array) -> Array:
@@ -305,7 +316,7 @@ class ControlProblem:
 
         def _within(c: Array, y: Array, after: Array) -> Array:
             first, last = (self.step_rate(self._parameters, self.composition, state, c) for state in (y, after))
-            inside = cubic_hermite(first, last, y, after, np.array([0.25, 0.5, 0.75, 1.0]))
+            inside = cubic_hermite(y, after, np.array([0.25, 0.5, 0.75, 1.0]), slope0=first, slope1=last)
             return jnp.min(jax.vmap(self._margins)(inside), axis=0)
 
         nodes = lambda f: jax.jit(jax.vmap(jax.vmap(f)))  # noqa: E731
@@ -320,12 +331,12 @@ class ControlProblem:
         }
 
     def _call(self, name: str, *lanes: np.ndarray) -> Any:
-        """A program on rows of lanes or steps, in batches of one size: each program is compiled once."""
+        """Map a program over rows (lanes or steps) in batches of one size, so that it is compiled once."""
         return map_batches(self._programs[name], lanes, STEPS if name == "within" else LANES)
 
     @cached_property
     def margin_places(self) -> np.ndarray:
-        """Where margins are taken: [pieces, limits], at the end of every one along the path, or of the last."""
+        """Mask [pieces, limits] of the margins: at the end of every piece for a path constraint, else of the last."""
         rows = np.tile([limit.where == "path" for limit in self.limits], (self.piece_count, 1)).astype(bool)
         rows = rows.reshape(self.piece_count, len(self.limits))
         rows[-1] = True
@@ -340,7 +351,12 @@ class ControlProblem:
     # --- derivatives ---
 
     def first_derivatives(self, w: np.ndarray, paths: list[LanePath]) -> ControlDerivatives:
-        """First derivatives at lanes that ended well; `paths` are theirs."""
+        """First derivatives of value and margins.
+
+        Args:
+            w: scaled decisions [L, D] of lanes whose simulation succeeded.
+            paths: the paths of these lanes.
+        """
         lanes, n, species, d = len(w), self.piece_count, len(self.model.species) + 1, self.decision_count
         controls, hours = self.decode_decisions(w)
         q = self.step_rate.control_count
@@ -352,12 +368,12 @@ class ControlProblem:
 
         vessel = np.concatenate([np.full(len(path.k), lane) for lane, path in enumerate(paths)])
         whole = AcceptedSteps(vessel, *(np.concatenate([path[i] for path in paths]) for i in range(4)))
-        rows, k, share, y, after = join_steps(whole)
+        rows, k, fraction, y, after = join_steps(whole)
         c = constant[rows, k]
-        c[:, -1] *= share
-        first = differentiate_steps(self.step_rate, self._parameters, self.composition, c, y, after)
+        c[:, -1] *= fraction
+        first = differentiate_steps(self.step_rate, self._parameters, self.composition, c=c, y=y, after=after)
 
-        chain = StepChain(rows, k, share, lanes, n, q)
+        chain = StepChain(rows, k, fraction, lanes=lanes, intervals=n, controls=q)
         before, across = chain.forward(first)
         spread = self._spread
         states = np.zeros((lanes, n + 1, species, d))
@@ -373,7 +389,7 @@ class ControlProblem:
 
     @cached_property
     def _spread(self) -> np.ndarray:
-        """Controls of every interval by the scaled decisions, [N, q, D]."""
+        """Derivatives of the controls of every piece by the scaled decisions, [pieces, q, D]."""
         low, high = self.decision_bounds
         width, m = high - low, len(self.profiles)
         out = np.zeros((self.piece_count, self.step_rate.control_count, self.decision_count))
@@ -385,10 +401,17 @@ class ControlProblem:
                 out[k, -1, -1] = width[-1] / self.piece_count
         return out
 
-    def hessian(
-        self, w: np.ndarray, paths: list[LanePath], slopes: ControlDerivatives, weights: np.ndarray
+    def second_derivatives(
+        self, w: np.ndarray, paths: list[LanePath], *, first: ControlDerivatives, weights: np.ndarray
     ) -> np.ndarray:
-        """Second derivatives [L, D, D] of value + weights [L, R] of the margins."""
+        """Second derivatives [L, D, D] of the value plus a weighted sum of the margins (the Lagrangian).
+
+        Args:
+            w: scaled decisions [L, D] of lanes whose simulation succeeded.
+            paths: the paths of these lanes.
+            first: their first derivatives.
+            weights: weight [L, R] of every margin.
+        """
         lanes, n, species = len(w), self.piece_count, len(self.model.species) + 1
         ends = np.stack([p.nodes[1:] for p in paths])
         by_state, _ = self._call("slope", ends[:, -1], w)
@@ -400,22 +423,28 @@ class ControlProblem:
             pull = np.einsum("lkp,lkpa->lka", full, self._call("margin_slopes", ends))
             bends = self._call("margin_bends", ends, full)
         pull[:, -1] += by_state
-        across = slopes.across
+        across = first.across
         for k in range(n - 2, -1, -1):
             pull[:, k] += np.einsum("lab,la->lb", across[:, k + 1, :, :species], pull[:, k + 1])
 
-        weight = slopes.chain.backward(slopes.steps, pull)
+        weight = first.chain.backward(first.steps, pull)
         second = step_curvature(
-            self.step_rate, self._parameters, self.composition, slopes.controls, slopes.steps, weight, slopes.before,
-            slopes.chain.share,
-        )  # fmt: skip
-        inner = slopes.chain.sum_by_interval(second)
+            self.step_rate,
+            self._parameters,
+            first.steps,
+            composition=self.composition,
+            c=first.controls,
+            weight=weight,
+            before=first.before,
+            fraction=first.chain.fraction,
+        )
+        inner = first.chain.sum_by_interval(second)
         outer = np.concatenate(
-            [slopes.states[:, :-1], np.broadcast_to(self._spread, (lanes, *self._spread.shape))], axis=2
+            [first.states[:, :-1], np.broadcast_to(self._spread, (lanes, *self._spread.shape))], axis=2
         )
         d = self.decision_count
         total = np.swapaxes(outer.reshape(lanes, -1, d), 1, 2) @ (inner @ outer).reshape(lanes, -1, d)
-        at_nodes = slopes.states[:, 1:]
+        at_nodes = first.states[:, 1:]
         if self.limits:
             bent = (bends @ at_nodes).reshape(lanes, -1, d)
             total += np.swapaxes(at_nodes.reshape(lanes, -1, d), 1, 2) @ bent
@@ -425,19 +454,22 @@ class ControlProblem:
         total += np.swapaxes(last, 1, 2) @ yy @ last + mixed + np.swapaxes(mixed, 1, 2) + ww
         return total
 
-    # --- the whole path ---
+    # --- the path between the nodes ---
 
     def margins_along_path(self, w: np.ndarray, path: LanePath) -> np.ndarray:
-        """Smallest margin of every limit in every part, [pieces, limits]; inf for one at the end, in other parts.
+        """Smallest margins [pieces, limits] along the whole path of one lane: the ends of all steps and three places
+        within each. A terminal constraint has inf in all pieces but the last.
 
-        Looked at is the whole path of one lane [D]: the ends of all steps, and three places within each.
+        Args:
+            w: scaled decisions [D].
+            path: the path of the lane.
         """
         worst = np.full((self.piece_count, len(self.limits)), np.inf)
         if self.limits and len(path.k):
             controls, hours = self.decode_decisions(w[None])
             c = np.zeros((len(path.k), self.step_rate.control_count))
             c[:, self._columns] = np.repeat(controls[0], self.parts, axis=0)[path.k]
-            c[:, -1] = path.share * hours[0] / self.piece_count
+            c[:, -1] = path.fraction * hours[0] / self.piece_count
             np.minimum.at(worst, path.k, self._call("within", c, path.y, path.after))
             worst[:, [limit.where == "end" for limit in self.limits]] = np.inf
             worst[-1] = np.minimum(worst[-1], self._call("margins", path.nodes[None, -1:])[0, 0])

@@ -1,11 +1,10 @@
-"""First and second derivatives of every step of a trajectory, exact, each step by itself.
+"""Exact first and second derivatives of a trajectory by hundreds of controls, step by step.
 
-A trajectory that was simulated (`reverse.record`) leaves its accepted steps. On each of them the solution is written
-once more as a step of the three-stage Radau IIA method (order 5, L-stable: Hairer & Wanner 1996, Solving ODEs II,
-IV.5), which differs from it by about the tolerance and whose derivatives follow from the implicit function theorem
-with nothing but the Jacobian and the Hessian of the right-hand side. So all steps of all vessels are independent
-rows of one small compiled program, whatever the schedule, and a chain over them gives derivatives by hundreds of
-controls.
+A simulated trajectory leaves the tape of its accepted steps (`reverse.record_march`). Each of them is written again
+as a step of the three-stage Radau IIA method (order 5, L-stable: Hairer & Wanner 1996, Solving ODEs II, IV.5). Its
+solution differs from the simulated one by about the tolerance, and its derivatives follow from the implicit function
+theorem with the Jacobian and the Hessian of the right-hand side alone. So all steps of all vessels are independent rows
+of one small compiled program, for any schedule, and a chain over them gives the derivatives by the controls.
 """
 
 from __future__ import annotations
@@ -34,29 +33,30 @@ RADAU = np.array(
     ]
 )
 NODES = RADAU.sum(axis=1)
-JOINED = 3.0
+LONGEST_JOINED = 3.0  # length of joined steps, relative to the first of them
 ROWS = 256  # steps at once in one compiled program
 
 
 @dataclass(frozen=True)
 class ConstantControlRate:
-    """A right-hand side with constant controls: what is fed, and (optionally last but one) the temperature.
+    """The right-hand side with constant controls.
 
-    Controls of a step are (rate of every feed in L/h, [temperature in degC,] length of the step in h).
+    The controls of a step are (rate of every feed in L/h, [temperature in degC,] length of the step in h).
     """
 
     model: AbstractKineticModel
-    feeds: int
-    heated: bool  # the temperature is a control
-    temperature: float
+    feeds: int  # number of feeds
+    heated: bool  # whether the temperature is a control
+    temperature: float  # degC, if it is no control
     ph: float
 
     @property
     def control_count(self) -> int:
+        """Number q of the controls of a step."""
         return self.feeds + self.heated + 1
 
     def __call__(self, p: Any, composition: Array, y: Array, c: Array) -> Array:
-        """Change of amounts and volume [n] over a step with controls c."""
+        """Rate of change of amounts and volume [n], times the length of the step, for controls c [q]."""
         rates = c[: self.feeds]
         temperature = c[self.feeds] if self.heated else jnp.asarray(self.temperature, c.dtype)
         none = jnp.zeros((), c.dtype)
@@ -68,17 +68,17 @@ class ConstantControlRate:
 
 
 class AcceptedSteps(NamedTuple):
-    """Accepted steps, R rows, ordered by vessel, interval and position."""
+    """Accepted steps (R rows, n states), in the order of vessel, interval and position."""
 
-    vessel: np.ndarray
-    k: np.ndarray  # interval
-    share: np.ndarray  # of the interval's length
-    y: np.ndarray  # [R, n] before
-    after: np.ndarray  # [R, n]
+    vessel: np.ndarray  # [R] index of the vessel
+    k: np.ndarray  # [R] index of the interval
+    fraction: np.ndarray  # [R] of the length of the interval
+    y: np.ndarray  # [R, n] states before the step
+    after: np.ndarray  # [R, n] states after the step
 
 
 def accepted_steps(run: RecordedMarch) -> AcceptedSteps:
-    """The steps of all vessels that ended well."""
+    """The accepted steps of all vessels whose simulation succeeded."""
     used = int(run.used)
     tape = run.tape._replace(**{name: np.asarray(x)[:used] for name, x in run.tape._asdict().items()})
     taken = tape.accepted  # [T, R, L]
@@ -89,139 +89,176 @@ def accepted_steps(run: RecordedMarch) -> AcceptedSteps:
     order = order[np.asarray(run.march.status)[vessel[order]] == 0]
     vessel, k = vessel[order], k[order]
     y = tape.y[when[order], which[order], :, lane[order]]
-    share = tape.ds[when[order], which[order], lane[order]]
+    fraction = tape.ds[when[order], which[order], lane[order]]
     last = np.ones(len(vessel), bool)
     last[:-1] = (vessel[1:] != vessel[:-1]) | (k[1:] != k[:-1])
     ends = np.asarray(run.march.states)[vessel, k + 1]
     following = np.concatenate([y[1:], y[-1:]]) if len(y) else y
-    return AcceptedSteps(vessel, k, share, y, np.where(last[:, None], ends, following))
+    return AcceptedSteps(vessel, k, fraction, y, np.where(last[:, None], ends, following))
 
 
 def join_steps(steps: AcceptedSteps) -> AcceptedSteps:
-    """Neighbours within an interval taken together, up to JOINED times the first of them in length.
+    """Join neighbouring steps within an interval, up to LONGEST_JOINED times the length of the first.
 
-    The tolerance of the simulation is tighter than derivatives need to be; growing steps after a transient stay alone.
+    The simulation is more accurate than derivatives need to be. Growing steps after a transient are not joined.
     """
     begin = np.ones(len(steps.k), bool)
     begin[1:] = (steps.vessel[1:] != steps.vessel[:-1]) | (steps.k[1:] != steps.k[:-1])
     length, room = 0.0, 0.0
-    found: list[int] = []
-    for i, (share, first) in enumerate(zip(steps.share.tolist(), begin.tolist(), strict=True)):
-        length += share
+    firsts: list[int] = []
+    for i, (fraction, first) in enumerate(zip(steps.fraction.tolist(), begin.tolist(), strict=True)):
+        length += fraction
         if first or length > room:
-            found.append(i)
-            length, room = share, JOINED * (1.0 + 1e-9) * share
-    at = np.array(found, int)
+            firsts.append(i)
+            length, room = fraction, LONGEST_JOINED * (1.0 + 1e-9) * fraction
+    at = np.array(firsts, int)
     until = np.append(at[1:], len(begin)) - 1
-    share = np.add.reduceat(steps.share, at) if len(at) else steps.share
-    return AcceptedSteps(steps.vessel[at], steps.k[at], share, steps.y[at], steps.after[until])
+    fraction = np.add.reduceat(steps.fraction, at) if len(at) else steps.fraction
+    return AcceptedSteps(steps.vessel[at], steps.k[at], fraction, steps.y[at], steps.after[until])
 
 
 class StepDerivatives(NamedTuple):
-    """First derivatives of steps, R rows, by the state before and the controls, z = (y, c)."""
+    """First derivatives of R steps by z = (state before, controls), with n states and q controls."""
 
-    stages: np.ndarray  # [R, 3, n]
-    by: np.ndarray  # [R, 3n, n+q] of the stages, of which the last is the state after
+    stages: np.ndarray  # [R, 3, n] states of the stages
+    by: np.ndarray  # [R, 3n, n+q] derivatives of the stages by z; the last stage is the state after the step
     last: np.ndarray  # [R, n, 3n] rows of the inverse of the matrix of the stage equations: those of the state after
 
 
 def differentiate_steps(
-    rhs: ConstantControlRate, p: Any, composition: np.ndarray, c: np.ndarray, y: np.ndarray, after: np.ndarray
+    rhs: ConstantControlRate, p: Any, composition: np.ndarray, *, c: np.ndarray, y: np.ndarray, after: np.ndarray
 ) -> StepDerivatives:
-    """Of steps with controls c [R, q] from y to `after` [R, n]."""
+    """First derivatives of R steps.
+
+    Args:
+        rhs: right-hand side with constant controls.
+        p: the model's Parameters.
+        composition: concentrations [J, S] of every feed.
+        c: controls of each step [R, q].
+        y: states before each step [R, n].
+        after: states after each step [R, n], for the first guess of the stages.
+    """
     if not len(c):
         n, q = y.shape[1], rhs.control_count
         return StepDerivatives(np.zeros((0, 3, n)), np.zeros((0, 3 * n, n + q)), np.zeros((0, n, 3 * n)))
-    found: StepDerivatives = map_batches(lambda *rows: _linear(rhs, p, composition, *rows), (c, y, after), ROWS)
-    return found
+    derivatives: StepDerivatives = map_batches(lambda *rows: _linear(rhs, p, composition, *rows), (c, y, after), ROWS)
+    return derivatives
 
 
 class StepChain:
-    """The steps of every interval of every lane, one after another; z = (state an interval begins with, its controls).
+    """The chain rule over the steps of every interval; z = (state at the beginning of the interval, its controls).
 
-    `vessel` and `k` [R] say whose every step is, in order; controls within an interval are those of its steps, but for
-    the last, the length, of which each step has its `share`.
+    Args:
+        vessel: lane of each step [R], in the order of the steps.
+        k: interval of each step [R].
+        fraction: length of each step as a fraction of its interval [R]. The controls of a step are those of its
+            interval, but for the last one, the length.
+        lanes: number of lanes.
+        intervals: number of intervals of a lane.
+        controls: number q of controls.
     """
 
-    def __init__(self, vessel: np.ndarray, k: np.ndarray, share: np.ndarray, lanes: int, intervals: int, controls: int):
-        self.shape, self.controls, self.share = (lanes, intervals), controls, share
+    def __init__(
+        self, vessel: np.ndarray, k: np.ndarray, fraction: np.ndarray, *, lanes: int, intervals: int, controls: int
+    ):
+        self.shape, self.controls, self.fraction = (lanes, intervals), controls, fraction
         self.interval = vessel * intervals + k
         count = np.bincount(self.interval, minlength=lanes * intervals)
         begin = np.cumsum(count) - count
-        # the longest first: those that take a further step are the first few
+        # intervals with the most steps first: those that take a further step are then the first few
         self._order = np.argsort(-count, kind="stable")
         begin, count = begin[self._order], count[self._order]
         self._rows = [begin[: np.searchsorted(-count, -i)] + i for i in range(count.max(initial=0))]
 
     def forward(self, first: StepDerivatives) -> tuple[np.ndarray, np.ndarray]:
-        """States before every step [R, n, n+q], and at the end of every interval [lanes, intervals, n, n+q], by z."""
+        """Derivatives by z of the states: before every step [R, n, n+q], at the end of every interval [.., n, n+q]."""
         n = first.stages.shape[2]
         across = np.zeros((len(self._order), n, n + self.controls))
         across[:, :, :n] = np.eye(n)
         before = np.empty((len(self.interval), *across.shape[1:]))
         step = first.by[:, 2 * n :].copy()
-        step[:, :, -1] *= self.share[:, None]
+        step[:, :, -1] *= self.fraction[:, None]
         for rows in self._rows:
             reached = across[: len(rows)]
             before[rows] = reached
             a = step[rows]
             across[: len(rows)] = a[:, :, :n] @ reached
             across[: len(rows), :, n:] += a[:, :, n:]
-        return before, self._back(across)
+        return before, self._by_lane(across)
 
     def backward(self, first: StepDerivatives, weight: np.ndarray) -> np.ndarray:
-        """The weights [lanes, intervals, n] of the states at the end of intervals, at the end of every step [R, n]."""
+        """Propagate weights [lanes, intervals, n] of the states at the end of intervals back to every step [R, n]."""
         n = first.stages.shape[2]
         carried = weight.reshape(-1, n)[self._order][:, None]
-        found = np.empty((len(self.interval), n))
+        weights = np.empty((len(self.interval), n))
         by = first.by[:, 2 * n :, :n]
         for rows in reversed(self._rows):
-            found[rows] = carried[: len(rows), 0]
+            weights[rows] = carried[: len(rows), 0]
             carried[: len(rows)] = carried[: len(rows)] @ by[rows]
-        return found
+        return weights
 
     def sum_by_interval(self, values: np.ndarray) -> np.ndarray:
-        """Sums over the steps of every interval of values [R, ...]."""
-        found = np.zeros((np.prod(self.shape, dtype=int), *values.shape[1:]))
+        """Sums [lanes, intervals, ...] of values [R, ...] over the steps of every interval."""
+        sums = np.zeros((np.prod(self.shape, dtype=int), *values.shape[1:]))
         at = np.flatnonzero(np.diff(self.interval, prepend=-1))
         if len(at):
-            found[self.interval[at]] = np.add.reduceat(values, at)
-        return found.reshape(*self.shape, *values.shape[1:])
+            sums[self.interval[at]] = np.add.reduceat(values, at)
+        return sums.reshape(*self.shape, *values.shape[1:])
 
-    def _back(self, values: np.ndarray) -> np.ndarray:
-        found = np.empty_like(values)
-        found[self._order] = values
-        return found.reshape(*self.shape, *values.shape[1:])
+    def _by_lane(self, values: np.ndarray) -> np.ndarray:
+        """Values of all intervals, sorted by their number of steps, in the order of lanes and intervals."""
+        sorted_back = np.empty_like(values)
+        sorted_back[self._order] = values
+        return sorted_back.reshape(*self.shape, *values.shape[1:])
 
 
 def step_curvature(
     rhs: ConstantControlRate,
     p: Any,
+    first: StepDerivatives,
+    *,
     composition: np.ndarray,
     c: np.ndarray,
-    first: StepDerivatives,
     weight: np.ndarray,
     before: np.ndarray,
-    share: np.ndarray,
+    fraction: np.ndarray,
 ) -> Any:
-    """Second derivatives [R, n+q, n+q] of weight [R, n] times the state after each step.
+    """Second derivatives [R, n+q, n+q] by z of the weighted state after each step; z as in `StepChain`.
 
-    They are by (state, controls) that its interval begins with: `before` [R, n, n+q] is the state before the step by
-    those, and `share` [R] that of the interval's length.
+    Args:
+        rhs: right-hand side with constant controls.
+        p: the model's Parameters.
+        first: first derivatives of the steps.
+        composition: concentrations [J, S] of every feed.
+        c: controls of each step [R, q].
+        weight: weight of the state after each step [R, n].
+        before: derivatives by z of the state before each step [R, n, n+q].
+        fraction: length of each step as a fraction of its interval [R].
     """
     if not len(c):
         return np.zeros((0, first.by.shape[2], first.by.shape[2]))
-    rows = (c, first, weight, before, share)
+    rows = (c, first, weight, before, fraction)
     return map_batches(lambda *rows: _curvature(rhs, p, composition, *rows), rows, ROWS)
 
 
-def cubic_hermite(slope0: Array, slope1: Array, y: Array, after: Array, places: np.ndarray) -> Array:
-    """States [S, n] at places 0..1 within a step, on the cubic through both ends with the slopes there."""
+def cubic_hermite(y: Array, after: Array, places: np.ndarray, *, slope0: Array, slope1: Array) -> Array:
+    """Cubic Hermite interpolation within a step.
+
+    Args:
+        y: state at the beginning of the step [n].
+        after: state at its end [n].
+        places: places 0..1 within the step [S].
+        slope0: derivative at the beginning, times the length of the step [n].
+        slope1: derivative at the end, times the length of the step [n].
+
+    Returns:
+        States [S, n].
+    """
     s, change = jnp.asarray(places)[:, None], after - y
     return y + s * change + s * (1 - s) * ((1 - s) * (slope0 - change) - s * (slope1 - change))
 
 
-# In the programs rows come last: what is done to all of them is one loop over numbers that lie side by side.
+# in the programs the rows are the last axis: an operation on all rows is one loop over contiguous numbers
 _over_rows = partial(jax.vmap, in_axes=-1, out_axes=-1)
 _over_stages = partial(jax.vmap, in_axes=(0, None))
 
@@ -244,7 +281,7 @@ def _linear(rhs: ConstantControlRate, p: Any, composition: Array, c: Array, y: A
         return _inverse(m.reshape(3 * n, 3 * n, count)), by_c
 
     first, last = (_over_rows(rate)(state, c) for state in (y, after))
-    guess = _over_rows(lambda f0, f1, y0, y1: cubic_hermite(f0, f1, y0, y1, NODES))(first, last, y, after)
+    guess = _over_rows(lambda f0, f1, y0, y1: cubic_hermite(y0, y1, NODES, slope0=f0, slope1=f1))(first, last, y, after)
     inverse, _ = _inverse_at(guess)
     for _ in range(2):
         defect = guess - y - _by_stages(rates(guess, c))
@@ -257,14 +294,14 @@ def _linear(rhs: ConstantControlRate, p: Any, composition: Array, c: Array, y: A
         ],
         axis=1,
     )
-    found = (guess, _product(inverse, right), inverse[2 * n :])
-    return StepDerivatives(*(cast(Any, jnp.moveaxis(x, -1, 0)) for x in found))
+    results = (guess, _product(inverse, right), inverse[2 * n :])
+    return StepDerivatives(*(cast(Any, jnp.moveaxis(x, -1, 0)) for x in results))
 
 
 def _inverse(m: Array) -> Array:
-    """Of matrices [m, m, R] by Gauss-Jordan elimination in place, with pivots on the diagonal.
+    """Inverses of matrices [m, m, R] by Gauss-Jordan elimination in place, with pivots on the diagonal.
 
-    1 - a h J is dominated by its diagonal for steps that accuracy allows, as in `sparse.elimination`.
+    1 - a h J is dominated by its diagonal at the steps that accuracy allows, as in `sparse.pivot_order`.
     """
     place = jnp.arange(len(m))
 
@@ -280,7 +317,7 @@ def _inverse(m: Array) -> Array:
 
 
 def _product(m: Array, x: Array) -> Array:
-    """Of matrices [a, b, R] and [b, c, R]."""
+    """Products of matrices [a, b, R] and [b, c, R]."""
     zero = jnp.zeros((m.shape[0], *x.shape[1:]), x.dtype)
     return jax.lax.fori_loop(0, x.shape[0], lambda k, total: total + m[:, k, None] * x[k], zero)
 
@@ -294,13 +331,13 @@ def _curvature(
     first: StepDerivatives,
     weight: Array,
     before: Array,
-    share: Array,
+    fraction: Array,
 ) -> Array:
     n, q = weight.shape[1], c.shape[1]
     stages, by, last, before = (jnp.moveaxis(x, 0, -1) for x in (*first, before))
     c, weight = c.T, weight.T
     rate = partial(rhs, p, composition)
-    # multipliers of the stage equations: the implicit function theorem, once more
+    # multipliers of the stage equations, again by the implicit function theorem
     mu = sum(last[i] * weight[i] for i in range(n)).reshape(3, n, -1)
     v = jnp.stack([sum(RADAU[i, j] * mu[i] for i in range(3)) for j in range(3)])
 
@@ -308,8 +345,8 @@ def _curvature(
         return jax.hessian(lambda z: v @ rate(z[:n], z[n:]))(jnp.concatenate([y, c]))
 
     inner = jax.vmap(_over_rows(_hessian), (0, None, 0))(stages, c, v)
-    still = jnp.broadcast_to(jnp.eye(n + q)[n:, :, None], (q, n + q, c.shape[1]))
-    own = still.at[-1, -1].multiply(share)  # controls of the step by those of the interval
+    fixed = jnp.broadcast_to(jnp.eye(n + q)[n:, :, None], (q, n + q, c.shape[1]))
+    own = fixed.at[-1, -1].multiply(fraction)  # controls of the step by those of the interval
     t = _product(by, jnp.concatenate([before, own])).reshape(3, n, n + q, -1)
     t = jnp.concatenate([t, jnp.broadcast_to(own, (3, *own.shape))], axis=1)
     total = sum(_product(jnp.swapaxes(t[j], 0, 1), _product(inner[j], t[j])) for j in range(3))

@@ -21,8 +21,8 @@ from optim.schedule.decode import actions_of
 from optim.units import VARIABLES, display
 
 AT_BOUND = 1e-4  # of a decision's span
-ACTIVE = 1e-3  # of a constraint's limit
-HELD = 1e-6  # a decision with a smaller span was not free
+ACTIVE_MARGIN = 1e-3  # of a constraint's limit
+LEAST_FREE_SPAN = 1e-6  # a decision with a smaller span was not free
 
 
 def outcome(
@@ -76,7 +76,7 @@ def decision_values(problem: ProcessProblem, x: np.ndarray) -> tuple[DecisionVal
                 value=float(value),
                 lower=d.lower,
                 upper=d.upper,
-                at_bound=span > HELD and bool(min(value - d.lower, d.upper - value) < AT_BOUND * span),
+                at_bound=span > LEAST_FREE_SPAN and bool(min(value - d.lower, d.upper - value) < AT_BOUND * span),
                 screened_low=low,
                 screened_high=high,
                 outside_screened=bool(outside),
@@ -158,7 +158,7 @@ def constraint_values(problem: ProcessProblem, trace: Trace, good: np.ndarray) -
                 limit=c.limit,
                 value=c.limit - margin if c.kind == "max" else c.limit + margin,
                 margin=margin,
-                active=abs(margin) < ACTIVE * abs(c.limit),
+                active=abs(margin) < ACTIVE_MARGIN * abs(c.limit),
                 probability_met=float(np.mean(margins[good] >= -1e-6 * abs(c.limit))),
             )
         )

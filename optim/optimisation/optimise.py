@@ -33,7 +33,7 @@ from optim.settings.objective import RiskSettings
 from optim.settings.optimisation import OptimiseSettings
 from optim.settings.process import CalendarSettings
 
-DISTINCT = 0.1  # of a decision's span: processes that differ by less count as one
+DISTINCT_SPAN = 0.1  # of a decision's span: processes that differ by less count as one
 HELD_OUT = 64  # scenarios, where they can be drawn
 DISTINCT_STARTS = 2  # where choices and a robust search begin; they cost as much as their variants or scenarios
 NEWCOMER = "population"  # stands for a clone or campaign that has not been seen
@@ -332,7 +332,7 @@ def distinct(problem: ProcessProblem, found: list[Solution], most: int, first: n
     usable = [s for s in found if np.isfinite(s.objective) and s.max_violation <= FEASIBLE]
     chosen: list[np.ndarray] = [] if first is None else [first]
     for s in sorted(usable, key=lambda s: -s.objective):
-        if all(np.abs((s.x - x) / span).max() > DISTINCT for x in chosen):
+        if all(np.abs((s.x - x) / span).max() > DISTINCT_SPAN for x in chosen):
             chosen.append(s.x)
     return np.array(chosen[:most])
 

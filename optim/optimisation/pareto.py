@@ -20,7 +20,7 @@ from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
 from optim.settings.optimisation import OptimiseSettings
 
-ROUNDS = 2  # of starting again from the neighbours
+NEIGHBOUR_ROUNDS = 2  # of starting again from the neighbours
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def pareto(
     share = np.linspace(0.0, 1.0, points)[1:-1, None]
     found = again([None] * n, (1.0 - share) * ends[0] + share * ends[1])
     found = again(found, np.tile(ends[1], (n, 1)))
-    for _ in range(ROUNDS):
+    for _ in range(NEIGHBOUR_ROUNDS):
         for step in (1, -1):  # from the neighbour that reaches more of the other metric, then from the one with less
             row = [ends[0], *(s.x if s is not None else ends[1] for s in found), ends[1]]
             found = again(found, np.array(row[1 + step : 1 + step + n]))

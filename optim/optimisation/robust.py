@@ -25,9 +25,9 @@ from optim.settings.optimisation import OptimiseSettings
 # Width of the step that decides who belongs to a tail, as a share of the spread between members: narrow against the
 # spread, wide enough that the measure has a derivative. Only the search sees it; measures are reported without.
 WIDTH = 0.05
-NEAR = 0.2  # margins of at most this are watched
+WATCHED_MARGIN = 0.2  # margins of at most this are watched
 STAGES = (0.5, 0.8, 1.0)  # of the chance, on the way to it
-ROUNDS = 7
+SCENARIO_ROUNDS = 7
 
 
 ESTIMATE = RiskSettings()
@@ -143,7 +143,7 @@ def solve_robust(
 def _approach(members: _Members, lane: _Lane, stages: list[int], chance: float, search_from: _Search) -> None:
     """Search on from where a start stands, stage by stage, until the members it must keep limits in stay the same."""
     margins, stage = members.margins(lane.x[None])[0], 0
-    for _ in range(ROUNDS):
+    for _ in range(SCENARIO_ROUNDS):
         lane.required = _required(margins, stages[stage])
         lane.watched = _join(lane.watched, _near(margins, lane.required))
         s = search_from(lane)
@@ -262,7 +262,7 @@ def _required(margins: np.ndarray, count: int) -> np.ndarray:
 
 def _near(margins: np.ndarray, required: np.ndarray) -> np.ndarray:
     """Places [2, n] (member, row) of the margins that a search has to watch, among the members required."""
-    member, row = np.nonzero(margins[required] < NEAR)
+    member, row = np.nonzero(margins[required] < WATCHED_MARGIN)
     return np.stack([required[member], row])
 
 

@@ -16,9 +16,9 @@ from optim.process.problem import Evaluation, ProcessProblem
 from optim.runtime import require_float64
 from optim.settings.optimisation import DriftSettings, OptimiseSettings
 
-LARGEST = "largest bolus"
-MOVED = 0.02  # of a decision's span: less is no other process
-WORTH = 0.001  # relative gain of changing the process: less is not worth it
+LARGEST_BOLUS = "largest bolus"
+LEAST_MOVE = 0.02  # of a decision's span: less is no other process
+LEAST_RELATIVE_GAIN = 0.001  # relative gain of changing the process: less is not worth it
 
 
 @dataclass(frozen=True)
@@ -172,11 +172,11 @@ def _side(
     anew = float(problem.objective.from_solver(np.array(s.objective))) if s.max_violation <= FEASIBLE else float("nan")
     kept = bool(base.status[lane] == 0 and (base.margins[lane] >= -FEASIBLE).all())
     moved = ""
-    if np.isfinite(anew) and (not kept or s.objective - float(base.objective[lane]) > WORTH):
+    if np.isfinite(anew) and (not kept or s.objective - float(base.objective[lane]) > LEAST_RELATIVE_GAIN):
         far = np.abs(s.x - best) / (problem.design.upper - problem.design.lower)
         k = int(far.argmax())
         d = problem.design.decisions[k]
-        if far[k] > MOVED:
+        if far[k] > LEAST_MOVE:
             moved = f"{d.name} {best[k]:.4g} -> {s.x[k]:.4g} {d.unit}"
     return Side(
         value=value,
@@ -239,19 +239,19 @@ def _can_happen(problem: ProcessProblem, x: np.ndarray, name: str, h: DriftSetti
     kinds = [d.kind for d in problem.design.decisions]
     if h.harvest_h and ("harvest" not in kinds or x[_harvest(problem)] + h.harvest_h <= 0.0):
         return False
-    if h.missed == LARGEST:
+    if h.missed == LARGEST_BOLUS:
         return "bolus" in kinds
     return not h.missed or _missed(problem, x, name, h) >= 0
 
 
 def _missed(problem: ProcessProblem, x: np.ndarray, name: str, h: DriftSettings) -> int:
     decisions = problem.design.decisions
-    if h.missed == LARGEST:
+    if h.missed == LARGEST_BOLUS:
         return max((i for i, d in enumerate(decisions) if d.kind == "bolus"), key=lambda i: x[i])
     names = [d.name for d in decisions]
     if h.missed not in names:
         raise ConfigError(
             f"stress.drifts.{name}.missed: no decision '{h.missed}'.{nearest(h.missed, names)} "
-            f"Known: {', '.join(names)}, or '{LARGEST}'"
+            f"Known: {', '.join(names)}, or '{LARGEST_BOLUS}'"
         )
     return names.index(h.missed)

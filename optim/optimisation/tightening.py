@@ -15,14 +15,14 @@ from optim.process.problem import ProcessProblem
 from optim.settings.optimisation import OptimiseSettings
 
 FINER = 2  # times as many nodes
-AFTER_H = 0.05  # a look just after each bolus, before cells have taken anything up
-ROUNDS = 4
+LOOK_AFTER_BOLUS_H = 0.05  # a look just after each bolus, before cells have taken anything up
+TIGHTENING_ROUNDS = 4
 
 
 def finely(problem: ProcessProblem) -> ProcessProblem:
     """The same problem, looked at more closely."""
     d = problem.design
-    return replace(problem, design=replace(d, node_step_h=d.node_step_h / FINER, look_after_h=AFTER_H))
+    return replace(problem, design=replace(d, node_step_h=d.node_step_h / FINER, look_after_h=LOOK_AFTER_BOLUS_H))
 
 
 def broken(problem: ProcessProblem, x: np.ndarray, p: np.ndarray) -> dict[str, float]:
@@ -48,7 +48,7 @@ def kept_between(
     """
     own = tiled(bounds, 1)
     reserve = {c.name: 0.0 for c in problem.constraints}
-    for _ in range(ROUNDS):
+    for _ in range(TIGHTENING_ROUNDS):
         more = {name: v for name, v in broken(problem, found.x, p).items() if v > FEASIBLE}
         if not more:
             return found, {}

@@ -7,17 +7,16 @@ import numpy as np
 from optim.errors import ConfigError, nearest
 from optim.process.design import Design
 from optim.settings.process import WEEKDAYS, CalendarSettings
-
-DAY = 24.0
+from optim.units import HOURS_PER_DAY
 
 
 def working_windows(calendar: CalendarSettings, start_day: str, until_h: float) -> list[tuple[float, float]]:
     """Hours of a run that begins on a day, in which people are there: (from, to), in order."""
     first = WEEKDAYS.index(start_day)
     found = []
-    for day in range(int(until_h // DAY) + 2):
+    for day in range(int(until_h // HOURS_PER_DAY) + 2):
         if WEEKDAYS[(first + day) % 7] in calendar.working_days:
-            midnight = day * DAY - calendar.start_hour
+            midnight = day * HOURS_PER_DAY - calendar.start_hour
             found.append((max(0.0, midnight + calendar.first_hour), midnight + calendar.last_hour))
     return [(a, b) for a, b in found if a <= until_h and b >= 0.0]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from optim.errors import ConfigError, nearest
+from optim.errors import ConfigError
+from optim.settings.checks import one_of
 from optim.settings.process import DecisionSettings
 
 # kind -> unit that its numbers are given in ('' = that of the component), and what it is
-KINDS: dict[str, tuple[str, str]] = {
+DECISION_KINDS: dict[str, tuple[str, str]] = {
     "bolus": ("mL", "a feed given at once at time_h"),
     "feed_rate": ("mL/h", "a feed's rate from time_h on, held to the next"),
     "feed_node": ("mL/h", "a feed's rate at time_h, running straight to the next"),
@@ -60,10 +61,7 @@ class Decision:
 
     def __post_init__(self) -> None:
         key = f"design.decisions.{self.name}"
-        if self.kind not in KINDS:
-            raise ConfigError(
-                f"{key}.kind: unknown '{self.kind}'.{nearest(self.kind, KINDS)} Known: {', '.join(KINDS)}"
-            )
+        one_of(f"{key}.kind", self.kind, DECISION_KINDS)
         if not self.lower < self.upper:
             raise ConfigError(f"{key}: lower {self.lower} must be below upper {self.upper}")
         if not self.lower <= self.platform <= self.upper:
@@ -79,4 +77,4 @@ class Decision:
 
     @property
     def unit(self) -> str:
-        return KINDS[self.kind][0] or self.component_unit
+        return DECISION_KINDS[self.kind][0] or self.component_unit

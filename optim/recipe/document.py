@@ -16,7 +16,7 @@ from optim.recipe.steps import harvest_time
 from optim.result import SHORT_ID
 from optim.schedule.events import event_rows
 
-FILE = "recipe.json"
+RECIPE_FILE = "recipe.json"
 # of the provenance, what differs between equal runs and so is no part of the id
 OF_THE_RUN = ("created_utc", "run_id", "config")
 
@@ -35,7 +35,7 @@ def recipe_document(recipe: Recipe) -> dict[str, Any]:
 
 def read_document(folder: Path) -> dict[str, Any]:
     """The document of a recipe's folder. Raises `IncompatibleError` when it is damaged, edited or of another schema."""
-    file = folder / FILE
+    file = folder / RECIPE_FILE
     again = f"run `{Recipe.made_by}` again with this version"
     try:
         document = json.loads(file.read_text())

@@ -12,12 +12,12 @@ from optim.optimisation.result import DecisionValue, ProcessOutcome
 
 MET = -1e-6  # of a limit: a margin above this meets it
 # a step above or below counts as the value itself within this
-SAME = 1e-9
+STEP_ROUND_OFF = 1e-9
 
-WAYS: dict[str, Callable[[float], int]] = {
+ROUNDING_RULES: dict[str, Callable[[float], int]] = {
     "nearest": lambda steps: math.floor(steps + 0.5),
-    "above": lambda steps: math.ceil(steps - SAME),
-    "below": lambda steps: math.floor(steps + SAME),
+    "above": lambda steps: math.ceil(steps - STEP_ROUND_OFF),
+    "below": lambda steps: math.floor(steps + STEP_ROUND_OFF),
 }
 
 
@@ -26,7 +26,7 @@ def rounded_decisions(decisions: tuple[DecisionValue, ...]) -> tuple[float, ...]
 
     A decision without resolution, or with no multiple between its bounds, is kept as it is.
     """
-    return tuple(_value(d, WAYS["nearest"](_steps(d))) for d in decisions)
+    return tuple(_value(d, ROUNDING_RULES["nearest"](_steps(d))) for d in decisions)
 
 
 def roundings(decisions: tuple[DecisionValue, ...]) -> np.ndarray:
@@ -36,9 +36,9 @@ def roundings(decisions: tuple[DecisionValue, ...]) -> np.ndarray:
     never above it, and those in which every volume is.
     """
     found = [rounded_decisions(decisions)]
-    found += [_by_total(decisions, WAYS[way]) for way in ("nearest", "above", "below")]
+    found += [_by_total(decisions, ROUNDING_RULES[way]) for way in ("nearest", "above", "below")]
     for way in ("above", "below"):
-        chosen = (WAYS[way] if d.unit.startswith("mL") else WAYS["nearest"] for d in decisions)
+        chosen = (ROUNDING_RULES[way] if d.unit.startswith("mL") else ROUNDING_RULES["nearest"] for d in decisions)
         found.append(tuple(_value(d, to(_steps(d))) for d, to in zip(decisions, chosen, strict=True)))
     return np.array(list(dict.fromkeys(found)))
 
@@ -56,8 +56,8 @@ def _by_total(decisions: tuple[DecisionValue, ...], way: Callable[[float], int])
     totals: dict[tuple[str, float], tuple[float, int]] = {}
     found = []
     for d in decisions:
-        if not d.unit.startswith("mL") or d.resolution <= 0.0 or d.value <= SAME * d.resolution:
-            found.append(_value(d, WAYS["nearest"](_steps(d))))
+        if not d.unit.startswith("mL") or d.resolution <= 0.0 or d.value <= STEP_ROUND_OFF * d.resolution:
+            found.append(_value(d, ROUNDING_RULES["nearest"](_steps(d))))
             continue
         key = re.sub(r"_?\d[\d.]*$", "", d.name), d.resolution
         wanted, given = totals.get(key, (0.0, 0))
@@ -74,8 +74,8 @@ def _steps(d: DecisionValue) -> float:
 
 def _value(d: DecisionValue, k: int) -> float:
     """k steps, within bounds."""
-    lowest = math.ceil(d.lower / d.resolution - SAME) if d.resolution > 0.0 else 0
-    highest = math.floor(d.upper / d.resolution + SAME) if d.resolution > 0.0 else -1
+    lowest = math.ceil(d.lower / d.resolution - STEP_ROUND_OFF) if d.resolution > 0.0 else 0
+    highest = math.floor(d.upper / d.resolution + STEP_ROUND_OFF) if d.resolution > 0.0 else -1
     if lowest > highest:
         return d.value
     # twelve digits keep 3 * 0.1 from reading 0.30000000000000004

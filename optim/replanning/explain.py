@@ -29,7 +29,7 @@ from optim.units import VARIABLES, display
 
 OFF = 1e-3  # chance below which the readings of an assay are said not to agree
 CLEARLY = 2.0  # standard deviations of noise: a reading that far from the plan is told of
-MOVED = 1.0  # standard deviations: a parameter that has moved so far is told of
+MOVED_SD = 1.0  # standard deviations: a parameter that has moved so far is told of
 RARE = 0.05  # share of parameter sets that break a limit, below which no time of it is given
 MATTERS = 1e-4  # of the objective
 BROKEN = -1e-3  # relative margin: a limit missed by less is not told of
@@ -386,7 +386,7 @@ def _seen(
         if np.isfinite(row.now) and "as planned" not in row.reason
     ]
     for m in moved:
-        if abs(m.moved) > MOVED:
+        if abs(m.moved) > MOVED_SD:
             text.append(
                 f"{m.name} is now {m.now:.3g} {m.unit.strip('-')}".rstrip()
                 + f", {abs(m.moved):.1f} sd {'above' if m.moved > 0.0 else 'below'} what was expected ({m.before:.3g})"

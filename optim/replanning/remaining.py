@@ -32,7 +32,7 @@ EARLY_H = 6.0
 # a change of temperature by less is no shift
 SHIFTED_C = 0.5
 # harvest is at least so long after the last thing done, so that it counts
-AFTER_H = 0.01
+HARVEST_AFTER_H = 0.01
 SAME_H = 1e-6
 
 
@@ -150,13 +150,13 @@ def remaining(design: Design, run: Run, now_h: float, feeds: Sequence[str]) -> t
     the start. Raises `ConfigError` when nothing is left to decide.
     """
     latest = design.longest_h()
-    if now_h >= latest - AFTER_H:
+    if now_h >= latest - HARVEST_AFTER_H:
         raise ConfigError(
             f"replan: run '{run.run_id}' stands at {now_h:g} h, and the latest harvest of the design is {latest:g} h: "
             "nothing is left to decide; give a later harvest in design.decisions, or check replan.now_h"
         )
     past = [a for a in run.actions if start_time(a) <= now_h + SAME_H]
-    run = replace(run, actions=tuple(past), end_time_h=max(run.end_time_h, now_h + AFTER_H))
+    run = replace(run, actions=tuple(past), end_time_h=max(run.end_time_h, now_h + HARVEST_AFTER_H))
     s = schedule_of(run, np.zeros(0), tuple(feeds))
     _check_past(s, run.run_id)
     use = np.asarray(s.times) <= now_h + SAME_H
@@ -194,13 +194,13 @@ def remaining(design: Design, run: Run, now_h: float, feeds: Sequence[str]) -> t
                 np.asarray(s.setpoint_t)[np.flatnonzero(np.abs(temperature - run.temperature_c) > SHIFTED_C)[0]]
             )
             passed.append(Passed(d, when if d.kind == "shift_time" else float(temperature[-1])))
-        elif d.kind == "shift_time" and d.upper <= now_h + AFTER_H:
+        elif d.kind == "shift_time" and d.upper <= now_h + HARVEST_AFTER_H:
             shift_h = now_h
             passed.append(Passed(d, None))
         elif d.kind == "shift_time":
             open_.append(_from(d, now_h))
         elif d.kind == "harvest":
-            open_.append(_from(d, now_h + AFTER_H))
+            open_.append(_from(d, now_h + HARVEST_AFTER_H))
         else:
             open_.append(d)
     if not open_:

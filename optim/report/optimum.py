@@ -13,7 +13,7 @@ from optim.report.process import Comparison, draw_cost, draw_feeds, draw_process
 from optim.report.style import BLUE, GREY, INK, ORANGE, STYLE, new_figure, tidy_axes
 from optim.report.view import View
 
-MEASURED = {
+RISK_PHRASES = {
     "nominal": "at the estimate",
     "expectation": "mean",
     "cvar": "mean of the worst {tail:.0%}",
@@ -85,7 +85,7 @@ def optimum_lines(o: Optimum) -> list[str]:
 
 def measured(r: Robustness) -> str:
     """The measure of risk in words."""
-    return MEASURED[r.measure].format(tail=r.tail)
+    return RISK_PHRASES[r.measure].format(tail=r.tail)
 
 
 def robustness_lines(r: Robustness, unit: str) -> list[str]:

@@ -14,7 +14,7 @@ from optim.report.process import frame_of
 from optim.report.style import BLUE, GREEN, GREY, INK, ORANGE, STYLE, new_figure, tidy_axes
 from optim.report.view import View
 
-MOST = 16  # rows of a tornado
+TORNADO_ROWS = 16  # rows of a tornado
 
 
 def stress_view(s: Stress) -> View:
@@ -71,7 +71,7 @@ def influence_frame(s: Stress) -> pd.DataFrame:
 
 def draw_tornado(found: Stress) -> Figure:
     """Change of the metric over the range of each parameter and price: the process as it is, and optimised anew."""
-    rows = found.influences[:MOST]
+    rows = found.influences[:TORNADO_ROWS]
     what = readable_name(found.objective)
     figure = new_figure(
         f"What the {what} of {found.clone} leans on", (8.5, 1.1 + 0.27 * len(rows)), found.lineage.simulated

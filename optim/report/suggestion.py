@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from optim.doe.result import Suggestion
+from optim.estimation.posterior import Z90
 from optim.optimisation.result import DecisionValue
 from optim.process.metrics import readable_name
 from optim.report.style import BLUE, GREEN, GREY, INK, ORANGE, STYLE, new_figure, tidy_axes
 from optim.report.view import View
 
-WAYS = {
+CHOSEN_BY = {
     "decision": "what they are worth to the decision",
     "d_optimal": "information on all parameters",
     "space_filling": "how they fill the design",
@@ -42,7 +43,7 @@ def suggestion_lines(s: Suggestion, top: int = 5) -> list[str]:
     """The clones in question, the runs, and what they are expected to change."""
     new = sum(run.new_clone for run in s.runs)
     lines = [
-        f"{len(s.runs)} runs with {s.samples} samples, chosen by {WAYS[s.by]} out of {s.considered} that meet all "
+        f"{len(s.runs)} runs with {s.samples} samples, chosen by {CHOSEN_BY[s.by]} out of {s.considered} that meet all "
         f"limits with a probability of at least {s.least_met:g}" + (f"; {new} of clones not seen yet" if new else ""),
         f"  now: {s.clones[0].clone} is the likeliest best clone by {s.objective} ({s.unit})",
     ]
@@ -170,7 +171,7 @@ def _clones(a: Axes, s: Suggestion, most: int = 8) -> None:
     place = np.arange(len(shown))
     tried = [sum(run.run.clone_id == c.clone for run in s.runs) for c in shown]
     for i, c in enumerate(shown):
-        wide = 1.645 * c.relative_sd * c.value
+        wide = Z90 * c.relative_sd * c.value
         colour = BLUE if tried[i] else GREY
         a.errorbar(c.value, i, xerr=wide, fmt="o", color=colour, markersize=4, capsize=2)
         a.annotate(

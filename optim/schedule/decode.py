@@ -32,9 +32,9 @@ from optim.schedule.actions import (
 from optim.schedule.lines import ML, SETPOINTS, round_time
 from optim.schedule.schedule import FLOWS, Schedule
 
-SAME = 1e-9  # relative: pieces of a line that differ by less are one
+SAME_LINE = 1e-9  # relative: pieces of a line that differ by less are one
 # order of what happens at the same time, as a vessel does it
-ORDER = (Setpoint, Sample, Exchange, Bolus, TopUp)
+ACTION_ORDER = (Setpoint, Sample, Exchange, Bolus, TopUp)
 
 
 class _Piece(NamedTuple):
@@ -86,7 +86,7 @@ def _array(part: Any) -> Any:
 
 
 def _rank(action: Action) -> int:
-    return ORDER.index(type(action)) if type(action) in ORDER else len(ORDER)
+    return ACTION_ORDER.index(type(action)) if type(action) in ACTION_ORDER else len(ACTION_ORDER)
 
 
 # --- what happens at once ---
@@ -109,7 +109,7 @@ def _instants(s: Any, feeds: Sequence[str], end: float, topups: Mapping[str, str
             if part > 0.0:
                 yield Exchange(time, to_ml(part), feeds[j])
                 given[j], taken = given[j] - part, taken - part
-        if taken > SAME * max(1.0, float(s.bolus[k].sum())):
+        if taken > SAME_LINE * max(1.0, float(s.bolus[k].sum())):
             raise ConfigError(
                 f"at {time:g} h, {1000.0 * taken:g} mL of medium are taken and not replaced: no action can state that"
             )
@@ -207,7 +207,7 @@ def _joined(pieces: list[_Piece]) -> list[_Piece]:
             before = found.pop()
             p = _Piece(before.start, p.stop, before.first, before.first if p.growth else p.last, p.growth)
         elif p.growth:
-            p = p._replace(last=p.first) if math.isclose(p.last, p.first, rel_tol=SAME) else p
+            p = p._replace(last=p.first) if math.isclose(p.last, p.first, rel_tol=SAME_LINE) else p
         found.append(p)
     return found
 
@@ -217,13 +217,13 @@ def _continues(a: _Piece, b: _Piece) -> bool:
         return False
     if a.growth:
         grown = a.first * math.exp(a.growth * (b.start - a.start))
-        return a.first == a.last and math.isclose(grown, b.first, rel_tol=SAME) and b.first == b.last
+        return a.first == a.last and math.isclose(grown, b.first, rel_tol=SAME_LINE) and b.first == b.last
     if a.first == a.last == b.first == b.last:
         return True
-    if a.first == a.last or b.first == b.last or not math.isclose(a.last, b.first, rel_tol=SAME):
+    if a.first == a.last or b.first == b.last or not math.isclose(a.last, b.first, rel_tol=SAME_LINE):
         return False
     slopes = [(p.last - p.first) / (p.stop - p.start) for p in (a, b)]
-    return math.isclose(*slopes, rel_tol=SAME)
+    return math.isclose(*slopes, rel_tol=SAME_LINE)
 
 
 # --- perfusion ---
@@ -280,7 +280,7 @@ def _setpoints(s: Any, end: float) -> Iterator[Action]:
         for k, p in enumerate(pieces):
             p = p._replace(start=0.0) if k == 0 else p  # what is set first holds from the start
             ramp = p.stop - p.start if p.last != p.first else 0.0
-            jump = k == 0 or not math.isclose(p.first, held, rel_tol=SAME, abs_tol=1e-12)
+            jump = k == 0 or not math.isclose(p.first, held, rel_tol=SAME_LINE, abs_tol=1e-12)
             if jump and ramp:
                 raise ConfigError(
                     f"{name} steps and ramps at once at {p.start:g} h: no action can state that; "

@@ -1,7 +1,7 @@
 """Events: actions as the rows of a table, one kind of row for every number that an action can state.
 
 This is how files of a dataset, lab sheets and tables for people write a plan. A new action that files can state is one
-more record of `KINDS`; an action without a record is refused.
+more record of `EVENT_KINDS`; an action without a record is refused.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _setpoint(name: str, unit: str, field: str, meaning: str) -> EventKind:
     return EventKind(name, Setpoint, {unit: field}, meaning, uses=("ramp_h",))
 
 
-KINDS: dict[str, EventKind] = {
+EVENT_KINDS: dict[str, EventKind] = {
     kind.name: kind
     for kind in (
         EventKind("sample", Sample, VOLUME, "broth taken for an assay"),
@@ -150,18 +150,18 @@ KINDS: dict[str, EventKind] = {
         EventKind("gas_oxygen", Aeration, {"%": "oxygen_percent"}, "oxygen in the gas supplied from now on, mol/mol"),
     )
 }
-LASTING_KINDS = tuple(name for name, kind in KINDS.items() if "until_h" in kind.uses)
+LASTING_KINDS = tuple(name for name, kind in EVENT_KINDS.items() if "until_h" in kind.uses)
 # order of rows at the same time, as a vessel does it
-ORDER = {name: i for i, name in enumerate(("temperature", "ph", "do", "kla", "gas_flow", "gas_oxygen", *KINDS))}
+ORDER = {name: i for i, name in enumerate(("temperature", "ph", "do", "kla", "gas_flow", "gas_oxygen", *EVENT_KINDS))}
 
 
 def event_kind(name: str) -> EventKind:
     """A kind of event by name. Raises `ConfigError` with the nearest match."""
-    if name in KINDS:
-        return KINDS[name]
+    if name in EVENT_KINDS:
+        return EVENT_KINDS[name]
     if name == "harvest":
         raise ConfigError("harvest is no event of a file: it is the end of the run, end_time_h of runs.csv")
-    raise ConfigError(f"unknown kind of event '{name}'.{nearest(name, KINDS)} Known: {', '.join(KINDS)}")
+    raise ConfigError(f"unknown kind of event '{name}'.{nearest(name, EVENT_KINDS)} Known: {', '.join(EVENT_KINDS)}")
 
 
 def event_rows(actions: Iterable[Action], end_h: float) -> tuple[EventRow, ...]:
@@ -185,7 +185,7 @@ def _rows(action: Action, end_h: float) -> Iterable[EventRow]:
     if isinstance(action, Harvest):
         return
     stated = False
-    for kind in KINDS.values():
+    for kind in EVENT_KINDS.values():
         if kind.action is not type(action):
             continue
         for unit, field in kind.units.items():

@@ -31,7 +31,7 @@ class VesselSettings:
 class DecisionSettings:
     """A number of the process that may be chosen, or one such number for each of several times."""
 
-    kind: str  # what is chosen, one of `optim.process.decision.KINDS`
+    kind: str  # what is chosen, one of `optim.process.decision.DECISION_KINDS`
     lower: float  # least value, in the unit of the kind
     upper: float  # largest value
     platform: Any  # value in the platform process: a number, or one per time

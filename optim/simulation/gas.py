@@ -22,11 +22,11 @@ from optim.kinetics.base import AbstractKineticModel
 from optim.schedule.grid import IntervalGrid
 from optim.simulation.simulate import Trajectory, observe_nodes
 from optim.types import Array
+from optim.units import ICE_POINT_K
 
 OXYGEN = "dissolved_oxygen"  # name of the component of media, and of the observed variable
 OXYGEN_MMOL_PER_G = 1000.0 / 31.998  # molar mass: PubChem CID 977
 GAS_CONSTANT = 8.314462618  # J/mol/K, CODATA 2018
-ICE_POINT = 273.15  # K
 AIR_OXYGEN, AIR_CARBON_DIOXIDE = 0.2095, 0.0004  # mole fractions of dry air
 
 
@@ -117,7 +117,7 @@ def off_gas(
         The off-gas. If more oxygen is taken up than enters, its oxygen fraction has no meaning; `check_off_gas` refuses
         such a result.
     """
-    litres_per_mmol = 1e-3 * GAS_CONSTANT * (gas_temperature_c + ICE_POINT) / gas_pressure_kpa
+    litres_per_mmol = 1e-3 * GAS_CONSTANT * (gas_temperature_c + ICE_POINT_K) / gas_pressure_kpa
     into = 60.0 * vvm_per_min / litres_per_mmol
     out = into - (1.0 - respiratory_quotient) * transfer_mmol_per_l_h
     return OffGas(

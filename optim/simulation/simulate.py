@@ -14,8 +14,9 @@ from optim.runtime import require_float64
 from optim.schedule.grid import IntervalGrid
 from optim.simulation.balance import collected_species, to_amounts, to_concentrations
 from optim.simulation.cultivation import Cultivation
-from optim.simulation.engine.march import Integrator, march, pack_vessels
+from optim.simulation.engine.march import Integrator, march
 from optim.simulation.engine.reverse import march_reverse
+from optim.simulation.engine.table import pack_vessels
 from optim.types import Array
 
 

@@ -30,7 +30,7 @@ SOURCE = {
     "organism": "CHO",
     "citation": "c",
     "licence": "l",
-    "files": {nistcho.FILE: "0" * 64},
+    "files": {nistcho.COUNTS_FILE: "0" * 64},
 }
 HEADER = "Date,Cell_Line,TP,Condition,Replicate,Viability,Total_VCD,Hours,Average_diameter,Batch,ID\n"
 ROWS = [
@@ -43,7 +43,7 @@ ROWS = [
 
 
 def adapt(folder: Path, rows: list[str], header: str = HEADER):
-    (folder / nistcho.FILE).write_text(header + "\n".join(rows) + "\n")
+    (folder / nistcho.COUNTS_FILE).write_text(header + "\n".join(rows) + "\n")
     return nistcho.adapt(folder, SOURCE)
 
 
@@ -111,7 +111,7 @@ def exported(tmp_path, monkeypatch):
         "commit": "0123456789abcdef",
         "path": ".RData",
         "export": "load it and write it",
-        "files": {nistcho.FILE: hashlib.sha256(content).hexdigest()},
+        "files": {nistcho.COUNTS_FILE: hashlib.sha256(content).hexdigest()},
     }
     (shipped / "source.yaml").write_text(yaml.safe_dump(source))
     monkeypatch.setattr(registry, "datasets_dir", lambda: tmp_path / "datasets")
@@ -119,13 +119,13 @@ def exported(tmp_path, monkeypatch):
     monkeypatch.setenv("OPTIM_DATA", str(tmp_path / "data"))
     mine = tmp_path / "data" / "counts"
     mine.mkdir(parents=True)
-    (mine / nistcho.FILE).write_bytes(content)
+    (mine / nistcho.COUNTS_FILE).write_bytes(content)
     return mine
 
 
 def test_an_exported_table_is_read_and_checked(exported):
     assert len(open_dataset("counts").runs) == 4
-    with (exported / nistcho.FILE).open("a") as file:
+    with (exported / nistcho.COUNTS_FILE).open("a") as file:
         file.write("\n")
     with pytest.raises(DatasetError, match=r"SHA-256 is .* expected .*export it again"):
         open_dataset("counts")
@@ -136,9 +136,9 @@ def test_a_table_at_no_address_is_never_fetched_and_the_message_says_how_to_make
         raise AssertionError("there is nothing to fetch")
 
     monkeypatch.setattr(registry.urllib.request, "urlopen", refuse)
-    (exported / nistcho.FILE).unlink()
+    (exported / nistcho.COUNTS_FILE).unlink()
     says = r"cannot be fetched: make it once from someone/counts \(commit 0123456789\): load it and write it"
-    with pytest.raises(DatasetError, match=rf"lacks {nistcho.FILE}.*{says}"):
+    with pytest.raises(DatasetError, match=rf"lacks {nistcho.COUNTS_FILE}.*{says}"):
         open_dataset("counts")
     monkeypatch.delenv("OPTIM_DATA")
     with pytest.raises(DatasetError, match=rf"lies at no address.*{says}.*set OPTIM_DATA"):
@@ -148,8 +148,8 @@ def test_a_table_at_no_address_is_never_fetched_and_the_message_says_how_to_make
 def test_the_source_says_what_is_at_no_address():
     source = yaml.safe_load((ROOT / "datasets" / COUNTS_SET / "source.yaml").read_text())
     assert "address" not in source
-    assert nistcho.FILE in source["export"]
-    assert len(source["files"][nistcho.FILE]) == 64
+    assert nistcho.COUNTS_FILE in source["export"]
+    assert len(source["files"][nistcho.COUNTS_FILE]) == 64
 
 
 @needs_counts

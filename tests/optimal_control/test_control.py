@@ -79,7 +79,7 @@ def test_derivatives_match_finite_differences(p):
         slopes = p.first_derivatives(w, run.paths)
         value = run.value + (weights * run.margins).sum(axis=1)
         slope = slopes.value + np.einsum("lr,lrd->ld", weights, slopes.margins)
-        return value, slope, p.hessian(w, run.paths, slopes, weights)
+        return value, slope, p.second_derivatives(w, run.paths, first=slopes, weights=weights)
 
     up, down, here = lagrangian(w + step * direction), lagrangian(w - step * direction), lagrangian(w)
     assert np.allclose((up[0] - down[0]) / (2 * step), here[1] @ direction, rtol=1e-4, atol=1e-5)
@@ -127,7 +127,7 @@ def test_cells_are_kept_at_the_temperature_that_they_like():
 def test_a_limit_holds_between_the_nodes_too():
     # fed hard over few intervals, S peaks within them: a limit at their ends alone would be broken
     p = problem(intervals=3, hours=(15.0, 15.0), limits=(SUBSTRATE, VOLUME), value=lambda end: end.state.X * end.volume)
-    loose = solve_interior_point(p, np.full((1, p.decision_count), 0.3), InteriorOptions(), 1.0)
+    loose = solve_interior_point(p, np.full((1, p.decision_count), 0.3), InteriorOptions(), scale=1.0)
     assert p.margins_along_path(loose.w[0], loose.paths[0]).min() < -1e-4
     found = maximise_control(p, ControlOptions(3))
     assert found.violation <= 1e-6
@@ -139,7 +139,7 @@ def test_a_limit_holds_between_the_nodes_too():
 
 def test_what_cannot_be_met_is_named():
     needed = ControlLimit("biomass", lambda c, v: c.X, "min", 50.0, "end")
-    with pytest.raises(InfeasibleError, match=r"biomass \(min 50, broken by"):
+    with pytest.raises(InfeasibleError, match=r"biomass \(min 50, violated by"):
         maximise_control(problem(limits=(VOLUME, needed)), ControlOptions(3))
 
 
@@ -163,7 +163,7 @@ def test_bad_problems_are_refused():
 
 def test_a_start_of_the_wrong_size_is_refused():
     with pytest.raises(ConfigError, match="expected 7 scaled decisions per start"):
-        maximise_control(problem(), ControlOptions(1), np.zeros(6))
+        maximise_control(problem(), ControlOptions(1), first=np.zeros(6))
 
 
 def test_what_did_not_converge_says_so():
@@ -204,7 +204,7 @@ def test_published_problems_are_solved_from_the_naive_feed(name):
     case = CASES[name]
     p = case.problem(20)
     naive = p.encode_decisions(np.tile(case.naive, (1, 20, 1)), np.full(1, np.mean(p.hours)))
-    found = maximise_control(p, ControlOptions(0), naive)
+    found = maximise_control(p, ControlOptions(0), first=naive)
     value, violation = resimulated(name, found.controls, found.hours)
     assert found.value == pytest.approx(value, rel=1e-6)
     assert violation <= 1e-6

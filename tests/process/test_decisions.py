@@ -13,7 +13,7 @@ from optim.data.screened import Screen
 from optim.errors import ConfigError
 from optim.kinetics import kinetics
 from optim.optimisation.evaluate import process_actions
-from optim.process.decision import KINDS, Decision
+from optim.process.decision import DECISION_KINDS, Decision
 from optim.process.design import Component, Design
 from optim.process.disturbance import AS_PLANNED
 from optim.process.metrics import PRODUCTS, batch_metrics
@@ -168,7 +168,7 @@ def test_a_decision_that_lacks_something_is_refused(row, words):
 
 
 def test_every_kind_of_decision_has_a_unit_and_a_meaning():
-    for kind, (unit, meaning) in KINDS.items():
+    for kind, (unit, meaning) in DECISION_KINDS.items():
         assert meaning
         assert unit or kind.endswith("_component")
 

@@ -39,7 +39,7 @@ def one(name: str, intervals: int, starts: int) -> dict:
 
     def timed(options: ControlOptions, first: np.ndarray | None) -> tuple:
         wall, cpu = time.perf_counter(), time.process_time()
-        found = maximise_control(problem, options, first)
+        found = maximise_control(problem, options, first=first)
         return found, time.perf_counter() - wall, time.process_time() - cpu
 
     best, cold, cold_cpu = timed(ControlOptions(starts), None)

@@ -18,7 +18,8 @@ from optim.data.screened import Screen
 from optim.process.cost import Harvest
 from optim.process.design import BOLUS_COVERS_H, Design
 from optim.process.problem import ProcessProblem
-from optim.synthetic import ASSAYS, DAY, INOCULUM_SD, ScreenOptions, clone_truth
+from optim.synthetic import ASSAYS, INOCULUM_SD, ScreenOptions, clone_truth
+from optim.units import HOURS_PER_DAY as DAY
 
 # relative and absolute error of an osmometer, mOsm/kg: the generator has no such assay, this one is constructed
 OSMOMETER = (0.01, 2.0)

@@ -19,7 +19,8 @@ from optim.simulation.balance import Vessel
 from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import check_trajectory, observe_nodes, simulate
-from optim.synthetic import ASSAYS, BASE, DAY, FEED, INOCULUM, MEDIUM, QP_RANGE, SAMPLE_ML, SPREAD, START_ML
+from optim.synthetic import ASSAYS, BASE, FEED, INOCULUM_VCD, MEDIUM, QP_RANGE, SAMPLE_ML, SPREAD, START_ML
+from optim.units import HOURS_PER_DAY as DAY
 
 MODEL = ChoMoller()
 INTERVALS = 64
@@ -38,7 +39,7 @@ class Truth:
 
     def start(self) -> np.ndarray:
         """Concentrations [N] and volume (L) at time 0."""
-        first = np.array(list(MODEL.initial(MEDIUM, INOCULUM, {}).values()))
+        first = np.array(list(MODEL.initial(MEDIUM, INOCULUM_VCD, {}).values()))
         first[:2] *= self.inoculum
         return np.append(first, START_ML / 1000.0)
 
@@ -84,7 +85,7 @@ class Batch:
             medium_id="basal_a",
             temperature_c=36.8,
             ph=7.0,
-            inoculum_vcd=INOCULUM,
+            inoculum_vcd=INOCULUM_VCD,
             end_time_h=end_h,
             actions=self.actions,
         )

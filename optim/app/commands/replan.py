@@ -21,7 +21,7 @@ from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
 from optim.optimisation.result import Optimum, Series
 from optim.process.problem import ProcessProblem
-from optim.recipe.document import FILE, read_document
+from optim.recipe.document import RECIPE_FILE, read_document
 from optim.recipe.recipe import Recipe
 from optim.replanning.replan import ReplanOptions
 from optim.replanning.replan import replan as replan_batch
@@ -30,7 +30,7 @@ from optim.replanning.running_batch import Batch, Plan
 from optim.schedule.actions import start_time, used_feed, with_feed
 from optim.schedule.grid import padded_length
 
-AFTER_H = 0.01  # what is done at this very moment lies within the run
+RUN_ENDS_AFTER_H = 0.01  # what is done at this very moment lies within the run
 
 
 def replan(s: Session) -> Replan:
@@ -132,7 +132,7 @@ def until_now(cfg: Any, dataset: Dataset, index: int, now_h: float) -> FitProble
     """
     run = dataset.runs[index]
     # actions at the very end would not count
-    own = run.until(now_h + AFTER_H)
+    own = run.until(now_h + RUN_ENDS_AFTER_H)
     runs = tuple(own if i == index else r for i, r in enumerate(dataset.runs))
     whole = replace(dataset, runs=runs)
     alone = whole.only(np.array([index]))
@@ -157,7 +157,7 @@ def read_plan(folder: Path, problem: ProcessProblem, fit: FitResult, fit_folder:
 
     Raises `IncompatibleError` when it is none of them, of another design, or made from another fit.
     """
-    if (folder / FILE).exists():
+    if (folder / RECIPE_FILE).exists():
         plan = _of_recipe(folder, fit, fit_folder)
     elif _is_replan(folder):
         earlier = load_artefact(Replan, folder)
@@ -187,7 +187,7 @@ def _of_recipe(folder: Path, fit: FitResult, fit_folder: Path) -> Plan:
         series = Series(np.array(s["time_h"], float), tuple(s["names"]), tuple(s["units"]), *bands)
         made_from = str(recipe["lineage"]["parents"].get(fit.kind(), ""))
     except (KeyError, TypeError, ValueError) as err:
-        raise IncompatibleError(f"{folder / FILE} is no recipe that can be followed: {err!r}") from err
+        raise IncompatibleError(f"{folder / RECIPE_FILE} is no recipe that can be followed: {err!r}") from err
     require_parent_id(made_from, fit, child_place=folder, parent_place=fit_folder, made_by=Recipe.made_by)
     return Plan(decisions, series, {"recipe": document["id"]})
 

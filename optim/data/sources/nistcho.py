@@ -19,7 +19,7 @@ from optim.data.dataset import Dataset, Run
 from optim.data.sources.raw import dataset_of, read_table
 from optim.errors import BadCell, DatasetError
 
-FILE = "vicell_vcd_viability.csv"
+COUNTS_FILE = "vicell_vcd_viability.csv"
 COLUMNS = {"Cell_Line", "TP", "Condition", "Replicate", "Viability", "Total_VCD", "Hours", "Batch"}
 # as in the authors' scripts
 STRATEGIES = {"A": "STD", "B": "STD+", "C": "LoG+", "D": "HiF", "E": "HIP", "F": "HIP+", "G": "LoG"}
@@ -27,7 +27,7 @@ STRATEGIES = {"A": "STD", "B": "STD+", "C": "LoG+", "D": "HiF", "E": "HIP", "F":
 NOMINAL_VOLUME_L = 1.0
 NOMINAL_TEMPERATURE_C = 37.0
 NOMINAL_PH = 7.0
-MEDIUM = "not_stated"
+MEDIUM_ID = "not_stated"
 NOTES = (
     "one cell line: where a clone is asked for stands the feeding strategy",
     "Total_VCD is taken as viable cells, as the authors do: only then does a dying culture keep its total of cells",
@@ -47,7 +47,7 @@ NOTES = (
 
 def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
     """The data set in canonical form. Raises `DatasetError` that lists every cell that cannot be meant."""
-    table = read_table(folder, FILE, COLUMNS)
+    table = read_table(folder, COUNTS_FILE, COLUMNS)
     _check(table)
     inoculum = table[table["TP"] == "TP1"].groupby("Batch")["Total_VCD"].mean().to_dict()
     runs, rows = [], []
@@ -60,7 +60,7 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
                 vessel_id=f"{batch}_{condition}_{replicate}",
                 clone_id=strategy,
                 start_volume_l=NOMINAL_VOLUME_L,
-                medium_id=MEDIUM,
+                medium_id=MEDIUM_ID,
                 temperature_c=NOMINAL_TEMPERATURE_C,
                 ph=NOMINAL_PH,
                 inoculum_vcd=float(inoculum[batch]),
@@ -71,7 +71,7 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
         for hours, vcd, viability in sorted(zip(own["Hours"], own["Total_VCD"], own["Viability"], strict=True)):
             rows.append((len(runs) - 1, float(hours), "vcd", float(vcd)))
             rows.append((len(runs) - 1, float(hours), "viability", float(viability) / 100.0))
-    return dataset_of(source, runs, rows, media={MEDIUM: {}}, notes=(*NOTES, *_incomplete(table)))
+    return dataset_of(source, runs, rows, media={MEDIUM_ID: {}}, notes=(*NOTES, *_incomplete(table)))
 
 
 def _check(table: pd.DataFrame) -> None:
@@ -79,7 +79,7 @@ def _check(table: pd.DataFrame) -> None:
 
     def refuse(wrong: pd.Series, column: str, rule: str) -> None:
         # row 1 of the file is its header
-        bad.extend(BadCell(FILE, int(i) + 2, column, str(table.at[i, column]), rule) for i in table.index[wrong])
+        bad.extend(BadCell(COUNTS_FILE, int(i) + 2, column, str(table.at[i, column]), rule) for i in table.index[wrong])
 
     for column, upper in (("Hours", np.inf), ("Total_VCD", np.inf), ("Viability", 100.0)):
         value = pd.to_numeric(table[column], errors="coerce")
@@ -89,7 +89,7 @@ def _check(table: pd.DataFrame) -> None:
     key = ["Batch", "Condition", "Replicate", "TP"]
     refuse(table.duplicated(key), "TP", "this sample of this vessel is given twice")
     if bad:
-        raise DatasetError(f"{FILE} has {len(bad)} fault{'s' if len(bad) > 1 else ''}:", bad)
+        raise DatasetError(f"{COUNTS_FILE} has {len(bad)} fault{'s' if len(bad) > 1 else ''}:", bad)
 
 
 def _incomplete(table: pd.DataFrame) -> list[str]:

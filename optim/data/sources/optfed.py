@@ -16,14 +16,14 @@ import pandas as pd
 from optim.data.dataset import Dataset, Run
 from optim.data.sources.raw import dataset_of, read_table
 from optim.schedule.actions import Action, Feed, Sample, Setpoint, start_time
+from optim.units import ICE_POINT_K
 
 CONTROL_STEP_H = 0.25
 WITHDRAWAL_L = 0.004  # smaller drops of the on-line volume are rounding of the scales
 OUTLIER_ROW = 40  # dropped by the authors as an outlier
 NEAR_SAMPLE_H = 0.06
-KELVIN = 273.15
 ML_PER_L = 1000.0
-ASSAYS = {"X": "biomass", "P": "product", "G": "glycerol"}
+ASSAY_COLUMNS = {"X": "biomass", "P": "product", "G": "glycerol"}
 
 
 def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
@@ -49,7 +49,7 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
                 clone_id="proteinL",
                 start_volume_l=float(flow["V"].iloc[0]),
                 medium_id="induced_broth",
-                temperature_c=float(heat["T"].iloc[0]) - KELVIN,
+                temperature_c=float(heat["T"].iloc[0]) - ICE_POINT_K,
                 ph=7.0,
                 inoculum_vcd=None,
                 end_time_h=end,
@@ -59,7 +59,7 @@ def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
         for index, row in own.iterrows():
             if index == OUTLIER_ROW:
                 continue
-            for column, variable in ASSAYS.items():
+            for column, variable in ASSAY_COLUMNS.items():
                 rows.append((len(runs) - 1, float(row["t"]), variable, float(row[column])))
     media: dict[str, dict[str, float]] = {"induced_broth": {}, "base": {}}
     media |= {f"feed_{name}": {"glycerol": float(c)} for name, c in feed_glycerol.items()}
@@ -106,7 +106,7 @@ def _controls(process: str, flow: pd.DataFrame, heat: pd.DataFrame, sample_times
             for a, b, r in zip(nodes[:-1], nodes[1:], rates, strict=True)
         ]
     # mean temperature of each interval, from the integral of the record
-    clock, degrees = heat["t"].to_numpy(), heat["T"].to_numpy() - KELVIN
+    clock, degrees = heat["t"].to_numpy(), heat["T"].to_numpy() - ICE_POINT_K
     area = np.concatenate([[0.0], np.cumsum(0.5 * (degrees[1:] + degrees[:-1]) * np.diff(clock))])
     mean = np.diff(np.interp(nodes, clock, area)) / np.diff(nodes)
     return actions + [Setpoint(float(a), temperature_c=float(m)) for a, m in zip(nodes[:-1], mean, strict=True)]

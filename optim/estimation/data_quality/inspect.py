@@ -15,7 +15,7 @@ from optim.data.dataset import Dataset
 from optim.errors import FitError
 from optim.estimation.data_quality.finding import Finding, ordered, reads, when
 from optim.estimation.data_quality.readings import (
-    CHANCE,
+    FALSE_OUTLIER,
     Suspicion,
     dead_probes,
     missing,
@@ -35,7 +35,7 @@ from optim.runtime import require_float64
 from optim.units import VARIABLES
 
 FAR_OFF = 0.5  # of a logarithm: how far usual parameters may be from those of a batch
-ROUNDS = 8  # gross faults may hide each other: how often they are looked for, at most
+FAULT_ROUNDS = 8  # gross faults may hide each other: how often they are looked for, at most
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def inspect(posterior: Posterior, best: Point) -> Quality:
     starts = [best, posterior.prior_point()]
     r = _fitted(posterior, starts, but)
     suspicions: list[Suspicion] = []
-    for _ in range(ROUNDS):
+    for _ in range(FAULT_ROUNDS):
         new = dead_probes(r, but)
         _leave_out(but, new)
         units = wrong_units(r, but)
@@ -105,7 +105,7 @@ def inspect(posterior: Posterior, best: Point) -> Quality:
     _leave_out(but, single)
     found += [s.finding for s in single]
     found += structure(r, but) + replicates(r, but) + noise_factors(r)
-    return Quality(ordered(found), int((problem.vessels.weight > 0.0).sum()), CHANCE, but, r)
+    return Quality(ordered(found), int((problem.vessels.weight > 0.0).sum()), FALSE_OUTLIER, but, r)
 
 
 def _confirmed(r: Reference, suspicions: list[Suspicion], but: np.ndarray) -> tuple[list[Suspicion], bool]:

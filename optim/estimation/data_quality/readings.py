@@ -18,12 +18,12 @@ from optim.estimation.noise import ABOVE, MEASURED
 from optim.units import VARIABLES, display, factor
 
 # a run of readings is stuck when they lie within this share of the noise of one reading: four normal readings do so
-# once in 300 times, and the model must move by MOVED times the noise besides
-STILL, LEAST_RUN, MOVED = 0.3, 4, 4.0
+# once in 300 times, and the model must move by LEAST_MODEL_MOVE times the noise besides
+STILL, LEAST_RUN, LEAST_MODEL_MOVE = 0.3, 4, 4.0
 # outliers expected by chance in all readings together, were the noise normal
-CHANCE = 0.05
+FALSE_OUTLIER = 0.05
 # units in which laboratories report, by canonical unit
-UNITS: dict[str, tuple[str, ...]] = {
+UNITS_IN_USE: dict[str, tuple[str, ...]] = {
     "mmol/L": ("mmol/L", "g/L", "mg/L", "mg/dL", "mol/L", "umol/L"),
     "g/L": ("g/L", "mg/L", "mg/dL", "ug/mL", "ug/L", "mmol/L"),
     "1e9 cells/L": ("1e6 cells/mL", "cells/mL", "1e5 cells/mL", "1e3 cells/mL"),
@@ -34,7 +34,8 @@ UNITS: dict[str, tuple[str, ...]] = {
 }
 # slips that no unit of the assay explains
 SLIPS = {1000.0: "a prefix (milli, micro)", 60.0: "minutes and hours", 24.0: "hours and days", 100.0: "percent"}
-NEAR = 0.3  # of a logarithm: how far the factor seen may be from that of a unit, since faults bend the reference
+# of a logarithm: how far the factor seen may be from that of a unit, since faults bend the reference
+UNIT_TOLERANCE = 0.3
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _stuck(r: Reference, b: int, rows: np.ndarray) -> np.ndarray | None:
             last += 1
         if last - first > max(len(best), LEAST_RUN - 1):
             best = rows[first:last]
-    if len(best) < LEAST_RUN or np.ptp(r.z[b, best]) < MOVED or np.sqrt(np.mean(r.z[b, best] ** 2)) < 1.8:
+    if len(best) < LEAST_RUN or np.ptp(r.z[b, best]) < LEAST_MODEL_MOVE or np.sqrt(np.mean(r.z[b, best] ** 2)) < 1.8:
         return None
     return best
 
@@ -125,7 +126,7 @@ def unit_factors(name: str) -> list[tuple[float, str]]:
     """Factors by which an assay's readings are off when a unit is taken for another, each with the slip in words."""
     quantity = VARIABLES[name]
     found: list[tuple[float, str]] = []
-    units = UNITS.get(quantity.unit, ())
+    units = UNITS_IN_USE.get(quantity.unit, ())
     for meant in units:
         for taken in units:
             try:
@@ -173,7 +174,7 @@ def wrong_units(r: Reference, but: np.ndarray) -> list[Suspicion]:
     return [found[k] for _, k in largest.values()]
 
 
-def slip_of(name: str, log_ratio: float, near: float = NEAR) -> tuple[float, str] | None:
+def slip_of(name: str, log_ratio: float, near: float = UNIT_TOLERANCE) -> tuple[float, str] | None:
     """The known slip nearest to a factor; None: no slip is near."""
     ratio, words = min(unit_factors(name), key=lambda f: abs(np.log(f[0]) - log_ratio))
     return (ratio, words) if abs(np.log(ratio) - log_ratio) < near else None
@@ -256,11 +257,11 @@ def over_batches(r: Reference, suspicions: list[Suspicion]) -> list[Finding]:
 
 
 def threshold(readings: int, of_assay: int) -> float:
-    """Distance beyond which `CHANCE` of so many normal readings lie, their noise being found from `of_assay` of them.
+    """Distance beyond which `FALSE_OUTLIER` of so many normal readings lie, their noise being found from `of_assay`.
 
     A scatter found by the median is worth 0.37 of as many readings (Rousseeuw & Croux 1993, J Am Stat Assoc 88:1273).
     """
-    return float(stats.t.isf(0.5 * CHANCE / max(readings, 1), max(0.37 * of_assay, 4.0)))
+    return float(stats.t.isf(0.5 * FALSE_OUTLIER / max(readings, 1), max(0.37 * of_assay, 4.0)))
 
 
 def outliers(r: Reference, but: np.ndarray) -> list[Suspicion]:
@@ -288,7 +289,7 @@ def outliers(r: Reference, but: np.ndarray) -> list[Suspicion]:
                 statement = (
                     f"{name} in vessel {run.run_id} {at} reads {sign}{reads(name, value)} where "
                     f"{reads(name, max(y, 0.0))} is expected, {z:.1f} times the noise (beyond {limit:.1f} only "
-                    f"{CHANCE:g} of all {n} readings would lie by chance): check this sample and its entry{hint}"
+                    f"{FALSE_OUTLIER:g} of all {n} readings would lie by chance): check this sample and its entry{hint}"
                 )
                 finding = Finding("outlier", "warning", run.run_id, name, time, statement)
                 found.append((z, Suspicion(finding, b, np.array([k]))))

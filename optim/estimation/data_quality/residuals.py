@@ -10,11 +10,11 @@ from scipy import stats
 
 from optim.data.dataset import Run
 from optim.estimation.data_quality.finding import Finding, listed, when
-from optim.estimation.data_quality.robust_fit import Reference
+from optim.estimation.data_quality.robust_fit import MAD, MEDIAN_ERROR, Reference
 from optim.estimation.noise import MEASURED
 
 # a statement that is wrong once in so many clean datasets, over all that is looked at
-CHANCE = 0.01
+FALSE_ALARM = 0.01
 CAP = 9.0  # squares count no more: one outlier does not make a vessel
 EXPECTED = float(stats.chi2.cdf(CAP, 3) + CAP * stats.chi2.sf(CAP, 1))  # mean of such a square, normal noise
 LARGE = 1.7  # times the usual mean square, from which a vessel is worth a look
@@ -33,13 +33,13 @@ def misfits(r: Reference, but: np.ndarray) -> list[Finding]:
     usual = float(np.median(mean[seen]))
     # deviations within a vessel go together where the model is not perfect: the spread between vessels, not theory
     # alone, says what is unusual
-    spread = 1.4826 * float(np.median(np.abs(mean[seen] - usual)))
+    spread = MAD * float(np.median(np.abs(mean[seen] - usual)))
     findings = []
     for b in seen:
         # what is usual is itself found from few vessels, by the median
         error = max(spread, usual * np.sqrt(2.0 / n[b])) * np.sqrt(1.0 + 1.57 / len(seen))
         distance = (mean[b] - usual) / error
-        if distance < stats.norm.isf(CHANCE / len(seen)) or mean[b] < LARGE * usual:
+        if distance < stats.norm.isf(FALSE_ALARM / len(seen)) or mean[b] < LARGE * usual:
             continue
         worst = _worst(r, int(b), use)
         ratio = np.sqrt(mean[b] / usual)
@@ -92,7 +92,7 @@ Series = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def _limit(tests: int = 21) -> float:
-    return float(stats.norm.isf(0.5 * CHANCE / tests))
+    return float(stats.norm.isf(0.5 * FALSE_ALARM / tests))
 
 
 def _trend(name: str, series: Series) -> Finding | None:
@@ -102,7 +102,7 @@ def _trend(name: str, series: Series) -> Finding | None:
     end = max(float(t[-1]) for t, _, _ in series)
     rise = np.array([np.polyfit(t / end, z, 1)[0] for t, z, _ in series])
     mean, error = float(np.mean(rise)), float(np.std(rise, ddof=1) / np.sqrt(len(rise)))
-    if abs(mean) < 1.0 or abs(mean) < stats.t.isf(0.5 * CHANCE / 21, len(rise) - 1) * error:
+    if abs(mean) < 1.0 or abs(mean) < stats.t.isf(0.5 * FALSE_ALARM / 21, len(rise) - 1) * error:
         return None
     way = "rise" if mean > 0.0 else "fall"
     statement = (
@@ -186,7 +186,7 @@ def replicates(r: Reference, but: np.ndarray) -> list[Finding]:
         within, n_within, groups, spread = _pure_error(r, i, but)
         if n_within >= 5 and groups > 5 and within > 0.0:
             ratio = spread / within
-            if ratio > 2.0 and stats.f.sf(ratio, groups, n_within) < CHANCE / len(r.problem.variables):
+            if ratio > 2.0 and stats.f.sf(ratio, groups, n_within) < FALSE_ALARM / len(r.problem.variables):
                 statement = (
                     f"repeated readings of one {name} sample differ by {np.sqrt(within):.2g} times its noise, but "
                     f"their means lie {np.sqrt(ratio):.1f} times as far from the model as that allows (F = "
@@ -197,7 +197,7 @@ def replicates(r: Reference, but: np.ndarray) -> list[Finding]:
         if len(pairs) >= 10:
             between = float(np.mean(np.minimum(0.5 * (pairs[:, 0] - pairs[:, 1]) ** 2, CAP)))
             common = float(np.mean(np.minimum(0.5 * (pairs[:, 0] + pairs[:, 1]) ** 2, CAP)))
-            if common > 2.0 * between and stats.f.sf(common / between, len(pairs), len(pairs)) < CHANCE / 7:
+            if common > 2.0 * between and stats.f.sf(common / between, len(pairs), len(pairs)) < FALSE_ALARM / 7:
                 statement = (
                     f"vessels treated alike agree with each other in {name} {np.sqrt(common / between):.1f} times as "
                     f"well as with the model ({len(pairs)} pairs of readings): what is left is lack of fit, not noise"
@@ -262,8 +262,8 @@ def at_odds(r: Reference, but: np.ndarray) -> list[Finding]:
                 continue
             z = r.z[b, rows]
             middle = float(np.median(z))
-            error = 1.2533 * max(1.4826 * float(np.median(np.abs(z - middle))), 0.7) / np.sqrt(len(z))
-            if abs(middle) < 1.5 or abs(middle) / error < stats.norm.isf(CHANCE / tests) + 1.0:
+            error = MEDIAN_ERROR * max(MAD * float(np.median(np.abs(z - middle))), 0.7) / np.sqrt(len(z))
+            if abs(middle) < 1.5 or abs(middle) / error < stats.norm.isf(FALSE_ALARM / tests) + 1.0:
                 continue
             found.append(
                 (abs(middle), run.run_id, name, "high" if middle > 0.0 else "low", float(r.time_h[b, rows[0]]))

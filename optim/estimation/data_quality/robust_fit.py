@@ -23,6 +23,8 @@ FREEDOM = 4.0
 SEARCH = Search(30, 1e-5)
 # the median absolute deviation of a normal distribution, inverse: 1 / 0.6745
 MAD = 1.4826
+# the standard error of a median of normal readings, in standard errors of their mean: sqrt(pi / 2)
+MEDIAN_ERROR = 1.2533
 # the stated noise counts as much as this many readings
 STATED = 4.0
 

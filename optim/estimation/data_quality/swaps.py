@@ -20,9 +20,9 @@ from optim.estimation.problem import FitProblem
 
 # the gain in log-likelihood at which an exchange is believed: both hypotheses have equally many parameters
 GAIN = 20.0
-SAME = 3.0  # exchanges whose gains differ by less cannot be told apart
+SAME_GAIN = 3.0  # exchanges whose gains differ by less cannot be told apart
 SUSPECTS = 6  # vessels that fit worse than usual, at most so many, among which all pairs are tried
-ROUNDS = 12
+BLOCK_ROUNDS = 12
 SAME_TIME_H = 1.0  # a reading has its place in another vessel where that has a node within this time
 
 
@@ -61,7 +61,7 @@ def swapped(r: Reference, but: np.ndarray) -> tuple[Finding, tuple[int, int]] | 
     first, second = runs[e.a], runs[e.b]
     names = f"{first.run_id} and {second.run_id}"
     groups = {int(clone[e.a]), int(clone[e.b])}
-    alike = [o for o in exchanges if e.gain - o.gain < SAME and {int(clone[o.a]), int(clone[o.b])} == groups]
+    alike = [o for o in exchanges if e.gain - o.gain < SAME_GAIN and {int(clone[o.a]), int(clone[o.b])} == groups]
     others = sorted({f"{runs[o.a].run_id} and {runs[o.b].run_id}" for o in alike} - {names})
     who = (
         f"vessels {names} look swapped: each one's readings fit the controls and clone of the other"
@@ -246,7 +246,7 @@ def settle_blocks(at: Posterior, point: Point) -> tuple[np.ndarray, np.ndarray, 
     damping = np.full(at.n_groups, 1e-2)
     lanes = at.problem.make_lanes(np.arange(len(at.problem.vessel_group)), at.noise.sd)
     cost, loss, residual = _block_costs(at, point, lanes.vessel_costs(at.lane_parameters(point)))
-    for _ in range(ROUNDS):
+    for _ in range(BLOCK_ROUNDS):
         at.evaluate([point])
         assert point.arrow is not None
         a, m = point.arrow, np.arange(at.block_width)

@@ -23,7 +23,7 @@ from optim.estimation.problem import FitProblem, observable_names
 from optim.schedule.grid import IntervalGrid, split_interval
 
 MOST_NODES = 16  # nodes put between those of the grids, at most
-WORTH = 0.1  # share of the variance that a proposal must take away
+LEAST_VARIANCE_FRACTION = 0.1  # share of the variance that a proposal must take away
 APART_H = 12.0  # proposals of one assay are that far apart
 
 # what a vessel may be run with instead: factors on feeds, on the medium, on the inoculum, and how it reads
@@ -114,7 +114,7 @@ class Candidates:
             b, k = divmod(int(flat), gain.shape[1])
             share, time = float(gain[b, k]), float(self.time_h[b, k])
             name = self.variables[self.variable[k]]
-            if share < WORTH or len(found) == most:
+            if share < LEAST_VARIANCE_FRACTION or len(found) == most:
                 break
             if any(o.variable == name and abs((o.time_h or 0.0) - time) < APART_H for o in found):
                 continue
@@ -148,7 +148,7 @@ class Candidates:
                 f"of the variance"
             )
             found.append(Proposal("vessel", run.run_id, "", None, words, share, sentence))
-        found = [f for f in found if f.gain >= WORTH]
+        found = [f for f in found if f.gain >= LEAST_VARIANCE_FRACTION]
         return sorted(found, key=lambda f: -f.gain)[:most]
 
     def _of_designs(self) -> list[tuple[np.ndarray, str]]:

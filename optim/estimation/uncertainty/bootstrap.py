@@ -21,7 +21,7 @@ from optim.settings.estimation import AssaySettings, FitSettings
 
 Kind = Literal["auto", "vessels", "parametric"]
 # replicates that are fitted side by side; bounds the memory of their Jacobians
-TOGETHER = 64
+REPLICATES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def bootstrap(
         draw = _Readings(posterior, best)
         points = [replace(fresh, readings=draw(rng)) for _ in range(options.replicates)]
     ends: list[Point] = []
-    for first in range(0, len(points), TOGETHER):
-        ends += minimise(posterior, points[first : first + TOGETHER], options.search, lambda text: None)
+    for first in range(0, len(points), REPLICATES_AT_ONCE):
+        ends += minimise(posterior, points[first : first + REPLICATES_AT_ONCE], options.search, lambda text: None)
         progress(f"bootstrap: {len(ends)} of {len(points)} replicates")
     good = [p for p in ends if np.isfinite(p.cost) and p.reason in ("converged", "stalled: no step lowers the cost")]
     if 2 * len(good) < len(ends):

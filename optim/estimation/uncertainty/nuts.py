@@ -34,7 +34,7 @@ from optim.simulation.engine.march import Integrator
 from optim.types import Array
 
 FAMILIES = {"uniform": 0, "gaussian": 1, "normal": 2, "lognormal": 3, "half_normal": 4}
-SCALES = {"identity": 0, "log": 1, "logit": 2}
+SCALE_CODES = {"identity": 0, "log": 1, "logit": 2}
 
 
 @dataclass(frozen=True)
@@ -363,7 +363,7 @@ def priors_of(rows: tuple[ParameterSpec, ...]) -> Priors:
     sd = [row.prior_sd or 1.0 for row in rows]
     return Priors(
         np.array([FAMILIES["gaussian" if row.gaussian() else row.family] for row in rows], int),
-        np.array([SCALES[row.scale] for row in rows], int),
+        np.array([SCALE_CODES[row.scale] for row in rows], int),
         np.array([row.prior != "auto" for row in rows], bool),
         np.array([0.0 if row.family == "half_normal" else row.value for row in rows]),
         np.array([row.forward(row.value) for row in rows]),
@@ -375,7 +375,7 @@ def priors_of(rows: tuple[ParameterSpec, ...]) -> Priors:
 
 def prior_cost(p: Priors, u: Array) -> Array:
     """Negative logarithm of each prior's density over the fitted scale u [..., rows]: `ParameterSpec.prior_score`."""
-    logit, log = p.scale == SCALES["logit"], p.scale == SCALES["log"]
+    logit, log = p.scale == SCALE_CODES["logit"], p.scale == SCALE_CODES["log"]
     width = p.upper - p.lower
     # only the branch of its own scale may see a value, lest another's overflow reach the gradient
     exp = jnp.exp(jnp.where(log, u, 0.0))

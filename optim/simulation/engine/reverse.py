@@ -16,17 +16,15 @@ from optim.simulation.engine.march import (
     Integrator,
     LoopState,
     MarchResult,
-    VesselTable,
     apply_left_edges,
-    controls_at,
     initial_loop,
-    interval_row,
     march_result,
     serve_lanes,
     try_step,
     work_remains,
 )
 from optim.simulation.engine.rhs import FrozenInputs, RightHandSide, right_hand_side
+from optim.simulation.engine.table import VesselTable, controls_at, interval_row
 from optim.types import Array
 
 # average number of steps per vessel that the tape can hold; a vessel that does not fit ends with `Status.MAX_STEPS`
