@@ -163,15 +163,15 @@ def config_hash(cfg: Settings) -> str:
     return hashlib.sha256(as_yaml(kept, sort_keys=True).encode()).hexdigest()
 
 
-def model_options() -> tuple[str, ...]:
-    """Names of all models of `configs/model`."""
+def model_names() -> tuple[str, ...]:
+    """Names of the models that `load_model` and `model=...` know."""
     return tuple(sorted(p.stem for p in (configs_dir() / "model").glob("*.yaml")))
 
 
 @cache
 def model_config(name: str) -> ModelSettings:
     """One model of `configs/model`, checked against the schema. Raises `ConfigError`."""
-    known = model_options()
+    known = model_names()
     if name not in known:
         raise ConfigError(f"fit.compare: unknown model '{name}'.{nearest(name, known)} Available: {', '.join(known)}")
     return compose([f"model={name}"]).model

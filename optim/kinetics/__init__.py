@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NO_MODELS = ("__init__", "base", "ratelaws")  # files of this folder that hold no model
 
 
-def model_names() -> tuple[str, ...]:
+def kinetics_names() -> tuple[str, ...]:
     """Names of all models: the files of this folder."""
     return tuple(sorted(f.stem for f in Path(__file__).parent.glob("*.py") if f.stem not in NO_MODELS))
 
@@ -28,9 +28,9 @@ def kinetics(name: str) -> AbstractKineticModel:
     """
     from optim.kinetics.base import AbstractKineticModel
 
-    if name not in model_names():
+    if name not in kinetics_names():
         raise ConfigError(
-            f"model.kinetics: unknown '{name}'.{nearest(name, model_names())} Known: {', '.join(model_names())}"
+            f"model.kinetics: unknown '{name}'.{nearest(name, kinetics_names())} Known: {', '.join(kinetics_names())}"
         )
     module = import_module(f"optim.kinetics.{name}")
     found = [

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from optim.app.build import compose, model_options
+from optim.app.build import compose, model_names
 from optim.app.cli import main
 from optim.app.commands import load_command
 from optim.app.session import session
@@ -17,9 +17,7 @@ from optim.units import VARIABLES, display
 FAST = ("penicillin_bajpai_reuss",)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in model_options()]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in model_names()])
 def test_every_model_runs_by_its_name(name, tmp_path, monkeypatch):
     monkeypatch.delenv("OPTIM_DATA", raising=False)
     said: list[str] = []

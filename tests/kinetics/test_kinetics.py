@@ -16,7 +16,7 @@ from scipy.integrate import solve_ivp
 
 from optim.app.build import model_config
 from optim.errors import ConfigError, DatasetError
-from optim.kinetics import kinetics, model_names
+from optim.kinetics import kinetics, kinetics_names
 from optim.kinetics.base import AbstractKineticModel, Environment, Inoculum, Species
 from optim.kinetics.cho_moller import ChoMoller
 from optim.kinetics.cho_moller import Parameters as Cho
@@ -118,7 +118,7 @@ def test_ecoli_growth_yields_what_uptake_allows():
     assert float(r.X) == pytest.approx(-float(r.G) * float(p.Y_X), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", kinetics_names())
 def test_every_model_declares_itself(name):
     model = kinetics(name)
     assert not dataclasses.fields(model), "a model has no fields: it is a static argument"
@@ -132,8 +132,8 @@ def test_every_model_declares_itself(name):
 
 
 def test_a_model_is_found_by_the_name_of_its_file(monkeypatch):
-    assert {"cho_moller", "ecoli_oxygen", "raav_nguyen"} <= set(model_names())
-    assert not {"base", "ratelaws", "__init__"} & set(model_names())
+    assert {"cho_moller", "ecoli_oxygen", "raav_nguyen"} <= set(kinetics_names())
+    assert not {"base", "ratelaws", "__init__"} & set(kinetics_names())
     assert type(kinetics("cho_growth")).__name__ == "ChoGrowth"
     with pytest.raises(ConfigError, match=r"unknown 'cho_groth'.*Did you mean 'cho_growth'"):
         kinetics("cho_groth")
@@ -211,7 +211,7 @@ def test_cho_states_stay_non_negative(mu_max, q_glc, feed_ml, level):
     assert float(jnp.max(t.concentrations.Xv / t.concentrations.Xt)) <= 1.0 + 1e-9
 
 
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", kinetics_names())
 def test_rates_have_finite_derivatives_where_substrate_is_gone(name):
     model = kinetics(name)
     values = model_config({"ecoli_protein": "ecoli_protein_l"}.get(name, name)).parameters

@@ -13,7 +13,7 @@ from support.models import Monod, Rate
 from support.oracle import Path, oracle
 from support.processes.ecoli_oxygen import oxygen
 
-from optim.kinetics import kinetics, model_names
+from optim.kinetics import kinetics, kinetics_names
 from optim.schedule.schedule import Schedule, to_grid
 from optim.simulation.balance import Vessel
 from optim.simulation.simulate import Trajectory
@@ -30,7 +30,7 @@ SLOW = {
 }
 
 
-def suite(names: tuple[str, ...] = model_names(), fast: tuple[str, ...] = ()) -> list:
+def suite(names: tuple[str, ...] = kinetics_names(), fast: tuple[str, ...] = ()) -> list:
     """Every model with every stepper that suits it; where some are named fast, all others are slow."""
     pairs = [(n, s) for n in names for s in ("explicit", "stiff") if s == "stiff" or not kinetics(n).stiff]
     slow = [pair in SLOW or bool(fast and pair[0] not in fast) for pair in pairs]

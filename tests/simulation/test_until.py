@@ -10,7 +10,7 @@ from conftest import follow, plan
 from support.models import Exponential, Inert, Monod, Rate, Relaxing
 
 from optim.errors import SimulationError, Status
-from optim.kinetics import kinetics, model_names
+from optim.kinetics import kinetics, kinetics_names
 from optim.kinetics.base import Environment
 from optim.schedule.grid import IntervalGrid, split_interval
 from optim.schedule.schedule import to_grid
@@ -103,7 +103,7 @@ def test_a_node_more_changes_nothing():
 
 
 def test_a_model_says_which_stepper_suits_it():
-    chosen = {name: type(stepper_for(kinetics(name))) for name in model_names()}
+    chosen = {name: type(stepper_for(kinetics(name))) for name in kinetics_names()}
     assert chosen["raav_nguyen"] is Rodas5P
     assert chosen["ecoli_oxygen"] is Rodas5P
     assert chosen["cho_moller"] is Tsit5

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optim.app.build import build_process, compose, model_config, model_options
+from optim.app.build import build_process, compose, model_config, model_names
 from optim.data.screened import Screen
 from optim.kinetics import kinetics
 from optim.kinetics.base import AbstractKineticModel, Environment
@@ -179,7 +179,7 @@ def process(name: str) -> Process:
     if find_spec(f"support.processes.{name}"):
         found: Process = import_module(f"support.processes.{name}").process()
         return found
-    config = next(c for c in model_options() if model_config(c).kinetics == name)
+    config = next(c for c in model_names() if model_config(c).kinetics == name)
     problem = build_process(compose([f"model={config}"]), Screen.none())
     plan = jax.tree.map(np.asarray, problem.design.schedule(jnp.asarray(problem.design.platform)))
     kept = problem.static.retention
