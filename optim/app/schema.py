@@ -58,13 +58,29 @@ def settings_from(composed: DictConfig) -> Settings:
     key or a type that the schema does not have.
     """
     plain = OmegaConf.to_container(composed, resolve=True)
-    checked = OmegaConf.merge(OmegaConf.structured(schema_of(Settings)), plain)
+    checked = OmegaConf.merge(OmegaConf.structured(schema_of(Settings)), _with_floats(Settings, plain))
     missing = sorted(OmegaConf.missing_keys(checked))
     if missing:
         raise ConfigError(f"no value for {', '.join(missing)}; set it, e.g. {missing[0]}=...")
-    rows = OmegaConf.to_container(checked)
+    return typed(Settings, checked)  # type: ignore[arg-type]
+
+
+def _with_floats(kind: Any, value: Any) -> Any:
+    """A plain section with floats for whole numbers: OmegaConf takes no `int` for a `float` in a nested mapping."""
+    kind = inner_type(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        return {key: _with_floats(hints.get(str(key)), row) for key, row in value.items()}
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return {key: _with_floats(get_args(kind)[1], row) for key, row in value.items()}
+    return float(value) if kind is float and type(value) is int else value
+
+
+def typed[T](cls: type[T], section: DictConfig) -> T:
+    """Settings from a section of the full schema. Raises `ConfigError` that names the key of a refused value."""
+    rows = OmegaConf.to_container(section, resolve=True)
     assert isinstance(rows, dict)
-    return settings_of(Settings, {str(key): value for key, value in rows.items()})
+    return settings_of(cls, {str(key): value for key, value in rows.items()})
 
 
 def as_yaml(settings: Settings, sort_keys: bool = False) -> str:
