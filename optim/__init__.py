@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from optim.app.process import Process as Process
     from optim.app.process import load_process as load_process
     from optim.data.dataset import Dataset as Dataset
-    from optim.data.open import open_dataset as read_dataset  # noqa: F401
+    from optim.data.open import read_dataset as read_dataset
     from optim.data.writer import append_runs as append_runs
     from optim.data.writer import write_dataset as write_dataset
     from optim.errors import OptimError as OptimError

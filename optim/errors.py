@@ -96,6 +96,10 @@ class ApproximationWarning(OptimWarning):
     """Two ways to find the uncertainty of a parameter do not agree, so that one of them does not hold."""
 
 
+class TrackingWarning(OptimWarning):
+    """Tracking is unavailable or has stopped; the results are in the output folder all the same."""
+
+
 class Status(enum.IntEnum):
     """How one simulated vessel ended. The worst (largest) code of all its steps is kept."""
 

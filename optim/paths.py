@@ -1,4 +1,4 @@
-"""Where the shipped `configs/` and `datasets/` lie: beside the package in a checkout, inside it in a wheel."""
+"""Folders of the shipped configuration and datasets (beside the package, or inside it in a wheel), and the cache."""
 
 from __future__ import annotations
 
@@ -25,17 +25,25 @@ def _find(folder: str, variable: str) -> Path:
 
 
 def configs_dir() -> Path:
-    """Folder of the Hydra configuration; `OPTIM_CONFIGS` overrides it."""
+    """Folder of the Hydra configuration; the environment variable `OPTIM_CONFIGS` overrides it.
+
+    Raises:
+        OptimError: there is no such folder.
+    """
     return _find("configs", "OPTIM_CONFIGS")
 
 
 def datasets_dir() -> Path:
-    """Folder of the shipped datasets; `OPTIM_DATASETS` overrides it."""
+    """Folder of the shipped datasets; the environment variable `OPTIM_DATASETS` overrides it.
+
+    Raises:
+        OptimError: there is no such folder.
+    """
     return _find("datasets", "OPTIM_DATASETS")
 
 
 def cache_dir() -> Path:
-    """Folder for downloads and compiled programs; `OPTIM_CACHE` overrides it."""
+    """Folder of downloads and compiled programs; the environment variable `OPTIM_CACHE` overrides it."""
     chosen = os.environ.get("OPTIM_CACHE")
     if chosen:
         return Path(chosen).expanduser().resolve()

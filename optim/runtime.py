@@ -33,17 +33,23 @@ def configure() -> None:
             warnings.warn(f"no compile cache: {folder} cannot be written ({err.strerror})", stacklevel=2)
         else:
             jax.config.update("jax_compilation_cache_dir", str(folder))
-    # small programs count here: there are many, and each costs seconds
+    # small programs are cached as well: there are many, and each takes seconds to compile
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     logging.getLogger("jax").setLevel(logging.WARNING)
 
 
 def require_float64(name: str) -> None:
-    """Refuse single precision. Raises `OptimError` with the `name` of the function that was called, and the remedy.
+    """Refuse single precision, at every public function that computes.
 
-    Steps of the integrator, posteriors and constraint margins are computed to tolerances below what float32 resolves:
+    Steps of the integrator, posteriors and constraint margins are computed to tolerances that float32 does not resolve:
     the numbers would be wrong and look right.
+
+    Args:
+        name: the function that was called, for the message.
+
+    Raises:
+        OptimError: JAX is set to single precision.
     """
     import jax
 

@@ -1,8 +1,9 @@
 """A simulated clone screen with known truth: a miniature-bioreactor campaign of CHO clones.
 
-The vessels follow model A2 (`optim.kinetics.cho_moller`); daily samples take volume, feeds are boluses, temperature is
-shifted, assays are noisy, some values are missing or below the limit of quantification. With `mismatch` the truth has
-an unmeasured growth inhibitor that the fitted model lacks. Nothing here was measured, and every dataset says so.
+The vessels follow model A2 (`optim.kinetics.cho_moller`). Daily samples remove volume, feeds are boluses, temperature
+is shifted, assays are noisy, and some values are missing or below the limit of quantification. With `mismatch` the true
+model has an unmeasured growth inhibitor that the fitted model lacks. Nothing here was measured, and every dataset
+states so.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
 from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import check_trajectory, observe_nodes, simulate
+from optim.simulation.simulate import check_trajectory, observe_nodes, simulate_cultivations
 from optim.units import HOURS_PER_DAY
 
 START_ML, SAMPLE_ML, DAYS = 13.0, 0.35, 14
 EVERY_DAY = np.arange(DAYS + 1) * HOURS_PER_DAY
 INOCULUM_VCD = 0.5  # 1e9 cells/L
-MEDIUM = {"glucose": 35.0, "glutamine": 6.0, "ammonia": 0.5, "lactate": 0.5, "background_osmolality": 235.0}
+BASAL_MEDIUM = {"glucose": 35.0, "glutamine": 6.0, "ammonia": 0.5, "lactate": 0.5, "background_osmolality": 235.0}
 FEED = {"glucose": 420.0, "glutamine": 28.0, "background_osmolality": 520.0}
-UNITS = {"background_osmolality": "mOsm/kg"}
+COMPONENT_UNITS = {"background_osmolality": "mOsm/kg"}
 PG_PER_CELL_D = 1.0 / 24.0e3  # pg/cell/d in g/1e9 cells/h
 
 # Published values of model A2 (Möller et al. 2020) unless a comment says otherwise
-BASE = Parameters(
+TYPICAL_CLONE = Parameters(
     mu_max=0.038,  # a little slower than published, so that cultures peak at 10 to 25e6 cells/mL
     mu_d_max=0.06,
     mu_d_min=0.0014,
@@ -64,11 +65,11 @@ BASE = Parameters(
     KI_byp=30.0,
 )
 # spread between clones on the log scale, chosen inside the ranges met in practice: qP 0.4 to 0.8, growth 0.1 to 0.2
-SPREAD = {"mu_max": 0.10, "qP": 0.38, "mu_d_min": 0.35, "q_glc_max": 0.15, "Y_lac": 0.20}
+CLONE_SPREAD = {"mu_max": 0.10, "qP": 0.38, "mu_d_min": 0.35, "q_glc_max": 0.15, "Y_lac": 0.20}
 QP_RANGE = (10.0 * PG_PER_CELL_D, 40.0 * PG_PER_CELL_D)
 INOCULUM_SD = 0.06
 # assay: relative error, absolute error, limit of quantification, days on which it is measured
-ASSAYS: dict[str, tuple[float, float, float, tuple[int, ...]]] = {
+SCREEN_ASSAYS: dict[str, tuple[float, float, float, tuple[int, ...]]] = {
     "vcd": (0.08, 0.05, 0.0, tuple(range(15))),
     "viability": (0.0, 0.012, 0.0, tuple(range(15))),
     "glucose": (0.04, 0.4, 0.5, tuple(range(15))),
@@ -77,12 +78,12 @@ ASSAYS: dict[str, tuple[float, float, float, tuple[int, ...]]] = {
     "ammonia": (0.06, 0.10, 0.3, tuple(range(0, 15, 2))),
     "titre": (0.06, 0.01, 0.05, (2, 4, 6, 8, 10, 12, 14)),
 }
-MISSING = 0.04
+MISSING_FRACTION = 0.04
 
 
 @dataclass(frozen=True)
 class ScreenOptions:
-    """`mismatch` gives the truth a mechanism that the fitted model lacks."""
+    """Size of a simulated screen; with `mismatch` the true model has a mechanism that the fitted model lacks."""
 
     clones: int = 24
     vessels_per_clone: int = 2
@@ -91,19 +92,19 @@ class ScreenOptions:
 
 
 def clone_truth(options: ScreenOptions) -> dict[str, Parameters]:
-    """True parameters by clone."""
+    """True parameters of every clone, by clone id."""
     rng = np.random.default_rng(options.seed)
-    base = BASE._replace(y_byp=1.0) if options.mismatch else BASE
+    base = TYPICAL_CLONE._replace(y_byp=1.0) if options.mismatch else TYPICAL_CLONE
     truth = {}
     for c in range(options.clones):
-        own = {n: float(getattr(base, n)) * float(np.exp(s * rng.standard_normal())) for n, s in SPREAD.items()}
+        own = {n: float(getattr(base, n)) * float(np.exp(s * rng.standard_normal())) for n, s in CLONE_SPREAD.items()}
         own["qP"] = float(np.clip(own["qP"], *QP_RANGE))
         truth[f"C{c + 1:02d}"] = base._replace(**own)
     return truth
 
 
 def screen_runs(options: ScreenOptions) -> tuple[Run, ...]:
-    """What is done to every vessel: replicates differ in feed and temperature shift, so that both can be learnt."""
+    """Runs of a screen: replicates of a clone differ in feeds and temperature shift, so both effects are estimable."""
     rng = np.random.default_rng(options.seed + 1)
     runs = []
     for c in range(options.clones):
@@ -136,62 +137,72 @@ def simulate_screen(
     runs: tuple[Run, ...],
     truth: dict[str, Parameters],
     factors: np.ndarray,
+    *,
     times_h: np.ndarray = EVERY_DAY,
 ) -> dict[str, np.ndarray]:
-    """True values of every assay at every day, [B, DAYS + 1], or at other times; past a run's end, those at its end."""
+    """Simulate a screen without noise.
+
+    `truth`: parameters by clone; `factors` [B]: on the inoculum of each vessel. Returns true values by variable,
+    [B, times], at `times_h` (default: every day); after the end of a run, those at its end.
+    """
     require_float64("simulate_screen")
     model, days = ChoMoller(), times_h
     schedules = [schedule_of(run, days[days < run.end_time_h], feeds_of(run)) for run in runs]
     size = padded_length(max(len(s.times) for s in schedules))
     grids = [to_grid(jax.tree.map(jnp.asarray, s), size)[0] for s in schedules]
     grid = jax.tree.map(lambda *x: jnp.stack(x), *grids)
-    start = np.array([list(model.initial(MEDIUM, INOCULUM_VCD, {}).values()) for _ in runs])
+    start = np.array([list(model.initial(BASAL_MEDIUM, INOCULUM_VCD, {}).values()) for _ in runs])
     start[:, :2] *= factors[:, None]
     p = Parameters(*(jnp.asarray(v) for v in zip(*(truth[run.clone_id] for run in runs), strict=True)))
     feeds = jnp.broadcast_to(jnp.asarray([model.feed(FEED)]), (len(runs), 1, len(model.species)))
     integrator = Integrator(rtol=1e-8, atol=1e-9)
 
     volumes = jnp.asarray([run.start_volume_l for run in runs])
-    run_all = jax.jit(lambda p, cultivation: simulate(model, p, cultivation, integrator=integrator))
+    run_all = jax.jit(lambda p, cultivation: simulate_cultivations(model, p, cultivation, integrator=integrator))
     trajectory = run_all(p, Cultivation(model.State(*start.T), volumes, grid, Vessel(feeds)))
-    seen = jax.vmap(lambda p, t, g: observe_nodes(model, p, t, grid=g))(p, trajectory, grid)
+    true = jax.vmap(lambda p, t, g: observe_nodes(model, p, t, grid=g))(p, trajectory, grid)
     check_trajectory(trajectory, tuple(run.run_id for run in runs))
-    places = np.array([[int(np.argmin(np.abs(np.asarray(t) - d))) for d in days] for t in trajectory.t])
-    return {name: np.take_along_axis(np.asarray(v), places, axis=1) for name, v in seen.items()}
+    nodes = np.array([[int(np.argmin(np.abs(np.asarray(t) - d))) for d in days] for t in trajectory.t])
+    return {name: np.take_along_axis(np.asarray(v), nodes, axis=1) for name, v in true.items()}
 
 
 def make_screen(folder: Path, name: str, options: ScreenOptions) -> Path:
-    """Simulate a screen and write it as a dataset folder."""
+    """Simulate a screen, read it with noise, and write it as a dataset folder; returns the folder."""
     truth, runs = clone_truth(options), screen_runs(options)
     rng = np.random.default_rng(options.seed + 2)
     factors = np.exp(INOCULUM_SD * rng.standard_normal(len(runs)))
     values = simulate_screen(runs, truth, factors)
-    days = {variable: tuple(d * HOURS_PER_DAY for d in assay[3]) for variable, assay in ASSAYS.items()}
-    measurements = assayed(runs, values, EVERY_DAY, [days] * len(runs), rng)
+    days = {variable: tuple(d * HOURS_PER_DAY for d in assay[3]) for variable, assay in SCREEN_ASSAYS.items()}
+    measurements = assay_runs(runs, values, EVERY_DAY, when=[days] * len(runs), rng=rng)
     write_dataset(folder, _header(name, options), screen_tables(runs, measurements, truth))
     return folder
 
 
-def assayed(
+def assay_runs(
     runs: tuple[Run, ...],
     values: dict[str, np.ndarray],
     times_h: np.ndarray,
+    *,
     when: Sequence[Mapping[str, Sequence[float]]],
     rng: np.random.Generator,
     noise: float = 1.0,
 ) -> list[dict[str, object]]:
-    """Rows of measurements: true values at `times_h`, read with noise `when` (by run and assay, h) they are."""
+    """Simulate the assays of a screen; returns rows of measurements.
+
+    `values` are true values by variable, [B, times], at `times_h`. `when`: per run, the times (h) at which each
+    variable is measured. `noise`: factor on the noise of `SCREEN_ASSAYS`.
+    """
     measurements: list[dict[str, object]] = []
     for b, run in enumerate(runs):
-        for variable, (relative, absolute, limit, _) in ASSAYS.items():
+        for variable, (relative, absolute, limit, _) in SCREEN_ASSAYS.items():
             for t in when[b].get(variable, ()):
                 true = values[variable][b, int(np.argmin(np.abs(times_h - t)))]
-                seen = true + noise * np.hypot(relative * true, absolute) * rng.standard_normal()
-                lost = rng.random() < MISSING
-                seen = min(max(seen, 0.0), 1.0) if variable == "viability" else max(seen, 0.0)
+                reading = true + noise * np.hypot(relative * true, absolute) * rng.standard_normal()
+                lost = rng.random() < MISSING_FRACTION
+                reading = min(max(reading, 0.0), 1.0) if variable == "viability" else max(reading, 0.0)
                 if lost:
                     continue
-                below = seen < limit
+                below = reading < limit
                 measurements.append(
                     {
                         "experiment_id": run.experiment_id,
@@ -200,7 +211,7 @@ def assayed(
                         "clone_id": run.clone_id,
                         "time_h": t,
                         "variable": variable,
-                        "value": limit if below else float(f"{seen:.4g}"),
+                        "value": limit if below else float(f"{reading:.4g}"),
                         "unit": _unit(variable),
                         "method": "simulated",
                         "replicate": "1",
@@ -232,16 +243,16 @@ def _header(name: str, options: ScreenOptions) -> dict[str, object]:
 def screen_tables(
     runs: tuple[Run, ...], measurements: list[dict[str, object]], truth: dict[str, Parameters]
 ) -> dict[str, list[dict[str, object]]]:
-    """All tables of a simulated dataset."""
+    """All tables of a simulated dataset, by file name; `truth` becomes truth.csv."""
     media = [
-        {"medium_id": medium, "component": name, "value": value, "unit": UNITS.get(name, "mmol/L")}
-        for medium, composition in (("basal_a", MEDIUM), ("feed_a", FEED))
+        {"medium_id": medium, "component": name, "value": value, "unit": COMPONENT_UNITS.get(name, "mmol/L")}
+        for medium, composition in (("basal_a", BASAL_MEDIUM), ("feed_a", FEED))
         for name, value in composition.items()
     ]
-    shared = [n for n in Parameters._fields if n not in SPREAD]
+    shared = [n for n in Parameters._fields if n not in CLONE_SPREAD]
     first = next(iter(truth.values()))
     known: list[dict[str, object]] = [{"owner": "", "parameter": n, "value": getattr(first, n)} for n in shared]
-    known += [{"owner": c, "parameter": n, "value": getattr(p, n)} for c, p in truth.items() for n in SPREAD]
+    known += [{"owner": c, "parameter": n, "value": getattr(p, n)} for c, p in truth.items() for n in CLONE_SPREAD]
     return {
         "runs.csv": run_table(runs),
         "events.csv": event_table(runs),

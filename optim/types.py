@@ -1,8 +1,8 @@
 """Array aliases and the letters of array axes.
 
-Axes, in the order they appear in every array:
-S starts, E ensemble members, C clones, B vessels, L lanes (any of these, flattened), K intervals of a schedule,
-M samples, D decisions, P parameters, J feeds, N species.
+Axes, in the order in which they appear in every array:
+S starts, E draws of an ensemble, C clones, B vessels, L lanes (any of these, flattened), K intervals of a schedule,
+M samples, D decisions, P parameters, J feeds, N species, N' states of a vessel (species, volume, collected amounts).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from optim.app.build import build_fit, build_process, compose
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.screened import Screen
 from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.runtime import configure
@@ -108,7 +108,7 @@ def at(trajectory: Trajectory, species: str, time: float) -> float:
 
 @pytest.fixture(scope="session")
 def screen():
-    return open_dataset("cho_clone_screen")
+    return read_dataset("cho_clone_screen")
 
 
 @pytest.fixture(scope="session")
@@ -135,12 +135,12 @@ def screen_of_others(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_problem(small_screen):
     cfg = compose([f"dataset.name={small_screen}"])
-    return build_fit(cfg, open_dataset(str(small_screen)))
+    return build_fit(cfg, read_dataset(str(small_screen)))
 
 
 @pytest.fixture(scope="session")
 def process_problem(screen):
-    return build_process(compose([]), Screen.of(screen))
+    return build_process(compose([]), Screen.from_dataset(screen))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import optim
 from optim.app.build import compose
 from optim.app.commands import command_summaries
 from optim.artefact import save_artefact
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
@@ -107,7 +107,7 @@ def test_new_runs_are_appended_as_the_documentation_says(tmp_path, monkeypatch):
             file.write_text(re.sub(r"\bC(\d\d)", rf"{ids}\1", file.read_text()))
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "docs/next_experiments.md", "exec"), {})
-    assert len(open_dataset("path/to/both").clones) == 48
+    assert len(read_dataset("path/to/both").clones) == 48
 
 
 def test_every_name_of_the_face_loads_and_says_what_it_is():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from optim.app.schema import as_yaml, schema_of, settings_from
+from optim.app.schema import as_yaml, composed_settings, schema_of
 from optim.errors import ConfigError, nearest
 from optim.paths import configs_dir
 from optim.settings.model import ModelSettings
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from optim.process.problem import ProcessProblem
 
 
-def register() -> None:
+def register_schema() -> None:
     """Tell Hydra the schema; `configs/config.yaml` names it first among its defaults."""
     from hydra.core.config_store import ConfigStore
 
@@ -49,16 +49,16 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> Settings:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
-    register()
+    register_schema()
     running = GlobalHydra.instance()
     outer = running.hydra  # of a sweep, within which models are composed to be compared
     running.clear()
     extra = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
     try:
         with initialize_config_dir(str(configs_dir()), version_base="1.3"):
-            return settings_from(hydra_compose("config", [*extra, *completed_overrides(overrides)]))
+            return composed_settings(hydra_compose("config", [*extra, *completed_overrides(overrides)]))
     except (HydraException, OmegaConfBaseException) as err:
-        raise ConfigError(explain(err, overrides)) from err
+        raise ConfigError(explain_error(err, overrides)) from err
     except (AttributeError, AssertionError) as err:  # Hydra's own, where an override reaches into what is not there
         raise ConfigError(
             f"an override reaches into a section that is not configured ({' '.join(overrides)}); choose an option "
@@ -81,7 +81,7 @@ def completed_overrides(overrides: list[str]) -> list[str]:
     return [empty.get(text, text) for text in overrides]
 
 
-def explain(err: Exception, overrides: list[str]) -> str:
+def explain_error(err: Exception, overrides: list[str]) -> str:
     """One clear message from what Hydra or OmegaConf say."""
     chain: list[BaseException] = []
     link: BaseException | None = err
@@ -177,13 +177,13 @@ def model_config(name: str) -> ModelSettings:
     return compose([f"model={name}"]).model
 
 
-def configured(name: str) -> tuple[Any, Any]:
+def configured_kinetics(name: str) -> tuple[Any, Any]:
     """The kinetic model of `configs/model/<name>.yaml` and its Parameters at their configured values."""
-    from optim.kinetics import kinetics
+    from optim.kinetics import load_kinetics
 
     chosen = model_config(name)
-    model = kinetics(chosen.kinetics)
-    values = build_table(chosen, model).values()
+    model = load_kinetics(chosen.kinetics)
+    values = build_table(chosen, model).natural_values()
     return model, model.Parameters(*(values[key] for key in model.Parameters._fields))
 
 
@@ -198,33 +198,38 @@ def build_fit(cfg: Settings, dataset: Dataset, model: ModelSettings | None = Non
     """The fit problem of a configuration; `model` replaces the configured one (to compare models)."""
     from optim.estimation.noise import NoiseModel
     from optim.estimation.problem import build_problem
-    from optim.kinetics import kinetics
+    from optim.kinetics import load_kinetics
     from optim.simulation.engine.stiffness import integrator_for
 
     chosen = cfg.model if model is None else model
-    equations = kinetics(chosen.kinetics)
+    equations = load_kinetics(chosen.kinetics)
     table = build_table(chosen, equations)
     noise = NoiseModel(**vars(cfg.noise))
     return build_problem(
-        equations, table, dataset, noise, integrator_for(equations, cfg.integrator), cfg.dataset.group_by
+        equations,
+        table,
+        dataset,
+        noise=noise,
+        integrator=integrator_for(equations, cfg.integrator),
+        group_by=cfg.dataset.group_by,
     )
 
 
 def build_process(
-    cfg: Settings, screen: Screen, maximise: str | None = None, hold: dict[str, float] | None = None
+    cfg: Settings, screen: Screen, *, maximise: str | None = None, hold: dict[str, float] | None = None
 ) -> ProcessProblem:
     """The process problem of a configuration, with the media and the screened ranges of the data behind the model."""
     import numpy as np
 
     from optim.estimation.problem import observable_names
-    from optim.kinetics import kinetics
+    from optim.kinetics import load_kinetics
     from optim.process.cost import CostBook
     from optim.process.design import Design
     from optim.process.problem import Constraint, ProcessProblem
     from optim.simulation.engine.stiffness import integrator_for
 
     d = cfg.design
-    equations = kinetics(cfg.model.kinetics)
+    equations = load_kinetics(cfg.model.kinetics)
     observed = observable_names(equations, build_table(cfg.model, equations))
     feeds = {name: equations.feed(holds) for name, holds in feed_media(d, screen).items()}
     start = equations.initial(basal_medium(d, screen), d.inoculum_vcd_1e6_per_ml, dict(d.initial))

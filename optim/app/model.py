@@ -28,9 +28,9 @@ class Model:
     @cached_property
     def kinetics(self) -> AbstractKineticModel:
         """The equations: species, rates, and what assays read."""
-        from optim.kinetics import kinetics
+        from optim.kinetics import load_kinetics
 
-        return kinetics(self.settings.model.kinetics)
+        return load_kinetics(self.settings.model.kinetics)
 
     @cached_property
     def parameters(self) -> ParameterTable:

@@ -51,7 +51,7 @@ def _changeable(kind: Any, open_entries: bool) -> Any:
     return kind
 
 
-def settings_from(composed: DictConfig) -> Settings:
+def composed_settings(composed: DictConfig) -> Settings:
     """Settings from what Hydra has composed.
 
     Raises `ConfigError` that names a key without a value or with one that is refused, `OmegaConfBaseException` for a
@@ -62,7 +62,7 @@ def settings_from(composed: DictConfig) -> Settings:
     missing = sorted(OmegaConf.missing_keys(checked))
     if missing:
         raise ConfigError(f"no value for {', '.join(missing)}; set it, e.g. {missing[0]}=...")
-    return typed(Settings, checked)  # type: ignore[arg-type]
+    return typed_settings(Settings, checked)  # type: ignore[arg-type]
 
 
 def _with_floats(kind: Any, value: Any) -> Any:
@@ -76,7 +76,7 @@ def _with_floats(kind: Any, value: Any) -> Any:
     return float(value) if kind is float and type(value) is int else value
 
 
-def typed[T](cls: type[T], section: DictConfig) -> T:
+def typed_settings[T](cls: type[T], section: DictConfig) -> T:
     """Settings from a section of the full schema. Raises `ConfigError` that names the key of a refused value."""
     rows = OmegaConf.to_container(section, resolve=True)
     assert isinstance(rows, dict)

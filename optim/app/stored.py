@@ -9,7 +9,7 @@ from optim.app.session import Session, folder_of
 from optim.artefact import load_artefact, require_parent
 from optim.errors import IncompatibleError
 from optim.estimation.result import FitResult, require_table
-from optim.kinetics import kinetics
+from optim.kinetics import load_kinetics
 from optim.optimisation.result import Optimum, Ranking
 from optim.process.problem import ProcessProblem
 from optim.settings.settings import Settings
@@ -30,7 +30,7 @@ def require_configured(cfg: Settings, result: FitResult, place: Path) -> None:
             f"{place} is a fit of model '{result.lineage.model}', the configuration says '{cfg.model.name}'; "
             "run `optim fit` with this configuration first"
         )
-    require_table(result, build_table(cfg.model, kinetics(cfg.model.kinetics)), place)
+    require_table(result, build_table(cfg.model, load_kinetics(cfg.model.kinetics)), place)
 
 
 def stored_fit(s: Session) -> FitResult:
@@ -57,7 +57,7 @@ def stored_ranking(s: Session, result: FitResult) -> Ranking | None:
     return ranking
 
 
-def stored_optimum(s: Session, result: FitResult, problem: ProcessProblem, case: str = "") -> Optimum:
+def stored_optimum(s: Session, result: FitResult, problem: ProcessProblem, *, case: str = "") -> Optimum:
     """The optimum of the output folder. Raises `IncompatibleError` when it is of another fit or another design."""
     folder = s.out / folder_of("optimum", case)
     optimum = load_artefact(Optimum, folder)

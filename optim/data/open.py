@@ -19,37 +19,46 @@ from typing import Any
 import yaml
 
 from optim.data.dataset import Dataset
-from optim.data.reader import read_dataset
+from optim.data.reader import read_folder
 from optim.data.sources import nistcho, optfed
 from optim.errors import DatasetError, nearest
 from optim.paths import cache_dir, datasets_dir
 
 ADAPTERS: dict[str, Callable[[Path, dict[str, Any]], Dataset]] = {
-    "nistcho": nistcho.adapt,
-    "optfed": optfed.adapt,
+    "nistcho": nistcho.read_nistcho,
+    "optfed": optfed.read_optfed,
 }
 TIMEOUT_S = 20
 
 
-def open_dataset(name: str) -> Dataset:
-    """A dataset by the path of its folder, or by the name of one shipped or registered under `datasets/`.
+def read_dataset(name: str | Path) -> Dataset:
+    """Read a dataset: screening data of a folder, a dataset that is shipped, or a public one.
 
-    Raises `DatasetError`: unknown name (with the nearest match), or a public set that cannot be had.
+    Args:
+        name: the path of a folder with `dataset.yaml` and its tables, or a name under `datasets/`.
+
+    Returns:
+        Validated runs, measurements and media in canonical units.
+
+    Raises:
+        DatasetError: an unknown name (with the closest one), a public set that cannot be fetched, or cells that break
+            a rule; all of these are listed, with file, row, column and value.
     """
+    name = str(name)
     if not name:
         raise DatasetError("no dataset is configured; name one (dataset.name=...), shipped or a folder of your own")
     path = Path(name).expanduser()
     if (path / "dataset.yaml").exists():
-        return read_dataset(path)
+        return read_folder(path)
     shipped = datasets_dir()
     folder = shipped / name
     if "/" not in name and (folder / "source.yaml").exists():
         source = yaml.safe_load((folder / "source.yaml").read_text(encoding="utf-8"))
         return ADAPTERS[source["adapter"]](_raw_folder(name, source), source)
     if "/" not in name and (folder / "dataset.yaml").exists():
-        return read_dataset(folder)
+        return read_folder(folder)
     if path.is_dir():
-        return read_dataset(path)
+        return read_folder(path)
     known = sorted(p.name for p in shipped.iterdir() if p.is_dir())
     raise DatasetError(
         f"unknown dataset '{name}': neither a folder nor one of {', '.join(known)}.{nearest(name, known)}"

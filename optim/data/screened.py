@@ -26,12 +26,12 @@ class Screen:
     folder: str = ""
 
     @classmethod
-    def none(cls) -> Screen:
-        """No screening data: a process of which the design states all media."""
+    def without_data(cls) -> Screen:
+        """No screening data: the design states all media."""
         return cls("", {}, {})
 
     @classmethod
-    def of(cls, dataset: Dataset) -> Screen:
+    def from_dataset(cls, dataset: Dataset) -> Screen:
         """What is kept of a dataset."""
         return cls(dataset.name, dataset.media, screened_ranges(dataset), dataset.truth)
 

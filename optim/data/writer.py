@@ -13,7 +13,7 @@ from optim.artefact import whole_folder
 from optim.data.dataset import Run
 from optim.errors import DatasetError
 from optim.schedule.events import event_rows
-from optim.units import VARIABLES, display
+from optim.units import VARIABLES, display_unit
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -74,7 +74,7 @@ def media_table(media: Mapping[str, Mapping[str, float]]) -> list[dict[str, obje
     rows: list[dict[str, object]] = []
     for name, composition in media.items():
         rows += [
-            {"medium_id": name, "component": c, "value": value, "unit": display(VARIABLES[c].unit)}
+            {"medium_id": name, "component": c, "value": value, "unit": display_unit(VARIABLES[c].unit)}
             for c, value in composition.items()
         ] or [{"medium_id": name, "component": "", "value": None, "unit": ""}]
     return rows

@@ -16,10 +16,13 @@ from scipy.stats import qmc
 
 from optim.doe.posterior_normal import Belief, parameters
 from optim.doe.selection import Alternatives
-from optim.errors import InfeasibleError, SimulationError
+from optim.errors import SimulationError
 from optim.estimation.problem import FitProblem
 from optim.optimisation.optimise import DISTINCT_SPAN
-from optim.optimisation.solve import FEASIBLE, Progress, Solution, best, solve, start_points
+from optim.optimisation.process_program import ProcessProgram
+from optim.optimisation.rank import best_of_each
+from optim.optimisation.solve import Progress, SequentialQuadratic, Solution, silent, solve
+from optim.process.lanes import Lanes
 from optim.process.problem import ProcessProblem
 from optim.settings.optimisation import OptimiseSettings
 
@@ -57,7 +60,7 @@ def best_processes(
     options: OptimiseSettings,
     seed: int,
     known: Mapping[str, np.ndarray] | None = None,
-    progress: Progress = lambda text: None,
+    progress: Progress = silent,
 ) -> dict[int, Solution]:
     """The best process of every clone (by place in the belief) at the estimate; those that have none are left out.
 
@@ -66,27 +69,9 @@ def best_processes(
     """
     clones = np.arange(len(belief.clones))
     p = parameters(fit, belief, np.tile(belief.mean, (len(clones), 1)), clones)
-    starts: dict[int, list[np.ndarray]] = {int(c): [] for c in clones}
-    for c, name in enumerate(belief.clones):
-        if known and name in known:
-            starts[c] = [known[name]]
-    missing = [c for c in starts if not starts[c]]
-    if missing:
-        at_platform = process.evaluate(np.tile(process.design.platform, (len(clones), 1)), p)
-        promising = int(np.argmax(np.where(at_platform.status == 0, at_platform.objective, -np.inf)))
-        many = start_points(process, options.starts, seed)
-        found = solve(process, many, np.tile(p[promising], (len(many), 1)), options, progress)
-        good = [s for s in found if np.isfinite(s.objective) and s.max_violation <= FEASIBLE]
-        some = _distinct(process, [s.x for s in sorted(good, key=lambda s: -s.objective)])[: options.rank_starts]
-        for c in missing:
-            starts[c] = some or list(many[: options.rank_starts])
-    owner = np.array([c for c, own in starts.items() for _ in own])
-    solved = solve(process, np.array([x for own in starts.values() for x in own]), p[owner], options, progress)
-    chosen = {int(c): best([s for s, o in zip(solved, owner, strict=True) if o == c]) for c in clones}
-    able = {c: s for c, s in chosen.items() if s is not None}
-    if not able:
-        raise InfeasibleError("no clone has a process within all limits; run `optim rank` to see which limits conflict")
-    return able
+    places = {c: known[name] for c, name in enumerate(belief.clones) if known and name in known}
+    found = best_of_each(process, Lanes(p), options, seed=seed, known=places, progress=progress)
+    return {c: s for c, s in enumerate(found) if s is not None}
 
 
 def decision(
@@ -99,7 +84,7 @@ def decision(
     top: int,
     draws: int,
     seed: int,
-    progress: Progress = lambda text: None,
+    progress: Progress = silent,
 ) -> Decision:
     """Every clone at its best process at the estimate; the `top` ones in others, too, where they are the best.
 
@@ -114,8 +99,10 @@ def decision(
     leading = _nearest(value)[:top]
     if members and len(leading):
         which, drawn = np.repeat(leading, members), np.tile(theta[1 : 1 + members], (len(leading), 1))
-        found = solve(process, x[which], parameters(fit, belief, drawn, clones[which]), options, progress)
-        more = [s.x for s in found if best([s]) is not None]
+        program = ProcessProgram(process, Lanes(parameters(fit, belief, drawn, clones[which])))
+        near = SequentialQuadratic.near([own[int(c)] for c in clones[which]])
+        found = solve(program, x[which], options, method=near, progress=progress)
+        more = [s.x for s in found if s.feasible]
         cautious = [0.5 * (y + process.design.platform) for y in (*x[leading], *more)]
         pool = np.array(_distinct(process, [*x[leading], *more, *cautious]))
         rows, won = _others(process, fit, belief, clones, x, value, leading, [pool] * len(leading), theta, scale)

@@ -24,7 +24,7 @@ from optim.process.problem import ProcessProblem
 from optim.schedule.actions import Harvest, Sample, Setpoint
 from optim.schedule.decode import actions_of
 from optim.schedule.schedule import Schedule
-from optim.units import VARIABLES, display
+from optim.units import VARIABLES, display_unit
 
 PROFILE = ("bolus", "feed_rate")
 MEDIUM_COMPONENT, INOCULUM = "medium_component", "inoculum"
@@ -150,7 +150,7 @@ def named_media(design: Design, x: np.ndarray, setting: Setting) -> tuple[str, t
         if d.component:
             key = "" if d.kind == MEDIUM_COMPONENT else d.feed
             holds[key] = holds[key] | {d.component: float(value)}
-            names[key] += f", {float(value):.10g} {display(VARIABLES[d.component].unit)} {d.component}"
+            names[key] += f", {float(value):.10g} {display_unit(VARIABLES[d.component].unit)} {d.component}"
     feeds = tuple(names[feed] for feed in design.feeds)
     return names[""], feeds, {names[key]: composition for key, composition in holds.items()}
 
@@ -279,8 +279,8 @@ def information(
         problem.model,
         problem.table,
         _planned(replace(dataset, media=media), runs, planned),
-        problem.noise,
-        problem.integrator,
+        noise=problem.noise,
+        integrator=problem.integrator,
     )
     u = lanes(problem, belief, np.tile(belief.mean, (len(clone), 1)), clone)
     y, status = future.predict(u, run)
@@ -296,7 +296,7 @@ def information(
     outer = len(problem.shared_specs) + len(problem.batch_specs) + len(problem.group_specs)
     own = hessian[:, outer:, outer:].copy()
     for k, row in enumerate(problem.vessel_specs):
-        own[:, k, k] += row.prior_score(np.asarray(row.forward(row.value)))[2]
+        own[:, k, k] += row.prior_score(np.asarray(row.to_fitted(row.value)))[2]
     across = hessian[:, :outer, outer:]
     found = hessian[:, :outer, :outer] - across @ np.linalg.solve(own, np.swapaxes(across, 1, 2))
     return np.where((status == 0)[:, None, None], 0.5 * (found + np.swapaxes(found, 1, 2)), 0.0)

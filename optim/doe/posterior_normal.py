@@ -40,7 +40,7 @@ class Belief:
 
     @cached_property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        low, high = np.array([row.bounds() for row in self.rows]).T
+        low, high = np.array([row.fitted_bounds() for row in self.rows]).T
         return low, high
 
     @cached_property
@@ -95,7 +95,7 @@ def belief_of(posterior: Posterior, point: Point, newcomers: Sequence[str] = ())
             *e.problem.batch_specs,
         ),
         owners=("",) * kept + tuple(c for c in clones for _ in range(nc)) + ("",) * e.n_per_batch,
-        mean=np.concatenate([mean, [row.forward(row.value) for row in e.problem.batch_specs]]),
+        mean=np.concatenate([mean, [row.to_fitted(row.value) for row in e.problem.batch_specs]]),
         covariance=_without_noise(full),
         clones=clones,
         common=np.concatenate([np.arange(e.n_shared), len(mean) + np.arange(e.n_per_batch)]).astype(int),
@@ -122,5 +122,5 @@ def parameters(problem: FitProblem, belief: Belief, theta: np.ndarray, clone: np
 def lanes(problem: FitProblem, belief: Belief, theta: np.ndarray, clone: np.ndarray) -> np.ndarray:
     """Parameters [L, Q] of a fit's lanes: those of clones [L] at theta [L, D], then of a vessel as planned."""
     u = np.take_along_axis(theta, belief.places(clone), axis=1)
-    vessel = np.array([row.forward(row.value) for row in problem.vessel_specs])
+    vessel = np.array([row.to_fitted(row.value) for row in problem.vessel_specs])
     return np.concatenate([u, np.tile(vessel, (len(u), 1))], axis=1)

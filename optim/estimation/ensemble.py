@@ -1,4 +1,4 @@
-"""An ensemble of plausible parameter sets: draws around an estimate, or handed over by a sampler."""
+"""An ensemble of plausible parameter sets: draws from the posterior, on the fitted and on the natural scale."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from optim.parameters import ParameterSpec, to_natural
 
 @dataclass(frozen=True)
 class Draws:
-    """Ensemble on the fitted scale: shared part [E, n], blocks [E, C, m]; member 0 is the estimate."""
+    """Ensemble on the fitted scale: shared part [E, n] and blocks [E, C, m]; member 0 is the estimate."""
 
     shared: np.ndarray
     block: np.ndarray
 
     def to_points(self, weight: np.ndarray) -> list[Point]:
-        """Each member as a point."""
+        """Every member as a point; `weight` [B] is that of the vessels."""
         return [Point(s, b, weight) for s, b in zip(self.shared, self.block, strict=True)]
 
 
-def draw_laplace(posterior: Posterior, point: Point, members: int, rng: np.random.Generator) -> Draws:
-    """Draws from the normal distribution with the mode and the curvature of the posterior, within bounds.
+def draw_laplace(posterior: Posterior, point: Point, members: int, *, rng: np.random.Generator) -> Draws:
+    """Draws from the Laplace approximation: normal with the mode and the curvature of the posterior, within bounds.
 
-    Raises `FitError` when the information is singular.
+    `point` is the evaluated mode; `members` counts it as member 0. Raises `FitError` when the information is singular.
     """
     assert point.arrow is not None
     try:
@@ -43,21 +43,21 @@ def draw_laplace(posterior: Posterior, point: Point, members: int, rng: np.rando
 
 @dataclass(frozen=True)
 class NaturalDraws:
-    """The same on the natural scale: shared [E, ns], clone [E, C, nc], batch [E, batches, nb], vessel [E, B, nv].
+    """Ensemble on the natural scale, with predictions for groups and runs without data."""
 
-    `newcomer` [E, nc] is a clone, and `other` [E, nb + nv] a batch and a vessel, of which nothing has been seen.
-    """
-
-    shared: np.ndarray
-    group: np.ndarray
-    batch: np.ndarray
-    vessel: np.ndarray
-    new_group: np.ndarray
-    new_run: np.ndarray
+    shared: np.ndarray  # [E, n_shared]
+    group: np.ndarray  # [E, C, n_per_group]
+    batch: np.ndarray  # [E, batches, n_per_batch]
+    vessel: np.ndarray  # [E, B, n_per_vessel]
+    new_group: np.ndarray  # [E, n_per_group] parameters of a group without data
+    new_run: np.ndarray  # [E, n_per_batch + n_per_vessel] parameters of a batch and a vessel without data
 
 
 def natural_draws(posterior: Posterior, draws: Draws, rng: np.random.Generator) -> NaturalDraws:
-    """An ensemble on the natural scale, with what may come that was not seen (member 0: what is expected of it)."""
+    """Transform an ensemble to the natural scale, and draw the parameters of a new group, batch and vessel.
+
+    Member 0 has the expected values of the new ones: the population mean, and the centres of the priors.
+    """
     problem, ns, nc = posterior.problem, posterior.n_shared, posterior.n_per_group
     shared = to_natural(posterior.shared_part_specs, draws.shared)
     rows = (*problem.group_specs, *posterior.vessel_part_specs)
@@ -70,13 +70,13 @@ def natural_draws(posterior: Posterior, draws: Draws, rng: np.random.Generator) 
     away = rng.standard_normal((members, nc)) * posterior.spread
     away[0] = 0.0
     lower, upper = posterior.lower_block[:nc], posterior.upper_block[:nc]
-    newcomer = to_natural(problem.group_specs, np.clip(draws.shared[:, ns : ns + nc] + away, lower, upper))
+    new_group = to_natural(problem.group_specs, np.clip(draws.shared[:, ns : ns + nc] + away, lower, upper))
     return NaturalDraws(
         shared=shared[:, :ns],
         group=block[:, :, :nc],
         batch=shared[:, ns + nc :].reshape(members, posterior.n_batches, posterior.n_per_batch),
         vessel=vessel,
-        new_group=newcomer,
+        new_group=new_group,
         new_run=_from_prior((*problem.batch_specs, *problem.vessel_specs), members, rng),
     )
 
@@ -87,5 +87,5 @@ def _from_prior(rows: tuple[ParameterSpec, ...], members: int, rng: np.random.Ge
         sd = row.prior_sd_fitted() or 0.0
         z = rng.standard_normal(members)
         z[0] = 0.0
-        columns.append(row.backward(np.clip(row.forward(row.value) + sd * z, *row.bounds())))
+        columns.append(row.to_natural(np.clip(row.to_fitted(row.value) + sd * z, *row.fitted_bounds())))
     return np.stack(columns, axis=1) if columns else np.zeros((members, 0))

@@ -1,4 +1,4 @@
-"""A fit from start to end: multi-start estimate, ensemble, predictions with bands, scores, left-out runs and clones."""
+"""A fit from start to end: multi-start estimate, ensemble, predictions with bands, scores and cross-validation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from optim.artefact import Lineage
 from optim.data.screened import Screen
 from optim.errors import FitError, IntegratorWarning
 from optim.estimation.data_quality.finding import Finding
-from optim.estimation.data_quality.inspect import inspect, inspect_raw
+from optim.estimation.data_quality.inspect import inspect_data, inspect_dataset
 from optim.estimation.ensemble import Draws, draw_laplace, natural_draws
 from optim.estimation.estimate import multi_start, search_of
-from optim.estimation.identifiability.practical import identify
-from optim.estimation.identifiability.structural import structural
+from optim.estimation.identifiability.practical import assess_identifiability
+from optim.estimation.identifiability.structural import structural_identifiability
 from optim.estimation.levenberg_marquardt import Progress
 from optim.estimation.parameter_index import all_parameters, select_parameters
 from optim.estimation.posterior import Z90, Point, Posterior
@@ -29,10 +29,10 @@ from optim.estimation.score import (
     r_squared,
     vessel_folds,
 )
-from optim.estimation.uncertainty.agreement import agreement
+from optim.estimation.uncertainty.agreement import compare_intervals
 from optim.estimation.uncertainty.bootstrap import Bootstrap, BootstrapOptions, bootstrap
-from optim.estimation.uncertainty.nuts import Sampled, SampleOptions, sample
-from optim.estimation.uncertainty.profile import Profile, profiles
+from optim.estimation.uncertainty.nuts import PosteriorSample, SampleOptions, sample_posterior
+from optim.estimation.uncertainty.profile import LikelihoodProfile, profile_likelihoods
 from optim.runtime import require_float64
 from optim.settings.estimation import FitSettings
 
@@ -40,7 +40,7 @@ from optim.settings.estimation import FitSettings
 SAME_COST = 0.1
 
 
-def fit(
+def fit_problem(
     problem: FitProblem,
     options: FitSettings,
     *,
@@ -48,9 +48,14 @@ def fit(
     model_name: str,
     progress: Progress = lambda text: None,
 ) -> FitResult:
-    """Fit a problem. Raises `FitError` when every start failed or the data do not determine the parameters at all."""
-    require_float64("fit")
-    posterior, points = multi_start(problem, options, seed, progress)
+    """Fit a problem: search for the mode of its posterior, draw an ensemble, and score the fit.
+
+    `seed` is that of the starts and of the draws, `model_name` is stored with the result, `progress` is called with a
+    line of text now and then. Warns (`IntegratorWarning`) when another integrator would be much faster. Raises
+    `FitError` when every start failed, or when data and priors do not determine the parameters at all.
+    """
+    require_float64("fit_problem")
+    posterior, points = multi_start(problem, options, seed, progress=progress)
     return build_fit_result(posterior, points, options, seed=seed, model_name=model_name, progress=progress)
 
 
@@ -63,7 +68,7 @@ def build_fit_result(
     model_name: str,
     progress: Progress = lambda text: None,
 ) -> FitResult:
-    """The result of a search: `points` are the ends of all starts, the best first."""
+    """Build the result of a search from the ends of all starts, the best first; arguments as for `fit_problem`."""
     problem, best = posterior.problem, points[0]
     better = problem.integrator_advice(posterior.lane_parameters(best))
     if better:
@@ -73,9 +78,13 @@ def build_fit_result(
     left_out, clones_left_out = None, None
     if options.leave_one_out:
         search, members = search_of(options), max(2, options.ensemble // 2)
-        left_out = predict_left_out(posterior, best, vessel_folds(posterior), members, search, seed, progress)
+        left_out = predict_left_out(
+            posterior, best, vessel_folds(posterior), members=members, search=search, seed=seed, progress=progress
+        )
         if posterior.n_groups > 1:
-            clones_left_out = predict_left_out(posterior, best, group_folds(posterior), members, search, seed, progress)
+            clones_left_out = predict_left_out(
+                posterior, best, group_folds(posterior), members=members, search=search, seed=seed, progress=progress
+            )
     n = int(problem.vessels.weight.sum())
     k = count_parameters(posterior)
     likelihood = log_likelihood(posterior, best)
@@ -83,7 +92,9 @@ def build_fit_result(
     plain = parameter_estimates(posterior, best)
     parameters = plain if wide is None else parameter_estimates(posterior, best, wide.draws)
     walked = _profiles(posterior, best, options, progress)
-    compared = agreement(posterior, plain, walked, wide if isinstance(wide, Sampled) else None)
+    compared = compare_intervals(
+        posterior, plain, profiles=walked, sampled=wide if isinstance(wide, PosteriorSample) else None
+    )
     return FitResult(
         lineage=Lineage(
             model=model_name,
@@ -93,14 +104,14 @@ def build_fit_result(
             seed=seed,
             notes=_notes(problem),
         ),
-        screen=Screen.of(problem.dataset),
+        screen=Screen.from_dataset(problem.dataset),
         table=problem.table,
         shared_names=tuple(p.name for p in problem.shared_specs),
         clone_names=tuple(p.name for p in problem.group_specs),
         vessel_names=tuple(p.name for p in problem.vessel_specs),
         batch_names=tuple(p.name for p in problem.batch_specs),
         clones=problem.groups,
-        vessels=problem.dataset.vessels,
+        vessels=problem.dataset.run_ids,
         vessel_clone=tuple(int(c) for c in problem.vessel_group),
         group_by=problem.group_by,
         multiples={name: other for name, other in problem.layout.times},
@@ -135,29 +146,31 @@ def build_fit_result(
 
 def _ensemble(
     posterior: Posterior, best: Point, options: FitSettings, seed: int, progress: Progress
-) -> tuple[Draws, Bootstrap | Sampled | None]:
-    """The ensemble, and all draws that it was thinned from where it is no Laplace approximation."""
+) -> tuple[Draws, Bootstrap | PosteriorSample | None]:
+    """The ensemble, and the bootstrap or sample from which it was thinned (None for a Laplace approximation)."""
     if options.ensemble_by == "laplace":
-        return draw_laplace(posterior, best, options.ensemble, np.random.default_rng(seed + 1)), None
-    wide: Bootstrap | Sampled
+        return draw_laplace(posterior, best, options.ensemble, rng=np.random.default_rng(seed + 1)), None
+    wide: Bootstrap | PosteriorSample
     if options.ensemble_by == "bootstrap":
-        wide = bootstrap(posterior, best, BootstrapOptions(options.draws), seed + 1, progress)
+        wide = bootstrap(posterior, best, BootstrapOptions(options.draws), seed=seed + 1, progress=progress)
         drawn = Draws(wide.draws.shared[1:], wide.draws.block[1:])
     else:
-        wide = sample(posterior, best, SampleOptions(options.draws), seed + 1, progress)
+        wide = sample_posterior(posterior, best, SampleOptions(options.draws), seed=seed + 1, progress=progress)
         drawn = wide.draws
-    kept = np.linspace(0, len(drawn.shared) - 1, min(options.ensemble - 1, len(drawn.shared))).astype(int)
-    shared, block = drawn.shared[kept], drawn.block[kept]
+    thinned = np.linspace(0, len(drawn.shared) - 1, min(options.ensemble - 1, len(drawn.shared))).astype(int)
+    shared, block = drawn.shared[thinned], drawn.block[thinned]
     return Draws(np.concatenate([best.shared[None], shared]), np.concatenate([best.block[None], block])), wide
 
 
-def _profiles(posterior: Posterior, best: Point, options: FitSettings, progress: Progress) -> tuple[Profile, ...]:
+def _profiles(
+    posterior: Posterior, best: Point, options: FitSettings, progress: Progress
+) -> tuple[LikelihoodProfile, ...]:
     if not options.profiles:
         return ()
     every = [x for x in all_parameters(posterior) if x.level in ("shared", "population")]
     named = tuple(name for name in options.profiles if name != "shared")
     wanted = [*(every if "shared" in options.profiles else ()), *(select_parameters(posterior, named) if named else ())]
-    return profiles(posterior, best, tuple(dict.fromkeys(wanted)), progress=progress)
+    return profile_likelihoods(posterior, best, tuple(dict.fromkeys(wanted)), progress=progress)
 
 
 def _findings(posterior: Posterior, best: Point, options: FitSettings, progress: Progress) -> tuple[Finding, ...]:
@@ -165,57 +178,58 @@ def _findings(posterior: Posterior, best: Point, options: FitSettings, progress:
         return ()
     progress("fit: looking for faults of the data")
     try:
-        return inspect(posterior, best).findings
+        return inspect_data(posterior, best).findings
     except FitError:
-        # no robust fit to judge by: what the data say of themselves
-        return inspect_raw(posterior.problem.dataset, tuple(posterior.problem.noise.assays))
+        # without a robust fit, only the data can be inspected
+        return inspect_dataset(posterior.problem.dataset, tuple(posterior.problem.noise.assays))
 
 
 def _identifiability(posterior: Posterior, best: Point, options: FitSettings, progress: Progress) -> tuple[str, ...]:
     if not options.identify:
         return ()
     progress("fit: looking for what the data cannot tell")
-    perfect = [f"even with perfect readings {c.sentence}" for c in structural(posterior, best)]
-    return (*perfect, *identify(posterior, best).sentences)
+    perfect = [f"even with perfect readings {c.sentence}" for c in structural_identifiability(posterior, best)]
+    return (*perfect, *assess_identifiability(posterior, best).sentences)
 
 
 def _starts(points: list[Point]) -> tuple[StartReport, ...]:
-    """How every start ended, and at which optimum: 0 is the best, -1 a start that failed."""
+    """Report of every start, by cost; distinct optima are numbered, 0 is the best, -1 a start that failed."""
     costs = [float(p.history[-1]) if p.history else float("inf") for p in points]
-    rows, places = [], list[float]()
+    rows, optima = [], list[float]()
     for i in np.argsort(costs):
         optimum = -1
         if np.isfinite(costs[i]):
-            if not places or costs[i] - places[-1] > SAME_COST:
-                places.append(costs[i])
-            optimum = len(places) - 1
+            if not optima or costs[i] - optima[-1] > SAME_COST:
+                optima.append(costs[i])
+            optimum = len(optima) - 1
         rows.append(StartReport(int(i), costs[i], points[i].iterations, points[i].reason, optimum))
     return tuple(rows)
 
 
 def parameter_estimates(e: Posterior, point: Point, draws: Draws | None = None) -> tuple[ParameterEstimate, ...]:
-    """The table of all parameters on the natural scale, with intervals from the curvature at `point`, or of `draws`."""
+    """Table of all parameters on the natural scale, with 90 % intervals.
+
+    Intervals are those of the curvature at the evaluated `point`, or the quantiles of `draws` where they are given.
+    """
     assert point.arrow is not None
     variances = point.arrow.variances()
     rows = []
-    for place in all_parameters(e):
-        spec = place.spec
-        u, sd = (
-            float(place.value_in(point.shared, point.block)),
-            float(np.sqrt(np.maximum(place.value_in(*variances), 0.0))),
-        )
+    for index in all_parameters(e):
+        spec = index.spec
+        u = float(index.value_in(point.shared, point.block))
+        sd = float(np.sqrt(np.maximum(index.value_in(*variances), 0.0)))
         ends = np.array([u - Z90 * sd, u + Z90 * sd])
         if draws is not None:
-            ends = np.quantile(place.value_in(draws.shared, draws.block), (0.05, 0.95))
-        low, high = spec.bounds()
-        lower, estimate, upper = spec.backward(np.clip(np.array([ends[0], u, ends[1]]), low, high))
-        prior_sd = float(e.spread[place.column]) if place.level == "clone" else spec.prior_sd_fitted()
+            ends = np.quantile(index.value_in(draws.shared, draws.block), (0.05, 0.95))
+        low, high = spec.fitted_bounds()
+        lower, estimate, upper = spec.to_natural(np.clip(np.array([ends[0], u, ends[1]]), low, high))
+        prior_sd = float(e.spread[index.column]) if index.level == "clone" else spec.prior_sd_fitted()
         shrinkage = sd / prior_sd if prior_sd else float("nan")
         rows.append(
             ParameterEstimate(
                 name=spec.name,
-                level=place.level,
-                owner=place.owner,
+                level=index.level,
+                owner=index.owner,
                 unit=spec.unit,
                 estimate=float(estimate),
                 lower90=float(lower),
@@ -250,7 +264,7 @@ def parameter_estimates(e: Posterior, point: Point, draws: Draws | None = None) 
 
 
 def _verdict(shrinkage: float) -> str:
-    """What the data say, by how much narrower they make the belief."""
+    """Verdict in words, by how much narrower than the prior the posterior is."""
     if not np.isfinite(shrinkage):
         return "no prior to compare with"
     if shrinkage < 0.5:
@@ -273,7 +287,7 @@ def _notes(problem: FitProblem) -> tuple[str, ...]:
     notes = list(problem.dataset.notes)
     if problem.dataset.simulated:
         notes.insert(0, "SIMULATED data: nothing here was measured")
-    unverified = problem.table.unverified()
+    unverified = problem.table.unverified_names()
     if unverified:
         notes.append(f"no source supports the numbers given for {', '.join(unverified)} (unverified)")
     m = problem.dataset.measurements

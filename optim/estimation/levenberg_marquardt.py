@@ -1,7 +1,7 @@
 """Levenberg-Marquardt with bounds on the arrow-shaped normal equations, for many starts at once.
 
-Of a trial step the cost alone is found first; derivatives follow where it was accepted. A start that is far away, or
-whose simulation fails, costs the others nothing but its own trials.
+The cost alone is computed for a trial step; derivatives follow where the step is accepted. A start that is far away,
+or whose simulation fails, costs the other starts only its own trials.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from optim.estimation.normal_equations import Arrow
 from optim.estimation.posterior import Point, Posterior
 
 Progress = Callable[[str], None]
-LEAST_DAMPING, MOST_DAMPING = 1e-12, 1e10  # damping
-LONGEST_STEP = 2.0  # step of a parameter on its fitted scale: beyond, the linear model is worth nothing
-PROBE_FRACTION = 0.1  # share of a step after which the way is looked at again
-MOST_BENDING = 0.75  # of a step's length, by which it may bend at most
+LEAST_DAMPING, MOST_DAMPING = 1e-12, 1e10
+LONGEST_STEP = 2.0  # of a parameter on its fitted scale: beyond it the linear model is worth nothing
+PROBE_FRACTION = 0.1  # fraction of a step at which the second derivative along it is measured
+MOST_BENDING = 0.75  # largest acceleration term, as a fraction of the length of the step
 
 
 @dataclass(frozen=True)
 class Search:
-    """When a start has converged: its cost, and what the model promises, fall by less than `tolerance` of the cost.
+    """Settings of a search.
 
-    `startup` first-order steps (Adam, on the fitted scale) go before, for starts from which Gauss-Newton steps fail.
+    A start has converged when its cost, and the decrease that the linear model promises, fall by less than `tolerance`
+    relative to the cost. `startup` first-order steps (Adam with learning rate `startup_rate`, on the fitted scale) go
+    before, for starts from which Gauss-Newton steps fail.
     """
 
     max_iterations: int
@@ -35,8 +37,14 @@ class Search:
     startup_rate: float = 0.05
 
 
-def minimise(posterior: Posterior, points: list[Point], search: Search, progress: Progress) -> list[Point]:
-    """The ends of all points, in the order given; `reason` says how each ended."""
+def minimise(posterior: Posterior, points: list[Point], search: Search, *, progress: Progress) -> list[Point]:
+    """Minimise the cost of a posterior from many starting points at once.
+
+    `points` are the starts, evaluated in place; `progress` is called with a line of text in every iteration. Returns
+    the end of each start in the same order, evaluated: `Point.reason` states how it ended (converged, max_iterations,
+    stalled: ..., failed: ...), `Point.history` has the cost of every iteration. Nothing is raised: a start that cannot
+    be simulated ends with cost inf.
+    """
     points = list(points)
     posterior.evaluate(points)
     for p in points:
@@ -47,7 +55,7 @@ def minimise(posterior: Posterior, points: list[Point], search: Search, progress
         points = _startup(posterior, points, search)
     while active := [i for i, p in enumerate(points) if not p.reason]:
         steps = [_step(posterior, points[i]) for i in active]
-        _curve(posterior, [s for s in steps if s is not None and s.point.needs_acceleration])
+        _accelerate(posterior, [s for s in steps if s is not None and s.point.needs_acceleration])
         trials = [None if s is None else s.trial_point(posterior) for s in steps]
         if ready := [t for t in trials if t is not None]:
             posterior.evaluate_cost(ready)
@@ -63,35 +71,35 @@ def minimise(posterior: Posterior, points: list[Point], search: Search, progress
 
 @dataclass
 class _Step:
-    """A damped Gauss-Newton step, and how the way bends that it should follow."""
+    """A damped Gauss-Newton step with its geodesic acceleration."""
 
     point: Point
     equations: Arrow  # damped
     shared: np.ndarray
     block: np.ndarray
-    bend_s: np.ndarray | float = 0.0
-    bend_c: np.ndarray | float = 0.0
-    fraction: float = 1.0  # of the step that is taken
+    acceleration_s: np.ndarray | float = 0.0
+    acceleration_c: np.ndarray | float = 0.0
+    fraction: float = 1.0  # of the step, to be taken
     promised_decrease: float = 0.0
 
     def trial_point(self, posterior: Posterior) -> Point:
-        """The end of the step, within bounds."""
+        """The end of the step, within bounds; notes the decrease of the linear model."""
         assert self.point.arrow is not None
         t = self.fraction
         step_s, step_c = (
-            np.clip(t * step + 0.5 * t * t * bend, -LONGEST_STEP, LONGEST_STEP)
-            for step, bend in ((self.shared, self.bend_s), (self.block, self.bend_c))
+            np.clip(t * step + 0.5 * t * t * acceleration, -LONGEST_STEP, LONGEST_STEP)
+            for step, acceleration in ((self.shared, self.acceleration_s), (self.block, self.acceleration_c))
         )
-        found = posterior.move_point(self.point, step_s, step_c)
+        trial = posterior.move_point(self.point, step_s, step_c)
         straight = posterior.move_point(self.point, t * self.shared, t * self.block)
         self.promised_decrease = self.point.arrow.predicted_decrease(
             straight.shared - self.point.shared, straight.block - self.point.block
         )
-        return found
+        return trial
 
 
 def _step(posterior: Posterior, point: Point) -> _Step | None:
-    """The step from a point; None: the equations are singular."""
+    """The damped step from a point; None where the equations are singular."""
     assert point.arrow is not None
     equations = point.arrow.with_damping(point.damping, *posterior.immovable_parameters(point))
     try:
@@ -104,10 +112,10 @@ def _step(posterior: Posterior, point: Point) -> _Step | None:
     return _Step(point, equations, step_s, step_c, fraction=min(1.0, LONGEST_STEP / max(longest, 1e-300)))
 
 
-def _curve(posterior: Posterior, steps: list[_Step]) -> None:
-    """Find how the way bends where linear steps fail: geodesic acceleration (Transtrum & Sethna 2012, arXiv:1201.5885).
+def _accelerate(posterior: Posterior, steps: list[_Step]) -> None:
+    """Add geodesic acceleration to steps where the linear model fails (Transtrum & Sethna 2012, arXiv:1201.5885).
 
-    In a narrow curved valley it lets a step go several times further, for the price of one more cost.
+    In a narrow curved valley a step then goes several times further, for the price of one more cost.
     """
     if not steps:
         return
@@ -116,30 +124,35 @@ def _curve(posterior: Posterior, steps: list[_Step]) -> None:
         for s in steps
     ]
     posterior.evaluate_cost(ahead)
-    for s, there in zip(steps, ahead, strict=True):
-        if not np.isfinite(there.cost):
+    for s, probe in zip(steps, ahead, strict=True):
+        if not np.isfinite(probe.cost):
             continue
-        straight_s, straight_c = there.shared - s.point.shared, there.block - s.point.block
-        share = PROBE_FRACTION * s.fraction
-        second = posterior.acceleration_equations(s.point, straight_s / share, straight_c / share, there, share)
+        straight_s, straight_c = probe.shared - s.point.shared, probe.block - s.point.block
+        fraction = PROBE_FRACTION * s.fraction
+        second = posterior.acceleration_equations(
+            s.point, straight_s / fraction, straight_c / fraction, ahead=probe, fraction=fraction
+        )
         try:
-            bend_s, bend_c = replace(s.equations, gs=second.gs, gc=second.gc).newton_step()
+            acceleration_s, acceleration_c = replace(s.equations, gs=second.gs, gc=second.gc).newton_step()
         except np.linalg.LinAlgError:
             continue
-        if not (np.isfinite(bend_s).all() and np.isfinite(bend_c).all()):
+        if not (np.isfinite(acceleration_s).all() and np.isfinite(acceleration_c).all()):
             continue
-        s.bend_s, s.bend_c = bend_s, bend_c
-        # beyond, the parabola says no more than the line
-        length, bent = s.equations.step_norm(s.shared, s.block), s.equations.step_norm(bend_s, bend_c)
-        s.fraction = min(s.fraction, MOST_BENDING * length / bent) if bent > 0.0 else s.fraction
+        s.acceleration_s, s.acceleration_c = acceleration_s, acceleration_c
+        # beyond this fraction the parabola predicts no better than the line
+        length, bending = (
+            s.equations.step_norm(s.shared, s.block),
+            s.equations.step_norm(acceleration_s, acceleration_c),
+        )
+        s.fraction = min(s.fraction, MOST_BENDING * length / bending) if bending > 0.0 else s.fraction
 
 
 def _judge(p: Point, trial: Point | None, promised: float, search: Search) -> Point:
-    """The trial where it is better, else the point with more damping; with a reason where the search ends."""
+    """Accept the trial where its cost is lower, else return the point with more damping; set `reason` at the end."""
     p.iterations += 1
     enough = search.tolerance * (1.0 + abs(p.cost))
     if trial is None or not trial.cost < p.cost:
-        # the end, when nothing was promised; nothing that is left to be found otherwise
+        # at the optimum the linear model promises no decrease
         if trial is not None and abs(promised) < enough and p.damping < 1.0:
             p.reason = "converged"
         p.damping *= 8.0
@@ -163,8 +176,8 @@ def _judge(p: Point, trial: Point | None, promised: float, search: Search) -> Po
 
 
 def _startup(posterior: Posterior, points: list[Point], search: Search) -> list[Point]:
-    """Adam (Kingma & Ba 2015), which needs no model of the cost to get closer; the best point met on the way."""
-    import optax  # takes half a second to load, and few searches begin like this
+    """First-order steps by Adam (Kingma & Ba 2015); returns the best point of each start."""
+    import optax  # takes half a second to load, and few searches need it
 
     adam = optax.adam(search.startup_rate)
     states = [adam.init(jnp.concatenate([p.shared, p.block.ravel()])) for p in points]

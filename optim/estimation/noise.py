@@ -1,4 +1,4 @@
-"""Measurement noise: what a deviation is worth, per assay."""
+"""Measurement noise: the likelihood of a reading of each assay, censored ones and outliers included."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from optim.units import VARIABLES
 
 # codes of a censored value
 MEASURED, BELOW, ABOVE = 0, 1, 2
-# on which scale an assay's readings scatter
+# scale on which the readings of an assay scatter
 NORMAL, LOG, LOGIT = 0, 1, 2
 NOISE_CODES = dict(zip(NOISE_KINDS, (NORMAL, LOG, LOGIT), strict=True))
-# a reading of exactly 0 or 1 has no logarithm of odds: it stands for one that rounds to it
+# a reading of exactly 0 or 1 has no logarithm of odds: this distance from it is used instead
 LEAST_FRACTION = 1e-3
 
 
 class NoiseModel(NoiseSettings):
-    """The likelihood of readings: what the noise settings of the assays mean to a value."""
+    """The noise of every assay, as standard deviations, limits and densities of readings."""
 
     def assay_noise(self, variable: str) -> AssaySettings:
-        """The noise of an assay. Raises `ConfigError` for one that is not declared."""
+        """The noise settings of an assay. Raises `ConfigError` for one without settings."""
         if variable not in self.assays:
             raise ConfigError(
                 f"noise.assays: no entry for '{variable}', which the dataset holds; add relative and floor"
@@ -35,7 +35,7 @@ class NoiseModel(NoiseSettings):
         return self.assays[variable]
 
     def sd_on_scale(self, variable: str, value: np.ndarray) -> np.ndarray:
-        """Standard deviation, on the assay's scale, of readings whose truth is `value`."""
+        """Standard deviation, on the scale of the assay, of readings of the true `value` (canonical unit)."""
         assay = self.assay_noise(variable)
         value = np.asarray(value, float)
         if assay.kind != "normal":
@@ -48,7 +48,7 @@ class NoiseModel(NoiseSettings):
         return np.sqrt((assay.relative * value) ** 2 + assay.floor**2 + counting)
 
     def reading_sd(self, variable: str, value: np.ndarray, sd: np.ndarray) -> np.ndarray:
-        """`sd` in the unit of the assay, for small deviations about `value`: what a band is drawn with."""
+        """Convert `sd` from the scale of the assay to its unit, for small deviations about `value`."""
         assay = self.assay_noise(variable)
         if assay.kind == "lognormal":
             return sd * (np.abs(value) + assay.floor)
@@ -58,19 +58,19 @@ class NoiseModel(NoiseSettings):
         return sd
 
     def tail_factor(self, variable: str) -> float:
-        """How much wider the middle 90 % of an assay's readings is than for a normal distribution of the same `sd`."""
+        """Width of the middle 90 % of an assay's readings, relative to a normal distribution with the same `sd`."""
         nu = self.assay_noise(variable).robust
         return float(stdtrit(nu, 0.95) * np.sqrt((nu + 1.0) / nu) / ndtri(0.95)) if nu else 1.0
 
     def reading_range(self, variable: str) -> tuple[float, float]:
-        """What an assay can read: from 0, to 1 for a share."""
+        """Least and largest possible reading of an assay: 0, and 1 for a fraction, inf for others."""
         upper = VARIABLES[variable].upper
         return 0.0, np.inf if upper is None else upper
 
     def censoring_code(self, variable: str, value: float, mark: str) -> int:
-        """How a reading enters: as itself, or by the probability of lying below or above it.
+        """Code of a reading with the censoring `mark` ('' | '<' | '>'): MEASURED, BELOW or ABOVE.
 
-        A share that reads exactly 0 or 1 was cut there by the instrument: the scatter would have gone on.
+        A fraction that reads exactly 0 or 1 counts as censored: the instrument cuts its scatter off there.
         """
         if mark:
             return {"<": BELOW, ">": ABOVE}[mark]
@@ -79,33 +79,34 @@ class NoiseModel(NoiseSettings):
         return MEASURED
 
     def log_normaliser(self, variable: str, value: np.ndarray, sd: np.ndarray) -> np.ndarray:
-        """Logarithm of the likelihood's factor that residuals leave out, so that noise models can be compared.
+        """Logarithm of the factor of each reading's density that the residuals leave out.
 
-        `sd` on the assay's scale; a reading's density on its own scale has the slope of that scale in it.
+        `sd` is on the scale of the assay. With this factor densities are per unit of the reading, so that different
+        noise models can be compared.
         """
         assay = self.assay_noise(variable)
-        found = -np.log(sd * np.sqrt(2.0 * np.pi))
+        log_factor = -np.log(sd * np.sqrt(2.0 * np.pi))
         if assay.robust:
             nu = assay.robust
-            found = gammaln(0.5 * (nu + 1.0)) - gammaln(0.5 * nu) - 0.5 * np.log(np.pi * (nu + 1.0)) - np.log(sd)
+            log_factor = gammaln(0.5 * (nu + 1.0)) - gammaln(0.5 * nu) - 0.5 * np.log(np.pi * (nu + 1.0)) - np.log(sd)
         if assay.kind == "lognormal":
-            found = found - np.log(np.maximum(value + assay.floor, 1e-12))
+            log_factor = log_factor - np.log(np.maximum(value + assay.floor, 1e-12))
         if assay.kind == "logit":
             inside = np.clip(value, LEAST_FRACTION, 1.0 - LEAST_FRACTION)
-            found = found - np.log(inside * (1.0 - inside))
-        return found
+            log_factor = log_factor - np.log(inside * (1.0 - inside))
+        return log_factor
 
 
 class Scatter(NamedTuple):
-    """How each variable scatters, for the compiled program; one entry per variable."""
+    """The noise model as arrays for the compiled programs, one entry per variable."""
 
     scale: Array  # NORMAL | LOG | LOGIT
-    floor: Array
+    floor: Array  # in the unit of the assay
     robust: Array  # degrees of freedom, 0: normal
 
 
 def scatter_arrays(noise: NoiseModel, variables: tuple[str, ...]) -> Scatter:
-    """The noise model as arrays [V]."""
+    """The noise model of some variables as arrays [V]."""
     rows = [noise.assay_noise(name) for name in variables]
     return Scatter(
         np.array([NOISE_CODES[row.kind] for row in rows], np.int32),
@@ -115,18 +116,18 @@ def scatter_arrays(noise: NoiseModel, variables: tuple[str, ...]) -> Scatter:
 
 
 def on_scale(y: Array, scale: Array, floor: Array) -> Array:
-    """Readings or predictions on the scale on which they scatter."""
+    """Readings or predictions y, transformed to the scale on which they scatter (NORMAL, LOG or LOGIT)."""
     logarithm = jnp.log(jnp.maximum(y + floor, 1e-12))
     inside = jnp.clip(y, LEAST_FRACTION, 1.0 - LEAST_FRACTION)
     odds = jnp.log(inside) - jnp.log1p(-inside)
     return jnp.where(scale == LOG, logarithm, jnp.where(scale == LOGIT, odds, y))
 
 
-def whitened_residual(predicted: Array, value: Array, sd: Array, censored: Array) -> Array:
-    """Whitened residuals whose half sum of squares is the negative log-likelihood, constants left out.
+def whitened_residual(predicted: Array, value: Array, sd: Array, *, censored: Array) -> Array:
+    """Whitened residuals: half their sum of squares is the negative log-likelihood without constants.
 
-    A censored value enters by the probability of lying beyond its limit (Tobin 1958, Econometrica 26:24), as the
-    residual with the same half square.
+    Arguments have one shape; `sd` is on the scale of the assay, `censored` are codes. A censored value enters by the
+    probability of lying beyond its limit (Tobin 1958, Econometrica 26:24), as the residual with the same half square.
     """
     plain = (predicted - value) / sd
     # distance beyond the limit; clipped where the probability is 1 to machine precision and its root has no derivative

@@ -1,6 +1,6 @@
-"""Arrow-shaped normal equations: shared parameters couple clones, clones do not couple with each other.
+"""Arrow-shaped normal equations: shared parameters couple the groups, groups do not couple with each other.
 
-Eliminating the clone blocks (Schur complement) makes cost and memory linear in the number of clones.
+Eliminating the blocks of the groups (Schur complement) makes cost and memory linear in the number of groups.
 """
 
 from __future__ import annotations
@@ -9,13 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# what holds a parameter in its place, relative to its own curvature
+# curvature that is added to a parameter which must not move, relative to its own
 FIXING_FACTOR = 1e12
 
 
 @dataclass(frozen=True)
 class Arrow:
-    """H = [[ss, cs^T], [cs, cc]] with gradient; ss [n, n], cs [C, m, n], cc [C, m, m], gs [n], gc [C, m]."""
+    """Normal equations H step = -g with H = [[ss, cs^T], [cs, cc]] and gradient g = (gs, gc).
+
+    `ss` [n, n] and `gs` [n] belong to the shared part, `cc` [C, m, m] and `gc` [C, m] to the blocks of the groups, and
+    `cs` [C, m, n] couples the two. Parts of a step are `step_s` [n] and `step_c` [C, m]. Methods that solve raise
+    `numpy.linalg.LinAlgError` when H is singular.
+    """
 
     ss: np.ndarray
     cs: np.ndarray
@@ -23,22 +28,22 @@ class Arrow:
     gs: np.ndarray
     gc: np.ndarray
 
-    def with_damping(self, damping: float, held_s: np.ndarray, held_c: np.ndarray) -> Arrow:
-        """Marquardt damping on the diagonal; held parameters (at a bound, pulled outwards) do not move."""
+    def with_damping(self, damping: float, fixed_s: np.ndarray, fixed_c: np.ndarray) -> Arrow:
+        """Add Marquardt damping to the diagonal, and fix the parameters that the masks [n], [C, m] mark."""
         ss, cc = self.ss.copy(), self.cc.copy()
         i, j = np.arange(ss.shape[0]), np.arange(cc.shape[1])
         ss[i, i] += damping * np.maximum(ss[i, i], 1e-8)
         cc[:, j, j] += damping * np.maximum(cc[:, j, j], 1e-8)
-        ss[i, i] += np.where(held_s, FIXING_FACTOR * (1.0 + ss[i, i]), 0.0)
-        cc[:, j, j] += np.where(held_c, FIXING_FACTOR * (1.0 + cc[:, j, j]), 0.0)
+        ss[i, i] += np.where(fixed_s, FIXING_FACTOR * (1.0 + ss[i, i]), 0.0)
+        cc[:, j, j] += np.where(fixed_c, FIXING_FACTOR * (1.0 + cc[:, j, j]), 0.0)
         return Arrow(ss, self.cs, cc, self.gs, self.gc)
 
     def restricted_to(self, free: np.ndarray) -> Arrow:
-        """The equations when of the shared parameters only those that are `free` [n] may move."""
+        """The equations without the shared parameters that are not `free` [n]: those stay where they are."""
         return Arrow(self.ss[np.ix_(free, free)], self.cs[:, :, free], self.cc, self.gs[free], self.gc)
 
     def newton_step(self) -> tuple[np.ndarray, np.ndarray]:
-        """The step -H^-1 g, shared part and clone parts. Raises `numpy.linalg.LinAlgError` when singular."""
+        """Newton step -H^-1 g: shared part [n] and blocks [C, m]."""
         schur, gain = self.schur_complement()
         reduced = self.gs - np.tensordot(gain, self.gc, axes=([0, 1], [0, 1]))
         step_s = -np.linalg.solve(schur, reduced)
@@ -47,24 +52,24 @@ class Arrow:
         return step_s, step_c
 
     def predicted_decrease(self, step_s: np.ndarray, step_c: np.ndarray) -> float:
-        """How far the quadratic model falls along a step."""
+        """Decrease of the quadratic model along a step."""
         linear = self.gs @ step_s + np.sum(self.gc * step_c)
         cross = np.sum(step_c * (self.cs @ step_s))
         own = np.sum(step_c * (self.cc @ step_c[..., None])[..., 0])
         return -float(linear + 0.5 * (step_s @ self.ss @ step_s) + cross + 0.5 * own)
 
     def step_norm(self, step_s: np.ndarray, step_c: np.ndarray) -> float:
-        """Length of a step in units of what the diagonal says each parameter is known to."""
+        """Length of a step, each parameter in units of its standard deviation by the diagonal of H."""
         ss, cc = np.diag(self.ss), np.einsum("cmm->cm", self.cc)
         return float(np.sqrt(np.sum(ss * step_s**2) + np.sum(cc * step_c**2)))
 
     def schur_complement(self) -> tuple[np.ndarray, np.ndarray]:
-        """Information on the shared parameters after clone blocks are eliminated, and the gain cc^-1 cs."""
+        """Information on the shared part [n, n] after the blocks are eliminated, and the gain cc^-1 cs [C, m, n]."""
         gain = np.linalg.solve(self.cc, self.cs)
         return self.ss - np.tensordot(self.cs, gain, axes=([0, 1], [0, 1])), gain
 
     def draw_normal(self, rng: np.random.Generator, draws: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draws from N(0, H^-1): shared [E, n] and clone parts [E, C, m], with their correlation."""
+        """Draws from N(0, H^-1): shared part [E, n] and blocks [E, C, m], with their correlation."""
         schur, gain = self.schur_complement()
         root = np.linalg.cholesky(_symmetric(schur))
         z = rng.standard_normal((draws, schur.shape[0]))
@@ -75,7 +80,7 @@ class Arrow:
         return shared, own - np.einsum("cmn,en->ecm", gain, shared)
 
     def covariance(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of the shared parameters [n, n]; of each clone's [C, m, m]; and between the two [C, m, n]."""
+        """Covariance H^-1: of the shared part [n, n], of each block [C, m, m], and between the two [C, m, n]."""
         schur, gain = self.schur_complement()
         shared = np.linalg.inv(_symmetric(schur))
         across = -gain @ shared
@@ -83,7 +88,7 @@ class Arrow:
         return shared, own, across
 
     def variances(self) -> tuple[np.ndarray, np.ndarray]:
-        """Diagonal of H^-1: shared [n], clone parts [C, m]."""
+        """Variances, the diagonal of H^-1: shared part [n], blocks [C, m]."""
         shared, own, _ = self.covariance()
         return np.diag(shared).copy(), np.einsum("cmm->cm", own).copy()
 

@@ -1,4 +1,4 @@
-"""Where each parameter stands in a posterior (in the shared part or in the block of a clone), and whose it is."""
+"""Index of every parameter in a posterior: its place in the shared part or in the block of a group, and its owner."""
 
 from __future__ import annotations
 
@@ -14,65 +14,67 @@ from optim.parameters import ParameterSpec
 
 @dataclass(frozen=True)
 class ParameterIndex:
-    """One parameter: entry `column` of the shared part (clone -1), or of the block of a clone."""
+    """Index of one parameter: entry `column` of the shared part (`group` -1), or of the block of a group."""
 
     spec: ParameterSpec
     level: str  # shared | population | clone | batch | vessel
-    owner: str  # clone, batch or vessel id; '' for shared and population
+    owner: str  # group, batch or vessel id; '' for shared and population
     group: int
     column: int
 
     @property
     def full_name(self) -> str:
-        """The parameter and whose it is, as messages print it."""
+        """Name and owner of the parameter, as messages print them."""
         return f"{self.spec.name} of {self.owner}" if self.owner else self.spec.name
 
     def value_in(self, shared: np.ndarray, block: np.ndarray) -> np.ndarray:
-        """Its values in a shared part [..., n] and blocks [..., C, m]."""
-        found: np.ndarray = shared[..., self.column] if self.group < 0 else block[..., self.group, self.column]
-        return found
+        """Values of the parameter in a shared part [..., n] and blocks [..., C, m]."""
+        return np.asarray(shared[..., self.column] if self.group < 0 else block[..., self.group, self.column])
 
     def set_in(self, shared: np.ndarray, block: np.ndarray, value: float | bool) -> None:
-        """Set it there."""
+        """Set the parameter in a shared part [..., n] and blocks [..., C, m], in place."""
         if self.group < 0:
             shared[..., self.column] = value
         else:
             block[..., self.group, self.column] = value
 
     def mask_of(self, point: Point) -> Parts:
-        """A mask that is true here alone."""
+        """Mask of the shape of a point's parts that is true for this parameter alone."""
         mask = np.zeros(point.shared.shape, bool), np.zeros(point.block.shape, bool)
         self.set_in(*mask, True)
         return mask
 
 
 def all_parameters(p: Posterior) -> tuple[ParameterIndex, ...]:
-    """All parameters, in the order of the parameter table of a fit."""
+    """Indices of all parameters of a posterior, in the order in which a fit lists them."""
     problem, ns, nc = p.problem, p.n_shared, p.n_per_group
-    found = [ParameterIndex(spec, "shared", "", -1, i) for i, spec in enumerate(problem.shared_specs)]
+    indices = [ParameterIndex(spec, "shared", "", -1, i) for i, spec in enumerate(problem.shared_specs)]
     for i, spec in enumerate(problem.group_specs):
-        found.append(ParameterIndex(spec, "population", "", -1, ns + i))
-        found += [ParameterIndex(spec, "clone", name, c, i) for c, name in enumerate(problem.groups)]
+        indices.append(ParameterIndex(spec, "population", "", -1, ns + i))
+        indices += [ParameterIndex(spec, "clone", name, c, i) for c, name in enumerate(problem.groups)]
     for b in range(p.n_batches):
         for i, spec in enumerate(problem.batch_specs):
-            found.append(ParameterIndex(spec, "batch", problem.batches[b], -1, ns + nc + b * p.n_per_batch + i))
+            indices.append(ParameterIndex(spec, "batch", problem.batches[b], -1, ns + nc + b * p.n_per_batch + i))
     for i, spec in enumerate(problem.vessel_specs):
         for b, c in enumerate(problem.vessel_group):
-            found.append(
+            indices.append(
                 ParameterIndex(spec, "vessel", problem.dataset.runs[b].run_id, int(c), int(p.block_columns[b][nc + i]))
             )
-    return tuple(found)
+    return tuple(indices)
 
 
 def select_parameters(p: Posterior, names: Sequence[str], owner: str | None = "") -> tuple[ParameterIndex, ...]:
-    """Parameters by name, of one owner ('': shared and population; None: all). Raises `FitError` for unknown ones."""
+    """Select parameters by name and owner ('': shared and population; None: any owner).
+
+    Raises `FitError` for a name that is not estimated, or when the owner has none of the parameters.
+    """
     every = all_parameters(p)
-    known = {place.spec.name for place in every}
+    known = {x.spec.name for x in every}
     for name in names:
         if name not in known:
             raise FitError(f"no estimated parameter '{name}'.{nearest(name, known)} Known: {', '.join(sorted(known))}")
-    found = tuple(x for x in every if x.spec.name in names and (owner is None or x.owner == owner))
-    if not found:
+    selected = tuple(x for x in every if x.spec.name in names and (owner is None or x.owner == owner))
+    if not selected:
         owners = sorted({x.owner or "''" for x in every if x.spec.name in names})
         raise FitError(f"no parameter {', '.join(names)} of '{owner}'; owners: {', '.join(owners)}")
-    return found
+    return selected

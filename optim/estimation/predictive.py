@@ -1,4 +1,4 @@
-"""Predictions of every data point with bands: what the fit expects a new measurement to read."""
+"""Posterior predictive distribution of every reading: what the fit expects a new measurement to be, with bands."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from optim.estimation.result import Observations
 
 
 def posterior_predictive(posterior: Posterior, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
-    """Predictions [B, M] of the estimate, and the standard deviation of a new measurement around them.
+    """Predictions of the estimate [B, M], and the standard deviation of a new reading about them [B, M].
 
-    Noise with heavy tails counts by that of the normal distribution with the same middle 90 %. Members whose simulation
-    fails are left out of the deviation.
+    The deviation combines the spread of the ensemble and the noise, in the unit of each assay. Heavy-tailed noise
+    counts as the normal distribution with the same middle 90 %. Members whose simulation fails are left out.
     """
     problem = posterior.problem
     n = len(problem.vessel_group)
@@ -38,17 +38,17 @@ def reading_sd(posterior: Posterior, y: np.ndarray) -> np.ndarray:
 
 
 def observation_bands(
-    posterior: Posterior, predicted: np.ndarray, sd: np.ndarray, only: np.ndarray | None = None
+    posterior: Posterior, predicted: np.ndarray, sd: np.ndarray, *, mask: np.ndarray | None = None
 ) -> Observations:
-    """All data points in use (or those of `only` [B, M]) with predictions and their 90 % bands."""
+    """List the readings in use (those of `mask` [B, M]) with predictions and 90 % bands, in canonical units."""
     problem, v = posterior.problem, posterior.problem.vessels
-    use = v.weight > 0.0 if only is None else (v.weight > 0.0) & only
+    use = v.weight > 0.0 if mask is None else (v.weight > 0.0) & mask
     b, m = np.nonzero(use)
     time = np.array([v.grid.t[i, j] for i, j in zip(b, v.node[b, m], strict=True)])
     runs = problem.dataset.runs
     lower, upper = predicted - Z90 * sd, predicted + Z90 * sd
     for i, variable in enumerate(problem.variables):
-        # a band does not reach where no reading can be
+        # a band ends at the limits of what the assay can read
         own = v.variable == i
         lowest, highest = problem.noise.reading_range(variable)
         lower[own], upper[own] = np.clip(lower[own], lowest, None), np.clip(upper[own], None, highest)

@@ -8,12 +8,12 @@ from optim.data.dataset import Dataset
 from optim.data.writer import event_table, media_table, run_table, write_dataset
 from optim.doe.candidates import planned_readings
 from optim.doe.result import Suggestion
-from optim.units import VARIABLES, display
+from optim.units import VARIABLES, display_unit
 
 TO_FILL = "measurements_to_fill.csv"
 
 
-def write_plan(s: Suggestion, dataset: Dataset, variables: tuple[str, ...], folder: Path) -> Path:
+def write_plan(s: Suggestion, dataset: Dataset, variables: tuple[str, ...], *, folder: Path) -> Path:
     """Write runs.csv, events.csv, media.csv and a table of readings to fill in; replaces `folder`.
 
     Saved as measurements.csv, the filled table makes the folder a dataset; `append_runs` joins it to the old one.
@@ -26,7 +26,7 @@ def write_plan(s: Suggestion, dataset: Dataset, variables: tuple[str, ...], fold
             "time_h": time,
             "variable": name,
             "value": "",
-            "unit": display(VARIABLES[name].unit),
+            "unit": display_unit(VARIABLES[name].unit),
             "replicate": "1",
             "censored": "",
             "qc_flag": "",

@@ -21,7 +21,7 @@ def kinetics_names() -> tuple[str, ...]:
 
 
 @cache
-def kinetics(name: str) -> AbstractKineticModel:
+def load_kinetics(name: str) -> AbstractKineticModel:
     """The model in `optim/kinetics/<name>.py`.
 
     Raises `ConfigError` for an unknown name, and for a file that does not hold exactly one model.

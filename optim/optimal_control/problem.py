@@ -457,8 +457,10 @@ class ControlProblem:
     # --- the path between the nodes ---
 
     def margins_along_path(self, w: np.ndarray, path: LanePath) -> np.ndarray:
-        """Smallest margins [pieces, limits] along the whole path of one lane: the ends of all steps and three places
-        within each. A terminal constraint has inf in all pieces but the last.
+        """Smallest margins [pieces, limits] along the whole path of one lane.
+
+        The path is evaluated at the ends of all steps and at three places within each. A terminal constraint has inf in
+        all pieces but the last.
 
         Args:
             w: scaled decisions [D].

@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from optim.errors import ConfigError, InfeasibleError
-from optim.optimisation.solve import Bounds, Progress, Solution, best, solve
+from optim.optimisation.process_program import ProcessProgram
+from optim.optimisation.solve import Bounds, Progress, Solution, best, silent, solve
 from optim.process.calendar import bounds_with, held, hours_allow, idle_decisions, timed_decisions
 from optim.process.design import Design
+from optim.process.lanes import Lanes
 from optim.process.problem import ProcessProblem
 from optim.settings.optimisation import OptimiseSettings
 from optim.settings.process import CalendarSettings
@@ -34,18 +36,18 @@ class Variant:
 def variants(
     problem: ProcessProblem,
     starts: np.ndarray,
-    parameters: np.ndarray,
+    lane: Lanes,
+    *,
     calendar: CalendarSettings | None,
-    choices: dict[str, dict[str, float]],
     options: OptimiseSettings,
-    progress: Progress = lambda text: None,
+    progress: Progress = silent,
 ) -> tuple[Variant, ...]:
-    """Every variant at its best, from starts [L, D] and for parameters [P]; the best first.
+    """Every variant at its best in a lane, from starts [L, D]; the best first.
 
     Without a calendar people are always there; without choices there is one, with nothing held. Raises
     `InfeasibleError` where no variant has a process that meets all limits.
     """
-    design = problem.design
+    design, choices = problem.design, options.choices
     patterns = {name: held(design, dict(values), f"optimise.choices.{name}") for name, values in choices.items()} or {
         "": {}
     }
@@ -65,7 +67,7 @@ def variants(
             continue
         relaxed.append(Variant(name, bounds_with(design, fixed | idle, {})))
         timed.append((fixed | idle, timed_decisions(calendar, design, day) if calendar else {}))
-    found = _solved(problem, relaxed, starts, parameters, options, progress)
+    found = _solved(problem, relaxed, starts, lane, options, progress)
     if any(times for _, times in timed):
         narrow, begin = [], []
         for v, (fixed, times) in zip(found, timed, strict=True):
@@ -74,7 +76,7 @@ def variants(
             for bounds in in_hours(design, fixed, times, v.solution.x):
                 narrow.append(replace(v, bounds=bounds, solution=None))
                 begin.append(v.solution.x)
-        found = _each(problem, narrow, np.array(begin).reshape(-1, len(design.lower)), parameters, options, progress)
+        found = _each(problem, narrow, np.array(begin).reshape(-1, len(design.lower)), lane, options, progress)
     able = [v for v in found if v.solution is not None]
     if not able:
         raise InfeasibleError(
@@ -109,13 +111,13 @@ def _solved(
     problem: ProcessProblem,
     rows: list[Variant],
     starts: np.ndarray,
-    parameters: np.ndarray,
+    lane: Lanes,
     options: OptimiseSettings,
     progress: Progress,
 ) -> list[Variant]:
     """Every variant from all starts."""
     many = [v for v in rows for _ in starts]
-    found = _each(problem, many, np.tile(starts, (len(rows), 1)), parameters, options, progress)
+    found = _each(problem, many, np.tile(starts, (len(rows), 1)), lane, options, progress)
     ends = [found[i * len(starts) : (i + 1) * len(starts)] for i in range(len(rows))]
     return [
         replace(v, solution=best([e.solution for e in own if e.solution is not None]))
@@ -127,7 +129,7 @@ def _each(
     problem: ProcessProblem,
     rows: list[Variant],
     starts: np.ndarray,
-    parameters: np.ndarray,
+    lane: Lanes,
     options: OptimiseSettings,
     progress: Progress,
 ) -> list[Variant]:
@@ -135,5 +137,6 @@ def _each(
     if not rows:
         return []
     bounds = Bounds(*np.stack([v.bounds for v in rows], axis=1))
-    found = solve(problem, starts, np.tile(parameters, (len(rows), 1)), options, progress, bounds)
+    program = ProcessProgram(problem, lane.tiled(len(rows)))
+    found = solve(program, starts, options, bounds=bounds, progress=progress)
     return [replace(v, solution=best([s])) for v, s in zip(rows, found, strict=True)]

@@ -14,11 +14,12 @@ from optim.optimisation.result import (
     Series,
 )
 from optim.process.cost import DRIVERS, Harvest
+from optim.process.lanes import Lanes, as_lanes
 from optim.process.problem import ProcessProblem, Trace
 from optim.runtime import require_float64
 from optim.schedule.actions import Action
 from optim.schedule.decode import actions_of
-from optim.units import VARIABLES, display
+from optim.units import VARIABLES, display_unit
 
 AT_BOUND = 1e-4  # of a decision's span
 ACTIVE_MARGIN = 1e-3  # of a constraint's limit
@@ -29,14 +30,15 @@ def outcome(
     problem: ProcessProblem,
     name: str,
     x: np.ndarray,
-    ensemble: np.ndarray,
+    ensemble: Lanes | np.ndarray,
 ) -> ProcessOutcome:
-    """The process with decisions x [D] over the ensemble [E, P], member 0 being the estimate.
+    """The process with decisions x [D] over an ensemble (lanes, or parameters [E, P]), member 0 being the estimate.
 
     Metrics of members that failed are left out and counted. Raises `SimulationError` when the estimate itself fails.
     """
     require_float64("outcome")
-    trace = problem.trace(np.tile(x, (len(ensemble), 1)), ensemble)
+    lanes = as_lanes(ensemble)
+    trace = problem.trace(np.tile(x, (lanes.number, 1)), lanes)
     if trace.status[0] != 0:
         code = Status(int(trace.status[0]))
         raise SimulationError(f"process '{name}' cannot be simulated: {code.name.lower()}; {code.remedy}")
@@ -106,7 +108,7 @@ def _series(problem: ProcessProblem, trace: Trace, good: np.ndarray) -> Series:
     values = [trace.observed[:, i] for i in range(len(problem.observed))] + content + [volume, trace.temperature]
     names = (*problem.observed, *(["product_per_biomass"] if content else []), "volume", "temperature")
     units = (
-        *(display(VARIABLES[v].unit) for v in problem.observed),
+        *(display_unit(VARIABLES[v].unit) for v in problem.observed),
         *(["g/g"] if content else []),
         "mL",
         "°C",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,20 +12,19 @@ from optim.estimation.result import FitResult
 from optim.kinetics.base import AbstractKineticModel
 from optim.optimisation.choices import Variant, variants
 from optim.optimisation.evaluate import constraint_values, outcome
+from optim.optimisation.process_program import ProcessProgram, start_points, tiled_bounds
 from optim.optimisation.result import (
-    Interval,
     Judged,
     Optimum,
-    RankedClone,
-    Ranking,
     Robustness,
     SolveReport,
     VariantReport,
 )
 from optim.optimisation.robust import ESTIMATE, judge, solve_robust
-from optim.optimisation.solve import FEASIBLE, Progress, Solution, best, solve, start_points, tiled
+from optim.optimisation.solve import Progress, Solution, best, silent, solve
 from optim.optimisation.tightening import finely, kept_between
 from optim.process.disturbance import Drift, executed
+from optim.process.lanes import Lanes
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
 from optim.settings.objective import RiskSettings
@@ -60,7 +58,7 @@ def optimise(
     options: OptimiseSettings,
     lineage: Lineage,
     first: np.ndarray | None = None,
-    progress: Progress = lambda text: None,
+    progress: Progress = silent,
     risk: RiskSettings = ESTIMATE,
     calendar: CalendarSettings | None = None,
 ) -> Optimum:
@@ -74,20 +72,23 @@ def optimise(
     starts = start_points(problem, options.starts, lineage.seed)
     if first is not None:
         starts = np.concatenate([starts, first[None]])
-    found = solve(problem, starts, np.tile(ensemble[0], (len(starts), 1)), options, progress)
+    lane = Lanes(ensemble[:1])
+    found = solve(ProcessProgram(problem, lane.tiled(len(starts))), starts, options, progress=progress)
     chosen = best(found)
     if chosen is None:
-        raise InfeasibleError(_conflict(problem, found, ensemble[0]))
+        raise InfeasibleError(explain_conflict(problem, found, lane.tiled(len(starts))))
     history, reports = _history(problem, found[: options.starts]), [_report(problem, s) for s in found]
-    chosen, between = kept_between(problem, chosen, ensemble[0], options, progress)
+    chosen, between = kept_between(problem, chosen, lane, options=options, progress=progress)
     x, robustness = chosen.x, None
     tried: tuple[Variant, ...] = ()
-    begin, bounds = distinct(problem, found, DISTINCT_STARTS, first=x), None
+    begin, bounds = np.array([s.x for s in distinct_solutions(problem, found, DISTINCT_STARTS, first=chosen)]), None
     if calendar or options.choices:
-        tried = variants(problem, begin, ensemble[0], calendar, options.choices, options, progress)
+        tried = variants(problem, begin, lane, calendar=calendar, options=options, progress=progress)
         assert tried[0].solution is not None
         bounds = tried[0].bounds
-        chosen, between = kept_between(problem, tried[0].solution, ensemble[0], options, progress, bounds)
+        chosen, between = kept_between(
+            problem, tried[0].solution, lane, options=options, bounds=bounds, progress=progress
+        )
         x = chosen.x
         begin = x[None]
     if risk.is_active:
@@ -158,10 +159,11 @@ def _robust(
     if risk.execution.has_errors and len(held):
         held = np.resize(held, (max(HELD_OUT, used), ensemble.shape[1]))
     drift = executed(risk.execution, used + len(held), lineage.seed)
-    seen_drift, held_drift = Drift(*(v[:used] for v in drift)), Drift(*(v[used:] for v in drift))
-    own = tiled(bounds, len(starts))
+    seen = Lanes(pool, drift=Drift(*(v[:used] for v in drift)))
+    held_out = Lanes(held, drift=Drift(*(v[used:] for v in drift)))
+    own = tiled_bounds(bounds, len(starts))
     close = finely(problem)  # limits are promised just after boluses, too
-    ends = solve_robust(close, starts, pool, risk, options, progress, seen_drift, own)
+    ends = solve_robust(close, starts, seen, risk=risk, options=options, bounds=own, progress=progress)
     safe = [end for end in ends if end.met >= risk.chance - 1e-9 and np.isfinite(end.solution.objective)]
     if not safe:
         top = max(end.met for end in ends)
@@ -176,9 +178,9 @@ def _robust(
         ("nominal optimum", starts[0]),
         ("robust optimum", chosen.x),
     ):
-        seen, met = judge(close, x, pool, risk, seen_drift)
-        later, met_later = judge(close, x, held, risk, held_drift) if len(held) else (np.nan, np.nan)
-        judged.append(Judged(name, seen, later, met, met_later))
+        value, met = judge(close, x, seen, risk)
+        later, met_later = judge(close, x, held_out, risk) if len(held) else (np.nan, np.nan)
+        judged.append(Judged(name, value, later, met, met_later))
     nominal = outcome(problem, "nominal optimum", starts[0], ensemble)
     reports = []
     for k, end in enumerate(ends):
@@ -203,147 +205,27 @@ def _report(problem: ProcessProblem, s: Solution) -> SolveReport:
     return SolveReport(s.start, value, s.max_violation, s.kkt, s.iterations, s.success, s.message)
 
 
-def _conflict(problem: ProcessProblem, found: list[Solution], p: np.ndarray) -> str:
-    usable = [s for s in found if np.isfinite(s.max_violation)]
-    if not usable:
+def explain_conflict(problem: ProcessProblem, found: list[Solution], lanes: Lanes) -> str:
+    """Which limits the process that breaks them least breaks, and by how much; `found` has one solution per lane."""
+    violation = np.array([s.max_violation for s in found])
+    if not np.isfinite(violation).any():
         return "no start could be simulated; check the bounds of the decisions and the initial state"
-    least = min(usable, key=lambda s: s.max_violation)
-    trace = problem.trace(least.x[None], p[None])
+    place = int(np.nanargmin(violation))
+    least = found[place]
+    trace = problem.trace(least.x[None], lanes.rows(np.array([place])))
     broken = [c for c in constraint_values(problem, trace, trace.status == 0) if c.margin < -1e-6 * abs(c.limit)]
     named = "; ".join(f"{c.name}: {c.value:.4g} against a {c.kind} of {c.limit:g} {c.unit}" for c in broken)
     where = ", ".join(f"{d.name}={v:.4g} {d.unit}" for d, v in zip(problem.design.decisions, least.x, strict=True))
     return f"no process meets all constraints. Closest one breaks {named}. It has {where}"
 
 
-def rank(
-    problem: ProcessProblem,
-    ensembles: dict[str, np.ndarray],
-    options: OptimiseSettings,
-    lineage: Lineage,
-    truth: Callable[[str, np.ndarray], float] | None = None,
-    progress: Progress = lambda text: None,
-) -> Ranking:
-    """Rank clones by the maximised metric, each at its own optimised process, over the joint parameter ensemble.
-
-    `truth` returns the true metric of a clone at given decisions, where the data are simulated.
-    """
-    require_float64("rank")
-    clones = tuple(ensembles)
-    members = len(next(iter(ensembles.values())))
-    platform = np.tile(problem.design.platform, (members * len(clones), 1))
-    at_platform = dict(zip(clones, _metric(problem, platform, ensembles, list(clones)), strict=True))
-    base = _scout(problem, ensembles, at_platform, options, lineage.seed, progress)
-    starts = np.concatenate([base for _ in clones])
-    parameters = np.concatenate([np.tile(ensembles[c][0], (len(base), 1)) for c in clones])
-    found = solve(problem, starts, parameters, options, progress)
-    chosen = [best(found[i * len(base) : (i + 1) * len(base)]) for i in range(len(clones))]
-    able = [c for c, s in zip(clones, chosen, strict=True) if s is not None]
-    if not able:
-        raise InfeasibleError(_conflict(problem, found, parameters[0]))
-    processes = {c: s.x for c, s in zip(clones, chosen, strict=True) if s is not None}
-    at_own = _metric(problem, np.concatenate([np.tile(processes[c], (members, 1)) for c in able]), ensembles, able)
-    # members are joint draws of all clones: compare within a member, and only where every clone could be simulated
-    whole = np.isfinite(at_own).all(axis=0)
-    draws = at_own[:, whole]
-    sign = problem.objective.target.sign
-    good = sign * draws
-    wins = np.bincount(good.argmax(axis=0), minlength=len(able)) / max(1, draws.shape[1])
-    loss = (good.max(axis=0) - good).mean(axis=1)
-    order = np.argsort(-np.median(good, axis=1))
-    true_values = {c: truth(c, processes[c]) for c in able} if truth else {}
-    by_truth = sorted(true_values, key=lambda c: -sign * true_values[c])
-    rows = [
-        RankedClone(
-            clone=able[i],
-            rank=place + 1,
-            objective=Interval.of(draws[i]),
-            at_platform=Interval.of(_finite(at_platform[able[i]])),
-            probability_best=float(wins[i]),
-            expected_loss=float(loss[i]),
-            decisions={d.name: float(v) for d, v in zip(problem.design.decisions, processes[able[i]], strict=True)},
-            truth=true_values.get(able[i]),
-            truth_rank=by_truth.index(able[i]) + 1 if able[i] in by_truth else None,
-            message="",
-        )
-        for place, i in enumerate(order)
-    ]
-    nan = Interval(float("nan"), float("nan"), float("nan"), float("nan"))
-    rows += [
-        RankedClone(c, len(able) + 1, nan, nan, 0.0, float("nan"), {}, None, None, "no process meets all constraints")
-        for c in clones
-        if c not in able
-    ]
-    best_at = {name: (processes[name], ensembles[name][0]) for name in able}
-    return Ranking(
-        lineage=lineage,
-        objective=problem.metric,
-        unit=problem.metrics[problem.metric].unit,
-        rows=tuple(rows),
-        price_flips=_price_flips(problem, best_at, able[order[0]]),
-    )
-
-
-def _price_flips(problem: ProcessProblem, at: dict[str, tuple[np.ndarray, np.ndarray]], leader: str) -> tuple[str, ...]:
-    """Prices within whose range another clone is the best, each at its own process and estimate."""
-    prices = problem.book.prices()
-    ends = [(i, v) for i, item in enumerate(problem.book.rows) for v in (item.low, item.high) if v != prices[i]]
-    if not ends:
-        return ()
-    lanes = [(name, i, v) for i, v in ends for name in at]
-    paid = np.tile(prices, (len(lanes), 1))
-    for lane, (_, i, v) in enumerate(lanes):
-        paid[lane, i] = v
-    x, p = (np.array([at[name][k] for name, _, _ in lanes]) for k in (0, 1))
-    values = problem.evaluate(x, p, paid).objective.reshape(len(ends), len(at))
-    names = list(at)
-    found = []
-    for (i, v), row in zip(ends, values, strict=True):
-        top = names[int(np.argmax(np.nan_to_num(row, nan=-np.inf)))]
-        if top != leader:
-            item = problem.book.rows[i]
-            found.append(f"{top} leads where {item.name} is {v:g} {item.unit}")
-    return tuple(found)
-
-
-def _scout(
-    problem: ProcessProblem,
-    ensembles: dict[str, np.ndarray],
-    at_platform: dict[str, np.ndarray],
-    options: OptimiseSettings,
-    seed: int,
-    progress: Progress,
-) -> np.ndarray:
-    """Where every clone starts: the best processes that differ, found from many starts for one promising clone.
-
-    Processes have several local optima, much the same ones for all clones of a screen.
-    """
-    sign = problem.objective.target.sign
-    clone = max(at_platform, key=lambda c: np.nan_to_num(sign * at_platform[c][0], nan=-np.inf))
-    starts = start_points(problem, options.starts, seed)
-    found = solve(problem, starts, np.tile(ensembles[clone][0], (len(starts), 1)), options, progress)
-    chosen = distinct(problem, found, options.rank_starts)
-    return chosen if len(chosen) else starts[: options.rank_starts]
-
-
-def distinct(problem: ProcessProblem, found: list[Solution], most: int, first: np.ndarray | None = None) -> np.ndarray:
-    """The best processes that differ, best first (or after `first`), [at most `most`, D]; empty where no start is
-    feasible."""
+def distinct_solutions(
+    problem: ProcessProblem, found: list[Solution], most: int, *, first: Solution | None = None
+) -> list[Solution]:
+    """The best feasible solutions that differ, the best first (or after `first`), at most `most`."""
     span = problem.design.upper - problem.design.lower
-    usable = [s for s in found if np.isfinite(s.objective) and s.max_violation <= FEASIBLE]
-    chosen: list[np.ndarray] = [] if first is None else [first]
-    for s in sorted(usable, key=lambda s: -s.objective):
-        if all(np.abs((s.x - x) / span).max() > DISTINCT_SPAN for x in chosen):
-            chosen.append(s.x)
-    return np.array(chosen[:most])
-
-
-def _finite(values: np.ndarray) -> np.ndarray:
-    kept = values[np.isfinite(values)]
-    return kept if len(kept) else np.array([np.nan])
-
-
-def _metric(problem: ProcessProblem, x: np.ndarray, ensembles: dict[str, np.ndarray], clones: list[str]) -> np.ndarray:
-    """The maximised metric, [C, E], NaN for a member that failed."""
-    e = problem.evaluate(x, np.concatenate([ensembles[c] for c in clones]))
-    values = np.where(e.status == 0, problem.objective.from_solver(e.objective), np.nan)
-    return values.reshape(len(clones), -1)
+    chosen = [] if first is None else [first]
+    for s in sorted((s for s in found if s.feasible), key=lambda s: -s.objective):
+        if all(np.abs((s.x - c.x) / span).max() > DISTINCT_SPAN for c in chosen):
+            chosen.append(s)
+    return chosen[:most]

@@ -14,7 +14,9 @@ import numpy as np
 
 from optim.artefact import Artefact, Lineage
 from optim.errors import ConfigError, InfeasibleError, nearest
-from optim.optimisation.solve import Floor, Progress, Solution, best, solve, start_points, tiled
+from optim.optimisation.process_program import Floor, ProcessProgram, start_points, tiled_bounds
+from optim.optimisation.solve import Progress, SequentialQuadratic, Solution, best, silent, solve
+from optim.process.lanes import one_lane
 from optim.process.metrics import OBJECTIVES
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
@@ -65,7 +67,7 @@ def pareto(
     points: int,
     options: OptimiseSettings,
     lineage: Lineage,
-    progress: Progress = lambda text: None,
+    progress: Progress = silent,
     bounds: np.ndarray | None = None,
 ) -> Front:
     """The front between the problem's objective and another one, at parameters [P].
@@ -89,33 +91,30 @@ def pareto(
     if other.metric not in problem.metrics:  # profit has to be known to both
         raise ConfigError("objective.market: missing; profit needs a price, a demand and the days of a suite")
     starts = start_points(problem, options.starts, lineage.seed)
-    many = np.tile(parameters, (len(starts), 1))
-    ends = []
+    lane = one_lane(parameters)
+    ends = list[Solution]()
     for p in (problem, other):
-        top = best(solve(p, starts, many, options, progress, tiled(bounds, len(starts))))
+        program, own = ProcessProgram(p, lane.tiled(len(starts))), tiled_bounds(bounds, len(starts))
+        top = best(solve(program, starts, options, bounds=own, progress=progress))
         if top is None:
             raise InfeasibleError("no process meets all limits; `optim optimise` says which are in conflict")
-        ends.append(top.x)
+        ends.append(top)
     places = [list(problem.metrics).index(m) for m in (problem.metric, other.metric)]
-    at_ends = problem.evaluate(np.array(ends), np.tile(parameters, (2, 1))).metrics[:, places]
+    at_ends = problem.evaluate(np.array([s.x for s in ends]), lane.tiled(2)).metrics[:, places]
     levels = np.linspace(at_ends[0, 1], at_ends[1, 1], points)[1:-1]
     n = len(levels)
-
-    def again(found: list[Solution | None], from_: np.ndarray) -> list[Solution | None]:
-        more = solve_levels(problem, other.metric, levels, from_, parameters, options, bounds, progress)
-        return [best([s for s in pair if s is not None]) for pair in zip(found, more, strict=True)]
-
+    front = _Levels(ProcessProgram(problem, lane.tiled(n), (Floor(other.metric, levels),)), options, bounds, progress)
     share = np.linspace(0.0, 1.0, points)[1:-1, None]
-    found = again([None] * n, (1.0 - share) * ends[0] + share * ends[1])
-    found = again(found, np.tile(ends[1], (n, 1)))
+    found = front.solve((1.0 - share) * ends[0].x + share * ends[1].x)
+    found = front.better(found, front.solve_near([ends[1]] * n))
     for _ in range(NEIGHBOUR_ROUNDS):
         for step in (1, -1):  # from the neighbour that reaches more of the other metric, then from the one with less
-            row = [ends[0], *(s.x if s is not None else ends[1] for s in found), ends[1]]
-            found = again(found, np.array(row[1 + step : 1 + step + n]))
+            row = [ends[0], *(s or ends[1] for s in found), ends[1]]
+            found = front.better(found, front.solve_near(row[1 + step : 1 + step + n]))
     kept = [s for s in found if s is not None]
-    x = np.array([ends[0], *(s.x for s in kept), ends[1]])
-    values = problem.evaluate(x, np.tile(parameters, (len(x), 1))).metrics[:, places]
-    platform = problem.evaluate(problem.design.platform[None], parameters[None]).metrics[0, places]
+    x = np.array([ends[0].x, *(s.x for s in kept), ends[1].x])
+    values = problem.evaluate(x, lane.tiled(len(x))).metrics[:, places]
+    platform = problem.evaluate(problem.design.platform[None], lane).metrics[0, places]
     names = [d.name for d in problem.design.decisions]
     reports = [(0.0, True), *((s.kkt, s.success) for s in kept), (0.0, True)]
     rows = [
@@ -123,7 +122,7 @@ def pareto(
         for (a, b), row, (kkt, ok) in zip(values, x, reports, strict=True)
     ]
     scores = values * [p.objective.target.sign for p in (problem, other)]
-    front = nondominated(scores)
+    upper = nondominated(scores)
     return Front(
         lineage=lineage,
         clone=clone,
@@ -131,27 +130,36 @@ def pareto(
         second=other.metric,
         first_unit=problem.metrics[problem.metric].unit,
         second_unit=problem.metrics[other.metric].unit,
-        points=tuple(rows[i] for i in front),
+        points=tuple(rows[i] for i in upper),
         platform=(float(platform[0]), float(platform[1])),
-        hypervolume=hypervolume(scores[front]),
+        hypervolume=hypervolume(scores[upper]),
         lost=len(levels) - len(kept),
     )
 
 
-def solve_levels(
-    problem: ProcessProblem,
-    metric: str,
-    levels: np.ndarray,
-    starts: np.ndarray,
-    parameters: np.ndarray,
-    options: OptimiseSettings,
-    bounds: np.ndarray | None,
-    progress: Progress,
-) -> list[Solution | None]:
-    """The best process that reaches each level [n] of a metric, from one start each [n, D]; None where none does."""
-    many, own = np.tile(parameters, (len(levels), 1)), tiled(bounds, len(levels))
-    found = solve(problem, starts, many, options, progress, own, floors=(Floor(metric, levels),))
-    return [best([s]) for s in found]
+@dataclass(frozen=True)
+class _Levels:
+    """The best process that reaches each level of a metric, one lane per level."""
+
+    program: ProcessProgram
+    options: OptimiseSettings
+    bounds: np.ndarray | None
+    progress: Progress
+
+    def solve(self, starts: np.ndarray, method: SequentialQuadratic | None = None) -> list[Solution | None]:
+        """From one start each [n, D]; None where none is feasible."""
+        own = tiled_bounds(self.bounds, len(starts))
+        found = solve(self.program, starts, self.options, bounds=own, method=method, progress=self.progress)
+        return [best([s]) for s in found]
+
+    def solve_near(self, solutions: list[Solution]) -> list[Solution | None]:
+        """From a solution each."""
+        return self.solve(np.array([s.x for s in solutions]), SequentialQuadratic.near(solutions))
+
+    @staticmethod
+    def better(found: list[Solution | None], more: list[Solution | None]) -> list[Solution | None]:
+        """The better of two at every level."""
+        return [best([s for s in pair if s is not None]) for pair in zip(found, more, strict=True)]
 
 
 def nondominated(scores: np.ndarray) -> list[int]:

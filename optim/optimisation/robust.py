@@ -9,15 +9,17 @@ the choice stays (Campi & Garatti 2011, J Optim Theory Appl 148:257, discard sce
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from optim.optimisation.solve import FEASIBLE, Answers, Bounds, Progress, Solution, search
-from optim.process.disturbance import AS_PLANNED, Drift
-from optim.process.disturbance import lanes as lanes_of
+from optim.optimisation.sequential_quadratic import FEASIBLE
+from optim.optimisation.solve import Answers, Bounds, Method, Progress, SequentialQuadratic, Solution, silent, solve
+from optim.process.disturbance import broadcast_drift
+from optim.process.lanes import Lanes, as_lanes
 from optim.process.problem import Evaluation, ProcessProblem
 from optim.settings.objective import RiskSettings
 from optim.settings.optimisation import OptimiseSettings
@@ -64,15 +66,14 @@ def smooth_measure(risk: RiskSettings, values: np.ndarray, width: float) -> tupl
 
 
 def judge(
-    problem: ProcessProblem, x: np.ndarray, ensemble: np.ndarray, risk: RiskSettings, drift: Drift = AS_PLANNED
+    problem: ProcessProblem, x: np.ndarray, members: Lanes | np.ndarray, risk: RiskSettings
 ) -> tuple[float, float]:
-    """The measure of the maximised metric over an ensemble [E, P], and the share of it in which all limits are met.
-
-    `drift` [E] is how the process is carried out in each member.
+    """The measure of the maximised metric over members, and the share of them in which all limits are met.
 
     A member that fails is the worst of all for the measure where a tail counts, and meets no limit.
     """
-    e = problem.evaluate(np.tile(x, (len(ensemble), 1)), ensemble, drift=drift)
+    members = as_lanes(members)
+    e = problem.evaluate(np.tile(x, (members.number, 1)), members)
     good = e.status == 0
     values = utility(problem, e.metrics)
     values = np.where(good, values, np.min(values[good], initial=np.inf))
@@ -92,18 +93,6 @@ class Robust:
     met: float
 
 
-@dataclass
-class _Lane:
-    """One start on its way: where it stands, the members it must keep all limits in, the margins it watches."""
-
-    x: np.ndarray
-    required: np.ndarray  # [K] members
-    watched: np.ndarray  # [2, n] (member, row)
-    best: Solution | None = None
-    met: float = 0.0
-    rank: tuple[bool, float, float] = (False, 0.0, -np.inf)  # limits kept, in how many members, the objective
-
-
 def utility(problem: ProcessProblem, metrics: np.ndarray) -> np.ndarray:
     """The maximised metric as something of which more is better, from all metrics [.., M]."""
     return problem.objective.target.sign * metrics[..., list(problem.metrics).index(problem.metric)]
@@ -112,48 +101,69 @@ def utility(problem: ProcessProblem, metrics: np.ndarray) -> np.ndarray:
 def solve_robust(
     problem: ProcessProblem,
     starts: np.ndarray,
-    ensemble: np.ndarray,
+    members: Lanes | np.ndarray,
+    *,
     risk: RiskSettings,
     options: OptimiseSettings,
-    progress: Progress = lambda text: None,
-    drift: Drift = AS_PLANNED,
     bounds: Bounds | None = None,
+    progress: Progress = silent,
 ) -> list[Robust]:
-    """Maximise the measure of risk over an ensemble [E, P] from every start [L, D], member 0 being the estimate.
+    """Maximise the measure of risk over the members of an ensemble from every start [L, D]; member 0 is the estimate.
 
-    Members that cannot be simulated at any start are left out. A chance is approached in stages, each from where the
-    one before ended; a start that cannot keep it ends with `success` False and what it could keep. Objectives are
-    those of the softened measure over the metric's size at the starts; judge a process by `risk_measure`.
-    `drift` [E] is how the process is carried out in each member.
+    A member is a parameter set with its own execution, a lane. Members that cannot be simulated at any start are left
+    out. A chance is approached in stages, each from where the one before ended; a start that cannot keep it ends with
+    `success` False and what it could keep. Objectives are those of the softened measure over the metric's size at the
+    starts; judge a process by `risk_measure`.
     """
-    members = _Members.able(problem, starts, ensemble, lanes_of(drift, len(ensemble)))
-    width = members.width(starts)
-    wanted = min(members.count, int(np.ceil(risk.chance * len(ensemble) - 1e-9))) if risk.chance > 0.0 else 0
+    program, asked = RobustProgram.able(problem, starts, as_lanes(members), risk)
+    wanted = min(program.count, int(np.ceil(risk.chance * asked - 1e-9))) if risk.chance > 0.0 else 0
     stages = sorted({int(np.ceil(share * wanted)) for share in STAGES}) if wanted else [0]
     found = []
     # one after another: the members of one point fill whole batches
     for start, x in enumerate(starts):
         own = None if bounds is None else Bounds(*(b[start][None] for b in bounds))
-        lane = _Lane(x, np.array([0]), np.zeros((2, 0), int))
-        _approach(members, lane, stages, risk.chance, _Search(members, risk, width, options, progress, own))
+        lane = _Lane(x, np.array([0]), np.zeros((2, 0), int), asked)
+
+        def solve_from(program: RobustProgram, lane: _Lane, own: Bounds | None = own) -> Solution:
+            near = SequentialQuadratic.near([lane.last] if lane.last else [])
+            (s,) = solve(program, lane.x[None], options, bounds=own, method=near, progress=progress)
+            return s
+
+        _approach(program, lane, stages, solve_from)
         found.append(_ended(lane, risk))
     return found
 
 
-def _approach(members: _Members, lane: _Lane, stages: list[int], chance: float, search_from: _Search) -> None:
+@dataclass
+class _Lane:
+    """One start on its way: where it stands, the members it must keep all limits in, the margins it watches."""
+
+    x: np.ndarray
+    required: np.ndarray  # [K] members
+    watched: np.ndarray  # [2, n] (member, row)
+    asked: int  # members in all, with those that cannot be simulated
+    last: Solution | None = None
+    best: Solution | None = None
+    met: float = 0.0
+    rank: tuple[bool, float, float] = (False, 0.0, -np.inf)  # limits kept, in how many members, the objective
+
+
+def _approach(
+    program: RobustProgram, lane: _Lane, stages: list[int], solve_from: Callable[[RobustProgram, _Lane], Solution]
+) -> None:
     """Search on from where a start stands, stage by stage, until the members it must keep limits in stay the same."""
-    margins, stage = members.margins(lane.x[None])[0], 0
+    margins, stage = program.all_margins(lane.x[None])[0], 0
     for _ in range(SCENARIO_ROUNDS):
         lane.required = _required(margins, stages[stage])
         lane.watched = _join(lane.watched, _near(margins, lane.required))
-        s = search_from(lane)
-        lane.x, margins = s.x, members.margins(s.x[None])[0]
+        lane.last = s = solve_from(replace(program, watched=lane.watched), lane)
+        lane.x, margins = s.x, program.all_margins(s.x[None])[0]
         again = _required(margins, stages[stage])
         broken = float(max(0.0, -margins[again].min(initial=0.0)))
-        met = float(np.sum(margins.min(axis=1, initial=0.0) >= -FEASIBLE)) / members.asked  # who fails meets none
+        met = float(np.sum(margins.min(axis=1, initial=0.0) >= -FEASIBLE)) / lane.asked  # who fails meets none
         ok = bool(np.isfinite(s.objective)) and broken <= FEASIBLE
         s = replace(s, max_violation=broken, success=s.success and ok)
-        rank = (ok, min(met, chance), s.objective if np.isfinite(s.objective) else -np.inf)
+        rank = (ok, min(met, program.risk.chance), s.objective if np.isfinite(s.objective) else -np.inf)
         if lane.best is None or rank >= lane.rank:
             lane.best, lane.met, lane.rank = s, met, rank
         if (ok and np.array_equal(again, lane.required)) or stage < len(stages) - 1:
@@ -172,84 +182,78 @@ def _ended(lane: _Lane, risk: RiskSettings) -> Robust:
 
 
 @dataclass(frozen=True)
-class _Members:
-    """The process in every member of an ensemble [E, P]."""
+class RobustProgram:
+    """A measure of risk over the members of an ensemble to maximise, with the `watched` margins kept."""
 
     problem: ProcessProblem
-    ensemble: np.ndarray
-    drift: Drift
-    size: float  # of the metric
-    asked: int  # members in all, with those that cannot be simulated
+    members: Lanes
+    risk: RiskSettings
+    size: float = 1.0  # of the metric
+    width: float = 0.0  # over which the edge of a tail is softened, of the size
+    watched: np.ndarray = field(default_factory=lambda: np.zeros((2, 0), int))  # [2, n] (member, row)
 
     @classmethod
-    def able(cls, problem: ProcessProblem, starts: np.ndarray, ensemble: np.ndarray, drift: Drift) -> _Members:
-        """Those that can be simulated at one start at least."""
-        every = cls(problem, ensemble, drift, 1.0, len(ensemble))
-        e = every.evaluate(starts)
-        able = (e.status.reshape(-1, len(ensemble)) == 0).any(axis=0)
-        size = float(np.nanmedian(np.abs(utility(problem, e.metrics[e.status == 0]))))
-        return cls(problem, ensemble[able], Drift(*(v[able] for v in drift)), size or 1.0, len(ensemble))
+    def able(
+        cls, problem: ProcessProblem, starts: np.ndarray, members: Lanes, risk: RiskSettings
+    ) -> tuple[RobustProgram, int]:
+        """Over the members that can be simulated at one start at least; and of how many."""
+        asked = members.number
+        members = members._replace(drift=broadcast_drift(members.drift, asked))
+        e = cls(problem, members, risk).evaluate(starts)
+        able = np.flatnonzero((e.status.reshape(-1, asked) == 0).any(axis=0))
+        size = float(np.nanmedian(np.abs(utility(problem, e.metrics[e.status == 0])))) or 1.0
+        values = utility(problem, e.metrics).reshape(len(starts), asked)[:, able]
+        width = WIDTH * max(float(np.nanmedian(np.nanstd(values, axis=1))) / size, 1e-6)
+        return cls(problem, members.rows(able), risk, size, width), asked
+
+    @property
+    def lower(self) -> np.ndarray:
+        """Lower bounds [D] of the decisions."""
+        return self.problem.design.lower
+
+    @property
+    def upper(self) -> np.ndarray:
+        """Upper bounds [D] of the decisions."""
+        return self.problem.design.upper
+
+    @property
+    def method(self) -> Method:
+        """By first derivatives."""
+        return SequentialQuadratic()
 
     @property
     def count(self) -> int:
-        return len(self.ensemble)
+        """Members."""
+        return self.members.number
 
     def evaluate(self, x: np.ndarray) -> Evaluation:
         """At points [L, D]: lanes are members within points."""
-        n = len(x)
-        drift = Drift(*(np.tile(v, n) for v in self.drift))
-        return self.problem.evaluate(np.repeat(x, self.count, axis=0), np.tile(self.ensemble, (n, 1)), drift=drift)
+        return self.problem.evaluate(np.repeat(x, self.count, axis=0), self.members.tiled(len(x)))
 
-    def width(self, starts: np.ndarray) -> float:
-        """Over which the edge of a tail is softened."""
-        values = utility(self.problem, self.evaluate(starts).metrics).reshape(len(starts), -1)
-        return WIDTH * max(float(np.nanmedian(np.nanstd(values, axis=1))) / self.size, 1e-6)
-
-    def margins(self, x: np.ndarray) -> np.ndarray:
+    def all_margins(self, x: np.ndarray) -> np.ndarray:
         """Of all limits at points [L, D], [L, E, R]; those of a member that fails are -inf."""
         e = self.evaluate(x)
         m = np.where((e.status == 0)[:, None], np.nan_to_num(e.margins, nan=-np.inf), -np.inf)
         return m.reshape(len(x), self.count, -1)
 
-    def answers(self, x: np.ndarray, risk: RiskSettings, width: float, watched: np.ndarray) -> Answers:
-        """What a search asks at points [L, D]; its margins are the `watched` ones [2, n]."""
+    def answers(self, x: np.ndarray, lanes: np.ndarray) -> Answers:
+        """Values and derivatives at points x [l, D]."""
         n = len(x)
-        drift = Drift(*(np.tile(v, n) for v in self.drift))
-        e, s = self.problem.derivatives(np.repeat(x, self.count, axis=0), np.tile(self.ensemble, (n, 1)), drift=drift)
+        e, s = self.problem.derivatives(np.repeat(x, self.count, axis=0), self.members.tiled(n))
         values = (utility(self.problem, e.metrics) / self.size).reshape(n, self.count)
         slopes = (utility(self.problem, np.moveaxis(s.metrics, 1, -1)) / self.size).reshape(n, self.count, -1)
         good = (e.status.reshape(n, self.count) == 0).all(axis=1) & np.isfinite(values).all(axis=1)
         each = zip(values, good, strict=True)
-        judged = [smooth_measure(risk, v, width) if ok else (np.nan, 0.0 * v) for v, ok in each]
+        judged = [smooth_measure(self.risk, v, self.width) if ok else (np.nan, 0.0 * v) for v, ok in each]
         margins = e.margins.reshape(n, self.count, -1)
         jacobian = s.margins.reshape(*margins.shape, -1)
         return Answers(
             objective=np.array([value for value, _ in judged]),
             gradient=np.einsum("le,led->ld", np.array([weights for _, weights in judged]), np.nan_to_num(slopes)),
-            margins=margins[:, *watched],
-            jacobian=jacobian[:, *watched],
+            margins=margins[:, *self.watched],
+            jacobian=jacobian[:, *self.watched],
             good=good,
         )
-
-
-@dataclass(frozen=True)
-class _Search:
-    """A search from where a lane stands, with the margins that it watches."""
-
-    members: _Members
-    risk: RiskSettings
-    width: float
-    options: OptimiseSettings
-    progress: Progress
-    bounds: Bounds | None
-
-    def __call__(self, lane: _Lane) -> Solution:
-        def answers(x: np.ndarray, _: np.ndarray) -> Answers:
-            return self.members.answers(x, self.risk, self.width, lane.watched)
-
-        design = self.members.problem.design
-        (found,) = search(answers, lane.x[None], design, self.options, self.progress, self.bounds)
-        return found
 
 
 def _required(margins: np.ndarray, count: int) -> np.ndarray:

@@ -10,8 +10,11 @@ import numpy as np
 
 from optim.artefact import Artefact, Lineage
 from optim.errors import ConfigError, nearest
-from optim.optimisation.solve import FEASIBLE, Progress, Solution, limit_rows, solve, tiled
+from optim.optimisation.process_program import ProcessProgram, limit_rows, tiled_bounds
+from optim.optimisation.sequential_quadratic import FEASIBLE
+from optim.optimisation.solve import Progress, SequentialQuadratic, Solution, solve
 from optim.process.disturbance import drift_of
+from optim.process.lanes import Lanes
 from optim.process.problem import Evaluation, ProcessProblem
 from optim.runtime import require_float64
 from optim.settings.optimisation import DriftSettings, OptimiseSettings
@@ -144,10 +147,18 @@ def _influences(
     for lane, (k, value) in enumerate(paid, start=len(ends)):
         c[lane, k] = value
     # asked of the best process at the estimate: a robust one gives up some of the metric anyway
-    (known,) = solve(problem, x[None], ensemble[:1], options, progress, tiled(bounds, 1))
-    best = known.x if known.max_violation <= FEASIBLE else x
-    stay, base = (problem.evaluate(np.tile(here, (len(p), 1)), p, c) for here in (x, best))
-    found = solve(problem, np.tile(best, (len(p), 1)), p, options, progress, tiled(bounds, len(p)), prices=c)
+    estimate, lanes = ProcessProgram(problem, Lanes(ensemble[:1])), Lanes(p, prices=c)
+    (known,) = solve(estimate, x[None], options, bounds=tiled_bounds(bounds, 1), progress=progress)
+    best = known.x if known.feasible else x
+    stay, base = (problem.evaluate(np.tile(here, (len(p), 1)), lanes) for here in (x, best))
+    found = solve(
+        ProcessProgram(problem, lanes),
+        np.tile(best, (len(p), 1)),
+        options,
+        bounds=tiled_bounds(bounds, len(p)),
+        method=SequentialQuadratic.near([known] * len(p)),
+        progress=progress,
+    )
     values = [v for _, v in (*ends, *paid)]
     sides = [
         _side(problem, v, best, lane, stay, base, s) for lane, (v, s) in enumerate(zip(values, found, strict=True))
@@ -207,7 +218,7 @@ def _drifted(
     if h.harvest_h:
         i = _harvest(problem)
         there[i] = min(there[i] + h.harvest_h, design.longest_h())  # no later than the vessel is simulated for
-    e = problem.evaluate(np.tile(there, (len(ensemble), 1)), ensemble, drift=drift_of(h))
+    e = problem.evaluate(np.tile(there, (len(ensemble), 1)), Lanes(ensemble, drift=drift_of(h)))
     good = e.status == 0
     place = list(problem.metrics).index(problem.metric)
     both = good & np.isfinite(planned)

@@ -1,99 +1,27 @@
-"""Constrained maximisation from many starts, each start a lane of one batch with exact derivatives."""
+"""One optimiser face: the best decisions from every start, whatever the problem, by a method that is passed in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from scipy.optimize import nnls
-from scipy.stats import qmc
 
 from optim.optimisation.sequential_quadratic import FAILED, FEASIBLE, Start, Stop, Values, minimise_lanes, violations
-from optim.process.design import Design
-from optim.process.metrics import find_metric
-from optim.process.problem import ProcessProblem
 from optim.settings.optimisation import OptimiseSettings
 
 Progress = Callable[[str], None]
 ACTIVE = 1e-4  # of a limit or a decision's span: what is nearer to it binds
 
 
-@dataclass(frozen=True)
-class Solution:
-    """Where one start ended. `objective` is the log of the maximised metric at `x`."""
-
-    start: int
-    x: np.ndarray
-    objective: float
-    max_violation: float
-    kkt: float
-    iterations: int
-    success: bool
-    message: str
-    history: tuple[float, ...] = ()  # best feasible objective after each evaluation; NaN before the first
-
-
-class Bounds(NamedTuple):
-    """Bounds of the decisions of every lane, [L, D], in their units: a lane may hold or restrict some of them."""
-
-    lower: np.ndarray
-    upper: np.ndarray
-
-
-def tiled(bounds: np.ndarray | None, lanes: int) -> Bounds | None:
-    """The same bounds [2, D] in every lane."""
-    return None if bounds is None else Bounds(*(np.tile(b, (lanes, 1)) for b in bounds))
-
-
-@dataclass(frozen=True)
-class Floor:
-    """A metric of the whole batch that must be at least as good as `level` [L], one per lane."""
-
-    metric: str
-    level: np.ndarray
-
-
-def solve(
-    problem: ProcessProblem,
-    starts: np.ndarray,
-    parameters: np.ndarray,
-    options: OptimiseSettings,
-    progress: Progress = lambda text: None,
-    bounds: Bounds | None = None,
-    floors: tuple[Floor, ...] = (),
-    prices: np.ndarray | None = None,
-    reserve: dict[str, float] | None = None,
-) -> list[Solution]:
-    """Maximise from every start. starts [L, D] in the decisions' units, parameters [L, P], prices [L, I], row per lane.
-
-    `reserve` draws limits in, by constraint, as a share of the limit. Returns one solution per lane, in order; none is
-    dropped. `success` is False for one that did not converge, is not feasible, or could not be simulated.
-    """
-    clear: np.ndarray | float = 0.0
-    if reserve:
-        width = problem.evaluate(starts[:1], parameters[:1]).margins.shape[1]
-        clear = np.array([reserve[name] for name in limit_rows(problem, width)])
-
-    def evaluate(x: np.ndarray, lanes: np.ndarray) -> Answers:
-        e, slopes = problem.derivatives(x, parameters[lanes], None if prices is None else prices[lanes])
-        good = (e.status == 0) & np.isfinite(e.objective)
-        margins, jacobian = [e.margins - clear], [slopes.margins]
-        for floor in floors:
-            i, level = list(problem.metrics).index(floor.metric), floor.level[lanes]
-            scale = find_metric(floor.metric).sign / np.where(level == 0.0, 1.0, np.abs(level))
-            margins.append((scale * (e.metrics[:, i] - level))[:, None])
-            jacobian.append(scale[:, None, None] * slopes.metrics[:, i : i + 1])
-        return Answers(
-            e.objective, slopes.objective, np.concatenate(margins, axis=1), np.concatenate(jacobian, axis=1), good
-        )
-
-    return search(evaluate, starts, problem.design, options, progress, bounds)
+def silent(text: str) -> None:
+    """Progress that nobody reads."""
 
 
 class Answers(NamedTuple):
-    """Of lanes L: the objective to maximise, its gradient, margins to keep at 0 or above, their Jacobian.
+    """Of points x [L, D]: the objective to maximise, its gradient, margins to keep at 0 or above, their Jacobian.
 
     `good` says whether a lane was simulated.
     """
@@ -105,70 +33,156 @@ class Answers(NamedTuple):
     good: np.ndarray  # [L]
 
 
-def search(
-    evaluate: Callable[[np.ndarray, np.ndarray], Answers],
+class Program(Protocol):
+    """A nonlinear program over lanes: something to maximise between bounds, with margins to keep at 0 or above."""
+
+    @property
+    def lower(self) -> np.ndarray:
+        """Lower bounds [D] of the decisions, in their units."""
+
+    @property
+    def upper(self) -> np.ndarray:
+        """Upper bounds [D]."""
+
+    @property
+    def method(self) -> Method:
+        """The method that suits it."""
+
+    def answers(self, x: np.ndarray, lanes: np.ndarray) -> Answers:
+        """Values and first derivatives at points x [l, D] of the lanes [l]."""
+
+
+class Method(Protocol):
+    """A way to solve a program from many starts."""
+
+    def __call__(
+        self, program: Program, starts: np.ndarray, options: OptimiseSettings, bounds: Bounds, progress: Progress
+    ) -> list[Solution]:
+        """One solution per start [L, D], in order."""
+
+
+class Bounds(NamedTuple):
+    """Bounds of the decisions of every lane, [L, D], in their units: a lane may hold or restrict some of them."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where one start ended. `objective` is as a solver maximises it: the logarithm of a process's metric, at `x`."""
+
+    start: int
+    x: np.ndarray  # [D] in units of the decisions
+    objective: float
+    max_violation: float
+    kkt: float
+    iterations: int
+    success: bool
+    message: str
+    history: tuple[float, ...] = ()  # best feasible objective after each evaluation; NaN before the first
+    joined: int = -1  # the start whose way it met and shares; -1: none
+    curvature: np.ndarray | None = field(default=None, repr=False)  # [D, D] of the Lagrangian, decisions scaled to 0..1
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it could be simulated and keeps all limits."""
+        return bool(np.isfinite(self.objective) and self.max_violation <= FEASIBLE)
+
+
+def solve(
+    program: Program,
     starts: np.ndarray,
-    design: Design,
     options: OptimiseSettings,
-    progress: Progress = lambda text: None,
+    *,
     bounds: Bounds | None = None,
+    method: Method | None = None,
+    progress: Progress = silent,
 ) -> list[Solution]:
-    """`solve` for any question about decisions x [L, D]: `evaluate(x, lanes)` answers for the lanes it names."""
-    low, span = design.lower, design.upper - design.lower
-    wide = bounds or Bounds(np.tile(design.lower, (len(starts), 1)), np.tile(design.upper, (len(starts), 1)))
-    floor, roof = np.clip((wide.lower - low) / span, 0.0, 1.0), np.clip((wide.upper - low) / span, 0.0, 1.0)
+    """Maximise from every start.
 
-    def scaled(z: np.ndarray, lanes: np.ndarray) -> Values:
-        a = evaluate(low + span * z, lanes)
-        ok = a.good
-        return Values(
-            np.where(ok, -a.objective, np.inf),
-            np.nan_to_num(np.where(ok[:, None], -a.gradient * span, 0.0)),
-            np.nan_to_num(np.where(ok[:, None], a.margins, -1.0), nan=-1.0),
-            np.nan_to_num(np.where(ok[:, None, None], a.jacobian * span, 0.0)),
-            ok,
-        )
+    Args:
+        program: A process in lanes, a risk over scenarios, or control profiles.
+        starts: [L, D] in the decisions' units.
+        options: When a start has converged, and how many steps it may take.
+        bounds: Of each lane; those of the program where they are not given.
+        method: `SequentialQuadratic` or `InteriorPoint`; the one that suits the program where it is not given.
+        progress: Called with a line about every round.
 
-    start = Start(np.clip((starts - low) / span, floor, roof), floor, roof)
-    ends = minimise_lanes(
-        scaled,
-        start,
-        Stop(options.tolerance, options.max_iterations),
-        lambda running, turn: progress(f"optimise: {running} of {len(starts)} starts, round {turn}"),
-    )
-    found = []
-    for lane, (z, message) in enumerate(zip(ends.z, ends.message, strict=True)):
-        f, gradient, margins, jacobian, good = (x[lane] for x in ends.values)
-        violation = float(violations(margins).max(initial=0.0))
-        feasible = violation <= FEASIBLE
-        if not good:
-            message = FAILED
-        elif not feasible:
-            message = f"constraint violated by {violation:.2g} of its limit ({message})"
-        elif not ends.converged[lane]:
-            message = f"not converged ({message}); this is the best feasible process it saw"
-        found.append(
-            Solution(
-                start=lane,
-                x=low + span * z,
-                objective=float(-f) if good else float("nan"),
-                max_violation=violation if good else float("nan"),
-                kkt=kkt_residual(z, gradient, margins, jacobian, floor[lane], roof[lane]) if good else float("nan"),
-                iterations=int(ends.iterations[lane]),
-                success=bool(good and feasible and ends.converged[lane]),
-                message=message,
-                history=tuple(-f for f in ends.history[lane]),
+    Returns:
+        One solution per start, in order; none is dropped. `success` is False for one that did not converge, is not
+        feasible, or could not be simulated; its message says which.
+    """
+    if bounds is None:
+        bounds = Bounds(*(np.tile(b, (len(starts), 1)) for b in (program.lower, program.upper)))
+    return (method or program.method)(program, np.asarray(starts, float), options, bounds, progress)
+
+
+@dataclass(frozen=True)
+class SequentialQuadratic:
+    """Sequential quadratic programming, by first derivatives: for tens of decisions.
+
+    `curvature` [L, D, D] is that of a solution nearby, for every lane: fewer steps are needed.
+    """
+
+    curvature: np.ndarray | None = None
+
+    @classmethod
+    def near(cls, solutions: list[Solution]) -> SequentialQuadratic:
+        """The method for lanes that begin near solutions, one of them for each lane."""
+        known = [s.curvature for s in solutions]
+        return cls(np.array(known)) if known and all(k is not None for k in known) else cls()
+
+    def __call__(
+        self, program: Program, starts: np.ndarray, options: OptimiseSettings, bounds: Bounds, progress: Progress
+    ) -> list[Solution]:
+        """One solution per start."""
+        low, span = program.lower, program.upper - program.lower
+        floor, roof = (np.clip((b - low) / span, 0.0, 1.0) for b in bounds)
+
+        def evaluate(z: np.ndarray, lanes: np.ndarray) -> Values:
+            a = program.answers(low + span * z, lanes)
+            ok = a.good
+            return Values(
+                np.where(ok, -a.objective, np.inf),
+                np.nan_to_num(np.where(ok[:, None], -a.gradient * span, 0.0)),
+                np.nan_to_num(np.where(ok[:, None], a.margins, -1.0), nan=-1.0),
+                np.nan_to_num(np.where(ok[:, None, None], a.jacobian * span, 0.0)),
+                ok,
             )
-        )
-    return found
 
+        def told(running: int, turn: int) -> None:
+            progress(f"optimise: {running} of {len(starts)} starts, round {turn}")
 
-def limit_rows(problem: ProcessProblem, rows: int) -> list[str]:
-    """Name of the limit that each of the margins belongs to."""
-    ends = sum(c.where == "end" for c in problem.constraints)
-    paths = len(problem.constraints) - ends
-    nodes = (rows - ends) // paths if paths else 0
-    return [c.name for c in problem.constraints for _ in range(1 if c.where == "end" else nodes)]
+        start = Start(np.clip((starts - low) / span, floor, roof), floor, roof, self.curvature)
+        ends = minimise_lanes(evaluate, start, Stop(options.tolerance, options.max_iterations), told)
+        found = []
+        for lane, (z, message) in enumerate(zip(ends.z, ends.message, strict=True)):
+            f, gradient, margins, jacobian, good = (v[lane] for v in ends.values)
+            violation = float(violations(margins).max(initial=0.0))
+            feasible = violation <= FEASIBLE
+            if not good:
+                message = FAILED
+            elif not feasible:
+                message = f"constraint violated by {violation:.2g} of its limit ({message})"
+            elif not ends.converged[lane]:
+                message = f"not converged ({message}); this is the best feasible process it saw"
+            residual = kkt_residual(z, gradient, margins, jacobian, floor[lane], roof[lane])
+            found.append(
+                Solution(
+                    start=lane,
+                    x=low + span * z,
+                    objective=float(-f) if good else float("nan"),
+                    max_violation=violation if good else float("nan"),
+                    kkt=residual if good else float("nan"),
+                    iterations=int(ends.iterations[lane]),
+                    success=bool(good and feasible and ends.converged[lane]),
+                    message=message,
+                    history=tuple(-f for f in ends.history[lane]),
+                    curvature=ends.curvature[lane],
+                )
+            )
+        return found
 
 
 def kkt_residual(
@@ -189,20 +203,7 @@ def kkt_residual(
     return float(nnls(active.T, gradient)[1])
 
 
-def start_points(problem: ProcessProblem, n: int, seed: int) -> np.ndarray:
-    """The platform process, then a space-filling (scrambled Sobol) set of processes within the bounds, [n, D]."""
-    design = problem.design
-    points = [design.platform]
-    if n > 1:
-        dimension = len(design.decisions)
-        size = 1 << int(np.ceil(np.log2(max(2, n - 1))))
-        sobol = qmc.Sobol(dimension, scramble=True, rng=np.random.default_rng(seed)).random(size)[: n - 1]
-        # away from the bounds: a corner is a poor place to start
-        points += list(design.lower + (0.1 + 0.8 * sobol) * (design.upper - design.lower))
-    return np.array(points)
-
-
 def best(solutions: list[Solution]) -> Solution | None:
     """The feasible solution with the largest objective, converged or not; None when no start is feasible."""
-    feasible = [s for s in solutions if np.isfinite(s.objective) and s.max_violation <= FEASIBLE]
+    feasible = [s for s in solutions if s.feasible]
     return max(feasible, key=lambda s: s.objective) if feasible else None

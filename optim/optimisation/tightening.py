@@ -10,7 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from optim.optimisation.solve import FEASIBLE, Progress, Solution, best, limit_rows, solve, tiled
+from optim.optimisation.process_program import ProcessProgram, limit_rows, tiled_bounds
+from optim.optimisation.sequential_quadratic import FEASIBLE
+from optim.optimisation.solve import Progress, SequentialQuadratic, Solution, best, silent, solve
+from optim.process.lanes import Lanes
 from optim.process.problem import ProcessProblem
 from optim.settings.optimisation import OptimiseSettings
 
@@ -25,11 +28,11 @@ def finely(problem: ProcessProblem) -> ProcessProblem:
     return replace(problem, design=replace(d, node_step_h=d.node_step_h / FINER, look_after_h=LOOK_AFTER_BOLUS_H))
 
 
-def broken(problem: ProcessProblem, x: np.ndarray, p: np.ndarray) -> dict[str, float]:
-    """By how much of itself each limit is broken at a closer look, for decisions [D], parameters [P]; 0 where kept."""
+def broken(problem: ProcessProblem, x: np.ndarray, lane: Lanes) -> dict[str, float]:
+    """By how much of itself each limit is broken at a closer look, for decisions [D] in a lane; 0 where kept."""
     if not problem.constraints:
         return {}
-    margins = finely(problem).evaluate(x[None], p[None]).margins[0]
+    margins = finely(problem).evaluate(x[None], lane).margins[0]
     names = np.array(limit_rows(problem, len(margins)))
     return {c.name: max(0.0, float(-margins[names == c.name].min())) for c in problem.constraints}
 
@@ -37,24 +40,27 @@ def broken(problem: ProcessProblem, x: np.ndarray, p: np.ndarray) -> dict[str, f
 def kept_between(
     problem: ProcessProblem,
     found: Solution,
-    p: np.ndarray,
+    lane: Lanes,
+    *,
     options: OptimiseSettings,
-    progress: Progress,
     bounds: np.ndarray | None = None,
+    progress: Progress = silent,
 ) -> tuple[Solution, dict[str, float]]:
     """A solution that keeps its limits between the nodes too (within `bounds` [2, D]), and what it still breaks.
 
     Where limits drawn in leave no process, the last one stands, with what it breaks.
     """
-    own = tiled(bounds, 1)
     reserve = {c.name: 0.0 for c in problem.constraints}
     for _ in range(TIGHTENING_ROUNDS):
-        more = {name: v for name, v in broken(problem, found.x, p).items() if v > FEASIBLE}
+        more = {name: v for name, v in broken(problem, found.x, lane).items() if v > FEASIBLE}
         if not more:
             return found, {}
         reserve |= {name: reserve[name] + 1.02 * v for name, v in more.items()}
-        anew = best(solve(problem, found.x[None], p[None], options, progress, own, reserve=reserve))
+        program = ProcessProgram(problem, lane, reserve=reserve)
+        near = SequentialQuadratic.near([found])
+        own = tiled_bounds(bounds, 1)
+        anew = best(solve(program, found.x[None], options, bounds=own, method=near, progress=progress))
         if anew is None:
             return found, more
         found = replace(anew, start=found.start)
-    return found, {name: v for name, v in broken(problem, found.x, p).items() if v > FEASIBLE}
+    return found, {name: v for name, v in broken(problem, found.x, lane).items() if v > FEASIBLE}

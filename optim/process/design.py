@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -139,6 +139,15 @@ class Design:
 
     def _feed(self, i: int) -> int:
         return self.feeds.index(self.decisions[i].feed or self.feeds[0])
+
+    @property
+    def past(self) -> Any:
+        """Numbers of what was done already, that a compiled program takes as arguments; none before inoculation."""
+        return None
+
+    def with_past(self, past: Any) -> Design:
+        """The same design after another past of the same shape, which may be traced."""
+        return self
 
     def longest_h(self) -> float:
         """The latest possible harvest."""

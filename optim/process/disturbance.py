@@ -51,7 +51,7 @@ def drift_of(settings: DriftSettings | ExecutionSettings) -> Drift:
 AS_PLANNED = drift_of(DriftSettings())
 
 
-def lanes(drift: Drift, n: int) -> Drift:
+def broadcast_drift(drift: Drift, n: int) -> Drift:
     """The same drift in n lanes."""
     return Drift(*(np.broadcast_to(np.asarray(v, float), (n,)) for v in drift))
 

@@ -15,7 +15,8 @@ from optim.errors import ConfigError, nearest
 from optim.kinetics.base import AbstractKineticModel
 from optim.process.cost import CostBook, Harvest
 from optim.process.design import Design
-from optim.process.disturbance import AS_PLANNED, Drift, lanes
+from optim.process.disturbance import Drift, broadcast_drift
+from optim.process.lanes import Lanes, VesselStart, as_lanes
 from optim.process.metrics import (
     OBJECTIVES,
     FinishedBatch,
@@ -28,13 +29,13 @@ from optim.process.metrics import (
 from optim.process.objective import Objective
 from optim.schedule.grid import IntervalGrid, padded_length
 from optim.schedule.schedule import to_grid
-from optim.settings.checks import one_of
+from optim.settings.checks import require_one_of
 from optim.settings.process import LIMIT_KINDS, LIMIT_PLACES, ConstraintSettings
 from optim.simulation.balance import Vessel
 from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.batches import map_batches
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import Trajectory, observe_nodes, simulate
+from optim.simulation.simulate import Trajectory, observe_nodes, simulate_cultivations
 from optim.types import Array
 
 
@@ -45,8 +46,8 @@ class Constraint(ConstraintSettings):
     name: str
 
     def __post_init__(self) -> None:
-        one_of(f"constraints.{self.name}.kind", self.kind, LIMIT_KINDS)
-        one_of(f"constraints.{self.name}.where", self.where, LIMIT_PLACES)
+        require_one_of(f"constraints.{self.name}.kind", self.kind, LIMIT_KINDS)
+        require_one_of(f"constraints.{self.name}.where", self.where, LIMIT_PLACES)
         if is_metric(self.variable) and self.where != "end":
             raise ConfigError(
                 f"constraints.{self.name}.where: {self.variable} is known at the end only; say where: end"
@@ -167,37 +168,38 @@ class ProcessProblem:
         """Every metric of a process, by name."""
         return self.objective.metrics
 
-    def evaluate(
-        self, x: np.ndarray, p: np.ndarray, prices: np.ndarray | None = None, drift: Drift = AS_PLANNED
-    ) -> Evaluation:
-        """x [L, D] decisions in their units, p [L, P] parameters in model order, prices [L, I] (default: the book's).
-
-        `drift` says what goes otherwise than planned; its numbers are scalars or one per lane. Lanes of vessels that
-        are known bring more columns of p: N concentrations and the volume at their start, and then the numbers that a
-        `Remaining` design takes after the decisions.
-        """
-        found: Evaluation = self._run(_judged_evaluation, x, p, prices, drift)
+    def evaluate(self, x: np.ndarray, lanes: Lanes | np.ndarray) -> Evaluation:
+        """Evaluate decisions x [L, D], in their units, in as many lanes; an array [L, P] holds their parameters."""
+        found: Evaluation = self._run(_judged_evaluation, x, lanes)
         return found
 
-    def derivatives(
-        self, x: np.ndarray, p: np.ndarray, prices: np.ndarray | None = None, drift: Drift = AS_PLANNED
-    ) -> tuple[Evaluation, Slopes]:
+    def derivatives(self, x: np.ndarray, lanes: Lanes | np.ndarray) -> tuple[Evaluation, Slopes]:
         """`evaluate`, and its derivatives by the decisions."""
-        found: tuple[Evaluation, Slopes] = self._run(_judged_derivatives, x, p, prices, drift)
+        found: tuple[Evaluation, Slopes] = self._run(_judged_derivatives, x, lanes)
         return found
 
-    def trace(self, x: np.ndarray, p: np.ndarray, prices: np.ndarray | None = None, drift: Drift = AS_PLANNED) -> Trace:
+    def trace(self, x: np.ndarray, lanes: Lanes | np.ndarray) -> Trace:
         """Trajectories of every lane; arguments as in `evaluate`."""
-        trace: Trace = self._run(_judged_trace, x, p, prices, drift)
+        trace: Trace = self._run(_judged_trace, x, lanes)
         return trace
 
-    def _run(self, program: Any, x: np.ndarray, p: np.ndarray, prices: np.ndarray | None, drift: Drift) -> Any:
-        static, n = self.static, len(x)
-        paid = np.tile(self.book.prices(), (n, 1)) if prices is None else np.asarray(prices, float)
+    def _run(self, program: Any, x: np.ndarray, lanes: Lanes | np.ndarray) -> Any:
+        static, past = self.static, self.design.past
         return map_batches(
-            lambda *lane: program(self.objective, static, *lane, self.initial, self.feeds, self.integrator),
-            (np.asarray(x, float), np.asarray(p, float), paid, lanes(drift, n)),
+            lambda x, lanes: program(self.objective, static, x, lanes, self.feeds, past, self.integrator),
+            (np.asarray(x, float), self._complete(as_lanes(lanes), len(x))),
         )
+
+    def _complete(self, lanes: Lanes, number: int) -> Lanes:
+        """Lanes with what they have in common in every one of them."""
+        start, prices = lanes.start, lanes.prices
+        if start is None:
+            start = VesselStart(np.tile(self.initial, (number, 1)), np.full(number, self.design.start_volume_l))
+        if prices is None:
+            prices = np.tile(self.book.prices(), (number, 1))
+        whole = lanes._replace(start=start, prices=prices, drift=broadcast_drift(lanes.drift, number))
+        complete: Lanes = jax.tree.map(lambda a: np.asarray(a, float), whole)
+        return complete
 
 
 class _Hashed:
@@ -303,48 +305,44 @@ def _margins(
 
 
 @partial(jax.jit, static_argnums=0)
-def _trace(
-    s: _Static, x: Array, p: Array, prices: Array, drift: Drift, initial: Array, feeds: Array, integrator: Integrator
-) -> Trace:
+def _trace(s: _Static, x: Array, lanes: Lanes, feeds: Array, past: Any, integrator: Integrator) -> Trace:
+    design = s.design.with_past(past)
+    assert lanes.start is not None
+
     def gridded(x: Array, drift: Drift) -> IntervalGrid:
-        schedule = drift.applied(s.design.schedule(x))
+        schedule = drift.applied(design.schedule(x))
         return to_grid(schedule, padded_length(schedule.times.shape[0]))[0]
 
-    n, species = x.shape[0], len(s.model.species)
+    n, drift = x.shape[0], lanes.drift
     cells = jnp.asarray([name in s.model.inoculum_species for name in s.model.names()])
-    own = p[:, len(s.model.Parameters._fields) :]  # of vessels that are known: start, volume, and what was done
-    usual = jnp.append(jnp.asarray(initial), s.design.start_volume_l)
-    first = own[:, : species + 1] if own.shape[1] else jnp.broadcast_to(usual, (n, species + 1))
 
-    def begun(x: Array, first: Array, drift: Drift) -> Array:
-        state = s.design.initial(x, first[:species])
+    def begun(x: Array, concentrations: Array, drift: Drift) -> Array:
+        state = design.initial(x, concentrations)
         return jnp.where(cells, state * drift.inoculum, state)
 
-    grid = jax.vmap(gridded)(jnp.concatenate([x, own[:, species + 1 :]], axis=1), drift)
-    start = s.model.State(*jnp.moveaxis(jax.vmap(begun)(x, first, drift), -1, 0))
-    stocks = jax.vmap(lambda x, d: s.design.stocks(x, jnp.asarray(feeds)) * d.strength)(x, drift)
-    params = s.model.Parameters(*(p[:, i] for i in range(len(s.model.Parameters._fields))))
+    grid = jax.vmap(gridded)(x, drift)
+    start = s.model.State(*jnp.moveaxis(jax.vmap(begun)(x, lanes.start.concentrations, drift), -1, 0))
+    stocks = jax.vmap(lambda x, d: design.stocks(x, jnp.asarray(feeds)) * d.strength)(x, drift)
+    params = s.model.Parameters(*(lanes.parameters[:, i] for i in range(len(s.model.Parameters._fields))))
     kept = None if s.retention is None else jnp.broadcast_to(jnp.asarray(s.retention), (n, len(s.retention)))
-    cultivation = Cultivation(start, first[:, species], grid, Vessel(stocks, kept))
-    trajectory = simulate(s.model, params, cultivation, integrator=integrator)
-    return jax.vmap(lambda p, c, g, t: _lane(s, p, c, g, t))(params, prices, grid, trajectory)
+    cultivation = Cultivation(start, lanes.start.volume_l, grid, Vessel(stocks, kept))
+    trajectory = simulate_cultivations(s.model, params, cultivation, integrator=integrator)
+    return jax.vmap(lambda p, c, g, t: _lane(s, p, c, g, t))(params, lanes.prices, grid, trajectory)
 
 
 @partial(jax.jit, static_argnums=0)
-def _evaluate(
-    s: _Static, x: Array, p: Array, prices: Array, drift: Drift, initial: Array, feeds: Array, integrator: Integrator
-) -> _Batch:
-    t = _trace(s, x, p, prices, drift, initial, feeds, integrator)
+def _evaluate(s: _Static, x: Array, lanes: Lanes, feeds: Array, past: Any, integrator: Integrator) -> _Batch:
+    t = _trace(s, x, lanes, feeds, past, integrator)
     return _Batch(t.margins, t.metrics, t.status)
 
 
 @partial(jax.jit, static_argnums=0)
 def _derivatives(
-    s: _Static, x: Array, p: Array, prices: Array, drift: Drift, initial: Array, feeds: Array, integrator: Integrator
+    s: _Static, x: Array, lanes: Lanes, feeds: Array, past: Any, integrator: Integrator
 ) -> tuple[_Batch, _Batch]:
     def along(direction: Array) -> Any:
         there = (jnp.broadcast_to(direction, x.shape),)
-        value, slope = jax.jvp(lambda a: _evaluate(s, a, p, prices, drift, initial, feeds, integrator), (x,), there)
+        value, slope = jax.jvp(lambda a: _evaluate(s, a, lanes, feeds, past, integrator), (x,), there)
         return value, slope.margins, slope.metrics
 
     # Directions outside, lanes inside: lanes stay the fastest axis of every array in the loop. The values do not depend

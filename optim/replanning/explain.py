@@ -12,6 +12,7 @@ from optim.estimation.noise import MEASURED
 from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
 from optim.optimisation.result import ProcessOutcome
+from optim.process.lanes import Lanes
 from optim.process.problem import ProcessProblem, Trace
 from optim.replanning.remaining import SAME_H, Passed
 from optim.replanning.result import (
@@ -25,7 +26,7 @@ from optim.replanning.result import (
 from optim.replanning.running_batch import Batch, Outlook, Plan
 from optim.schedule.actions import Action, Sample, Setpoint, start_time, used_feed
 from optim.schedule.lines import SETPOINTS
-from optim.units import VARIABLES, display
+from optim.units import VARIABLES, display_unit
 
 OFF = 1e-3  # chance below which the readings of an assay are said not to agree
 CLEARLY = 2.0  # standard deviations of noise: a reading that far from the plan is told of
@@ -50,8 +51,8 @@ def account(
 ) -> Replan:
     """The whole account of open decisions x [D] beside the plan's; `before` and `after` are the two processes, and
     `closed` names decisions that nobody is there to carry out as planned."""
-    here, p = o.problem, o.lanes
-    traces = [here.trace(np.tile(at, (len(p), 1)), p) for at in (o.planned, x)]
+    here, lanes = o.problem, o.lanes
+    traces = [here.trace(np.tile(at, (lanes.number, 1)), lanes) for at in (o.planned, x)]
     values = [_objective(here, t) for t in traces]
     both = (traces[0].status == 0) & (traces[1].status == 0)
     better = (here.objective.to_solver(traces[1].metrics) - here.objective.to_solver(traces[0].metrics))[both]
@@ -67,8 +68,7 @@ def account(
     failed = after.failed_members
     notes = [a.statement for a in agreement if a.off] + _eased_notes(here, eased)
     if failed:
-        notes.append(f"{failed} of {len(p)} parameter sets could not be simulated; left out")
-    n = len(here.model.Parameters._fields)
+        notes.append(f"{failed} of {lanes.number} parameter sets could not be simulated; left out")
     return Replan(
         lineage=lineage.with_notes(*notes),
         run=batch.run.run_id,
@@ -91,10 +91,16 @@ def account(
         agreement=agreement,
         parameters=moved,
         members=o.followed.members,
-        ensemble=p[:, :n],
-        start=p[:, n : n + len(here.model.species) + 1],
+        ensemble=np.asarray(lanes.parameters),
+        start=_starts(lanes),
         seen=_seen(o, fitting, plan, readings, moved, limits),
     )
+
+
+def _starts(lanes: Lanes) -> np.ndarray:
+    """Concentrations and volume at inoculation, [E, N+1]."""
+    assert lanes.start is not None
+    return np.concatenate([lanes.start.concentrations, np.asarray(lanes.start.volume_l)[:, None]], axis=1)
 
 
 def day(time_h: float) -> str:
@@ -283,7 +289,7 @@ def _moved(o: Outlook, fitting: FitProblem) -> tuple[MovedParameter, ...]:
         sd = float(before[1:].std())
         if sd <= 0.0:
             continue
-        ends = row.backward(np.array([before[0], now[0]]))
+        ends = row.to_natural(np.array([before[0], now[0]]))
         found.append(
             MovedParameter(
                 name=name,
@@ -309,11 +315,11 @@ def _gained(problem: ProcessProblem, new: float, old: float) -> float:
 def _decisions(o: Outlook, plan: Plan, x: np.ndarray, kept: bool, closed: frozenset[str]) -> tuple[DecisionChange, ...]:
     """Every decision of the design in its order: passed ones as done, open ones with what a change is for."""
     rows = {passed.decision.name: _passed(passed, plan) for passed in o.passed}
-    here, p = o.problem, o.lanes[:1]
+    here, lane = o.problem, o.lanes.rows(np.array([0]))
     d = len(x)
     # one at a time as planned, the others as they are now
     tried = np.where(np.eye(d, dtype=bool), o.planned, x)
-    trace = here.trace(np.concatenate([x[None], tried]), np.tile(p, (d + 1, 1)))
+    trace = here.trace(np.concatenate([x[None], tried]), lane.tiled(d + 1))
     value = _objective(here, trace)
     courses = _courses(here, trace, o.design.checked_from_h)
     for i, row in enumerate(here.design.decisions):
@@ -374,7 +380,7 @@ def _seen(
             name, np.array(last.planned), fitting.noise.sd_on_scale(name, np.array(last.planned))
         )
         if abs(last.value - last.planned) > CLEARLY * float(sd) and last.planned > 0.0:
-            share, unit = last.value / last.planned - 1.0, display(VARIABLES[name].unit)
+            share, unit = last.value / last.planned - 1.0, display_unit(VARIABLES[name].unit)
             text.append(
                 f"{name} on {day(last.time_h)} reads {last.value:.3g} {unit}, {abs(share):.0%} "
                 f"{'above' if share > 0.0 else 'below'} the plan ({last.planned:.3g})"

@@ -6,11 +6,10 @@ and how much) are not, so that batches at the same time share one program.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -36,51 +35,66 @@ HARVEST_AFTER_H = 0.01
 SAME_H = 1e-6
 
 
+class Past(NamedTuple):
+    """What was done to a running batch: n samples and boluses, r stretches of J rates, s setpoints."""
+
+    time_h: Array  # [n] samples and boluses, those at one time together
+    withdrawn: Array  # [n] L
+    bolus: Array  # [n, J] L
+    rate_h: Array  # [r] from which on a rate holds
+    rate_start: Array  # [r, J] L/h
+    rate_end: Array  # [r, J]
+    rate_now: Array  # [J]
+    setpoint_h: Array  # [s]
+    temperature: Array  # [s] degC
+    ph: Array  # [s]
+
+
 @dataclass(frozen=True)
 class Remaining(Design):
-    """A design from `checked_from_h` on; `decisions` are those still open.
+    """A design from `checked_from_h` on; `decisions` are those still open, `done` is what was done before.
 
-    `x` of `schedule` are the open decisions, and after them the numbers of what was done (`done`, where they are left
-    out): times [n], withdrawn [n], bolus [n, J]; times [r] of rates, at the start and end of each stretch [r, J] each,
-    rates now [J]; times [s] of setpoints, temperature and pH [s] each.
+    Two batches of which as much was done have equal designs, and share a compiled program.
     """
 
-    done_n: int = 0  # samples and boluses, those at one time together
-    rate_n: int = 0  # breakpoints of continuous feeds
-    setpoint_n: int = 0
-    shift_h: float = math.nan  # when a shift comes whose time is no decision any more
-    done: tuple[float, ...] = field(default=(), compare=False)
+    shift_h: float | None = None  # when a shift comes whose time is no decision any more
+    done: Past | None = field(default=None, compare=False)
+
+    @property
+    def past(self) -> Past:
+        """What was done until now."""
+        assert self.done is not None
+        return self.done
+
+    def with_past(self, past: Past) -> Remaining:
+        """The same design after another past of the same shape, which may be traced."""
+        return replace(self, done=past)
 
     def schedule(self, x: Array) -> Schedule:
-        """The whole schedule, from inoculation on. Traceable in the open decisions and in what was done."""
-        count, now = len(self.decisions), self.checked_from_h
-        if x.shape[0] == count:
-            if isinstance(x, jax.core.Tracer):
-                raise ValueError("a traced schedule needs the numbers of what was done after the decisions")
-            x = jnp.concatenate([x, jnp.asarray(self.done)])
-        past_h, taken, given, rates, level, climate_h, temperature, ph = self._split(x[count:])
+        """The whole schedule, from inoculation on. Traceable in the open decisions [D] and in what was done."""
+        now, past = self.checked_from_h, self.past
+        before = len(past.time_h)
         end = self._value(x, "harvest", self.end_h)
         regular = np.arange(0.0, self.longest_h() - SAME_H, self.node_step_h)
         ahead = [self.decisions[i].time_h for i in (*self._places("bolus"), *self._places("feed_rate"))]
         if self.look_after_h:
             ahead += [self.decisions[i].time_h + self.look_after_h for i in self._places("bolus")]
         fixed = np.unique(np.round([*regular, *ahead, *self.sample_times_h, now], 9))
-        shift = self._value(x, "shift_time", now if math.isnan(self.shift_h) else self.shift_h)
+        shift = self._value(x, "shift_time", now if self.shift_h is None else self.shift_h)
         # what was done stands first: at equal times it goes before what is decided
-        times = jnp.concatenate([past_h, jnp.asarray(fixed), shift[None]])
-        rest = len(times) - self.done_n
-        withdraw, bolus = (
-            jnp.append(taken, jnp.zeros(rest)),
-            jnp.concatenate([given, jnp.zeros((rest, len(self.feeds)))]),
-        )
+        times = jnp.concatenate([past.time_h, jnp.asarray(fixed), shift[None]])
+        rest = len(times) - before
+        withdraw = jnp.append(past.withdrawn, jnp.zeros(rest))
+        bolus = jnp.concatenate([past.bolus, jnp.zeros((rest, len(self.feeds)))])
         for t in self.sample_times_h:
-            withdraw = withdraw.at[self.done_n + int(np.searchsorted(fixed, round(t, 9)))].add(self.sample_volume_l)
+            withdraw = withdraw.at[before + int(np.searchsorted(fixed, round(t, 9)))].add(self.sample_volume_l)
         for i in self._places("bolus"):
             t = self.decisions[i].time_h
             part = jnp.clip((end - t) / BOLUS_COVERS_H, 0.0, 1.0)
-            bolus = bolus.at[self.done_n + int(np.searchsorted(fixed, round(t, 9))), 0].add(x[i] * part / 1000.0)
-        rate_t, start, stop = self._all_rates(x, rates, level, regular)
-        second = self._value(x, "shift_temperature", 0.0) if self._places("shift_temperature") else temperature[-1]
+            bolus = bolus.at[before + int(np.searchsorted(fixed, round(t, 9))), 0].add(x[i] * part / 1000.0)
+        rate_t, start, stop = self._all_rates(x, past, regular)
+        warmth = jnp.asarray(past.temperature)
+        second = self._value(x, "shift_temperature", 0.0) if self._places("shift_temperature") else warmth[-1]
         return Schedule(
             times=times,
             withdraw=withdraw,
@@ -89,22 +103,13 @@ class Remaining(Design):
             rate_t=rate_t,
             rate_start=start,
             rate_end=stop,
-            setpoint_t=jnp.append(climate_h, shift),
-            setpoints=Environment(jnp.append(temperature, second), jnp.append(ph, ph[-1])),
+            setpoint_t=jnp.append(past.setpoint_h, shift),
+            setpoints=Environment(jnp.append(warmth, second), jnp.append(past.ph, past.ph[-1])),
         )
 
-    def _split(self, done: Array) -> tuple[Array, Array, Array, tuple[Array, ...], Array, Array, Array, Array]:
-        n, r, s, j = self.done_n, self.rate_n, self.setpoint_n, len(self.feeds)
-        parts = jnp.split(done, np.cumsum([n, n, n * j, r, r * j, r * j, j, s, s]))
-        past_h, taken, given, rate_h, first, last, level, climate_h, temperature, ph = parts
-        rates = (rate_h, first.reshape(r, j), last.reshape(r, j))
-        return past_h, taken, given.reshape(n, j), rates, level, climate_h, temperature, ph
-
-    def _all_rates(
-        self, x: Array, rates: tuple[Array, ...], level: Array, regular: np.ndarray
-    ) -> tuple[Array, Array, Array]:
+    def _all_rates(self, x: Array, past: Past, regular: np.ndarray) -> tuple[Array, Array, Array]:
         """Rates as they were; from now on those of the decisions, or what flows now goes on."""
-        now = self.checked_from_h
+        now, level = self.checked_from_h, jnp.asarray(past.rate_now)
         t = np.array([now])
         start = stop = level[None]
         pieces = sorted(self._places("feed_rate"), key=lambda i: self.decisions[i].time_h)
@@ -120,9 +125,9 @@ class Remaining(Design):
             initial = self._value(x, "feed_start", 0.0)
             start, stop = (self._with_others(initial * jnp.exp(grow * jnp.asarray(at)), level) for at in (t, until))
         return (
-            jnp.append(rates[0], t),
-            jnp.concatenate([rates[1], start]),
-            jnp.concatenate([rates[2], stop]),
+            jnp.append(past.rate_h, t),
+            jnp.concatenate([past.rate_start, start]),
+            jnp.concatenate([past.rate_end, stop]),
         )
 
     def _with_others(self, rate: Array, level: Array) -> Array:
@@ -170,7 +175,7 @@ def remaining(design: Design, run: Run, now_h: float, feeds: Sequence[str]) -> t
             given[round(a.time_h, 9)] = given.get(round(a.time_h, 9), 0.0) + a.volume_ml
     temperature = np.asarray(s.setpoints.temperature)
     shifted = abs(temperature[-1] - run.temperature_c) > SHIFTED_C
-    open_, passed, shift_h = list[Decision](), list[Passed](), math.nan
+    open_, passed, shift_h = list[Decision](), list[Passed](), None
     _check_known(design, feeds[0])
     planned = [d.time_h for d in design.decisions if d.kind == "bolus"]
     matched = _matched(planned, sorted(given))
@@ -207,18 +212,18 @@ def remaining(design: Design, run: Run, now_h: float, feeds: Sequence[str]) -> t
         raise ConfigError(f"replan: at {now_h:g} h no decision of the design is left for run '{run.run_id}'")
     sampled = [a.time_h for a in past if isinstance(a, Sample)]
     drawn = _matched([t for t in design.sample_times_h if t >= now_h - SAME_H], sampled)
-    numbers = [
-        np.asarray(s.times)[use],
-        np.asarray(s.withdraw)[use],
-        np.asarray(s.bolus)[use],
-        r,
-        s.rate_start,
-        last,
-        level,
-        s.setpoint_t,
-        temperature,
-        np.asarray(s.setpoints.ph),
-    ]
+    done = Past(
+        time_h=np.asarray(s.times)[use],
+        withdrawn=np.asarray(s.withdraw)[use],
+        bolus=np.asarray(s.bolus)[use],
+        rate_h=r,
+        rate_start=np.asarray(s.rate_start),
+        rate_end=last,
+        rate_now=level,
+        setpoint_h=np.asarray(s.setpoint_t),
+        temperature=temperature,
+        ph=np.asarray(s.setpoints.ph),
+    )
     left = Remaining(
         decisions=tuple(open_),
         start_volume_l=run.start_volume_l,
@@ -232,11 +237,8 @@ def remaining(design: Design, run: Run, now_h: float, feeds: Sequence[str]) -> t
         second_feed=design.second_feed,
         second_feed_ratio=design.second_feed_ratio,
         checked_from_h=now_h,
-        done_n=int(use.sum()),
-        rate_n=len(r),
-        setpoint_n=len(temperature),
         shift_h=shift_h,
-        done=tuple(float(v) for v in np.concatenate([np.ravel(n) for n in numbers])),
+        done=done,
     )
     return left, tuple(passed)
 

@@ -16,20 +16,14 @@ from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
 from optim.optimisation.choices import in_hours
 from optim.optimisation.evaluate import decision_values, outcome
+from optim.optimisation.process_program import ProcessProgram, start_points, tiled_bounds
 from optim.optimisation.robust import ESTIMATE, judge, solve_robust
-from optim.optimisation.solve import (
-    Bounds,
-    Progress,
-    Solution,
-    best,
-    solve,
-    start_points,
-    tiled,
-)
+from optim.optimisation.solve import Bounds, Progress, Solution, best, silent, solve
 from optim.optimisation.tightening import finely, kept_between
 from optim.process.calendar import bounds_with, idle_decisions, timed_decisions
+from optim.process.lanes import Lanes
 from optim.process.problem import Constraint, ProcessProblem
-from optim.recipe.rounding import kept_best, roundings
+from optim.recipe.rounding import kept_best, rounding_choices
 from optim.replanning.explain import account
 from optim.replanning.remaining import SAME_H, Remaining
 from optim.replanning.result import Replan
@@ -70,7 +64,7 @@ def replan(
     plan: Plan,
     options: ReplanOptions,
     lineage: Lineage,
-    progress: Progress = lambda text: None,
+    progress: Progress = silent,
 ) -> Replan:
     """Plan the rest of a running batch anew, at the estimate given its readings, and judge both plans.
 
@@ -119,13 +113,14 @@ def _decided(
     o: Outlook, hours: _Hours, options: ReplanOptions, seed: int, progress: Progress
 ) -> tuple[np.ndarray, dict[str, float]]:
     """The open decisions at pump resolution, and limits that had to be eased: name -> to what."""
-    here, p = o.problem, o.lanes[0]
+    here, lane = o.problem, o.lanes.rows(np.array([0]))
 
     def solved(starts: np.ndarray, bounds: Bounds | None) -> list[Solution]:
-        return solve(here, starts, np.tile(p, (len(starts), 1)), options.optimise, progress, bounds)
+        program = ProcessProgram(here, lane.tiled(len(starts)))
+        return solve(program, starts, options.optimise, bounds=bounds, progress=progress)
 
     starts = np.concatenate([o.planned[None], start_points(here, options.optimise.starts, seed)])
-    found, within = solved(starts, tiled(hours.widest, len(starts))), hours.widest
+    found, within = solved(starts, tiled_bounds(hours.widest, len(starts))), hours.widest
     if options.calendar:
         wanted = best(found) or _nearest(found)
         windows = hours.windows(wanted.x)
@@ -133,21 +128,21 @@ def _decided(
         within = windows[(best(found) or _nearest(found)).start]
     chosen, eased = best(found), dict[str, float]()
     if chosen is None:
-        nearest = _least_broken(here, _nearest(found).x, p, within)
-        here, eased = _eased(here, nearest, p)
-        chosen = best(solved(np.stack([nearest, o.planned]), tiled(within, 2)))
+        nearest = _least_broken(here, _nearest(found).x, lane, within)
+        here, eased = _eased(here, nearest, lane)
+        chosen = best(solved(np.stack([nearest, o.planned]), tiled_bounds(within, 2)))
         if chosen is None:
-            return _rounded(here, nearest, p, within), eased
+            return _rounded(here, nearest, lane, within), eased
     if not eased:
-        chosen, _ = kept_between(here, chosen, p, options.optimise, progress, within)
+        chosen, _ = kept_between(here, chosen, lane, options=options.optimise, bounds=within, progress=progress)
     keep = not hours.closed(o.planned)
     if options.risk.is_active and not eased:
         return _safer(o, chosen.x, within, keep, options, progress), eased
-    x = _rounded(here, chosen.x, p, within)
+    x = _rounded(here, chosen.x, lane, within)
     if not keep:
         return x, eased
     # by trajectories, which are wanted of both anyway: one program less to compile
-    e = here.trace(np.stack([o.planned, x]), np.tile(p, (2, 1)))
+    e = here.trace(np.stack([o.planned, x]), lane.tiled(2))
     value = here.objective.to_solver(e.metrics)
     usable_plan = e.status[0] == 0 and np.min(e.margins[0], initial=0.0) >= -ROUNDED
     if usable_plan and value[1] < value[0] + options.replan.least_gain:
@@ -168,25 +163,26 @@ def _safer(
 ) -> np.ndarray:
     """The open decisions under the parameter sets that are plausible now: as safe as can be had, where the chance asked
     for cannot. What was done was done, so errors of execution are not drawn."""
-    here, lanes = finely(o.problem), o.lanes[: options.risk.members]
+    here, lanes = finely(o.problem), o.lanes.rows(np.arange(min(o.lanes.number, options.risk.members)))
     risk = replace(options.risk, execution=ExecutionSettings())
-    (end,) = solve_robust(here, x[None], lanes, risk, options.optimise, progress, bounds=tiled(within, 1))
-    new = _rounded(o.problem, end.solution.x, lanes[0], within)
+    own = tiled_bounds(within, 1)
+    (end,) = solve_robust(here, x[None], lanes, risk=risk, options=options.optimise, bounds=own, progress=progress)
+    new = _rounded(o.problem, end.solution.x, lanes.rows(np.array([0])), within)
     (old_value, old_met), (value, met) = (judge(here, at, lanes, risk) for at in (o.planned, new))
     gain = here.objective.target.relative_gain(value, old_value)
     kept = keep and old_met >= min(risk.chance, met) and gain < options.replan.least_gain
     return o.planned if kept else new
 
 
-def _rounded(problem: ProcessProblem, x: np.ndarray, p: np.ndarray, within: np.ndarray) -> np.ndarray:
+def _rounded(problem: ProcessProblem, x: np.ndarray, lane: Lanes, within: np.ndarray) -> np.ndarray:
     """Decisions at pump steps, so that limits are kept where that can be."""
-    ways = np.clip(roundings(decision_values(problem, x)), *within)
-    trace = problem.trace(np.stack([x, *ways]), np.tile(p, (1 + len(ways), 1)))
+    ways = np.clip(rounding_choices(decision_values(problem, x)), *within)
+    trace = problem.trace(np.stack([x, *ways]), lane.tiled(1 + len(ways)))
     worst = np.where(trace.status == 0, trace.margins.min(axis=1, initial=np.inf), -np.inf)
     return np.asarray(ways[kept_best(worst[1:], float(worst[0]))])
 
 
-def _least_broken(problem: ProcessProblem, x: np.ndarray, p: np.ndarray, within: np.ndarray) -> np.ndarray:
+def _least_broken(problem: ProcessProblem, x: np.ndarray, lane: Lanes, within: np.ndarray) -> np.ndarray:
     """The decisions near x, within bounds [2, D], that break limits least, in the sum of squares."""
     low, span = problem.design.lower, problem.design.upper - problem.design.lower
     floor, roof = (within - low) / span
@@ -196,7 +192,7 @@ def _least_broken(problem: ProcessProblem, x: np.ndarray, p: np.ndarray, within:
     def at(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if z.tobytes() not in known:
             known.clear()
-            e, slopes = problem.derivatives((low + span * z)[None], p[None])
+            e, slopes = problem.derivatives((low + span * z)[None], lane)
             j = slopes.margins
             failed = bool(e.status[0] != 0)
             short = np.full(e.margins.shape[1], 1e3) if failed else np.minimum(e.margins[0], 0.0)
@@ -211,9 +207,9 @@ def _least_broken(problem: ProcessProblem, x: np.ndarray, p: np.ndarray, within:
     return np.asarray(np.clip(low + span * (found.x if better else z0), *within))
 
 
-def _eased(problem: ProcessProblem, x: np.ndarray, p: np.ndarray) -> tuple[ProcessProblem, dict[str, float]]:
+def _eased(problem: ProcessProblem, x: np.ndarray, lane: Lanes) -> tuple[ProcessProblem, dict[str, float]]:
     """The problem with the limits that x breaks moved to where x keeps them."""
-    trace, at = problem.trace(x[None], p[None]), 0
+    trace, at = problem.trace(x[None], lane), 0
     rows, eased = list[Constraint](), dict[str, float]()
     for c in problem.constraints:
         width = trace.t.shape[1] if c.where == "path" else 1

@@ -6,7 +6,6 @@ two always belong together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import jax
@@ -19,6 +18,7 @@ from optim.estimation.result import FitResult
 from optim.estimation.transfer.running_vessel import VesselPosterior, follow_vessel
 from optim.optimisation.result import Series
 from optim.optimisation.solve import Progress
+from optim.process.lanes import Lanes, VesselStart
 from optim.process.problem import ProcessProblem
 from optim.replanning.remaining import Passed, Remaining, remaining
 
@@ -46,12 +46,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Outlook:
-    """A running batch as an optimisation problem: open decisions, and lanes [E, ...] of updated parameter sets."""
+    """A running batch as an optimisation problem: open decisions, and lanes of E updated parameter sets."""
 
     problem: ProcessProblem
     passed: tuple[Passed, ...]
     followed: VesselPosterior
-    lanes: np.ndarray
+    lanes: Lanes
     planned: np.ndarray  # the plan's values of the open decisions, as far as they are still possible
 
     @property
@@ -82,19 +82,20 @@ def outlook(
         problem=replace(problem, design=design),
         passed=passed,
         followed=followed,
-        lanes=known_lanes(fitting, followed.lanes, design.done),
+        lanes=known_lanes(fitting, followed.lanes),
         planned=np.clip(planned, design.lower, design.upper),
     )
 
 
-def known_lanes(fitting: FitProblem, u: np.ndarray, done: Sequence[float]) -> np.ndarray:
-    """Rows for a process problem from parameters u [E, Q] of one vessel: parameters, its start, and what was done."""
+def known_lanes(fitting: FitProblem, u: np.ndarray) -> Lanes:
+    """Lanes of a process problem from parameters u [E, Q] of one vessel: model parameters, and its start."""
     v, layout = fitting.vessels, fitting.layout
 
-    def row(u: jax.Array) -> jax.Array:
+    def row(u: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         named = layout.natural_parameters(u, jnp.asarray(fitting.fixed_values))
         p, state, volume = layout.initial_conditions(named, jnp.asarray(v.initial[0]), jnp.asarray(v.volume[0]))
-        return jnp.stack([jnp.asarray(x, float) for x in (*p, *state, volume)])
+        columns = [jnp.stack([jnp.asarray(x, float) for x in rows]) for rows in (p, state)]
+        return columns[0], columns[1], jnp.asarray(volume, float)
 
-    rows = np.asarray(jax.vmap(row)(jnp.asarray(u)))
-    return np.concatenate([rows, np.tile(done, (len(rows), 1))], axis=1)
+    p, state, volume = (np.asarray(x) for x in jax.vmap(row)(jnp.asarray(u)))
+    return Lanes(p, VesselStart(state, volume))

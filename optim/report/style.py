@@ -8,7 +8,7 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from optim.units import VARIABLES, display
+from optim.units import VARIABLES, display_unit
 
 # Okabe-Ito colours: told apart by people with any common colour vision
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8a8f98", "#24292f"
@@ -41,7 +41,7 @@ def tidy_axes(axes: Axes) -> None:
 def unit_of(variable: str) -> str:
     """The unit in which people read a variable."""
     known = {"product_per_biomass": "g/g", "volume": "mL", "temperature": "°C"}
-    return known.get(variable) or display(VARIABLES[variable].unit)
+    return known.get(variable) or display_unit(VARIABLES[variable].unit)
 
 
 def panel_grid(

@@ -1,1 +1,1 @@
-"""Schedules: the actions done to a vessel, and the interval grid that the simulator marches over."""
+"""Schedules: the actions on a vessel, and the interval grid over which the simulator integrates."""

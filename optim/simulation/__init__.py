@@ -1,1 +1,1 @@
-"""Simulation of vessels: kinetics, balance and integrator brought together."""
+"""Simulation of cultivations: kinetics, material balance and time integration."""

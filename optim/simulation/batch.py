@@ -14,7 +14,7 @@ from optim.kinetics.base import AbstractKineticModel
 from optim.runtime import require_float64
 from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import Trajectory, check_trajectory, simulate
+from optim.simulation.simulate import Trajectory, check_trajectory, simulate_cultivations
 
 # vessels that one device holds at a time: bounds the memory, and is far above what fills the vector units
 CHUNK = 4096
@@ -38,8 +38,8 @@ def simulate_batch(
     Args:
         model: kinetic model.
         p: the model's Parameters, each [B].
-        cultivation: as for `simulate`, with a leading axis B.
-        integrator: as for `simulate`.
+        cultivation: as for `simulate_cultivations`, with a leading axis B.
+        integrator: as for `simulate_cultivations`.
         names: the name of each vessel for error messages; its index by default.
         expected_steps: [B] expected work of each vessel, by which the batch is sorted. The `steps` of an earlier
             trajectory are the best guess. By default the work is estimated from the intervals and the duration.
@@ -97,7 +97,7 @@ def _compiled_program(model: AbstractKineticModel, devices: int) -> tuple[Any, N
     shares, all_of_it = PartitionSpec("vessels"), PartitionSpec()
 
     def _run(p: Any, cultivation: Cultivation, integrator: Integrator) -> Trajectory:
-        return simulate(model, model.Parameters(*p), cultivation, integrator=integrator)
+        return simulate_cultivations(model, model.Parameters(*p), cultivation, integrator=integrator)
 
     # each device runs a loop of its own: nothing is exchanged, and none waits for another before the end
     shared = jax.shard_map(_run, mesh=mesh, in_specs=(shares, shares, all_of_it), out_specs=shares, check_vma=False)

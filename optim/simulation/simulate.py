@@ -36,7 +36,7 @@ class Trajectory(NamedTuple):
     error: Array  # sum of the local errors of all steps, in units of the tolerance
 
 
-def simulate(
+def simulate_cultivations(
     model: AbstractKineticModel,
     p: Any,
     cultivation: Cultivation,
@@ -63,7 +63,7 @@ def simulate(
     Raises:
         OptimError: JAX is set to single precision.
     """
-    require_float64("simulate")
+    require_float64("simulate_cultivations")
     grid, vessel = jax.tree.map(jnp.asarray, (cultivation.grid, cultivation.vessel))
     initial = model.State(*(jnp.asarray(x) for x in cultivation.initial))
     y0 = jnp.stack(to_amounts(model, initial, jnp.asarray(cultivation.volume), actions=grid.actions), axis=-1)
@@ -93,16 +93,16 @@ def simulate_one(
     integrator: Integrator,
     derivative: Literal["forward", "reverse"] = "forward",
 ) -> Trajectory:
-    """Simulate a single cultivation: `simulate` without the batch axis.
+    """Simulate a single cultivation: `simulate_cultivations` without the batch axis.
 
-    Do not call this function under `jax.vmap`; `simulate` batches cultivations much faster.
+    Do not call this function under `jax.vmap`; `simulate_cultivations` batches cultivations much faster.
 
     Args:
         model: kinetic model.
         p: the model's Parameters, each a number.
         cultivation: initial state, schedule and vessel without a batch axis.
-        integrator: as for `simulate`.
-        derivative: as for `simulate`.
+        integrator: as for `simulate_cultivations`.
+        derivative: as for `simulate_cultivations`.
 
     Returns:
         The trajectory without a batch axis.
@@ -113,7 +113,7 @@ def simulate_one(
     require_float64("simulate_one")
     one = (p, cultivation._replace(initial=tuple(cultivation.initial)))
     p, cultivation = jax.tree.map(lambda x: jnp.asarray(x)[None], one)
-    batch = simulate(model, p, cultivation, integrator=integrator, derivative=derivative)
+    batch = simulate_cultivations(model, p, cultivation, integrator=integrator, derivative=derivative)
     trajectory: Trajectory = jax.tree.map(lambda x: x[0], batch)
     return trajectory
 

@@ -15,7 +15,7 @@ from optim.simulation.balance import Controls, to_amounts, to_concentrations
 from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.rhs import FrozenInputs, right_hand_side
-from optim.simulation.simulate import Trajectory, simulate
+from optim.simulation.simulate import Trajectory, simulate_cultivations
 from optim.types import Array
 
 # simulations spent on locating an event: the error falls faster than geometrically once the bracket is small
@@ -47,15 +47,15 @@ def simulate_until(
 
     The criterion is evaluated at nodes, just before their actions, so place nodes as densely as it moves. The time of
     the event is then located to round-off by simulation, not by interpolation. It is differentiable with respect to
-    everything that `simulate` is, by the implicit function theorem. A criterion that is met at the start ends the
+    everything that a trajectory is, by the implicit function theorem. A criterion that is met at the start ends the
     cultivation there.
 
     Args:
         model: kinetic model.
         p: the model's Parameters, each [B].
-        cultivation: as for `simulate`, with a leading axis B. Every grid needs one interval of padding: call `to_grid`
-            with a size above the number of nodes.
-        integrator: as for `simulate`.
+        cultivation: as for `simulate_cultivations`, with a leading axis B. Every grid needs one interval of padding:
+            call `to_grid` with a size above the number of nodes.
+        integrator: as for `simulate_cultivations`.
         criterion: function of concentrations and volume of one vessel, evaluated for all nodes at once.
 
     Returns:
@@ -66,7 +66,7 @@ def simulate_until(
     """
     require_float64("simulate_until")
     grid = cultivation.grid
-    run = lambda g: simulate(model, p, cultivation._replace(grid=g), integrator=integrator)  # noqa: E731
+    run = lambda g: simulate_cultivations(model, p, cultivation._replace(grid=g), integrator=integrator)  # noqa: E731
     values = jax.vmap(criterion)
     whole = run(grid)
     at_nodes = values(whole.concentrations, whole.volume)

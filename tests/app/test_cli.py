@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from optim.app.cli import main
-from optim.app.commands import command_summaries
+from optim.app.commands import command_summaries, load_command
 from optim.artefact import load_artefact
 from optim.estimation.result import FitResult
 
@@ -37,6 +37,11 @@ def test_help_names_every_command_and_imports_neither_jax_nor_mlflow(tmp_path):
     assert r.returncode == 0, r.stderr
     for command in command_summaries():
         assert command in r.stdout
+
+
+def test_every_file_of_a_command_holds_its_function():
+    for name in command_summaries():
+        assert load_command(name).__module__ == f"optim.app.commands.{name}"
 
 
 def test_an_unknown_command_is_a_usage_error(capsys):

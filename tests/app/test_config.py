@@ -10,10 +10,10 @@ import yaml
 from conftest import ROOT, skip_without_data
 
 from optim.app.build import build_fit, build_process, compose, config_hash, model_config
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.screened import Screen
 from optim.errors import ConfigError
-from optim.kinetics import kinetics
+from optim.kinetics import load_kinetics
 from optim.parameters import parameter_table
 
 CONFIGS = ROOT / "configs"
@@ -44,11 +44,11 @@ def test_every_option_composes(options):
 def test_every_experiment_builds(name):
     cfg = compose([f"experiment={name}"])
     skip_without_data(cfg.dataset.name)
-    screen = Screen.none()
+    screen = Screen.without_data()
     if cfg.dataset.name:  # an experiment without data is a process to simulate
-        dataset = open_dataset(cfg.dataset.name)
+        dataset = read_dataset(cfg.dataset.name)
         build_fit(cfg, dataset)
-        screen = Screen.of(dataset)
+        screen = Screen.from_dataset(dataset)
     build_process(cfg, screen)
 
 
@@ -56,8 +56,8 @@ def test_every_experiment_builds(name):
 def test_a_model_brings_a_process_that_needs_no_data(name):
     cfg = compose([f"model={name}"])
     assert (cfg.name, cfg.model.name, cfg.title) == (name, name, cfg.model.title)
-    problem = build_process(cfg, Screen.none())
-    assert type(problem.model) is type(kinetics(cfg.model.kinetics))
+    problem = build_process(cfg, Screen.without_data())
+    assert type(problem.model) is type(load_kinetics(cfg.model.kinetics))
     assert set(cfg.noise.assays) >= set(problem.observed) - UNMEASURED
     assert problem.product.variable in problem.observed
 
@@ -110,11 +110,11 @@ def test_a_design_that_a_model_states_itself_cannot_be_swapped_in_silence():
 )
 def test_a_process_without_data_states_its_media(overrides, words):
     with pytest.raises(ConfigError, match=words):
-        build_process(compose(overrides), Screen.none())
+        build_process(compose(overrides), Screen.without_data())
 
 
 def test_compositions_of_the_design_come_before_those_of_the_data(screen):
-    data = Screen.of(screen)
+    data = Screen.from_dataset(screen)
     own = build_process(compose(["+design.medium_composition={glucose: 11.0}"]), data)
     usual = build_process(compose([]), data)
     glucose = usual.model.names().index("Glc")
@@ -126,16 +126,16 @@ def test_compositions_of_the_design_come_before_those_of_the_data(screen):
 def test_what_needs_prices_is_refused_without_them():
     model = "model=penicillin_bajpai_reuss"
     with pytest.raises(ConfigError, match="yield_per_cost needs a price book"):
-        build_process(compose([model, "objective=yield_per_cost"]), Screen.none())
+        build_process(compose([model, "objective=yield_per_cost"]), Screen.without_data())
     limit = "{variable: cost_eur, kind: max, limit: 10, unit: EUR, where: end, source: mine, verified: true}"
     with pytest.raises(ConfigError, match="cost needs a price book"):
-        build_process(compose([model, f"+constraints.limits.budget={limit}"]), Screen.none())
+        build_process(compose([model, f"+constraints.limits.budget={limit}"]), Screen.without_data())
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_states_unit_and_source_of_every_parameter(name):
     cfg = model_config(name)
-    fields = kinetics(cfg.kinetics).Parameters._fields
+    fields = load_kinetics(cfg.kinetics).Parameters._fields
     table = parameter_table(cfg.parameters, fields)
     for row in table.rows:
         assert row.unit

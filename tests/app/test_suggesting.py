@@ -13,10 +13,10 @@ from conftest import ROOT
 
 from optim.app.build import compose
 from optim.app.commands import load_command
-from optim.app.session import session
+from optim.app.session import open_session
 from optim.artefact import load_artefact
 from optim.data.dataset import Run
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.writer import append_runs
 from optim.doe.result import Suggestion
 from optim.errors import ConfigError, DatasetError, IncompatibleError
@@ -31,7 +31,7 @@ def go(command: str, out: Path, *overrides: str, said: list[str] | None = None):
     few += ["suggest.processes=16", "suggest.per_clone=3", "suggest.members=4", "suggest.top=1", "suggest.optima=1"]
     few += ["suggest.scenarios=16"]
     cfg = compose(["tracking=off", f"out={out}", *few, *overrides])
-    with session(cfg, command, (said if said is not None else []).append) as s:
+    with open_session(cfg, command, say=(said if said is not None else []).append) as s:
         return load_command(command)(s)
 
 
@@ -52,11 +52,11 @@ def test_suggested_runs_are_done_read_and_fitted(tmp_path, small_screen):
     assert len((tmp_path / "a" / "tables" / "suggestion.csv").read_text().splitlines()) == 4
     folder = tmp_path / "a" / "next"
     with pytest.raises(DatasetError, match=r"measurements\.csv: file is missing"):
-        open_dataset(str(folder))
+        read_dataset(str(folder))
     with pytest.raises(DatasetError, match=r"measurements\.csv is missing; fill in what was measured"):
         append_runs(small_screen, folder, tmp_path / "both")
-    _measure(folder, tuple(run.run for run in found.runs), open_dataset(str(small_screen)).truth)
-    after = open_dataset(str(append_runs(small_screen, folder, tmp_path / "both")))
+    _measure(folder, tuple(run.run for run in found.runs), read_dataset(str(small_screen)).truth)
+    after = read_dataset(str(append_runs(small_screen, folder, tmp_path / "both")))
     assert all(_same(a, b.run) for a, b in zip(after.runs[-3:], found.runs, strict=True))
     with pytest.raises(DatasetError, match=r"runs NEXT1-1, NEXT1-2, NEXT1-3 are already in"):
         append_runs(tmp_path / "both", folder, tmp_path / "twice")
@@ -86,7 +86,7 @@ def _measure(folder: Path, runs: tuple[Run, ...], truth: dict[str, dict[str, flo
         rows = list(csv.DictReader(file))
     times = np.unique([float(row["time_h"]) for row in rows])
     named = {c: Parameters(**{n: (truth[""] | truth[c])[n] for n in Parameters._fields}) for c in truth if c}
-    values = simulate_screen(runs, named, np.ones(len(runs)), times)
+    values = simulate_screen(runs, named, np.ones(len(runs)), times_h=times)
     ids, rng = [run.run_id for run in runs], np.random.default_rng(1)
     for row in rows:
         true = values[row["variable"]][ids.index(row["run_id"]), int(np.searchsorted(times, float(row["time_h"])))]

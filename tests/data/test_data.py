@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from optim.app.build import compose
 from optim.data import open as registry
-from optim.data.open import open_dataset
-from optim.data.reader import content_hash, read_dataset
+from optim.data.open import read_dataset
+from optim.data.reader import content_hash, read_folder
 from optim.errors import ConfigError, DatasetError
 from optim.schedule.actions import Bolus, Setpoint
 from optim.synthetic import ScreenOptions, make_screen
-from optim.units import VARIABLES, Quantity, factor, to_canonical
+from optim.units import VARIABLES, Quantity, conversion_factor, to_canonical
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def folder(tmp_path) -> Path:
 
 
 def test_a_sound_dataset_is_read_into_canonical_units(folder):
-    d = read_dataset(folder)
-    assert d.vessels == ("R1", "R2")
+    d = read_folder(folder)
+    assert d.run_ids == ("R1", "R2")
     assert d.clones == ("C1",)
     assert d.measurements.value[1] == pytest.approx(6.1 / 180.156 * 1000.0, rel=1e-12)
     assert d.runs[0].actions[1] == Bolus(24.0, "f", 0.4)
@@ -89,7 +89,7 @@ def test_a_fault_names_file_row_column_value_and_rule(folder, name):
     assert old in text
     (folder / file).write_text(text.replace(old, new, 1))
     with pytest.raises(DatasetError) as caught:
-        read_dataset(folder)
+        read_folder(folder)
     for word in words:
         assert word in str(caught.value)
 
@@ -111,20 +111,20 @@ def test_a_fault_names_file_row_column_value_and_rule(folder, name):
 def test_a_file_that_is_no_table_is_refused(folder, content, rule):
     (folder / "measurements.csv").write_bytes(content)
     with pytest.raises(DatasetError, match=rule):
-        read_dataset(folder)
+        read_folder(folder)
 
 
 def test_rows_are_counted_as_in_the_file_blank_lines_included(folder):
     text = (folder / "measurements.csv").read_text().replace("6.1,g/L", "six,g/L").replace("unit\n", "unit\n\n\n", 1)
     (folder / "measurements.csv").write_text(text)
     with pytest.raises(DatasetError, match=r"measurements\.csv:5 column 'value' value 'six'"):
-        read_dataset(folder)
+        read_folder(folder)
 
 
 def test_a_missing_file_is_named(folder):
     (folder / "events.csv").unlink()
     with pytest.raises(DatasetError, match=r"events\.csv: file is missing"):
-        read_dataset(folder)
+        read_folder(folder)
 
 
 def test_all_faults_are_reported_at_once(folder):
@@ -132,17 +132,17 @@ def test_all_faults_are_reported_at_once(folder):
         file, old, new, _ = SPOILS[name]
         (folder / file).write_text((folder / file).read_text().replace(old, new, 1))
     with pytest.raises(DatasetError) as caught:
-        read_dataset(folder)
+        read_folder(folder)
     assert {c.file for c in caught.value.cells} == {"measurements.csv", "events.csv", "dataset.yaml"}
     assert len(caught.value.cells) == 3
 
 
 def test_reading_changes_no_file_and_the_hash_follows_the_content(folder):
     before = {f.name: f.read_bytes() for f in folder.iterdir()}
-    first = read_dataset(folder).content_hash
+    first = read_folder(folder).content_hash
     assert {f.name: f.read_bytes() for f in folder.iterdir()} == before
     (folder / "measurements.csv").write_text((folder / "measurements.csv").read_text().replace("6.1", "6.2"))
-    assert read_dataset(folder).content_hash != first
+    assert read_folder(folder).content_hash != first
 
 
 def test_an_excluded_row_is_not_used(folder):
@@ -154,20 +154,20 @@ def test_an_excluded_row_is_not_used(folder):
     )
     text = text.replace("mL\n", "mL,\n").replace("g/L\n", "g/L,\n")
     (folder / "measurements.csv").write_text(text)
-    assert len(read_dataset(folder).measurements.value) == 2
+    assert len(read_folder(folder).measurements.value) == 2
 
 
 def test_an_unknown_dataset_names_the_nearest():
     with pytest.raises(DatasetError, match="Did you mean 'cho_clone_screen'"):
-        open_dataset("cho_clone_scren")
+        read_dataset("cho_clone_scren")
 
 
 @pytest.mark.parametrize("mismatch", [False, True])
 def test_the_shipped_screens_are_what_the_generator_makes(tmp_path, mismatch):
     name = "cho_clone_screen" + ("_mismatch" if mismatch else "")
-    made = read_dataset(make_screen(tmp_path / name, name, ScreenOptions(mismatch=mismatch)))
-    shipped = read_dataset(ROOT / "datasets" / name)
-    assert made.vessels == shipped.vessels
+    made = read_folder(make_screen(tmp_path / name, name, ScreenOptions(mismatch=mismatch)))
+    shipped = read_folder(ROOT / "datasets" / name)
+    assert made.run_ids == shipped.run_ids
     assert made.measurements.variable == shipped.measurements.variable
     # four digits are written, so a last digit may differ between machines
     assert np.allclose(made.measurements.value, shipped.measurements.value, rtol=2e-3)
@@ -234,7 +234,7 @@ def test_concentrations_agree_with_pint(unit, value):
 @pytest.mark.parametrize("unit", ["degC", "h", "", "g/", "cells", "1e6", "; drop"])
 def test_a_unit_that_does_not_fit_is_refused(unit):
     with pytest.raises(ConfigError, match="does not fit"):
-        factor(unit, VARIABLES["titre"])
+        conversion_factor(unit, VARIABLES["titre"])
 
 
 # --- public sets ---
@@ -262,22 +262,22 @@ def public(tmp_path, monkeypatch):
 
 
 def test_a_public_set_is_fetched_once_and_checked(public):
-    assert open_dataset("toy") == "a,b\n1,2\n"
+    assert read_dataset("toy") == "a,b\n1,2\n"
     shutil.rmtree(public / "remote")
-    assert open_dataset("toy") == "a,b\n1,2\n"  # from the cache
+    assert read_dataset("toy") == "a,b\n1,2\n"  # from the cache
 
 
 def test_a_wrong_checksum_is_refused_and_nothing_is_kept(public):
     (public / "remote" / "0123456789abcdef" / "x.csv").write_bytes(b"tampered")
     with pytest.raises(DatasetError, match=r"SHA-256 is .* expected .* nothing was kept"):
-        open_dataset("toy")
+        read_dataset("toy")
     assert not list((public / "cache").rglob("*.csv"))
 
 
 def test_without_network_the_message_says_what_to_do(public):
     shutil.rmtree(public / "remote")
     with pytest.raises(DatasetError, match=r"fetching .* failed .* set OPTIM_DATA"):
-        open_dataset("toy")
+        read_dataset("toy")
 
 
 def test_optim_data_is_read_checked_and_never_written(public, monkeypatch):
@@ -285,18 +285,18 @@ def test_optim_data_is_read_checked_and_never_written(public, monkeypatch):
     mine.mkdir(parents=True)
     monkeypatch.setenv("OPTIM_DATA", str(public / "data"))
     with pytest.raises(DatasetError, match=r"OPTIM_DATA=.* lacks x\.csv"):
-        open_dataset("toy")
+        read_dataset("toy")
     (mine / "x.csv").write_bytes(b"other")
     with pytest.raises(DatasetError, match="SHA-256"):
-        open_dataset("toy")
+        read_dataset("toy")
     (mine / "x.csv").write_bytes(b"a,b\n1,2\n")
-    assert open_dataset("toy") == "a,b\n1,2\n"
+    assert read_dataset("toy") == "a,b\n1,2\n"
     assert [p.name for p in mine.iterdir()] == ["x.csv"]
 
 
 @needs_public_data
 def test_the_public_ecoli_set_is_read_whole():
-    d = open_dataset("optfed_ecoli_proteinL")
+    d = read_dataset("optfed_ecoli_proteinL")
     assert len(d.runs) == 12
     assert len(d.measurements.value) == 249  # 84 rows less the authors' outlier, three assays
     assert not d.simulated

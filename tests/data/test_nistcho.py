@@ -14,12 +14,12 @@ import yaml
 from conftest import COUNTS_SET, ROOT, at, follow, needs_counts, plan
 from scipy.integrate import solve_ivp
 
-from optim.app.build import build_fit, compose, configured
+from optim.app.build import build_fit, compose, configured_kinetics
 from optim.data import open as registry
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.sources import nistcho
 from optim.errors import DatasetError
-from optim.estimation.fit import fit
+from optim.estimation.fit import fit_problem
 from optim.estimation.score import r_squared
 from optim.kinetics.base import Environment
 from optim.kinetics.cho_growth import STARVATION_HILL, W_REFERENCE, ChoGrowth, Parameters, State
@@ -44,7 +44,7 @@ ROWS = [
 
 def adapt(folder: Path, rows: list[str], header: str = HEADER):
     (folder / nistcho.COUNTS_FILE).write_text(header + "\n".join(rows) + "\n")
-    return nistcho.adapt(folder, SOURCE)
+    return nistcho.read_nistcho(folder, SOURCE)
 
 
 # --- the adapter ---
@@ -52,7 +52,7 @@ def adapt(folder: Path, rows: list[str], header: str = HEADER):
 
 def test_a_vessel_is_a_run_and_its_strategy_stands_for_the_clone(tmp_path):
     d = adapt(tmp_path, ROWS)
-    assert d.vessels == ("FB2_STD_R1", "FB2_LoG_R1", "FB2_LoG_R2", "FB4_STD_R2")
+    assert d.run_ids == ("FB2_STD_R1", "FB2_LoG_R1", "FB2_LoG_R2", "FB4_STD_R2")
     assert d.clones == ("STD", "LoG")
     assert [r.experiment_id for r in d.runs] == ["FB2", "FB2", "FB2", "FB4"]
     assert [r.end_time_h for r in d.runs] == [0.0, 70.5, 0.0, 0.0]
@@ -124,11 +124,11 @@ def exported(tmp_path, monkeypatch):
 
 
 def test_an_exported_table_is_read_and_checked(exported):
-    assert len(open_dataset("counts").runs) == 4
+    assert len(read_dataset("counts").runs) == 4
     with (exported / nistcho.COUNTS_FILE).open("a") as file:
         file.write("\n")
     with pytest.raises(DatasetError, match=r"SHA-256 is .* expected .*export it again"):
-        open_dataset("counts")
+        read_dataset("counts")
 
 
 def test_a_table_at_no_address_is_never_fetched_and_the_message_says_how_to_make_it(exported, monkeypatch):
@@ -139,10 +139,10 @@ def test_a_table_at_no_address_is_never_fetched_and_the_message_says_how_to_make
     (exported / nistcho.COUNTS_FILE).unlink()
     says = r"cannot be fetched: make it once from someone/counts \(commit 0123456789\): load it and write it"
     with pytest.raises(DatasetError, match=rf"lacks {nistcho.COUNTS_FILE}.*{says}"):
-        open_dataset("counts")
+        read_dataset("counts")
     monkeypatch.delenv("OPTIM_DATA")
     with pytest.raises(DatasetError, match=rf"lies at no address.*{says}.*set OPTIM_DATA"):
-        open_dataset("counts")
+        read_dataset("counts")
 
 
 def test_the_source_says_what_is_at_no_address():
@@ -154,7 +154,7 @@ def test_the_source_says_what_is_at_no_address():
 
 @needs_counts
 def test_the_public_counts_are_read_whole():
-    d = open_dataset(COUNTS_SET)
+    d = read_dataset(COUNTS_SET)
     assert len(d.runs) == 34
     assert set(d.clones) == set(nistcho.STRATEGIES.values())
     assert len(d.measurements.value) == 2 * 309
@@ -234,7 +234,7 @@ def test_growth_is_logistic_where_the_half_saturation_is_large():
 
 
 def test_the_march_agrees_with_scipy():
-    model, p = configured("cho_growth")
+    model, p = configured_kinetics("cho_growth")
     p = p._replace(C_t=2000.0)
     rhs = jax.jit(lambda c: jnp.stack(model.rates(p, State(*c), ENV)))
     start = model.initial({}, 0.35, {})
@@ -264,8 +264,8 @@ def test_a_run_starts_from_its_inoculum_or_first_count():
 @pytest.mark.slow
 def test_counts_and_viability_of_seven_strategies_are_described():
     cfg = compose(["experiment=nistcho_growth"])
-    result = fit(
-        build_fit(cfg, open_dataset(cfg.dataset.name)),
+    result = fit_problem(
+        build_fit(cfg, read_dataset(cfg.dataset.name)),
         replace(cfg.fit, starts=2, ensemble=8),
         seed=cfg.seed,
         model_name="cho_growth",

@@ -15,7 +15,7 @@ from support.toys import optimum, spec, toy
 
 from optim.app.build import build_fit, compose
 from optim.data.dataset import Measurements, Run
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.schedules import schedule_of
 from optim.doe.alternatives import _filling, _line
 from optim.doe.candidates import (
@@ -43,7 +43,7 @@ from optim.schedule.actions import Bolus, Sample, Setpoint, start_time
 from optim.schedule.schedule import FLOWS, to_grid
 from optim.settings.doe import CRITERIA, SuggestSettings
 from optim.settings.optimisation import OptimiseSettings
-from optim.synthetic import FEED, MEDIUM
+from optim.synthetic import BASAL_MEDIUM, FEED
 
 DRAWS = 8192
 
@@ -213,7 +213,7 @@ def with_runs(posterior: Posterior, point: Point, belief: Belief, runs: tuple[Ru
         replicate=(*m.replicate, *("1",) * n),
     )
     dataset = replace(old.dataset, runs=(*old.dataset.runs, *runs), measurements=readings)
-    problem = build_problem(old.model, old.table, dataset, old.noise, old.integrator)
+    problem = build_problem(old.model, old.table, dataset, noise=old.noise, integrator=old.integrator)
     e = Posterior(problem, spread=posterior.spread)
     there = e.prior_point()
     there.shared[: posterior.n_shared + posterior.n_per_group] = point.shared[
@@ -296,19 +296,19 @@ SMALL = SuggestSettings(
     runs=3, every_d=(3,), safe=0.6, processes=8, per_clone=2, members=3, top=1, optima=1, scenarios=16, draws=256
 )  # fmt: skip
 QUICK = OptimiseSettings(starts=2, rank_starts=1, max_iterations=12, tolerance=1e-4)
-SETTING = Setting("basal_a", 0.5, "NEXT1", {"basal_a": MEDIUM, "feed_a": FEED})
+SETTING = Setting("basal_a", 0.5, "NEXT1", {"basal_a": BASAL_MEDIUM, "feed_a": FEED})
 
 
 @pytest.fixture(scope="module")
 def short(small_screen):
     """Four clones of which six days are known, and their posterior at its mode."""
-    dataset = open_dataset(str(small_screen)).only(np.arange(0, 8, 2), 144.0)
+    dataset = read_dataset(str(small_screen)).select_runs(np.arange(0, 8, 2), 144.0)
     return fitted_quickly(build_fit(compose([]), dataset))
 
 
 def fitted_quickly(problem):
     posterior = Posterior(problem)
-    return posterior, minimise(posterior, [posterior.prior_point()], Search(30, 1e-8), lambda text: None)[0]
+    return posterior, minimise(posterior, [posterior.prior_point()], Search(30, 1e-8), progress=lambda text: None)[0]
 
 
 @pytest.fixture(scope="module")
@@ -479,7 +479,11 @@ def test_a_run_is_simulated_as_its_process(short, process_problem):
         measurements=Measurements(np.zeros(1, int), np.array([run.end_time_h]), ("titre",), np.ones(1), ("",), ("1",)),
     )
     future = build_problem(
-        posterior.problem.model, posterior.problem.table, dataset, posterior.problem.noise, posterior.problem.integrator
+        posterior.problem.model,
+        posterior.problem.table,
+        dataset,
+        noise=posterior.problem.noise,
+        integrator=posterior.problem.integrator,
     )
     p = parameters(posterior.problem, belief, belief.mean[None], np.array([0]))
     metrics = dict(zip(process_problem.metrics, process_problem.evaluate(x, p).metrics[0], strict=True))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from optim.data.dataset import Dataset, Measurements, Run
-from optim.estimation.identifiability.practical import PRIOR, WELL, identify
+from optim.estimation.identifiability.practical import PRIOR, WELL, assess_identifiability
 from optim.estimation.levenberg_marquardt import Search, minimise
 from optim.estimation.noise import NoiseModel
 from optim.estimation.posterior import Posterior
@@ -90,7 +90,7 @@ def batch(late: bool = False, extra: tuple[float, str] | None = None):
             replicate=("1",) * len(samples),
         )
         d = Dataset("toy", "", "", "", "", True, "", (run,), m, {"broth": {"glucose": 30.0}})
-        made = build_problem(Batch(), TABLE, d, NOISE, Integrator(rtol=1e-9, atol=1e-10))
+        made = build_problem(Batch(), TABLE, d, noise=NOISE, integrator=Integrator(rtol=1e-9, atol=1e-10))
         return replace(
             made,
             vessels=made.vessels._replace(
@@ -101,17 +101,17 @@ def batch(late: bool = False, extra: tuple[float, str] | None = None):
     blank = problem(np.ones(len(samples)))
     y, _ = blank.predict(Posterior(blank).lane_parameters(Posterior(blank).prior_point()))
     posterior = Posterior(problem(y[0, : len(samples)]))
-    best = minimise(posterior, [posterior.prior_point()], Search(20, 1e-9), lambda text: None)[0]
+    best = minimise(posterior, [posterior.prior_point()], Search(20, 1e-9), progress=lambda text: None)[0]
     return posterior, best
 
 
 @pytest.fixture(scope="module")
 def excess():
-    return identify(*batch())
+    return assess_identifiability(*batch())
 
 
 def test_what_the_data_do_not_see_is_named(excess):
-    assert excess.verdict("Ks") == PRIOR or "poorly" in excess.verdict("Ks")
+    assert excess.verdict_of("Ks") == PRIOR or "poorly" in excess.verdict("Ks")
     first = excess.combinations[0]
     assert set(first.names) == {"Ks", "mu_max"}
     assert first.change < 0.5 < first.alone
@@ -125,12 +125,12 @@ def test_a_sample_at_low_substrate_is_proposed_and_helps(excess):
     assert readings[0].gain > 0.5
     assert "one more reading of" in readings[0].sentence
     # with one more reading there, as proposed
-    again = identify(*batch(extra=(readings[0].time_h, readings[0].variable)), proposals=0)
+    again = assess_identifiability(*batch(extra=(readings[0].time_h, readings[0].variable)), proposals=0)
     before = next(k for k in excess.parameters if k.name == "Ks")
     after = next(k for k in again.parameters if k.name == "Ks")
     assert after.sd**2 < (1.0 - 0.7 * readings[0].gain) * before.sd**2
     # while one more early reading does not
-    early = identify(*batch(extra=(6.5, readings[0].variable)), proposals=0)
+    early = assess_identifiability(*batch(extra=(6.5, readings[0].variable)), proposals=0)
     assert next(k for k in early.parameters if k.name == "Ks").sd > 0.8 * before.sd
 
 
@@ -141,8 +141,8 @@ def test_a_vessel_with_less_medium_is_proposed(excess):
 
 
 def test_what_is_well_determined_is_not_flagged():
-    found = identify(*batch(late=True), proposals=0)
-    assert found.verdict("mu_max") == found.verdict("Ks") == WELL
+    found = assess_identifiability(*batch(late=True), proposals=0)
+    assert found.verdict_of("mu_max") == found.verdict_of("Ks") == WELL
     assert not found.combinations
     assert not found.sentences
 
@@ -150,14 +150,14 @@ def test_what_is_well_determined_is_not_flagged():
 @pytest.mark.slow
 def test_a_screen_with_clones_is_judged(small_problem):
     posterior = Posterior(small_problem)
-    found = identify(posterior, replace(posterior.prior_point()), proposals=0)
-    assert found.verdict("Y_amm") == WELL
+    found = assess_identifiability(posterior, replace(posterior.prior_point()), proposals=0)
+    assert found.verdict_of("Y_amm") == WELL
     assert {k.level for k in found.parameters} == {"shared", "population", "clone"}
     # without glutamine and ammonia nothing is left to say how they go together
     v = small_problem.vessels
     blind = np.isin(v.variable, [small_problem.variables.index(n) for n in ("glutamine", "ammonia")])
     posterior = Posterior(replace(small_problem, vessels=v._replace(weight=np.where(blind, 0.0, v.weight))))
-    found = identify(posterior, posterior.prior_point(), proposals=2)
+    found = assess_identifiability(posterior, posterior.prior_point(), proposals=2)
     named = {name for c in found.combinations for name in c.names}
     assert named & {"Y_amm", "q_gln_max", "k_gln", "KI_amm"}
     proposed = [p.variable for c in found.combinations for p in c.proposals if p.kind == "reading"]

@@ -122,7 +122,7 @@ def problem_of(
     )
     media = {"basal": {"glucose": 25.0}, "feed": {"glucose": 400.0}}
     dataset = Dataset("made", "", "none", "", "", True, "0", tuple(runs), measured, media)
-    return build_problem(Growth(), ParameterTable(rows), dataset, noise, integrator)
+    return build_problem(Growth(), ParameterTable(rows), dataset, noise=noise, integrator=integrator)
 
 
 def with_readings(problem: FitProblem, truth: Point, seed: int = 0, noise: float = 1.0) -> FitProblem:
@@ -205,7 +205,7 @@ def test_the_bend_of_a_step_is_the_second_derivative_of_the_residuals(everything
     h = 1e-2
     there = [e.move_point(point, s * h * step_s, s * h * step_c) for s in (1.0, -1.0)]
     e.evaluate_cost(there)
-    found = e.acceleration_equations(point, step_s, step_c, there[0], h)
+    found = e.acceleration_equations(point, step_s, step_c, ahead=there[0], fraction=h)
     second = (there[0].residual - 2.0 * point.residual + there[1].residual) / h**2
     gs, gc = e._gathered(np.einsum("bqm,bm->bq", point.slopes.jacobian, second))
     assert np.allclose(found.gs, gs, rtol=0.05, atol=0.02 * np.abs(gs).max())
@@ -216,7 +216,7 @@ def test_an_independent_solver_ends_at_the_same_optimum():
     problem = problem_of(PLAIN, SIMPLE)
     truth = Posterior(problem).random_point(np.random.default_rng(2), 0.3)
     e = Posterior(with_readings(problem, truth))
-    ours = minimise(e, [e.prior_point()], Search(60, 1e-10), lambda text: None)[0]
+    ours = minimise(e, [e.prior_point()], Search(60, 1e-10), progress=lambda text: None)[0]
     n = len(e.shared_part_specs)
 
     def residuals(x: np.ndarray) -> np.ndarray:
@@ -235,8 +235,8 @@ def test_an_independent_solver_ends_at_the_same_optimum():
 def test_far_starts_end_at_the_same_optimum_with_and_without_first_order_steps():
     e = Posterior(with_readings(problem_of(PLAIN, SIMPLE), Posterior(problem_of(PLAIN, SIMPLE)).prior_point()))
     starts = [e.random_point(np.random.default_rng(s), 3.0) for s in range(6)]
-    straight = minimise(e, starts, Search(80, 1e-9), lambda text: None)
-    helped = minimise(e, starts, Search(80, 1e-9, startup=15), lambda text: None)
+    straight = minimise(e, starts, Search(80, 1e-9), progress=lambda text: None)
+    helped = minimise(e, starts, Search(80, 1e-9, startup=15), progress=lambda text: None)
     best = min(p.cost for p in straight)
     assert sum(p.cost < best + 0.01 for p in straight) >= 5
     assert sum(p.cost < best + 0.01 for p in helped) >= 5
@@ -258,7 +258,7 @@ def test_an_outlier_pulls_less_where_the_noise_is_robust():
 
     def off(noise: NoiseModel) -> float:
         e = Posterior(replace(clean, noise=noise, vessels=clean.vessels._replace(value=value)))
-        end = minimise(e, [e.prior_point()], Search(60, 1e-9), lambda text: None)[0]
+        end = minimise(e, [e.prior_point()], Search(60, 1e-9), progress=lambda text: None)[0]
         return float(np.abs(end.block[0] - truth.block[0]).max())
 
     assert off(heavy) < 0.2 * off(SIMPLE)
@@ -272,7 +272,7 @@ def test_the_spread_between_clones_is_found():
     truth = posterior.prior_point()
     truth.block[:, 0] += 0.1 * np.random.default_rng(4).standard_normal(40)
     options = FitSettings(starts=1, noise_rounds=8)
-    found, ends = multi_start(with_readings(problem, truth), options, 0, lambda text: None)
+    found, ends = multi_start(with_readings(problem, truth), options, 0, progress=lambda text: None)
     sd = float(np.std(truth.block[:, 0]))
     assert found.spread[0] == pytest.approx(sd, rel=0.2)
     # one more step of the same kind changes nothing
@@ -283,5 +283,5 @@ def test_the_spread_between_clones_is_found():
 def test_few_data_leave_the_spread_as_it_was_stated():
     problem = problem_of(PLAIN, SIMPLE, clones=2, vessels=1)
     blind = replace(problem, vessels=problem.vessels._replace(weight=np.zeros_like(problem.vessels.weight)))
-    found, _ = multi_start(blind, FitSettings(starts=1, noise_rounds=6), 0, lambda text: None)
+    found, _ = multi_start(blind, FitSettings(starts=1, noise_rounds=6), 0, progress=lambda text: None)
     assert found.spread[0] == pytest.approx(0.2, rel=0.05)

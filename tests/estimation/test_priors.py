@@ -21,11 +21,11 @@ GOOD = {
 
 def density(spec: ParameterSpec):
     """The logarithm of the prior on the natural scale, from SciPy."""
-    if spec.family == "lognormal":
+    if spec.prior_family == "lognormal":
         return lambda x: stats.lognorm.logpdf(x, spec.prior_sd, scale=spec.value)
-    if spec.family == "normal":
+    if spec.prior_family == "normal":
         return lambda x: stats.norm.logpdf(x, spec.value, spec.prior_sd)
-    if spec.family == "half_normal":
+    if spec.prior_family == "half_normal":
         return lambda x: stats.halfnorm.logpdf(x, scale=spec.prior_sd)
     return lambda x: np.zeros_like(x)
 
@@ -34,13 +34,13 @@ def density(spec: ParameterSpec):
 @pytest.mark.parametrize("prior", ["normal", "lognormal", "half_normal", "uniform"])
 def test_the_prior_is_the_density_over_the_fitted_scale(scale, prior):
     spec = ParameterSpec(**GOOD | {"scale": scale, "prior": prior, "prior_sd": None if prior == "uniform" else 0.6})
-    u = np.array([spec.forward(x) for x in np.linspace(0.3, 3.5, 9)])
+    u = np.array([spec.to_fitted(x) for x in np.linspace(0.3, 3.5, 9)])
     cost, slope, bend = spec.prior_score(u)
-    x = spec.backward(u)
-    change = (spec.backward(u + 1e-6) - spec.backward(u - 1e-6)) / 2e-6
+    x = spec.to_natural(u)
+    change = (spec.to_natural(u + 1e-6) - spec.to_natural(u - 1e-6)) / 2e-6
     expected = -(density(spec)(x) + np.log(change))
     assert np.allclose(cost - cost[0], expected - expected[0], atol=1e-7)  # up to a constant
-    assert np.allclose(change, spec.slope(u), rtol=1e-6)
+    assert np.allclose(change, spec.scale_slope(u), rtol=1e-6)
     numeric = (spec.prior_score(u + 1e-5)[0] - spec.prior_score(u - 1e-5)[0]) / 2e-5
     assert np.allclose(slope, numeric, atol=1e-6)
     assert np.all(bend >= 0.0)
@@ -51,7 +51,7 @@ def test_without_a_family_the_prior_is_normal_where_the_search_moves():
         spec = ParameterSpec(**GOOD | {"scale": scale})
         u = np.linspace(-0.5, 0.9, 5) if scale != "identity" else np.linspace(0.2, 3.0, 5)
         cost, slope, bend = spec.prior_score(u)
-        z = (u - spec.forward(1.5)) / 0.6
+        z = (u - spec.to_fitted(1.5)) / 0.6
         assert np.allclose(cost, 0.5 * z**2)
         assert np.allclose(slope, z / 0.6)
         assert np.allclose(bend, 1.0 / 0.36)
@@ -65,7 +65,7 @@ def test_a_parameter_may_be_a_multiple_of_another():
         ParameterSpec(**GOOD | {"name": "tied", "value": 1.0, "level": "fixed", "times": "k"}),
         ParameterSpec(**GOOD | {"name": "ratio", "value": 0.4, "times": "k"}),
     )
-    assert ParameterTable(rows).values() == pytest.approx({"k": 1.5, "tied": 1.5, "ratio": 0.6})
+    assert ParameterTable(rows).natural_values() == pytest.approx({"k": 1.5, "tied": 1.5, "ratio": 0.6})
     with pytest.raises(ConfigError, match="no parameter 'kk'"):
         ParameterTable((rows[0], ParameterSpec(**GOOD | {"name": "b", "times": "kk"})))
     with pytest.raises(ConfigError, match="itself a multiple"):

@@ -11,7 +11,7 @@ from optim.app.build import build_fit, compose
 from optim.data.dataset import Dataset
 from optim.errors import ConfigError
 from optim.estimation.data_quality.finding import Finding
-from optim.estimation.data_quality.inspect import inspect, inspect_raw, without
+from optim.estimation.data_quality.inspect import inspect_data, inspect_dataset, without_suspects
 from optim.estimation.data_quality.readings import unit_factors
 from optim.estimation.data_quality.residuals import treated_alike
 from optim.estimation.levenberg_marquardt import Search, minimise
@@ -21,11 +21,11 @@ from optim.estimation.posterior import Posterior
 def fitted(dataset: Dataset):
     """An ordinary fit, bent by whatever is wrong with the data."""
     posterior = Posterior(build_fit(compose([]), dataset))
-    return posterior, minimise(posterior, [posterior.prior_point()], Search(12, 1e-3), lambda text: None)[0]
+    return posterior, minimise(posterior, [posterior.prior_point()], Search(12, 1e-3), progress=lambda text: None)[0]
 
 
 def looked_at(dataset: Dataset):
-    return inspect(*fitted(dataset))
+    return inspect_data(*fitted(dataset))
 
 
 class Edited:
@@ -38,11 +38,11 @@ class Edited:
     def rows(self, vessel: str, variable: str = "", since: float = 0.0, until: float = np.inf) -> np.ndarray:
         m = self.dataset.measurements
         named = np.ones(len(m.value), bool) if not variable else np.array(m.variable) == variable
-        return (m.run == self.dataset.vessels.index(vessel)) & named & (m.time_h >= since) & (m.time_h <= until)
+        return (m.run == self.dataset.run_ids.index(vessel)) & named & (m.time_h >= since) & (m.time_h <= until)
 
     def swap(self, a: str, b: str) -> None:
         first, second = self.rows(a), self.rows(b)
-        self.run[first], self.run[second] = self.dataset.vessels.index(b), self.dataset.vessels.index(a)
+        self.run[first], self.run[second] = self.dataset.run_ids.index(b), self.dataset.run_ids.index(a)
 
     def done(self) -> Dataset:
         m, k = self.dataset.measurements, np.flatnonzero(self.keep)
@@ -88,10 +88,10 @@ def only(found, kind: str) -> list[Finding]:
 
 def test_clean_data_are_left_alone(clean):
     found = looked_at(clean)
-    assert not found.of("error")
-    assert len(found.of("warning")) <= 1
+    assert not found.of_severity("error")
+    assert len(found.of_severity("warning")) <= 1
     assert not found.suspect.sum() > 1
-    assert not [f for f in inspect_raw(clean) if f.severity != "note"]
+    assert not [f for f in inspect_dataset(clean) if f.severity != "note"]
 
 
 def test_swapped_vessels_are_named(found):
@@ -123,16 +123,16 @@ def test_single_outliers_are_named_and_nothing_else(found):
     outliers = only(found, "outlier")
     assert {("C04-1", "vcd", 120.0), ("C03-1", "titre", 240.0)} <= {(f.vessel, f.variable, f.time_h) for f in outliers}
     assert len(outliers) <= 3
-    assert len(found.of("error")) == 3
-    assert "0.05 single outliers are expected" in found.lines()[0]
+    assert len(found.of_severity("error")) == 3
+    assert "0.05 single outliers are expected" in found.text_lines()[0]
 
 
 def test_a_fit_without_what_was_found_is_that_of_clean_data(clean, faulty, found):
     posterior, _ = fitted(faulty)
-    repaired = Posterior(without(posterior.problem, found))
+    repaired = Posterior(without_suspects(posterior.problem, found))
     search = Search(15, 1e-4)
-    ours = minimise(repaired, [repaired.prior_point()], search, lambda text: None)[0]
-    bent = minimise(posterior, [posterior.prior_point()], search, lambda text: None)[0]
+    ours = minimise(repaired, [repaired.prior_point()], search, progress=lambda text: None)[0]
+    bent = minimise(posterior, [posterior.prior_point()], search, progress=lambda text: None)[0]
     best = fitted(clean)[1]
     away = [float(np.abs(p.shared - best.shared)[: posterior.n_shared].max()) for p in (ours, bent)]
     assert away[0] < 0.5 * away[1]
@@ -141,7 +141,7 @@ def test_a_fit_without_what_was_found_is_that_of_clean_data(clean, faulty, found
 def test_a_clone_label_swapped_is_told_with_what_it_could_be_as_well(clean):
     """Of two vessels each, which one was exchanged cannot be known: the clones then hold the same pairs."""
     runs = list(clean.runs)
-    a, b = clean.vessels.index("C01-1"), clean.vessels.index("C04-2")
+    a, b = clean.run_ids.index("C01-1"), clean.run_ids.index("C04-2")
     runs[a], runs[b] = replace(runs[a], clone_id="C04"), replace(runs[b], clone_id="C01")
     (f,) = only(looked_at(replace(clean, runs=tuple(runs))), "swapped vessels")
     assert "C01-1 and C04-2" in f.statement
@@ -151,7 +151,7 @@ def test_a_clone_label_swapped_is_told_with_what_it_could_be_as_well(clean):
 
 def test_vessels_of_two_campaigns_are_not_said_to_be_swapped(clean):
     runs = list(clean.runs)
-    a, b = clean.vessels.index("C01-1"), clean.vessels.index("C04-2")
+    a, b = clean.run_ids.index("C01-1"), clean.run_ids.index("C04-2")
     runs[a] = replace(runs[a], clone_id="C04")
     runs[b] = replace(runs[b], clone_id="C01")
     for i, run in enumerate(runs):
@@ -167,7 +167,7 @@ def test_vessels_of_two_campaigns_are_not_said_to_be_swapped(clean):
 def test_a_slip_of_a_whole_batch_is_said_once(clean, variable, factor, severity):
     """The fit contradicts one that the medium contradicts; another it can follow, but not what is usual."""
     e = Edited(clean)
-    for vessel in clean.vessels:
+    for vessel in clean.run_ids:
         e.value[e.rows(vessel, variable)] *= factor
         e.keep[e.rows(vessel, "lactate", until=0.0)] = False  # by which the medium would tell
     found = only(looked_at(e.done()), "wrong unit")
@@ -181,11 +181,11 @@ def test_calibration_is_told_apart_from_units(clean):
     found = looked_at(e.done())
     (f,) = only(found, "off by a factor")
     assert (f.vessel, f.variable, f.severity) == ("C03-2", "lactate", "warning")
-    assert not found.of("error")
+    assert not found.of_severity("error")
 
 
 def test_raw_data_alone_say_what_they_can(faulty):
-    found = {(f.kind, f.vessel, f.variable) for f in inspect_raw(faulty, ("osmolality",))}
+    found = {(f.kind, f.vessel, f.variable) for f in inspect_dataset(faulty, ("osmolality",))}
     assert ("dead probe", "C01-2", "glucose") in found
     assert ("wrong unit", "C02-1", "glucose") in found
     assert ("missing assay", "C03-2", "ammonia") in found

@@ -17,23 +17,23 @@ from support.toys import optimum, spec, toy
 
 from optim.errors import ApproximationWarning, FitError
 from optim.estimation.fit import parameter_estimates
-from optim.estimation.identifiability.structural import structural
+from optim.estimation.identifiability.structural import structural_identifiability
 from optim.estimation.levenberg_marquardt import Search, minimise
 from optim.estimation.parameter_index import all_parameters, select_parameters
 from optim.estimation.posterior import Z90, Point, Posterior, Readings
-from optim.estimation.uncertainty.agreement import agreement
+from optim.estimation.uncertainty.agreement import compare_intervals
 from optim.estimation.uncertainty.bootstrap import BootstrapOptions, bootstrap
 from optim.estimation.uncertainty.nuts import (
     SampleOptions,
     log_density,
+    parameters_at,
+    prior_arrays,
     prior_cost,
-    priors_of,
-    run,
-    sample,
-    target_of,
-    theta,
+    run_chains,
+    sample_posterior,
+    whitened_target,
 )
-from optim.estimation.uncertainty.profile import LEVEL, ProfileOptions, profiles
+from optim.estimation.uncertainty.profile import INTERVAL_RISE, ProfileOptions, profile_likelihoods
 from optim.parameters import ParameterSpec
 
 FIXED_KS = spec("Ks", 0.5, "fixed")
@@ -70,7 +70,7 @@ def test_a_fixed_parameter_does_not_move_and_the_others_find_their_best(gaussian
     place = select_parameters(posterior, ["k"], "A")[0]
     held = replace(best, block=best.block + 0.1, fixed=place.mask_of(best), reason="", iterations=0)
     target = float(place.value_in(held.shared, held.block))
-    found = minimise(posterior, [held], Search(50, 1e-12), lambda text: None)[0]
+    found = minimise(posterior, [held], Search(50, 1e-12), progress=lambda text: None)[0]
     assert float(place.value_in(found.shared, found.block)) == target
     variance = place.value_in(*best.arrow.variances())
     assert found.cost - best.cost == pytest.approx(0.5 * 0.1**2 / variance, rel=1e-4)
@@ -112,18 +112,18 @@ def test_a_prior_left_out_leaves_cost_and_equations(gaussian):
 def test_the_profile_of_a_parabola_is_its_interval(gaussian, priors):
     posterior, best = gaussian
     every = all_parameters(posterior)
-    found = profiles(posterior, best, every, ProfileOptions(priors=priors))
+    found = profile_likelihoods(posterior, best, every, options=ProfileOptions(priors=priors))
     for place, profile in zip(every, found, strict=True):
         assert profile.verdict == "identifiable"
         assert profile.ends == ("reached", "reached")
         assert profile.ratio == pytest.approx((1.0, 1.0), rel=0.01)
         assert not profile.laplace_disagrees
         assert np.all(np.diff(profile.value) > 0.0)
-        assert profile.rise[[0, -1]].min() > LEVEL
+        assert profile.rise[[0, -1]].min() > INTERVAL_RISE
         if priors:
             sd = np.sqrt(place.value_in(*best.arrow.variances()))
             u = place.value_in(best.shared, best.block)
-            ends = place.spec.backward(np.array([u - Z90 * sd, u + Z90 * sd]))
+            ends = place.spec.to_natural(np.array([u - Z90 * sd, u + Z90 * sd]))
             assert (profile.lower90, profile.upper90) == pytest.approx(tuple(ends), rel=0.005)
     if not priors:
         wider = [p for p in found if p.level == "vessel"]
@@ -134,10 +134,10 @@ def test_without_its_prior_a_parameter_that_nothing_depends_on_is_not_identifiab
     rows = (spec("k", 0.3), spec("Ks", 0.5, **LOG | {"prior_sd": 0.3}))
     posterior, best = optimum(toy(Exponential(), rows, {}))
     place = select_parameters(posterior, ["Ks"])
-    believed = profiles(posterior, best, place)[0]
+    believed = profile_likelihoods(posterior, best, place)[0]
     assert believed.verdict == "identifiable"
     assert np.log(believed.upper90 / believed.lower90) == pytest.approx(2 * Z90 * 0.3, rel=0.01)
-    seen = profiles(posterior, best, place, ProfileOptions(priors=False))[0]
+    seen = profile_likelihoods(posterior, best, place, options=ProfileOptions(priors=False))[0]
     assert seen.verdict == "not identifiable"
     assert seen.ends == ("bound", "bound")
     assert (seen.lower90, seen.upper90) == pytest.approx((0.001, 100.0))
@@ -146,7 +146,9 @@ def test_without_its_prior_a_parameter_that_nothing_depends_on_is_not_identifiab
 
 def test_data_that_never_see_low_substrate_bound_its_affinity_from_above_only():
     posterior, best = optimum(monod((0.5, 1.0, 1.5, 2.0)))
-    k, ks = profiles(posterior, best, select_parameters(posterior, ["k", "Ks"]), ProfileOptions(priors=False))
+    k, ks = profile_likelihoods(
+        posterior, best, select_parameters(posterior, ["k", "Ks"]), options=ProfileOptions(priors=False)
+    )
     assert ks.verdict == "bounded above only"
     assert ks.lower90 == pytest.approx(0.001)
     assert k.verdict in ("identifiable", "bounded below only")
@@ -175,14 +177,14 @@ class Flaky(Posterior):
 def test_a_lane_that_fails_does_not_end_a_profile(gaussian):
     posterior, best = gaussian
     k = [*select_parameters(posterior, ["k"], "A"), *select_parameters(posterior, ["k"], "B")]
-    good = profiles(posterior, best, k)
-    now_and_then = profiles(Flaky(posterior.problem, posterior.noise, times=3), best, k)
+    good = profile_likelihoods(posterior, best, k)
+    now_and_then = profile_likelihoods(Flaky(posterior.problem, posterior.noise, times=3), best, k)
     for a, b in zip(good, now_and_then, strict=True):
         assert b.ends == ("reached", "reached")
         assert (b.lower90, b.upper90) == pytest.approx((a.lower90, a.upper90), rel=1e-3)
     sd = 0.5 * (good[0].upper90 - good[0].lower90) / Z90
     wall = Flaky(posterior.problem, posterior.noise, most=good[0].estimate + sd)
-    one, other = profiles(wall, best, k)
+    one, other = profile_likelihoods(wall, best, k)
     assert one.ends == ("reached", "failed")
     assert one.verdict == "bounded below only"
     assert other.ends == ("reached", "reached")
@@ -194,7 +196,7 @@ def test_places_are_those_of_the_parameter_table(gaussian):
     assert [(x.spec.name, x.level, x.owner) for x in all_parameters(posterior)] == [
         (r.name, r.level, r.owner) for r in rows
     ]
-    values = [float(x.spec.backward(x.value_in(best.shared, best.block))) for x in all_parameters(posterior)]
+    values = [float(x.spec.to_natural(x.value_in(best.shared, best.block))) for x in all_parameters(posterior)]
     assert values == pytest.approx([r.estimate for r in rows])
     with pytest.raises(FitError, match="no estimated parameter 'kk'"):
         select_parameters(posterior, ["kk"])
@@ -208,9 +210,9 @@ def test_places_are_those_of_the_parameter_table(gaussian):
 def test_what_no_data_can_tell_is_named():
     log = LOG | {"prior_sd": 0.3}
     idle = optimum(toy(Exponential(), (spec("k", 0.3), spec("Ks", 0.5, **log)), {}))
-    assert [c.sentence for c in structural(*idle)] == ["nothing that is measured depends on Ks"]
+    assert [c.sentence for c in structural_identifiability(*idle)] == ["nothing that is measured depends on Ks"]
     product = optimum(toy(Product(), (spec("k", 0.6, **log), spec("Ks", 0.5, **log)), {}))
-    (found,) = structural(*product)
+    (found,) = structural_identifiability(*product)
     assert set(found.names) == {"k", "Ks"}
     assert found.direction == pytest.approx([1.0, -1.0], abs=1e-4)
     assert "cannot be told apart" in found.sentence
@@ -219,19 +221,19 @@ def test_what_no_data_can_tell_is_named():
 def test_what_holds_for_each_clone_is_said_once():
     log = LOG | {"prior_sd": 0.3}
     own = (spec("k", 0.6, "clone", **log), spec("Ks", 0.5, "clone", **log))
-    (found,) = structural(*optimum(toy(Product(), own, {}, ("A", "B", "B"))))
+    (found,) = structural_identifiability(*optimum(toy(Product(), own, {}, ("A", "B", "B"))))
     assert found.owners == ("A", "B")
     assert set(found.names) == {"k", "Ks"}
     mixed = (spec("k", 0.6, "clone", **log), spec("Ks", 0.5, **log))
-    (found,) = structural(*optimum(toy(Product(), mixed, {}, ("A", "B", "B"))))
+    (found,) = structural_identifiability(*optimum(toy(Product(), mixed, {}, ("A", "B", "B"))))
     assert found.names == ("Ks", "k of each")
     assert found.direction == pytest.approx([1.0, -1.0], abs=1e-4)
 
 
 def test_a_model_that_perfect_data_determine_has_nothing_to_name(gaussian):
-    assert structural(*gaussian) == ()
+    assert structural_identifiability(*gaussian) == ()
     # poor data, but not for want of structure
-    assert structural(*optimum(monod((0.5, 1.0, 1.5, 2.0)))) == ()
+    assert structural_identifiability(*optimum(monod((0.5, 1.0, 1.5, 2.0)))) == ()
 
 
 # --- bootstrap ---
@@ -268,7 +270,7 @@ def test_intervals_of_the_bootstrap_hold_the_truth():
     hits = []
     for seed in range(30):
         posterior, best = optimum(linear(seed=seed, vessels=4))
-        k = bootstrap(posterior, best, BootstrapOptions(100, "parametric"), seed).draws.block[1:, :, 0]
+        k = bootstrap(posterior, best, BootstrapOptions(100, "parametric"), seed=seed).draws.block[1:, :, 0]
         low, high = np.quantile(k, (0.05, 0.95), axis=0)
         hits += list((low <= [0.25, 0.4]) & (high >= [0.25, 0.4]))
     assert 0.78 < np.mean(hits) <= 1.0
@@ -285,8 +287,8 @@ def test_the_sampler_has_the_priors_of_the_fit(scale, prior):
     row = ParameterSpec(
         name="k", value=1.5, unit="1", level="shared", lower=0.1, upper=4.0, source="x", verified=True, **change
     )
-    u = np.array([row.forward(x) for x in np.linspace(0.3, 3.5, 7)])
-    p = jax.tree.map(jnp.asarray, priors_of((row,)))
+    u = np.array([row.to_fitted(x) for x in np.linspace(0.3, 3.5, 7)])
+    p = jax.tree.map(jnp.asarray, prior_arrays((row,)))
     cost, slope = jax.vmap(jax.value_and_grad(lambda x: prior_cost(p, x[None])[0]))(jnp.asarray(u))
     expected = row.prior_score(u)
     assert np.allclose(cost - cost[0], expected[0] - expected[0][0], atol=1e-12)
@@ -302,7 +304,7 @@ def test_the_density_of_the_sampler_is_the_cost_of_the_fit():
         spec("scale_biomass", 1.0, "batch", **INOCULUM),
     )
     posterior, best = optimum(toy(Monod(), rows, {}, ("A", "B", "B")))
-    target = target_of(posterior, best)
+    target = whitened_target(posterior, best)
     z = 1.0 * np.random.default_rng(0).standard_normal((3, best.shared.size + best.block.size))
     density = jax.jit(jax.value_and_grad(lambda z: log_density(posterior.problem.layout, target, z)))
     many = jax.jit(jax.vmap(jax.value_and_grad(lambda z: log_density(posterior.problem.layout, target, z))))
@@ -311,7 +313,7 @@ def test_the_density_of_the_sampler_is_the_cost_of_the_fit():
         one, slope = (np.asarray(x) for x in density(z[i]))
         assert one == pytest.approx(float(values[i]), rel=1e-10)
         assert np.allclose(slope, slopes[i], atol=1e-8)
-        shared, block = (np.asarray(x) for x in theta(target, z[i]))
+        shared, block = (np.asarray(x) for x in parameters_at(target, z[i]))
         point = replace(best, shared=shared, block=block)
         posterior.evaluate_cost([point])
         assert -one == pytest.approx(point.cost, rel=1e-9)
@@ -327,7 +329,7 @@ blackjax = pytest.mark.skipif(find_spec("blackjax") is None, reason="needs the e
 @pytest.mark.slow
 def test_the_sampler_finds_mean_and_covariance_of_a_normal_distribution(gaussian):
     posterior, best = gaussian
-    found = sample(posterior, best, SampleOptions(500, 150), seed=3)
+    found = sample_posterior(posterior, best, SampleOptions(500, 150), seed=3)
     assert found.divergences == 0
     assert max(part.max() for part in found.r_hat) < 1.02
     assert min(part.min() for part in found.ess) > 400
@@ -348,7 +350,7 @@ def test_the_sampler_finds_mean_and_covariance_of_a_normal_distribution(gaussian
 def test_the_same_seed_gives_the_same_draws(gaussian):
     posterior, best = gaussian
     few = SampleOptions(20, 20, 2)
-    a, b, c = (sample(posterior, best, few, seed=s) for s in (1, 1, 2))
+    a, b, c = (sample_posterior(posterior, best, few, seed=s) for s in (1, 1, 2))
     assert np.array_equal(a.draws.block, b.draws.block)
     assert not np.array_equal(a.draws.block, c.draws.block)
 
@@ -361,7 +363,7 @@ def test_a_parameter_piles_up_at_its_bound_as_its_distribution_says():
     sd = float(np.sqrt(best.arrow.variances()[0][0]))
     centre = float(best.shared[0] - best.arrow.gs[0] * sd**2)
     exact = truncnorm((0.25 - centre) / sd, (0.9 - centre) / sd, centre, sd)
-    k = sample(posterior, best, SampleOptions(600, 200), seed=0).draws.shared[:, 0]
+    k = sample_posterior(posterior, best, SampleOptions(600, 200), seed=0).draws.shared[:, 0]
     assert k.min() >= 0.25
     assert k.mean() == pytest.approx(exact.mean(), abs=0.1 * exact.std())
     assert np.quantile(k, (0.05, 0.5, 0.95)) == pytest.approx(exact.ppf((0.05, 0.5, 0.95)), abs=0.15 * exact.std())
@@ -372,7 +374,7 @@ def test_where_nothing_can_be_simulated_no_chain_goes():
     def density(target, z):
         return jnp.where(z[0] > 0.5, -jnp.inf, -0.5 * jnp.sum(z**2))
 
-    z, info = run(density, None, 2, SampleOptions(400, 200), 0, lambda text: None)
+    z, info = run_chains(density, None, 2, options=SampleOptions(400, 200), seed=0, progress=lambda text: None)
     assert z[..., 0].max() <= 0.5
     assert z[..., 1].std() == pytest.approx(1.0, abs=0.15)
     assert info["divergences"] > 0
@@ -383,18 +385,18 @@ def test_without_its_library_the_sampler_says_what_to_install(gaussian, monkeypa
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "blackjax", None)
     with pytest.raises(FitError, match="extra 'bayes'"):
-        sample(*gaussian)
+        sample_posterior(*gaussian)
 
 
 # --- agreement ---
 
 
 def compared(posterior, best, names, options=None):
-    found = profiles(posterior, best, select_parameters(posterior, names, None))
-    drawn = sample(posterior, best, options or SampleOptions(500, 200), seed=0)
+    found = profile_likelihoods(posterior, best, select_parameters(posterior, names, None))
+    drawn = sample_posterior(posterior, best, options or SampleOptions(500, 200), seed=0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        rows = agreement(posterior, parameter_estimates(posterior, best), found, drawn)
+        rows = compare_intervals(posterior, parameter_estimates(posterior, best), profiles=found, sampled=drawn)
     said = [str(w.message) for w in caught if issubclass(w.category, ApproximationWarning)]
     return {(r.name, r.owner): r for r in rows}, said
 

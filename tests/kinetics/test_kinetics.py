@@ -16,7 +16,7 @@ from scipy.integrate import solve_ivp
 
 from optim.app.build import model_config
 from optim.errors import ConfigError, DatasetError
-from optim.kinetics import kinetics, kinetics_names
+from optim.kinetics import kinetics_names, load_kinetics
 from optim.kinetics.base import AbstractKineticModel, Environment, Inoculum, Species
 from optim.kinetics.cho_moller import ChoMoller
 from optim.kinetics.cho_moller import Parameters as Cho
@@ -120,7 +120,7 @@ def test_ecoli_growth_yields_what_uptake_allows():
 
 @pytest.mark.parametrize("name", kinetics_names())
 def test_every_model_declares_itself(name):
-    model = kinetics(name)
+    model = load_kinetics(name)
     assert not dataclasses.fields(model), "a model has no fields: it is a static argument"
     assert hash(model) == hash(type(model)())
     assert model.State._fields == model.names()
@@ -134,12 +134,12 @@ def test_every_model_declares_itself(name):
 def test_a_model_is_found_by_the_name_of_its_file(monkeypatch):
     assert {"cho_moller", "ecoli_oxygen", "raav_nguyen"} <= set(kinetics_names())
     assert not {"base", "ratelaws", "__init__"} & set(kinetics_names())
-    assert type(kinetics("cho_growth")).__name__ == "ChoGrowth"
+    assert type(load_kinetics("cho_growth")).__name__ == "ChoGrowth"
     with pytest.raises(ConfigError, match=r"unknown 'cho_groth'.*Did you mean 'cho_growth'"):
-        kinetics("cho_groth")
+        load_kinetics("cho_groth")
     monkeypatch.setattr("optim.kinetics.NO_MODELS", ("__init__", "base"))
     with pytest.raises(ConfigError, match=r"ratelaws.py: must hold exactly one class .* not none"):
-        kinetics("ratelaws")
+        load_kinetics("ratelaws")
 
 
 class Broth(NamedTuple):
@@ -213,7 +213,7 @@ def test_cho_states_stay_non_negative(mu_max, q_glc, feed_ml, level):
 
 @pytest.mark.parametrize("name", kinetics_names())
 def test_rates_have_finite_derivatives_where_substrate_is_gone(name):
-    model = kinetics(name)
+    model = load_kinetics(name)
     values = model_config({"ecoli_protein": "ecoli_protein_l"}.get(name, name)).parameters
     p = model.Parameters(*(jnp.asarray(float(values[n].value)) for n in model.Parameters._fields))
     empty = jnp.zeros(len(model.species)).at[0].set(5.0).at[1].set(5.0 if name == "cho_moller" else 0.0)

@@ -14,7 +14,7 @@ from scipy.integrate import solve_ivp
 
 from optim.app.build import compose, model_config
 from optim.errors import DatasetError
-from optim.kinetics import kinetics
+from optim.kinetics import load_kinetics
 from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.units import VARIABLES, to_canonical
 
@@ -62,7 +62,7 @@ MIDDLE = {
 
 def published(name: str) -> tuple[AbstractKineticModel, Any]:
     """The model of a configuration and the parameters of its source."""
-    model = kinetics(model_config(name).kinetics)
+    model = load_kinetics(model_config(name).kinetics)
     return model, model.Parameters(*SOURCES[name])
 
 
@@ -262,7 +262,7 @@ def test_ecoli_takes_up_oxygen_for_what_it_burns_and_none_without_it():
 
 
 def test_ecoli_declares_oxygen_as_exchanged_with_gas():
-    species = {s.name: s for s in kinetics("ecoli_oxygen").species}
+    species = {s.name: s for s in load_kinetics("ecoli_oxygen").species}
     assert species["DOT"].saturation == 99.0
     assert species["DOT"].dilutes
     assert not species["DOTm"].dilutes
@@ -335,7 +335,7 @@ def test_raav_conserves_plasmid_rep_genomes_and_capsids():
 
 
 def test_raav_starts_from_doses_and_says_which_are_missing():
-    model = kinetics("raav_nguyen")
+    model = load_kinetics("raav_nguyen")
     doses = {"plasmid_rep_cap": 7e4, "plasmid_vector": 8e4, "plasmid_helper": 9e4}
     start = model.initial(doses, 1.0, {})
     assert (start["Xv"], start["RC_E"], start["Vec_E"], start["Hel_E"]) == (1.0, 7e4, 8e4, 9e4)
@@ -354,7 +354,7 @@ def test_raav_starts_from_doses_and_says_which_are_missing():
 @pytest.mark.parametrize("name", SOURCES)
 def test_each_configuration_holds_the_values_of_its_source(name):
     cfg = compose([f"model={name}"]).model
-    fields = kinetics(cfg.kinetics).Parameters._fields
+    fields = load_kinetics(cfg.kinetics).Parameters._fields
     assert set(cfg.parameters) - {"inoculum_factor"} == set(fields)
     for field, value in zip(fields, SOURCES[name], strict=True):
         assert float(cfg.parameters[field].value) == pytest.approx(value, rel=1e-12), field
@@ -409,7 +409,7 @@ def test_models_in_grams_take_media_and_give_assays_in_canonical_units(name):
 
 
 def test_first_samples_come_before_the_medium_and_oxygen_starts_saturated():
-    model = kinetics("ecoli_oxygen")
+    model = load_kinetics("ecoli_oxygen")
     start = model.initial({"glucose": 30.0}, None, {"biomass": 0.2, "glucose": 27.0})
     assert start["S"] == pytest.approx(27.0 * 0.180156, rel=1e-12)
     assert start["DOT"] == start["DOTm"] == 99.0

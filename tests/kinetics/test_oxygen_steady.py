@@ -12,7 +12,7 @@ from support.cases import process, program, simulated, stacked, typed, typical
 from support.processes.ecoli_oxygen import PULSES
 
 from optim.errors import ConfigError, DatasetError
-from optim.kinetics import kinetics
+from optim.kinetics import load_kinetics
 from optim.kinetics.base import Environment
 from optim.kinetics.ecoli_oxygen import SATURATION, uptakes
 from optim.kinetics.ecoli_oxygen_steady import steady_oxygen
@@ -20,7 +20,7 @@ from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.steppers import Tsit5
 from optim.simulation.simulate import Trajectory, observe_nodes
 
-FULL, STEADY = kinetics("ecoli_oxygen"), kinetics("ecoli_oxygen_steady")
+FULL, STEADY = load_kinetics("ecoli_oxygen"), load_kinetics("ecoli_oxygen_steady")
 # bounds (measured): X, S, A relative to their size up to the first pulse (3.8e-5), and to the end (2.8e-4); DOT in % of
 # saturation (0.083)
 BEFORE, AFTER, DOT = 1e-4, 5e-4, 0.1

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from optim.app.build import build_process, compose, configured
+from optim.app.build import build_process, compose, configured_kinetics
 from optim.data.screened import Screen
 from optim.simulation.engine.march import Integrator
 
@@ -17,12 +17,12 @@ NAME = "penicillin_bajpai_reuss"
 @pytest.fixture(scope="module")
 def problem():
     exact = Integrator(rtol=1e-9, atol=1e-11)
-    return replace(build_process(compose([f"model={NAME}"]), Screen.none()), integrator=exact)
+    return replace(build_process(compose([f"model={NAME}"]), Screen.without_data()), integrator=exact)
 
 
 @pytest.fixture(scope="module")
 def published():
-    return np.array([configured(NAME)[1]])
+    return np.array([configured_kinetics(NAME)[1]])
 
 
 def test_the_constant_feed_of_the_benchmark_makes_78_grams(problem, published):

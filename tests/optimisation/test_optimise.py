@@ -12,9 +12,12 @@ from optim.artefact import Lineage
 from optim.data.screened import Screen
 from optim.errors import InfeasibleError, SimulationError
 from optim.optimisation.evaluate import outcome
-from optim.optimisation.optimise import _price_flips, optimise, rank
-from optim.optimisation.solve import best, kkt_residual, solve, start_points
+from optim.optimisation.optimise import optimise
+from optim.optimisation.process_program import ProcessProgram, start_points
+from optim.optimisation.rank import _price_flips, rank_clones
+from optim.optimisation.solve import best, kkt_residual, solve
 from optim.process.design import Decision
+from optim.process.lanes import Lanes
 from optim.process.metrics import relative_change
 from optim.process.objective import Objective
 from optim.process.problem import Constraint, Evaluation, Slopes
@@ -41,7 +44,7 @@ class Known:
         self.design = _Box(rows, np.array(lower), np.array(upper), np.zeros(2))
         self.bad = bad
 
-    def derivatives(self, x, p, prices=None):
+    def derivatives(self, x, lanes):
         f = -((x[:, 0] - 3.0) ** 2) - (x[:, 1] - 1.0) ** 2
         g = np.stack([-2.0 * (x[:, 0] - 3.0), -2.0 * (x[:, 1] - 1.0)], axis=1)
         margins = (2.0 - x.sum(axis=1))[:, None]
@@ -51,10 +54,14 @@ class Known:
         return Evaluation(f, margins, np.zeros((len(x), 1)), status), slopes
 
 
+def program(problem, lanes):
+    return ProcessProgram(problem, Lanes(np.zeros((lanes, 1))))
+
+
 def test_a_known_constrained_optimum_is_found_from_every_start():
     problem = Known()
     starts = start_points(problem, 6, 0)
-    found = solve(problem, starts, np.zeros((6, 1)), FEW)
+    found = solve(program(problem, 6), starts, FEW)
     assert len(found) == 6  # none is dropped
     for s in found:
         assert s.success
@@ -64,14 +71,14 @@ def test_a_known_constrained_optimum_is_found_from_every_start():
 
 
 def test_a_bound_can_be_the_optimum():
-    found = best(solve(Known(upper=(1.0, 5.0)), start_points(Known(), 3, 0) * 0.1, np.zeros((3, 1)), FEW))
+    found = best(solve(program(Known(upper=(1.0, 5.0)), 3), start_points(Known(), 3, 0) * 0.1, FEW))
     assert found.x == pytest.approx([1.0, 1.0], abs=1e-5)
     assert found.kkt < 1e-4
 
 
 def test_a_start_that_cannot_be_simulated_is_reported_and_not_chosen():
     problem = Known(bad=True)
-    found = solve(problem, np.array([[4.5, -4.0], [0.0, 0.0]]), np.zeros((2, 1)), FEW)
+    found = solve(program(problem, 2), np.array([[4.5, -4.0], [0.0, 0.0]]), FEW)
     assert best(found).x == pytest.approx([2.0, 0.0], abs=1e-4)
     lost = [s for s in found if not np.isfinite(s.objective)]
     assert all(not s.success and "could not be simulated" in s.message for s in lost)
@@ -95,10 +102,10 @@ def test_starts_are_the_platform_and_then_spread(process_problem):
 
 @pytest.fixture(scope="module")
 def lineage(small_problem):
-    from optim.estimation.fit import fit
+    from optim.estimation.fit import fit_problem
     from optim.settings.estimation import FitSettings
 
-    result = fit(small_problem, FitSettings(1, 10, 1e-4, 4, 0.3, 1), seed=1, model_name="cho_moller")
+    result = fit_problem(small_problem, FitSettings(1, 10, 1e-4, 4, 0.3, 1), seed=1, model_name="cho_moller")
     return Lineage.from_parents(result, seed=1, notes=("a note",))
 
 
@@ -107,7 +114,9 @@ def small_design(screen):
     """Two decisions, so that a grid of processes is an oracle."""
     keep = ["shift_temperature", "harvest"]
     drop = [f"~design.decisions.{n}" for n in ("feed_volume", "shift_time")]
-    problem = build_process(compose([*drop, "design.decisions.shift_temperature.kind=temperature"]), Screen.of(screen))
+    problem = build_process(
+        compose([*drop, "design.decisions.shift_temperature.kind=temperature"]), Screen.from_dataset(screen)
+    )
     assert [d.name for d in problem.design.decisions] == keep
     return problem
 
@@ -161,7 +170,7 @@ def test_clones_are_ranked_by_what_they_can_do(small_design, published, lineage)
     ensembles = {"poor": poor * np.ones((16, 1)), "good": good * np.ones((16, 1)), "middle": poor.repeat(16, 0)}
     ensembles["middle"] = ensembles["middle"].copy()
     ensembles["middle"][:, names.index("qP")] *= 1.3 * spread[:, 0]
-    r = rank(
+    r = rank_clones(
         small_design, ensembles, FEW, lineage, truth=lambda clone, x: {"poor": 1.0, "middle": 2.0, "good": 3.0}[clone]
     )
     assert [row.clone for row in r.rows] == ["good", "middle", "poor"]
@@ -179,7 +188,9 @@ def test_clones_are_ranked_by_cost_of_goods_the_cheapest_first(small_design, pub
     good[:, names.index("qP")] *= 2.0
     problem = replace(small_design, objective=Objective("cogs"))
     truth = {"good": 40.0, "poor": 70.0}
-    r = rank(problem, {"poor": published.repeat(4, 0), "good": good}, FEW, lineage, truth=lambda clone, x: truth[clone])
+    r = rank_clones(
+        problem, {"poor": published.repeat(4, 0), "good": good}, FEW, lineage, truth=lambda clone, x: truth[clone]
+    )
     assert [row.clone for row in r.rows] == ["good", "poor"]
     assert r.rows[0].objective.p50 < r.rows[1].objective.p50
     assert [row.probability_best for row in r.rows] == [1.0, 0.0]
@@ -235,9 +246,11 @@ def test_a_lane_has_the_same_digits_in_any_company(process_problem, published):
     starts = start_points(process_problem, 3, 4)
     few = OptimiseSettings(max_iterations=2)
     clones = np.repeat(published, 3, axis=0) * np.array([[1.0], [1.01], [0.99]])
-    together = solve(process_problem, starts, clones, few)
-    backward = solve(process_problem, starts[::-1], clones[::-1], few)[::-1]
-    (alone,) = solve(process_problem, starts[1:2], clones[1:2], few)
+
+    def solved(places):
+        return solve(ProcessProgram(process_problem, Lanes(clones[places])), starts[places], few)
+
+    together, backward, (alone,) = solved([0, 1, 2]), solved([2, 1, 0])[::-1], solved([1])
     for a, b in ((together[0], backward[0]), (together[1], backward[1]), (together[1], alone)):
         assert np.array_equal(a.x, b.x)
         assert np.array_equal(a.history, b.history, equal_nan=True)

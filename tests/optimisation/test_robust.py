@@ -11,11 +11,13 @@ from support.quadratic import OPTIONS, Toy, members
 from optim.artefact import Lineage
 from optim.errors import ConfigError
 from optim.optimisation.pareto import hypervolume, nondominated, pareto
+from optim.optimisation.process_program import Floor, ProcessProgram
 from optim.optimisation.robust import judge, risk_measure, smooth_measure, solve_robust
 from optim.optimisation.sensitivity import stress
-from optim.optimisation.solve import Bounds, Floor, solve
+from optim.optimisation.solve import Bounds, solve
 from optim.optimisation.tightening import broken, kept_between
 from optim.process.disturbance import executed
+from optim.process.lanes import Lanes, one_lane
 from optim.settings.objective import ExecutionSettings, RiskSettings
 from optim.settings.optimisation import DriftSettings, OptimiseSettings
 
@@ -66,9 +68,9 @@ def test_a_risk_that_makes_no_sense_is_refused(change, words):
 def test_expectation_goes_to_the_mean_and_cvar_to_the_middle():
     p = members([0.0, 0.0, 0.0, 4.0])
     start = np.array([[3.0, 3.0]])
-    (mean,) = solve_robust(Toy(), start, p, RiskSettings("expectation"), OPTIONS)
+    (mean,) = solve_robust(Toy(), start, p, risk=RiskSettings("expectation"), options=OPTIONS)
     assert mean.solution.x == pytest.approx([1.0, 1.0], abs=1e-3)
-    (worst,) = solve_robust(Toy(), start, p, RiskSettings("cvar", 0.25), OPTIONS)
+    (worst,) = solve_robust(Toy(), start, p, risk=RiskSettings("cvar", 0.25), options=OPTIONS)
     assert worst.solution.x == pytest.approx([2.0, 1.0], abs=0.1)  # as far from the one as from the others
     assert worst.solution.success
 
@@ -77,7 +79,9 @@ def test_a_chance_gives_up_the_members_that_break_most():
     p = members(np.full(4, 6.0), np.array([2.0, 1.0, 3.0, 4.0]))
     found = {}
     for chance in (0.0, 0.5, 0.75, 1.0):
-        (end,) = solve_robust(Toy(), np.array([[0.0, 0.0]]), p, RiskSettings("expectation", chance=chance), OPTIONS)
+        (end,) = solve_robust(
+            Toy(), np.array([[0.0, 0.0]]), p, risk=RiskSettings("expectation", chance=chance), options=OPTIONS
+        )
         assert end.solution.success
         assert end.met >= chance - 1e-9
         found[chance] = end.solution.x.sum()
@@ -89,7 +93,9 @@ def test_a_chance_gives_up_the_members_that_break_most():
 
 def test_a_chance_that_cannot_be_had_says_what_can():
     p = members(np.zeros(4), np.array([3.0, 3.0, 3.0, -20.0]))  # the last allows nothing within the bounds
-    (end,) = solve_robust(Toy(), np.array([[0.0, 0.0]]), p, RiskSettings("expectation", chance=1.0), OPTIONS)
+    (end,) = solve_robust(
+        Toy(), np.array([[0.0, 0.0]]), p, risk=RiskSettings("expectation", chance=1.0), options=OPTIONS
+    )
     assert not end.solution.success
     assert end.met == pytest.approx(0.75)
     assert "75%" in end.solution.message
@@ -97,7 +103,7 @@ def test_a_chance_that_cannot_be_had_says_what_can():
 
 def test_a_member_that_cannot_be_simulated_is_left_out_of_the_search_and_counts_against_a_process():
     p = members([0.0, 0.0, 99.0, 0.0])
-    (end,) = solve_robust(Toy(), np.array([[3.0, 3.0]]), p, RiskSettings("expectation"), OPTIONS)
+    (end,) = solve_robust(Toy(), np.array([[3.0, 3.0]]), p, risk=RiskSettings("expectation"), options=OPTIONS)
     assert end.solution.x == pytest.approx([0.0, 1.0], abs=1e-3)
     _, met = judge(Toy(), end.solution.x, p, RiskSettings("expectation"))
     assert met == pytest.approx(0.75)
@@ -108,10 +114,10 @@ def test_errors_of_execution_are_kept_clear_of():
     spread = ExecutionSettings(feed=0.1)
     drift = executed(spread, 200, 1)
     risk = RiskSettings("expectation", chance=0.9, execution=spread)
-    (end,) = solve_robust(Toy(), np.array([[0.0, 0.0]]), p, risk, OPTIONS, drift=drift)
+    (end,) = solve_robust(Toy(), np.array([[0.0, 0.0]]), Lanes(p, drift=drift), risk=risk, options=OPTIONS)
     x = end.solution.x
     later = executed(spread, 20000, 2)
-    _, met = judge(Toy(), x, members(np.full(20000, 6.0), 3.0), risk, later)
+    _, met = judge(Toy(), x, Lanes(members(np.full(20000, 6.0), 3.0), drift=later), risk)
     assert met == pytest.approx(0.9, abs=0.02)
     assert x.sum() < 3.0 - 0.05
 
@@ -129,12 +135,13 @@ def test_execution_begins_as_planned_and_is_never_early():
 def test_lanes_keep_bounds_and_floors_of_their_own():
     starts, p = np.zeros((3, 2)), np.tile(members([3.0]), (3, 1))
     bounds = Bounds(np.array([[-4.0, -4.0], [-4.0, 0.5], [2.0, -4.0]]), np.array([[8.0, 8.0], [8.0, 0.5], [2.0, 8.0]]))
-    free, held_y, held_x = solve(Toy(), starts, p, OPTIONS, bounds=bounds)
+    free, held_y, held_x = solve(ProcessProgram(Toy(), Lanes(p)), starts, OPTIONS, bounds=bounds)
     assert free.x == pytest.approx([3.0, 1.0], abs=1e-4)
     assert held_y.x == pytest.approx([3.0, 0.5], abs=1e-4)
     assert held_x.x == pytest.approx([2.0, 1.0], abs=1e-4)
     assert max(s.kkt for s in (free, held_y, held_x)) < 1e-4
-    floored = solve(Toy(), starts, p, OPTIONS, floors=(Floor("harvest_h", np.array([12.0, 8.0, 4.0])),))
+    floors = (Floor("harvest_h", np.array([12.0, 8.0, 4.0])),)
+    floored = solve(ProcessProgram(Toy(), Lanes(p), floors), starts, OPTIONS)
     assert all(s.success for s in floored)
     e = Toy().evaluate(np.array([s.x for s in floored]), p)
     assert e.metrics[:, 1] == pytest.approx([12.0, 8.0, 4.0], rel=1e-5)
@@ -143,8 +150,8 @@ def test_lanes_keep_bounds_and_floors_of_their_own():
 
 def test_a_limit_drawn_in_is_kept_clear_of():
     p = members([4.0], 3.0)
-    (at,) = solve(Toy(), np.zeros((1, 2)), p, OPTIONS)
-    (clear,) = solve(Toy(), np.zeros((1, 2)), p, OPTIONS, reserve={"room": 0.5})
+    (at,) = solve(ProcessProgram(Toy(), Lanes(p)), np.zeros((1, 2)), OPTIONS)
+    (clear,) = solve(ProcessProgram(Toy(), Lanes(p), reserve={"room": 0.5}), np.zeros((1, 2)), OPTIONS)
     assert at.x.sum() == pytest.approx(3.0, abs=1e-6)
     assert clear.x.sum() == pytest.approx(2.5, abs=1e-6)
 
@@ -155,11 +162,11 @@ def test_limits_hold_between_nodes_as_well(process_problem, published):
     tight = tuple(replace(c, limit=350.0) if c.variable == "osmolality" else c for c in process_problem.constraints)
     few = replace(process_problem, constraints=tight)
     options = OptimiseSettings(starts=1, max_iterations=60, tolerance=1e-7)
-    (first,) = solve(few, few.design.platform[None], published, options)
-    assert max(broken(few, first.x, published[0]).values()) > 1e-4
-    kept, left = kept_between(few, first, published[0], options, lambda text: None)
+    (first,) = solve(ProcessProgram(few, Lanes(published)), few.design.platform[None], options)
+    assert max(broken(few, first.x, one_lane(published[0])).values()) > 1e-4
+    kept, left = kept_between(few, first, one_lane(published[0]), options=options)
     assert left == {}
-    assert max(broken(few, kept.x, published[0]).values()) <= 1e-6
+    assert max(broken(few, kept.x, one_lane(published[0])).values()) <= 1e-6
     assert kept.objective <= first.objective + 1e-9
 
 

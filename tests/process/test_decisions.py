@@ -11,11 +11,12 @@ import pytest
 from optim.app.build import build_process, compose
 from optim.data.screened import Screen
 from optim.errors import ConfigError
-from optim.kinetics import kinetics
+from optim.kinetics import load_kinetics
 from optim.optimisation.evaluate import process_actions
 from optim.process.decision import DECISION_KINDS, Decision
 from optim.process.design import Component, Design
 from optim.process.disturbance import AS_PLANNED
+from optim.process.lanes import Lanes
 from optim.process.metrics import PRODUCTS, batch_metrics
 from optim.process.objective import Market, Objective
 from optim.process.problem import Constraint
@@ -270,7 +271,7 @@ def configured(folder, text: str, *overrides: str):
 
 
 def test_derivatives_by_every_kind_of_decision_match_differences(screen, published, tmp_path):
-    problem = build_process(configured(tmp_path, ALL_KINDS), Screen.of(screen))
+    problem = build_process(configured(tmp_path, ALL_KINDS), Screen.from_dataset(screen))
     problem = replace(problem, integrator=Integrator(rtol=1e-10, atol=1e-11))
     d = problem.design
     rng = np.random.default_rng(5)
@@ -298,12 +299,12 @@ def test_a_drift_is_what_it_says(process_problem, published):
     boluses = [i for i, d in enumerate(problem.design.decisions) if d.kind == "bolus"]
     more = x.copy()
     more[boluses] *= 1.1
-    drifted = problem.evaluate(x[None], published, drift=AS_PLANNED._replace(feed=1.1))
+    drifted = problem.evaluate(x[None], Lanes(published, drift=AS_PLANNED._replace(feed=1.1)))
     assert drifted.metrics[0] == pytest.approx(problem.evaluate(more[None], published).metrics[0], nan_ok=True)
-    seeded = problem.trace(x[None], published, drift=AS_PLANNED._replace(inoculum=1.2))
+    seeded = problem.trace(x[None], Lanes(published, drift=AS_PLANNED._replace(inoculum=1.2)))
     vcd = problem.observed.index("vcd")
     assert seeded.observed[0, vcd, 0] == pytest.approx(1.2 * plain.observed[0, vcd, 0])
-    warm = problem.trace(x[None], published, drift=AS_PLANNED._replace(temperature_c=0.5))
+    warm = problem.trace(x[None], Lanes(published, drift=AS_PLANNED._replace(temperature_c=0.5)))
     assert warm.temperature[0] == pytest.approx(plain.temperature[0] + 0.5)
 
 
@@ -311,7 +312,7 @@ def test_dearer_prices_are_lanes(process_problem, published):
     x = process_problem.design.platform
     prices = np.tile(process_problem.book.prices(), (2, 1))
     prices[1] *= 2.0
-    e = process_problem.evaluate(np.tile(x, (2, 1)), np.tile(published, (2, 1)), prices)
+    e = process_problem.evaluate(np.tile(x, (2, 1)), Lanes(np.tile(published, (2, 1)), prices=prices))
     cost = list(process_problem.metrics).index("cost_eur")
     assert e.metrics[1, cost] == pytest.approx(2.0 * e.metrics[0, cost])
 
@@ -350,7 +351,7 @@ def test_a_metric_may_be_limited(process_problem, published):
 def test_perfusion_agrees_with_the_plan_it_stands_for(screen, tmp_path):
     gone = (f"~constraints.limits.{name}" for name in ("osmolality_proxy", "viability_at_harvest"))
     cfg = configured(tmp_path, PERFUSION, "model=cho_perfusion", *gone)
-    problem = replace(build_process(cfg, Screen.of(screen)), integrator=Integrator(rtol=1e-9, atol=1e-10))
+    problem = replace(build_process(cfg, Screen.from_dataset(screen)), integrator=Integrator(rtol=1e-9, atol=1e-10))
     model, d = problem.model, problem.design
     p = np.array([[float(cfg.model.parameters[n].value) for n in model.Parameters._fields]])
     x = np.array([0.8, 1.5, 12.0, 0.004])
@@ -464,9 +465,9 @@ def test_a_mix_has_the_optimum_of_its_parts_when_they_agree():
 )
 def test_an_objective_or_component_that_makes_no_sense_is_refused(screen, override, words):
     with pytest.raises(ConfigError, match=words):
-        build_process(compose([override]), Screen.of(screen))
+        build_process(compose([override]), Screen.from_dataset(screen))
 
 
 def test_the_model_library_names_cells_that_an_inoculum_scales():
-    model = kinetics("cho_moller")
+    model = load_kinetics("cho_moller")
     assert model.inoculum_species

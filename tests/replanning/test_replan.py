@@ -12,17 +12,18 @@ import pytest
 
 from optim.app.build import build_process, compose
 from optim.app.commands import load_command
-from optim.app.commands.replan import chosen_run, now_of, read_plan, running, until_now
-from optim.app.session import session
+from optim.app.commands.replan import chosen_run, now_of, problem_until_now, read_plan, running_batch_problem
+from optim.app.session import open_session
 from optim.artefact import Lineage, load_artefact, save_artefact
 from optim.data.dataset import Measurements, Run
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.schedules import schedule_of
 from optim.data.screened import Screen
 from optim.data.writer import write_dataset
 from optim.errors import ConfigError, DatasetError, DisagreementWarning, IncompatibleError
-from optim.estimation.fit import fit
+from optim.estimation.fit import fit_problem
 from optim.optimisation.optimise import optimise, parameter_sets
+from optim.optimisation.process_program import ProcessProgram
 from optim.optimisation.solve import best, solve
 from optim.process.decision import Decision
 from optim.process.design import Design
@@ -41,7 +42,7 @@ from optim.simulation.balance import Vessel
 from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import check_trajectory, observe_nodes, simulate_one
-from optim.synthetic import FEED, MEDIUM
+from optim.synthetic import BASAL_MEDIUM, FEED
 
 FEW = ReplanOptions(OptimiseSettings(starts=1, max_iterations=40, tolerance=1e-7), ReplanSettings(draws=15))
 DAY = 24.0
@@ -58,12 +59,12 @@ def cfg(small_screen):
 @pytest.fixture(scope="module")
 def old(small_problem):
     settings = FitSettings(1, 15, 1e-4, 16, 0.3, 1, quality=False, identify=False)
-    return fit(small_problem, settings, seed=1, model_name="cho_moller")
+    return fit_problem(small_problem, settings, seed=1, model_name="cho_moller")
 
 
 @pytest.fixture(scope="module")
 def process(cfg, small_screen):
-    return build_process(cfg, Screen.of(open_dataset(str(small_screen))))
+    return build_process(cfg, Screen.from_dataset(read_dataset(str(small_screen))))
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,11 @@ def plan(optimum):
 def member(old, process):
     """Parameters of a member of the clone's ensemble: the truth of simulated batches."""
     return parameter_sets(old, process.model, CLONE)[3]
+
+
+def estimate(o):
+    """The lane of the estimate."""
+    return o.lanes.rows(np.array([0]))
 
 
 def bolus(time_h, ml, feed="feed_a"):
@@ -109,7 +115,7 @@ def independent(model, p, run, times, inoculum=1.0):
     feeds = tuple(dict.fromkeys(used_feed(a) for a in run.actions if used_feed(a))) or ("feed_a",)
     plain = schedule_of(run, np.asarray(times), feeds)
     grid, _ = to_grid(jax.tree.map(jnp.asarray, plain), 64)
-    start = np.array(list(model.initial(MEDIUM, 0.5, {}).values()))
+    start = np.array(list(model.initial(BASAL_MEDIUM, 0.5, {}).values()))
     start[:2] *= inoculum
     vessel = Vessel(jnp.asarray([model.feed(FEED)] * len(feeds)))
     values = model.Parameters(*p)
@@ -123,7 +129,7 @@ def independent(model, p, run, times, inoculum=1.0):
 
 def a_dataset(screen, run, readings):
     """The running batch beside one run of the screen, so that a batch without readings has a table at all."""
-    other = screen.only(np.array([0]))
+    other = screen.select_runs(np.array([0]))
     m, n = other.measurements, len(readings)
     measurements = Measurements(
         run=np.append(m.run + 1, np.zeros(n, int)).astype(int),
@@ -146,12 +152,12 @@ def readings_of(model, p, run, days, inoculum=1.0, assays=("vcd", "viability", "
 @pytest.fixture(scope="module")
 def planned_anew(cfg, process, old, plan, small_screen):
     """Everything of a batch: run, readings, time -> what is planned anew."""
-    screen = open_dataset(str(small_screen))
+    screen = read_dataset(str(small_screen))
 
     def go(run, readings, now_h, problem=process, options=FEW, whole=True):
         data = a_dataset(screen, run, readings)
-        here, batch = running(problem, data, 0, now_h)
-        fitting = until_now(cfg, data, 0, now_h)
+        here, batch = running_batch_problem(problem, data, 0, now_h=now_h)
+        fitting = problem_until_now(cfg, data, 0, now_h=now_h)
         if whole:
             return replan(here, fitting, old, batch, plan, options, Lineage.from_parents(old, seed=1))
         return outlook(here, fitting, old, batch, plan.decisions, options.replan.draws, 1)
@@ -180,10 +186,10 @@ def test_without_readings_the_plan_is_kept_and_is_the_optimum_of_the_prior(plann
         assert np.log(found.ensemble[1:, i]).std() == pytest.approx(np.log(expected[1:, i]).std(), rel=0.6)
     # an optimiser that starts elsewhere finds nothing better
     o = planned_anew(a_run([sample(0.0)]), [], 0.0, whole=False)
-    again = best(
-        solve(o.problem, o.design.platform[None], o.lanes[:1], OptimiseSettings(max_iterations=150, tolerance=1e-9))
-    )
-    ours = o.problem.evaluate(o.planned[None], o.lanes[:1]).objective[0]
+    lane = estimate(o)
+    settings = OptimiseSettings(max_iterations=150, tolerance=1e-9)
+    again = best(solve(ProcessProgram(o.problem, lane), o.design.platform[None], settings))
+    ours = o.problem.evaluate(o.planned[None], lane).objective[0]
     assert again.objective < ours + 2e-4
 
 
@@ -267,11 +273,10 @@ def test_what_is_simulated_until_now_is_what_was_done(planned_anew, process, pla
     run = a_run(odd_events(plan))
     o = planned_anew(run, [], now, whole=False)
     times = np.array([50.0, 72.0, 110.5, 120.0, 144.0])
-    trace = o.problem.trace(o.planned[None], o.lanes[:1])
+    trace = o.problem.trace(o.planned[None], estimate(o))
     at = [int(np.argmin(np.abs(trace.t[0] - t))) for t in times]
-    n = len(process.model.Parameters._fields)
     until = replace(run, end_time_h=now + 0.01)
-    truth = independent(process.model, o.lanes[0, :n], until, times)
+    truth = independent(process.model, o.lanes.parameters[0], until, times)
     for i, name in enumerate(process.observed):
         assert trace.observed[0, i, at] == pytest.approx(truth[name], rel=2e-4, abs=1e-4), name
     assert 1000.0 * trace.volume[0, at] == pytest.approx(truth["volume"], rel=1e-6)
@@ -375,7 +380,7 @@ def test_a_limit_broken_in_the_past_is_told_and_counts_no_more(planned_anew, pro
     now = 6 * DAY
     run = a_run(as_planned(plan, now))
     o = planned_anew(run, [], now, whole=False)
-    trace = o.problem.trace(o.planned[None], o.lanes[:1])
+    trace = o.problem.trace(o.planned[None], estimate(o))
     glutamine = trace.observed[0, process.observed.index("glutamine")]
     # at the start there is more of it than ever again
     limit = 0.9 * float(glutamine[0])
@@ -394,7 +399,7 @@ def test_a_limit_that_nothing_can_meet_is_eased_and_said(planned_anew, process, 
     now = 6 * DAY
     run = a_run(as_planned(plan, now))
     o = planned_anew(run, [], now, whole=False)
-    trace = o.problem.trace(o.planned[None], o.lanes[:1])
+    trace = o.problem.trace(o.planned[None], estimate(o))
     at = int(np.argmin(np.abs(trace.t[0] - now)))
     titre = float(trace.observed[0, process.observed.index("titre"), at])
     # product never becomes less
@@ -479,12 +484,12 @@ def test_an_exponential_feed_goes_on_by_its_decisions():
 def test_feeds_of_a_running_batch_keep_the_names_of_the_design(small_screen):
     """With a further feed between the first and the second, every rate stays in its own column."""
     more = ["+design.further_feeds={sugar: {glucose: 900.0}, soda: {lactate: 1.0}}", "design.second_feed_id=soda"]
-    screen = open_dataset(str(small_screen))
-    problem = build_process(compose([*more, "design.second_feed_ratio=0.5"]), Screen.of(screen))
+    screen = read_dataset(str(small_screen))
+    problem = build_process(compose([*more, "design.second_feed_ratio=0.5"]), Screen.from_dataset(screen))
     media = screen.media | {"sugar": {"glucose": 900.0}, "soda": {"lactate": 2.0}}
     events = [bolus(3 * DAY, 0.3, "sugar"), bolus(4 * DAY, 0.2, "soda"), bolus(5 * DAY, 0.4)]
     data = replace(a_dataset(screen, a_run(events), []), media=media)
-    here, batch = running(problem, data, 0, 6 * DAY)
+    here, batch = running_batch_problem(problem, data, 0, now_h=6 * DAY)
     # its soda is another than the design's
     assert batch.feeds == ("feed_a", "sugar", "soda", "soda (as given)")
     assert [a.feed for a in batch.run.actions] == ["sugar", "soda (as given)", "feed_a"]
@@ -497,15 +502,22 @@ def test_feeds_of_a_running_batch_keep_the_names_of_the_design(small_screen):
 
 
 def test_a_batch_fed_with_what_nobody_knows_is_refused(process, small_screen):
-    data = a_dataset(open_dataset(str(small_screen)), a_run([bolus(3 * DAY, 0.3, "sugar")]), [])
+    data = a_dataset(read_dataset(str(small_screen)), a_run([bolus(3 * DAY, 0.3, "sugar")]), [])
     with pytest.raises(DatasetError, match=r"no medium or feed 'sugar'"):
-        running(process, data, 0, 6 * DAY)
+        running_batch_problem(process, data, 0, now_h=6 * DAY)
 
 
-def test_a_traced_schedule_needs_its_past(process):
-    left, _ = remaining(process.design, a_run([sample(0.0)]), 24.0, ("feed_a",))
-    with pytest.raises(ValueError, match="what was done"):
-        jax.jit(lambda x: left.schedule(x).times)(jnp.asarray(left.platform))
+def test_batches_of_which_as_much_was_done_share_a_program_and_keep_their_own_past(process):
+    one, other = (
+        remaining(process.design, a_run([sample(0.0), bolus(3 * DAY, ml)]), 6 * DAY, ("feed_a",))[0]
+        for ml in (0.3, 0.4)
+    )
+    assert one == other
+    assert hash(one) == hash(other)
+    x = jnp.asarray(one.platform)
+    traced = jax.jit(lambda past: one.with_past(past).schedule(x))(other.past)
+    assert jax.tree.all(jax.tree.map(np.array_equal, traced, other.schedule(x)))
+    assert float(other.schedule(x).bolus.sum() - one.schedule(x).bolus.sum()) == pytest.approx(1e-4)
 
 
 # --- what is refused ---
@@ -520,13 +532,13 @@ def test_a_batch_at_or_past_harvest_is_refused(process, now_h, what):
 
 
 def test_runs_and_times_that_cannot_be_are_refused(small_screen):
-    screen = open_dataset(str(small_screen))
+    screen = read_dataset(str(small_screen))
     with pytest.raises(ConfigError, match=r"no run 'C01-3'.*Did you mean 'C01-"):
         chosen_run(screen, "C01-3")
     with pytest.raises(ConfigError, match="say which run is under way"):
         chosen_run(screen, None)
     data = a_dataset(screen, a_run([sample(0.0), sample(96.0)]), [(120.0, "vcd", 5.0)])
-    assert chosen_run(data.only(np.array([0])), None) == 0
+    assert chosen_run(data.select_runs(np.array([0])), None) == 0
     assert now_of(data, 0, None) == 120.0
     assert now_of(data, 0, 130.0) == 130.0
     with pytest.raises(ConfigError, match=r"100 h lies before a reading of vcd of run 'R1' at 120 h"):
@@ -537,15 +549,15 @@ def test_runs_and_times_that_cannot_be_are_refused(small_screen):
 
 def test_a_plan_of_another_design_is_refused(process, old, optimum, tmp_path):
     save_artefact(optimum, tmp_path / "optimum")
-    assert read_plan(tmp_path / "optimum", process, old, FIT).decisions["harvest"] > 0.0
+    assert read_plan(tmp_path / "optimum", process, old, fit_folder=FIT).decisions["harvest"] > 0.0
     fewer = replace(process, design=replace(process.design, decisions=process.design.decisions[1:]))
     with pytest.raises(IncompatibleError, match=r"other decisions.*feed_volume_day_3"):
-        read_plan(tmp_path / "optimum", fewer, old, FIT)
+        read_plan(tmp_path / "optimum", fewer, old, fit_folder=FIT)
     with pytest.raises(IncompatibleError, match="does not exist"):
-        read_plan(tmp_path / "nowhere", process, old, FIT)
+        read_plan(tmp_path / "nowhere", process, old, fit_folder=FIT)
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(IncompatibleError, match="no recipe that can be followed"):
-        read_plan(tmp_path, process, old, FIT)
+        read_plan(tmp_path, process, old, fit_folder=FIT)
 
 
 def test_a_plan_that_was_made_from_another_fit_is_refused(process, old, optimum, tmp_path):
@@ -553,7 +565,7 @@ def test_a_plan_that_was_made_from_another_fit_is_refused(process, old, optimum,
     other = replace(old, lineage=replace(old.lineage, seed=99))
     text = rf"optimum was made from fit {old.id[:12]}, but .*{other.id[:12]}; run `optim optimise` again"
     with pytest.raises(IncompatibleError, match=text):
-        read_plan(tmp_path / "optimum", process, other, FIT)
+        read_plan(tmp_path / "optimum", process, other, fit_folder=FIT)
 
 
 # --- the command ---
@@ -580,7 +592,7 @@ def test_the_command_reads_folders_and_leaves_an_artefact(tmp_path, old, optimum
         ],
         "media.csv": [
             {"medium_id": m, "component": c, "value": v, "unit": "mOsm/kg" if "osm" in c else "mmol/L"}
-            for m, rows in (("basal_a", MEDIUM), ("feed_a", FEED)) for c, v in rows.items()
+            for m, rows in (("basal_a", BASAL_MEDIUM), ("feed_a", FEED)) for c, v in rows.items()
         ],
         "measurements.csv": [
             {"run_id": "R1", "time_h": t, "variable": a, "value": v, "unit": units.get(a, "mmol/L")}
@@ -592,7 +604,7 @@ def test_the_command_reads_folders_and_leaves_an_artefact(tmp_path, old, optimum
     keys = [f"dataset.name={folder}", f"replan.fit={tmp_path / 'before'}", "replan.run=R1", "replan.draws=15"]
     less = ["tracking=off", "optimise.starts=1", "optimise.max_iterations=40", f"out={tmp_path / 'out'}"]
     said: list[str] = []
-    with session(compose([*keys, *less]), "replan", said.append) as s, pytest.warns(DisagreementWarning):
+    with open_session(compose([*keys, *less]), "replan", say=said.append) as s, pytest.warns(DisagreementWarning):
         found = load_command("replan")(s)
     again = load_artefact(Replan, tmp_path / "out" / "replan")
     assert again.decisions == found.decisions
@@ -607,7 +619,7 @@ def test_the_command_reads_folders_and_leaves_an_artefact(tmp_path, old, optimum
     assert table.startswith("time_h,kind,what,value,unit")
     assert replan_lines(again) == replan_lines(found)
     # the next time, this is the plan
-    following = read_plan(tmp_path / "out" / "replan", process, old, FIT)
+    following = read_plan(tmp_path / "out" / "replan", process, old, fit_folder=FIT)
     assert following.decisions == {d.name: d.now for d in found.decisions}
     assert draw_replan(again).axes
     assert {x.variable for x in again.readings} == {"vcd", "viability", "glucose", "lactate", "titre"}

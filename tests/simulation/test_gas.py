@@ -11,7 +11,7 @@ import pytest
 from support.cases import configured, process, simulated, stacked, typical
 
 from optim.errors import ConfigError, SimulationError
-from optim.kinetics import kinetics
+from optim.kinetics import load_kinetics
 from optim.kinetics.ecoli_oxygen import SATURATION, uptakes
 from optim.schedule.grid import IntervalGrid
 from optim.simulation.gas import AIR_CARBON_DIOXIDE, AIR_OXYGEN, OffGas, check_off_gas, off_gas, oxygen_transfer_rate
@@ -24,9 +24,9 @@ MMOL = 1000.0 / 31.998
 def run(name: str) -> tuple[Any, Any, Trajectory, IntervalGrid, int]:
     """Model, parameters, one vessel of the published process, and the number of its nodes."""
     case = typical(name)[0]
-    found = simulated(kinetics(name), MODELS[name], stacked([case]), 1e-6)
+    found = simulated(load_kinetics(name), MODELS[name], stacked([case]), 1e-6)
     one = jax.tree.map(lambda a: a[0], found)
-    return kinetics(name), case.p, one, case.grid, int(case.grid.intervals) + 1
+    return load_kinetics(name), case.p, one, case.grid, int(case.grid.intervals) + 1
 
 
 def transfer(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +131,7 @@ def test_what_has_no_oxygen_no_saturation_or_no_kla_is_refused():
     blind = grid._replace(actions=grid.actions._replace(start=grid.actions.start._replace(kla=None)))
     with pytest.raises(ConfigError, match="kla_per_h"):
         oxygen_transfer_rate(model, p, found, grid=blind, percent_per_g_per_l=p.H, saturation_percent=SATURATION)
-    other = kinetics("cho_perfusion")
+    other = load_kinetics("cho_perfusion")
     c = other.State(*(jnp.ones_like(grid.t) for _ in process("cho_perfusion").start))
     with pytest.raises(ConfigError, match="no dissolved oxygen"):
         oxygen_transfer_rate(

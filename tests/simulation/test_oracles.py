@@ -13,7 +13,7 @@ from support.models import Monod, Rate
 from support.oracle import Path, oracle
 from support.processes.ecoli_oxygen import oxygen
 
-from optim.kinetics import kinetics, kinetics_names
+from optim.kinetics import kinetics_names, load_kinetics
 from optim.schedule.schedule import Schedule, to_grid
 from optim.simulation.balance import Vessel
 from optim.simulation.simulate import Trajectory
@@ -32,7 +32,7 @@ SLOW = {
 
 def suite(names: tuple[str, ...] = kinetics_names(), fast: tuple[str, ...] = ()) -> list:
     """Every model with every stepper that suits it; where some are named fast, all others are slow."""
-    pairs = [(n, s) for n in names for s in ("explicit", "stiff") if s == "stiff" or not kinetics(n).stiff]
+    pairs = [(n, s) for n in names for s in ("explicit", "stiff") if s == "stiff" or not load_kinetics(n).stiff]
     slow = [pair in SLOW or bool(fast and pair[0] not in fast) for pair in pairs]
     return [pytest.param(*pair, marks=pytest.mark.slow if s else ()) for pair, s in zip(pairs, slow, strict=True)]
 
@@ -41,12 +41,12 @@ def suite(names: tuple[str, ...] = kinetics_names(), fast: tuple[str, ...] = ())
 def truths(name: str) -> tuple[Path, ...]:
     # LSODA delivers some 30 times its tolerance, and makes no headway with rAAV below 1e-10
     rtol = 1e-10 if name == "raav_nguyen" else 1e-11
-    return tuple(oracle(kinetics(name), *case, rtol=rtol) for case in typical(name))
+    return tuple(oracle(load_kinetics(name), *case, rtol=rtol) for case in typical(name))
 
 
 def differences(name: str, found: Trajectory, truths: tuple[Path, ...]) -> list[np.ndarray]:
     """Of each vessel, the largest difference of each species and of the volume, relative to its size on the path."""
-    model = kinetics(name)
+    model = load_kinetics(name)
     scale = np.array([s.scale for s in model.species])
     rows = []
     for i, truth in enumerate(truths):
@@ -62,7 +62,7 @@ def differences(name: str, found: Trajectory, truths: tuple[Path, ...]) -> list[
 def test_every_model_agrees_with_the_oracle_to_the_tolerance_asked_for(name, stepper):
     worst = {}
     for rtol in (1e-4, 1e-6, 1e-8):
-        found = simulated(kinetics(name), stepper, stacked(typical(name)), rtol)
+        found = simulated(load_kinetics(name), stepper, stacked(typical(name)), rtol)
         assert not found.status.any(), rtol
         worst[rtol] = np.max(differences(name, found, truths(name)))
         # a few hundred steps, each with an error of at most the tolerance
@@ -72,7 +72,7 @@ def test_every_model_agrees_with_the_oracle_to_the_tolerance_asked_for(name, ste
 
 def test_oxygen_reproduces_the_published_process():
     of = process("ecoli_oxygen")
-    found = simulated(kinetics("ecoli_oxygen"), "stiff", stacked(typical("ecoli_oxygen")[:1]), 1e-6)
+    found = simulated(load_kinetics("ecoli_oxygen"), "stiff", stacked(typical("ecoli_oxygen")[:1]), 1e-6)
     t = oxygen().times
     expected = {8.0: {"X": 2.037, "S": 1.443, "A": 0.2025, "DOT": 63.1}, 11.4469: {"X": 2.926}}
     expected |= {16.3028: {"X": 8.847, "S": 0.132, "A": 0.230}, 20.5833: {"X": 13.14}}
@@ -112,7 +112,7 @@ def stepwise(name: str, steps: int, end: float) -> Case:
     if name == "ecoli_protein":
         p = p._replace(k_ind=1.0)  # else the fastest process is over within a step
     # a typical size of everything: rates that are steep at zero would need small steps
-    start = tuple(max(x, 0.2 * s.scale) for x, s in zip(of.start, kinetics(name).species, strict=True))
+    start = tuple(max(x, 0.2 * s.scale) for x, s in zip(of.start, load_kinetics(name).species, strict=True))
     return case_of(p, start, of.volume, plan, of.vessel)
 
 
@@ -123,10 +123,10 @@ HOURS = {"cho_xing": 64.0, "cho_moller": 96.0, "cho_perfusion": 96.0, "ecoli_pro
 def test_the_order_of_convergence_is_five_across_events(name, stepper):
     # any error is accepted, so that every interval is one step
     errors = []
-    truth = oracle(kinetics(name), *stepwise(name, 16, HOURS[name]), rtol=1e-13)
+    truth = oracle(load_kinetics(name), *stepwise(name, 16, HOURS[name]), rtol=1e-13)
     for steps in (16, 32, 64, 128, 256):
         found = simulated(
-            kinetics(name), stepper, stacked([stepwise(name, steps, HOURS[name])]), 1e9, first_step_h=100.0
+            load_kinetics(name), stepper, stacked([stepwise(name, steps, HOURS[name])]), 1e9, first_step_h=100.0
         )
         assert found.steps[0] == steps
         every = jax.tree.map(lambda a, steps=steps: a[:, :: steps // 16], (found.concentrations, found.volume))
@@ -144,9 +144,9 @@ def test_a_vessel_depends_neither_on_its_neighbours_nor_on_its_place(stepper, ze
     if not zero_first:  # those schedules begin with an interval without length, this one does not
         grid = jax.tree.map(lambda a: np.broadcast_to(a, (200, *np.shape(a))), typical(name)[0].grid)
         many = many._replace(grid=grid)
-    straight = simulated(kinetics(name), stepper, many, 1e-6)
-    turned = simulated(kinetics(name), stepper, jax.tree.map(lambda a: a[::-1], many), 1e-6)
-    few = simulated(kinetics(name), stepper, jax.tree.map(lambda a: a[70:77], many), 1e-6)
+    straight = simulated(load_kinetics(name), stepper, many, 1e-6)
+    turned = simulated(load_kinetics(name), stepper, jax.tree.map(lambda a: a[::-1], many), 1e-6)
+    few = simulated(load_kinetics(name), stepper, jax.tree.map(lambda a: a[70:77], many), 1e-6)
     for a, b, c in zip(*(jax.tree.leaves(x) for x in (straight, turned, few)), strict=True):
         assert np.array_equal(a, b[::-1], equal_nan=True)
         assert np.array_equal(a[70:77], c, equal_nan=True)
@@ -166,11 +166,11 @@ def test_splitting_intervals_changes_nothing_that_a_tolerance_does_not_allow(ste
         times=np.append(plan.times, extra), **{k: np.concatenate([getattr(plan, k), v]) for k, v in none.items()}
     )
     split = case_of(whole.p, of.start, of.volume, plan, of.vessel)
-    found = simulated(kinetics(name), stepper, stacked([whole, split]), 1e-10)
+    found = simulated(load_kinetics(name), stepper, stacked([whole, split]), 1e-10)
     assert not found.status.any()
     common = np.searchsorted(split.grid.t, whole.grid.t[: int(whole.grid.intervals) + 1])
     n = len(common)
-    for values, species in zip(found.concentrations, kinetics(name).species, strict=True):
+    for values, species in zip(found.concentrations, load_kinetics(name).species, strict=True):
         size = max(species.scale, float(np.max(values[0, :n])))
         assert np.max(np.abs(values[0, :n] - values[1, common])) < 1e-9 * size, species.name
     assert np.allclose(found.volume[0, :n], found.volume[1, common], rtol=1e-12)

@@ -7,7 +7,7 @@ import pytest
 from support.cases import VESSELS, random_cases, simulated
 
 from optim.errors import Status
-from optim.kinetics import kinetics
+from optim.kinetics import load_kinetics
 
 MODELS = [
     ("cho_moller", "stiff"),
@@ -23,7 +23,7 @@ SLOW = [("cho_xing", "explicit"), ("cho_xing", "stiff"), ("cho_moller", "explici
     ("name", "stepper"), [*MODELS, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW)]
 )
 def test_random_processes_end_well_and_no_species_is_negative(name, stepper):
-    model = kinetics(name)
+    model = load_kinetics(name)
     case = random_cases(name, VESSELS, seed=1)
     found = simulated(model, stepper, case, 1e-6)
     good = found.status == Status.OK

@@ -10,7 +10,7 @@ from conftest import follow, plan
 from support.models import Exponential, Inert, Monod, Rate, Relaxing
 
 from optim.errors import SimulationError, Status
-from optim.kinetics import kinetics, kinetics_names
+from optim.kinetics import kinetics_names, load_kinetics
 from optim.kinetics.base import Environment
 from optim.schedule.grid import IntervalGrid, split_interval
 from optim.schedule.schedule import to_grid
@@ -21,7 +21,7 @@ from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.rosenbrock import Rodas5P
 from optim.simulation.engine.steppers import Tsit5
 from optim.simulation.engine.stiffness import explicit_step_count, stepper_advice, stepper_for
-from optim.simulation.simulate import simulate, simulate_one
+from optim.simulation.simulate import simulate_cultivations, simulate_one
 from optim.simulation.until import simulate_until
 
 TIGHT = Integrator(rtol=1e-10, atol=1e-11)
@@ -103,7 +103,7 @@ def test_a_node_more_changes_nothing():
 
 
 def test_a_model_says_which_stepper_suits_it():
-    chosen = {name: type(stepper_for(kinetics(name))) for name in kinetics_names()}
+    chosen = {name: type(stepper_for(load_kinetics(name))) for name in kinetics_names()}
     assert chosen["raav_nguyen"] is Rodas5P
     assert chosen["ecoli_oxygen"] is Rodas5P
     assert chosen["cho_moller"] is Tsit5
@@ -115,7 +115,7 @@ def work(model, p, stepper, end=40.0):
     p, start = batch(p, n), (jnp.full(n, 1.0), jnp.full(n, 2.0))
     cultivation = Cultivation(start, jnp.ones(n), batch(grid, n), batch(FEED, n))
     integrator = Integrator(stepper, rtol=1e-8)
-    t = simulate(model, p, cultivation, integrator=integrator)
+    t = simulate_cultivations(model, p, cultivation, integrator=integrator)
     count = explicit_step_count(model, p, t, grid=cultivation.grid, vessel=cultivation.vessel)
     return integrator, np.asarray(t.steps), count
 
@@ -153,7 +153,7 @@ def test_sharing_vessels_among_devices_changes_no_number(monkeypatch):
     from optim.simulation import batch as batch_module
 
     arguments, integrator = screen(37), Integrator(lanes=8)
-    alone = jax.jit(lambda *a: simulate(Monod(), *a, integrator=integrator))(*arguments)
+    alone = jax.jit(lambda *a: simulate_cultivations(Monod(), *a, integrator=integrator))(*arguments)
     shared = simulate_batch(Monod(), *arguments, integrator=integrator)
     ordered = simulate_batch(Monod(), *arguments, integrator=integrator, expected_steps=np.arange(37.0))
     monkeypatch.setattr(batch_module, "CHUNK", 8)

@@ -14,7 +14,7 @@ import numpy as np
 
 from optim.app.build import build_process, compose, model_config, model_names
 from optim.data.screened import Screen
-from optim.kinetics import kinetics
+from optim.kinetics import load_kinetics
 from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.schedule.grid import IntervalGrid
 from optim.schedule.schedule import Schedule, to_grid
@@ -23,7 +23,7 @@ from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.rosenbrock import Rodas5P
 from optim.simulation.engine.steppers import Tsit5
-from optim.simulation.simulate import Trajectory, simulate
+from optim.simulation.simulate import Trajectory, simulate_cultivations
 
 VESSELS = 1000  # of every program
 INTERVALS = 64
@@ -60,7 +60,9 @@ def typed(case: Case) -> Case:
 @cache
 def program(model: AbstractKineticModel) -> Callable[..., Trajectory]:
     """The tolerances are arguments: one program serves all of them."""
-    return jax.jit(lambda integrator, case: simulate(model, case.p, case.cultivation, integrator=integrator))
+    return jax.jit(
+        lambda integrator, case: simulate_cultivations(model, case.p, case.cultivation, integrator=integrator)
+    )
 
 
 def simulated(
@@ -88,12 +90,12 @@ def simulated(
 def configured(config: str) -> Any:
     """Parameters of a configuration."""
     cfg = model_config(config)
-    fields = kinetics(cfg.kinetics).Parameters._fields
-    return kinetics(cfg.kinetics).Parameters(*(float(cfg.parameters[f].value) for f in fields))
+    fields = load_kinetics(cfg.kinetics).Parameters._fields
+    return load_kinetics(cfg.kinetics).Parameters(*(float(cfg.parameters[f].value) for f in fields))
 
 
 def state(name: str, **values: float) -> tuple[float, ...]:
-    return tuple(values.get(n, 0.0) for n in kinetics(name).names())
+    return tuple(values.get(n, 0.0) for n in load_kinetics(name).names())
 
 
 def schedule(
@@ -180,7 +182,7 @@ def process(name: str) -> Process:
         found: Process = import_module(f"support.processes.{name}").process()
         return found
     config = next(c for c in model_names() if model_config(c).kinetics == name)
-    problem = build_process(compose([f"model={config}"]), Screen.none())
+    problem = build_process(compose([f"model={config}"]), Screen.without_data())
     plan = jax.tree.map(np.asarray, problem.design.schedule(jnp.asarray(problem.design.platform)))
     kept = problem.static.retention
     vessel = Vessel(problem.feeds, None if kept is None else np.array(kept))

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from optim.process.decision import Decision
-from optim.process.disturbance import AS_PLANNED
+from optim.process.lanes import as_lanes
 from optim.process.metrics import find_metric
 from optim.process.objective import Objective
 from optim.process.problem import Evaluation, Slopes
@@ -78,7 +78,8 @@ class Toy:
     def metric(self):
         return self.objective.target.name
 
-    def derivatives(self, x, p, prices=None, drift=AS_PLANNED):
+    def derivatives(self, x, lanes):
+        p, _, prices, drift = as_lanes(lanes)
         c = np.full(len(x), 2.0) if prices is None else prices[:, 0]
         f = np.broadcast_to(drift.feed, (len(x),))
         a, y = f * x[:, 0], x[:, 1]
@@ -95,8 +96,8 @@ class Toy:
         e = Evaluation(sign * np.log(value), margins, metrics, status)
         return e, Slopes(sign * m[:, i] / value[:, None], j, m)
 
-    def evaluate(self, x, p, prices=None, drift=AS_PLANNED):
-        return self.derivatives(x, p, prices, drift)[0]
+    def evaluate(self, x, lanes):
+        return self.derivatives(x, lanes)[0]
 
 
 def members(best, room=9.0):

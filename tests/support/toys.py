@@ -56,14 +56,18 @@ def toy(
     dataset = Dataset("toy", "", "", "", "", True, "", runs, readings, {"medium": {}})
     assay = AssaySettings(0.0, sd) if kind == "normal" else AssaySettings(sd, 0.0, kind)
     noise = NoiseModel({"biomass": assay})
-    problem = build_problem(model, ParameterTable(tuple(rows)), dataset, noise, TIGHT)
+    problem = build_problem(model, ParameterTable(tuple(rows)), dataset, noise=noise, integrator=TIGHT)
     free = (*problem.shared_specs, *problem.batch_specs, *problem.group_specs, *problem.vessel_specs)
-    u = np.array([[_true(truth, s.name, c, s.forward(s.value)) for s in free] for c in clones])
+    u = np.array([[_true(truth, s.name, c, s.to_fitted(s.value)) for s in free] for c in clones])
     y = problem.predict(u)[0][:, : len(times)]
     z = sd * np.random.default_rng(seed).standard_normal(y.shape)
     value = (y * np.exp(z) if kind == "lognormal" else y + z).ravel()
     return build_problem(
-        model, problem.table, replace(dataset, measurements=replace(readings, value=value)), noise, TIGHT
+        model,
+        problem.table,
+        replace(dataset, measurements=replace(readings, value=value)),
+        noise=noise,
+        integrator=TIGHT,
     )
 
 
@@ -74,6 +78,6 @@ def _true(truth: Mapping[str, float], name: str, clone: str, otherwise: float) -
 def optimum(problem: FitProblem) -> tuple[Posterior, Point]:
     """The posterior and its mode, with the noise as stated."""
     posterior = Posterior(problem)
-    best = minimise(posterior, [posterior.prior_point()], Search(80, 1e-11), lambda text: None)[0]
+    best = minimise(posterior, [posterior.prior_point()], Search(80, 1e-11), progress=lambda text: None)[0]
     assert np.isfinite(best.cost)
     return posterior, best

@@ -10,8 +10,9 @@ import matplotlib.figure
 import numpy as np
 import pytest
 
+from optim.errors import TrackingWarning
 from optim.settings.tracking import TrackingSettings
-from optim.tracking.mlflow import NullTracker, TrackingWarning, open_tracker
+from optim.tracking.mlflow import NullTracker, open_tracker
 
 
 @pytest.fixture
@@ -42,13 +43,13 @@ def test_a_run_lands_in_the_embedded_store(tmp_path, lonely, screen):
     picture = tmp_path / "p.png"
     matplotlib.figure.Figure().savefig(picture)
     with open_tracker(options(tmp_path / "ml"), "a run", {"t": "1"}) as t:
-        t.parameters({"seed": 1})
-        t.metrics({"good": 2.0, "none": float("nan")})
-        t.history("cost", [3.0, 2.0, np.inf, 1.0])
-        t.file(picture, "plots")
-        t.text("a: 1", "config.yaml")
-        t.dataset(screen, "fit")
-        t.child("clone C01", {"clone": "C01"}, {"qP": 0.1})
+        t.log_parameters({"seed": 1})
+        t.log_metrics({"good": 2.0, "none": float("nan")})
+        t.log_history("cost", [3.0, 2.0, np.inf, 1.0])
+        t.log_file(picture, "plots")
+        t.log_text("a: 1", "config.yaml")
+        t.log_dataset(screen, "fit")
+        t.log_child_run("clone C01", {"clone": "C01"}, {"qP": 0.1})
         run_id = t.run_id
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'ml' / 'mlflow.db'}")
     run = client.get_run(run_id)
@@ -87,7 +88,7 @@ def test_a_server_that_is_away_is_one_warning(tmp_path, lonely):
         warnings.simplefilter("always")
         with open_tracker(away, "r", {}) as t:
             assert isinstance(t, NullTracker)
-            t.metrics({"a": 1.0})
+            t.log_metrics({"a": 1.0})
     assert [w.category for w in caught if "tracking is unavailable" in str(w.message)] == [TrackingWarning]
 
 
@@ -100,14 +101,14 @@ def test_a_store_that_goes_away_is_one_warning_and_no_error(tmp_path, lonely, mo
         warnings.simplefilter("always")
         with open_tracker(options(tmp_path), "r", {}) as t:
             monkeypatch.setattr(t._client, "log_batch", _gone)
-            t.metrics({"a": 1.0})
-            t.metrics({"b": 1.0})
+            t.log_metrics({"a": 1.0})
+            t.log_metrics({"b": 1.0})
     assert sum(issubclass(w.category, TrackingWarning) for w in caught) == 1
 
 
 def test_off_means_off(tmp_path, lonely):
     with open_tracker(options(tmp_path / "ml", enabled=False), "r", {}) as t:
-        t.metrics({"a": 1.0})
+        t.log_metrics({"a": 1.0})
     assert t.run_id == ""
     assert not (tmp_path / "ml").exists()
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from optim.app.build import build_fit, compose
 from optim.data.dataset import Dataset, Measurements
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.estimation.ensemble import draw_laplace
 from optim.estimation.estimate import multi_start
 from optim.estimation.fit import build_fit_result
@@ -33,7 +33,7 @@ from optim.estimation.posterior import Point, Posterior
 from optim.estimation.predictive import Z90
 from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
-from optim.estimation.transfer.new_clone import predict_new_clone
+from optim.estimation.transfer.new_clone import predict_clones
 from optim.parameters import ParameterSpec, ParameterTable
 from optim.runtime import configure
 from optim.settings.estimation import FitSettings, PlaceSettings
@@ -68,7 +68,7 @@ def say(text: str) -> None:
 def screen(seed: int, clones: int = CLONES) -> Dataset:
     """A simulated screen."""
     with tempfile.TemporaryDirectory() as folder:
-        return open_dataset(str(make_screen(Path(folder) / "screen", "screen", ScreenOptions(clones, VESSELS, seed))))
+        return read_dataset(str(make_screen(Path(folder) / "screen", "screen", ScreenOptions(clones, VESSELS, seed))))
 
 
 def thinned(dataset: Dataset) -> Dataset:
@@ -113,11 +113,11 @@ def study(seed: int) -> Row:
     """What one screen gives: rows of parameters, of pairs of clones, and of ranks; and the seconds of the fits."""
     problem = build_fit(compose([]), thinned(screen(seed)))
     start = time.perf_counter()
-    posterior, points = multi_start(problem, OPTIONS, seed, lambda text: None)
+    posterior, points = multi_start(problem, OPTIONS, seed, progress=lambda text: None)
     pooled_s = time.perf_counter() - start
     own = alone(problem)
     start = time.perf_counter()
-    by_itself = multi_start(own, replace(OPTIONS, estimate_spread=False), seed, lambda text: None)
+    by_itself = multi_start(own, replace(OPTIONS, estimate_spread=False), seed, progress=lambda text: None)
     alone_s = time.perf_counter() - start
     placed: list[Row] = []
     readings: list[Row] = []
@@ -179,10 +179,10 @@ def estimates(posterior: Posterior, point: Point) -> dict[tuple[str, str], tuple
     var_s, var_c = point.arrow.variances()
     found = {}
     for i, row in enumerate(problem.shared_specs):
-        found["", row.name] = (float(point.shared[i] - row.forward(truth[""][row.name])), float(np.sqrt(var_s[i])))
+        found["", row.name] = (float(point.shared[i] - row.to_fitted(truth[""][row.name])), float(np.sqrt(var_s[i])))
     for c, clone in enumerate(problem.groups):
         for i, row in enumerate(problem.group_specs):
-            true = row.forward((truth[""] | truth[clone])[row.name])
+            true = row.to_fitted((truth[""] | truth[clone])[row.name])
             found[clone, row.name] = (float(point.block[c, i] - true), float(np.sqrt(var_c[c, i])))
     return found
 
@@ -190,16 +190,16 @@ def estimates(posterior: Posterior, point: Point) -> dict[tuple[str, str], tuple
 def placing(fitted: FitResult, seed: int) -> tuple[list[Row], list[Row]]:
     """New clones by the day: errors of their parameters, and how many later readings lie in their 90 % bands."""
     other = screen(FIRST_SEED + 10_000 + seed, CLONES + NEW)
-    new = other.only(np.arange(CLONES * VESSELS, (CLONES + NEW) * VESSELS))
+    new = other.select_runs(np.arange(CLONES * VESSELS, (CLONES + NEW) * VESSELS))
     m, truth = new.measurements, new.truth
     assert truth is not None
     problem = build_fit(compose([]), new)
     found, readings = [], []
-    for at in predict_new_clone(fitted, problem, PlaceSettings(days=DAYS, draws=DRAWS), seed=seed).placed:
+    for at in predict_clones(fitted, problem, PlaceSettings(days=DAYS, draws=DRAWS), seed=seed).placed:
         base = {"seed": seed, "clone": at.clone, "day": at.day}
         for p in at.parameters:
             row = problem.table[p.name]
-            error = row.forward(p.estimate) - row.forward(truth[at.clone][p.name])
+            error = row.to_fitted(p.estimate) - row.to_fitted(truth[at.clone][p.name])
             found.append({**base, "name": p.name, "error": error, "sd": float(p.sd)})
         b = at.bands
         band = {key: i for i, key in enumerate(zip(b.vessel, b.variable, b.time_h.tolist(), strict=True))}
@@ -214,7 +214,7 @@ def placing(fitted: FitResult, seed: int) -> tuple[list[Row], list[Row]]:
 def ranking(posterior: Posterior, point: Point, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
     """Clones compared by the titre they reach in one process: pairs with probabilities, ranks and titres."""
     problem = posterior.problem
-    draws = draw_laplace(posterior, point, DRAWS + 1, np.random.default_rng(seed))
+    draws = draw_laplace(posterior, point, DRAWS + 1, rng=np.random.default_rng(seed))
     nc, n = posterior.n_per_group, posterior.n_groups
     u = np.concatenate(
         [
@@ -267,7 +267,7 @@ def _truth(problem: FitProblem) -> np.ndarray:
     truth = problem.dataset.truth
     assert truth is not None
     rows = (*problem.shared_specs, *problem.group_specs)
-    own = [[row.forward((truth[""] | truth[clone])[row.name]) for row in rows] for clone in problem.groups]
+    own = [[row.to_fitted((truth[""] | truth[clone])[row.name]) for row in rows] for clone in problem.groups]
     return np.pad(np.array(own), ((0, 0), (0, len(problem.vessel_specs))))
 
 

@@ -172,5 +172,5 @@ class Optim:
 
     def fit_many(self, thetas: list[np.ndarray]) -> list[Fit]:
         """All starts together."""
-        ends = minimise(self.posterior, [self._point(t) for t in thetas], Search(60, 1e-6), lambda text: None)
+        ends = minimise(self.posterior, [self._point(t) for t in thetas], Search(60, 1e-6), progress=lambda text: None)
         return [Fit(np.concatenate([p.shared, p.block.ravel()]), p.cost, p.iterations) for p in ends]

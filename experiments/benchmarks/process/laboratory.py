@@ -13,13 +13,13 @@ import numpy as np
 from scipy.stats import qmc
 
 from optim.app.build import build_process, compose
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.screened import Screen
 from optim.process.cost import Harvest
 from optim.process.design import BOLUS_COVERS_H, Design
 from optim.process.problem import ProcessProblem
-from optim.synthetic import ASSAYS, INOCULUM_SD, ScreenOptions, clone_truth
-from optim.units import HOURS_PER_DAY as DAY
+from optim.synthetic import INOCULUM_SD, SCREEN_ASSAYS, ScreenOptions, clone_truth
+from optim.units import HOURS_PER_DAY
 
 # relative and absolute error of an osmometer, mOsm/kg: the generator has no such assay, this one is constructed
 OSMOMETER = (0.01, 2.0)
@@ -86,7 +86,7 @@ class Laboratory:
             raise RuntimeError(f"the process {x} of {clone} cannot be simulated: status {int(trace.status[0])}")
         t, seen = np.asarray(trace.t[0]), dict(zip(p.observed, np.asarray(trace.observed[0]), strict=True))
         end = float(t.max())
-        when = np.unique([int(np.argmin(np.abs(t - s))) for s in (*np.arange(0.0, end, DAY), end)])
+        when = np.unique([int(np.argmin(np.abs(t - s))) for s in (*np.arange(0.0, end, HOURS_PER_DAY), end)])
         assayed = {name: self._assay(name, values[when]) for name, values in seen.items()}
         harvest = Harvest(*(float(np.asarray(v)[0]) for v in trace.harvest))
         harvest = harvest._replace(titre=assayed[p.product.variable][-1], viability=assayed["viability"][-1])
@@ -99,7 +99,7 @@ class Laboratory:
         return Reading(grams / float(np.sum(p.book.costs(p.book.prices(), harvest))), np.array(room))
 
     def _assay(self, name: str, true: np.ndarray) -> np.ndarray:
-        relative, absolute = OSMOMETER if name == "osmolality" else ASSAYS[name][:2]
+        relative, absolute = OSMOMETER if name == "osmolality" else SCREEN_ASSAYS[name][:2]
         seen = true + np.hypot(relative * true, absolute) * self._rng.standard_normal(len(true))
         return np.clip(seen, 1e-6, 1.0 if name == "viability" else np.inf)
 
@@ -130,13 +130,13 @@ def laboratory(seed: int, mismatch: bool = False) -> Laboratory:
     With `mismatch` its cells form a growth inhibitor that nobody measures and that optim's model lacks.
     """
     cfg = compose(["tracking=off"])
-    return Laboratory(build_process(cfg, Screen.of(open_dataset(cfg.dataset.name))), seed, mismatch)
+    return Laboratory(build_process(cfg, Screen.from_dataset(read_dataset(cfg.dataset.name))), seed, mismatch)
 
 
 def volume_room(design: Design, limit_ml: float, x: np.ndarray) -> np.ndarray:
     """Relative room below the vessel's volume, [L], of decisions x [L, D]: arithmetic that needs no experiment."""
     end = x[:, [d.kind for d in design.decisions].index("harvest")]
-    days = np.arange(0.0, design.longest_h() - 1e-9, DAY)
+    days = np.arange(0.0, design.longest_h() - 1e-9, HOURS_PER_DAY)
     change = np.zeros((len(x), len(days)))
     for t in design.sample_times_h:
         change[:, int(np.searchsorted(days, t))] -= 1000.0 * design.sample_volume_l * (t < end)

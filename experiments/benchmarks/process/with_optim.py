@@ -14,11 +14,12 @@ from laboratory import VALUE, Laboratory, Recommendation
 
 from optim.app.build import build_fit, build_process, compose
 from optim.artefact import Lineage
-from optim.data.open import open_dataset
-from optim.estimation.fit import fit
-from optim.optimisation.optimise import optimise, parameter_sets, rank
+from optim.data.open import read_dataset
+from optim.estimation.fit import fit_problem
+from optim.optimisation.optimise import optimise, parameter_sets
+from optim.optimisation.rank import best_of_each, rank_clones
 from optim.optimisation.result import Optimum
-from optim.optimisation.solve import solve, start_points
+from optim.process.lanes import Lanes
 from optim.settings.objective import RiskSettings
 from optim.settings.optimisation import OptimiseSettings
 from optim.synthetic import ScreenOptions, make_screen
@@ -50,14 +51,14 @@ def learn(seed: int, mismatch: bool = False) -> tuple[Learnt, Learnt]:
     with tempfile.TemporaryDirectory() as folder:
         made = make_screen(Path(folder) / "screen", f"screen {seed}", ScreenOptions(seed=seed, mismatch=mismatch))
         cfg = compose(["tracking=off", f"dataset.name={made}"])
-        dataset = open_dataset(cfg.dataset.name)
+        dataset = read_dataset(cfg.dataset.name)
     options = replace(cfg.fit, quality=False, identify=False)
-    found = fit(build_fit(cfg, dataset), options, seed=cfg.seed, model_name=cfg.model.name)
+    found = fit_problem(build_fit(cfg, dataset), options, seed=cfg.seed, model_name=cfg.model.name)
     problem = build_process(cfg, found.screen)
     sets = {c: parameter_sets(found, problem.model, c) for c in found.clones}
     lineage = Lineage.from_parents(found, seed=cfg.seed)
     search = cfg.optimise
-    ranking = rank(problem, sets, search, lineage)
+    ranking = rank_clones(problem, sets, search, lineage)
     clone = ranking.rows[0].clone
     x = np.array([ranking.rows[0].decisions[d.name] for d in problem.design.decisions])
     best = optimise(problem, clone, sets[clone], search, lineage, x)
@@ -84,23 +85,7 @@ def attainable(lab: Laboratory) -> dict[str, tuple[float, np.ndarray]]:
     """Value and decisions of every clone's true optimum, by clone: what nobody can beat."""
     truth, problem = lab.truth(), lab.problem
     clones = list(truth)
-    at_platform = {c: lab.judge(c, problem.design.platform).value for c in clones}
-    scout = max(clones, key=lambda c: at_platform[c])
-    starts = start_points(problem, 12, 0)
-    options = OptimiseSettings()
-    found = solve(problem, starts, np.tile(truth[scout], (len(starts), 1)), options)
-    order = np.argsort([-s.objective if s.max_violation <= 1e-6 else np.inf for s in found])
-    base = np.array([found[i].x for i in order[:3]])
-    many = solve(
-        problem,
-        np.concatenate([base for _ in clones]),
-        np.concatenate([np.tile(truth[c], (len(base), 1)) for c in clones]),
-        options,
-    )
-    best: dict[str, tuple[float, np.ndarray]] = {}
-    for i, c in enumerate(clones):
-        own = [s for s in many[3 * i : 3 * i + 3] if s.max_violation <= 1e-6 and np.isfinite(s.objective)]
-        if own:
-            top = max(own, key=lambda s: s.objective)
-            best[c] = (float(np.exp(top.objective)), top.x)
-    return best
+    estimates = Lanes(np.array([truth[c].ravel() for c in clones]))
+    found = best_of_each(problem, estimates, OptimiseSettings(), seed=0)
+    # `best_of_each` keeps what is feasible only
+    return {c: (float(np.exp(s.objective)), s.x) for c, s in zip(clones, found, strict=True) if s is not None}

@@ -11,6 +11,7 @@ import numpy as np
 from optim.data.dataset import Dataset, Measurements, Run
 from optim.data.schedules import feeds_of, schedule_of
 from optim.kinetics.cho_moller import ChoMoller, Parameters
+from optim.process.lanes import Lanes, VesselStart
 from optim.process.problem import ProcessProblem
 from optim.replanning.remaining import remaining
 from optim.schedule.actions import Action, Bolus, Sample, Setpoint, start_time
@@ -18,9 +19,19 @@ from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
 from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import check_trajectory, observe_nodes, simulate
-from optim.synthetic import ASSAYS, BASE, FEED, INOCULUM_VCD, MEDIUM, QP_RANGE, SAMPLE_ML, SPREAD, START_ML
-from optim.units import HOURS_PER_DAY as DAY
+from optim.simulation.simulate import check_trajectory, observe_nodes, simulate_cultivations
+from optim.synthetic import (
+    BASAL_MEDIUM,
+    CLONE_SPREAD,
+    FEED,
+    INOCULUM_VCD,
+    QP_RANGE,
+    SAMPLE_ML,
+    SCREEN_ASSAYS,
+    START_ML,
+    TYPICAL_CLONE,
+)
+from optim.units import HOURS_PER_DAY
 
 MODEL = ChoMoller()
 INTERVALS = 64
@@ -39,13 +50,14 @@ class Truth:
 
     def start(self) -> np.ndarray:
         """Concentrations [N] and volume (L) at time 0."""
-        first = np.array(list(MODEL.initial(MEDIUM, INOCULUM_VCD, {}).values()))
+        first = np.array(list(MODEL.initial(BASAL_MEDIUM, INOCULUM_VCD, {}).values()))
         first[:2] *= self.inoculum
         return np.append(first, START_ML / 1000.0)
 
-    def lane(self) -> np.ndarray:
-        """As a row of a process problem."""
-        return np.concatenate([np.array(self.parameters), self.start()])
+    def lane(self) -> Lanes:
+        """As the lane of a process problem."""
+        first = self.start()[None]
+        return Lanes(np.array(self.parameters)[None], VesselStart(first[:, :-1], first[:, -1]))
 
 
 def hidden(seed: int, screened: Dataset | None) -> Truth:
@@ -54,9 +66,12 @@ def hidden(seed: int, screened: Dataset | None) -> Truth:
     rng = np.random.default_rng([seed, 7])
     inoculum, first = float(rng.uniform(0.75, 1.25)), int(rng.integers(3, 9))
     if screened is None:
-        own = {n: float(getattr(BASE, n)) * float(np.exp(s * rng.standard_normal())) for n, s in SPREAD.items()}
+        own = {
+            n: float(getattr(TYPICAL_CLONE, n)) * float(np.exp(s * rng.standard_normal()))
+            for n, s in CLONE_SPREAD.items()
+        }
         own["qP"] = float(np.clip(own["qP"], *QP_RANGE))
-        name, parameters = "NEW", BASE._replace(**own)
+        name, parameters = "NEW", TYPICAL_CLONE._replace(**own)
     else:
         assert screened.truth is not None
         name = screened.clones[int(rng.integers(len(screened.clones)))]
@@ -95,11 +110,15 @@ class Batch:
         actions = list(self.actions)
         for name, t in times.items():
             if self.now_h <= t < now_h and plan[name] > 0.0:
-                dose = plan[name] / 1000.0 * self.truth.pump.get(round(t / DAY), 1.0)
+                dose = plan[name] / 1000.0 * self.truth.pump.get(round(t / HOURS_PER_DAY), 1.0)
                 # the last dose is cut short where harvest comes within its day
-                dose *= float(np.clip((plan["harvest"] - t) / DAY, 0.0, 1.0))
+                dose *= float(np.clip((plan["harvest"] - t) / HOURS_PER_DAY, 0.0, 1.0))
                 actions.append(Bolus(t, "feed_a", 1000.0 * dose))
-        drawn = [d * DAY for d in range(14) if (self.now_h < d * DAY or not self.begun) and d * DAY <= now_h]
+        drawn = [
+            d * HOURS_PER_DAY
+            for d in range(14)
+            if (self.now_h < d * HOURS_PER_DAY or not self.begun) and d * HOURS_PER_DAY <= now_h
+        ]
         actions += [Sample(t, SAMPLE_ML) for t in drawn]
         shift = plan["shift_time"]
         if self.now_h < shift <= now_h:
@@ -112,8 +131,8 @@ class Batch:
         rows = []
         true = truth_at(self.truth, self.run(self.now_h + 0.01), np.array(times)) if times else {}
         for i, t in enumerate(times):
-            day = round(t / DAY)
-            for k, (variable, (relative, absolute, limit, days)) in enumerate(ASSAYS.items()):
+            day = round(t / HOURS_PER_DAY)
+            for k, (variable, (relative, absolute, limit, days)) in enumerate(SCREEN_ASSAYS.items()):
                 if day not in days:
                     continue
                 # the same noise whatever was done before
@@ -141,7 +160,7 @@ class Batch:
             measurements=Measurements(
                 np.zeros(n, int), np.array(time), variable, np.array(value), censored, ("1",) * n
             ),
-            media={"basal_a": MEDIUM, "feed_a": FEED},
+            media={"basal_a": BASAL_MEDIUM, "feed_a": FEED},
         )
 
 
@@ -149,7 +168,7 @@ class Batch:
 def _simulated(p: Parameters, start: jax.Array, volume: jax.Array, grid: object, feeds: jax.Array) -> object:
     cultivation = Cultivation(MODEL.State(*start), volume, grid, Vessel(feeds))
     p, cultivation = jax.tree.map(lambda x: jnp.asarray(x)[None], (p, cultivation))
-    trajectory = simulate(MODEL, p, cultivation, integrator=EXACT)
+    trajectory = simulate_cultivations(MODEL, p, cultivation, integrator=EXACT)
     return trajectory, jax.vmap(lambda p, t, g: observe_nodes(MODEL, p, t, grid=g))(p, trajectory, cultivation.grid)
 
 
@@ -171,8 +190,7 @@ def judged(problem: ProcessProblem, batch: Batch, plan: dict[str, float]) -> dic
     left, _ = remaining(problem.design, batch.run(plan["harvest"]), now, ("feed_a",))
     x = np.array([plan["harvest"] if d.kind == "harvest" else 0.0 for d in left.decisions])
     x = np.array([plan[d.name] if "shift" in d.kind else v for d, v in zip(left.decisions, x, strict=True)])
-    row = np.concatenate([batch.truth.lane(), left.done])
-    trace = replace(problem, design=left, integrator=EXACT).trace(x[None], row[None])
+    trace = replace(problem, design=left, integrator=EXACT).trace(x[None], batch.truth.lane())
     if trace.status[0] != 0:
         raise RuntimeError(f"the truth of seed {batch.truth.seed} cannot be simulated: status {trace.status[0]}")
     found = {"objective": float(trace.metrics[0, list(problem.metrics).index(problem.metric)])}

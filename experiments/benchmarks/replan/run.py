@@ -18,15 +18,16 @@ from batch import Batch, Truth, hidden, judged
 
 from optim.app.build import build_process, compose
 from optim.app.commands import load_command
-from optim.app.commands.replan import running, until_now
-from optim.app.session import session
+from optim.app.commands.replan import problem_until_now, running_batch_problem
+from optim.app.session import open_session
 from optim.artefact import Lineage, load_artefact
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.screened import Screen
 from optim.estimation.result import FitResult
 from optim.optimisation.optimise import NEWCOMER
+from optim.optimisation.process_program import ProcessProgram, start_points
 from optim.optimisation.result import Optimum, Series
-from optim.optimisation.solve import best, solve, start_points
+from optim.optimisation.solve import best, solve
 from optim.process.problem import ProcessProblem
 from optim.recipe.rounding import rounded_decisions
 from optim.replanning.replan import ReplanOptions, replan
@@ -47,12 +48,12 @@ class Bench:
     def __init__(self, out: Path):
         self.out = out
         self.cfg = compose(["tracking=off", f"out={out / 'screen'}"])
-        self.screen = open_dataset(self.cfg.dataset.name)
+        self.screen = read_dataset(self.cfg.dataset.name)
         if not (out / "screen" / "fit" / "artefact.json").exists():
-            with session(self.cfg, "fit") as s:
+            with open_session(self.cfg, "fit") as s:
                 load_command("fit")(s)
         self.fit = load_artefact(FitResult, out / "screen" / "fit")
-        self.problem = build_process(self.cfg, Screen.of(self.screen))
+        self.problem = build_process(self.cfg, Screen.from_dataset(self.screen))
         self.times = {d.name: d.time_h for d in self.problem.design.decisions if d.kind == "bolus"}
 
     def plan(self, clone: str) -> dict[str, float]:
@@ -63,7 +64,7 @@ class Bench:
             if not (folder / "fit").exists():
                 (folder / "fit").symlink_to(self.out / "screen" / "fit")
             cfg = compose(["tracking=off", f"out={folder}", f"optimise.clone={clone}"])
-            with session(cfg, "optimise") as s:
+            with open_session(cfg, "optimise") as s:
                 load_command("optimise")(s)
         rows = load_artefact(Optimum, folder / "optimum").optimum.decisions
         return dict(zip((d.name for d in rows), rounded_decisions(rows), strict=True))
@@ -71,8 +72,8 @@ class Bench:
     def clairvoyant(self, truth: Truth) -> dict[str, float]:
         """The optimum for one who knows everything; what the pump withholds is asked for in addition."""
         starts = start_points(self.problem, 6, 0)
-        lanes = np.tile(truth.lane(), (len(starts), 1))
-        found = best(solve(self.problem, starts, lanes, OptimiseSettings(tolerance=1e-7)))
+        program = ProcessProgram(self.problem, truth.lane().tiled(len(starts)))
+        found = best(solve(program, starts, OptimiseSettings(tolerance=1e-7)))
         assert found is not None
         names = [d.name for d in self.problem.design.decisions]
         plan = dict(zip(names, (float(v) for v in found.x), strict=True))
@@ -89,8 +90,8 @@ class Bench:
             batch = batch.until(24.0 * day, plan, self.times)
             data = batch.dataset()
             begin = time.perf_counter()
-            problem, under_way = running(self.problem, data, 0, batch.now_h)
-            fitting, following = until_now(self.cfg, data, 0, batch.now_h), Plan(plan, EMPTY)
+            problem, under_way = running_batch_problem(self.problem, data, 0, now_h=batch.now_h)
+            fitting, following = problem_until_now(self.cfg, data, 0, now_h=batch.now_h), Plan(plan, EMPTY)
             found = replan(
                 problem, fitting, self.fit, under_way, following, OPTIONS, Lineage.from_parents(self.fit, seed=1)
             )

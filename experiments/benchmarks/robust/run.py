@@ -20,11 +20,13 @@ from scipy.stats import wilcoxon
 
 from optim.app.build import build_fit, build_process, compose
 from optim.artefact import Lineage
-from optim.data.open import open_dataset
-from optim.estimation.fit import fit
-from optim.optimisation.optimise import optimise, parameter_sets, rank
+from optim.data.open import read_dataset
+from optim.estimation.fit import fit_problem
+from optim.optimisation.optimise import optimise, parameter_sets
+from optim.optimisation.rank import rank_clones
 from optim.optimisation.robust import FEASIBLE, risk_measure
 from optim.process.disturbance import executed
+from optim.process.lanes import Lanes
 from optim.runtime import configure
 from optim.settings.objective import RiskSettings
 from optim.settings.optimisation import OptimiseSettings
@@ -42,14 +44,14 @@ def one_screen(seed: int, folder: Path) -> dict[str, object]:
     if not (data / "dataset.yaml").exists():
         make_screen(data, f"screen_{seed}", ScreenOptions(clones=CLONES, seed=100 + seed))
     cfg = compose(["objective=robust", f"dataset.name={data}"])
-    dataset = open_dataset(str(data))
+    dataset = read_dataset(str(data))
     options = replace(cfg.fit, starts=2, ensemble=64, quality=False, identify=False)
-    result = fit(build_fit(cfg, dataset), options, seed=seed, model_name=cfg.model.name)
+    result = fit_problem(build_fit(cfg, dataset), options, seed=seed, model_name=cfg.model.name)
     problem = build_process(cfg, result.screen)
     lineage = Lineage.from_parents(result, seed=seed)
     search = OptimiseSettings(8, 2, cfg.optimise.max_iterations, cfg.optimise.tolerance)
     ensembles = {c: parameter_sets(result, problem.model, c) for c in result.clones}
-    clone = rank(problem, ensembles, search, lineage).rows[0].clone
+    clone = rank_clones(problem, ensembles, search, lineage).rows[0].clone
     risk = cfg.objective.risk
     found = optimise(problem, clone, ensembles[clone], search, lineage, risk=risk)
     assert found.robustness is not None
@@ -63,7 +65,7 @@ def one_screen(seed: int, folder: Path) -> dict[str, object]:
         ("platform", found.baseline), ("nominal", found.robustness.nominal), ("robust", found.optimum)
     ):  # fmt: skip
         x = np.array([d.value for d in process.decisions])
-        t = problem.evaluate(np.tile(x, (DRAWS, 1)), np.tile(truth, (DRAWS, 1)), drift=plant)
+        t = problem.evaluate(np.tile(x, (DRAWS, 1)), Lanes(np.tile(truth, (DRAWS, 1)), drift=plant))
         kept = (t.status == 0) & (t.margins >= -FEASIBLE).all(axis=1)
         rows[name] = {"value": t.metrics[:, place].tolist(), "kept": kept.tolist(), "decisions": x.tolist()}
     rows["promised"] = {j.process: [j.met_seen, j.met_held_out] for j in found.robustness.rows}

@@ -35,7 +35,7 @@ def first_call(model: str, what: str) -> dict[str, float]:
     import raav
     from derivatives import jacobian_program
 
-    from optim.simulation.simulate import simulate
+    from optim.simulation.simulate import simulate_cultivations
 
     process = raav.process() if model == "raav_nguyen" else problem.process("mild")
     integrator = peers.integrator_for(process, MODELS[model], problem.RTOL, guard=what != "simulate")
@@ -43,7 +43,7 @@ def first_call(model: str, what: str) -> dict[str, float]:
 
     def last(p: Any, start: Any, integrator: Any, cultivation: Any) -> Any:
         cultivation = cultivation._replace(initial=start)
-        found = simulate(process.model, p, cultivation, integrator=integrator, derivative="reverse")
+        found = simulate_cultivations(process.model, p, cultivation, integrator=integrator, derivative="reverse")
         return jnp.sum(found.concentrations[-1][:, -1])
 
     if what == "gradient":

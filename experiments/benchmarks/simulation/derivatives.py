@@ -19,7 +19,7 @@ from table import Row, add_ratio, text
 from timing import Answer, Peer, clocked, in_turn, say, warmed
 
 from optim.simulation.engine.march import Integrator
-from optim.simulation.simulate import simulate
+from optim.simulation.simulate import simulate_cultivations
 
 COLUMNS = (
     "case",
@@ -62,7 +62,7 @@ def jacobian_program(model: Any) -> Callable[..., Any]:
     """Slopes [14, V, N, K+1] of the states, status and steps [V]."""
 
     def states(p: Any, cultivation: Any, integrator: Integrator) -> tuple[Any, Any]:
-        found = simulate(model, p, cultivation, integrator=integrator)
+        found = simulate_cultivations(model, p, cultivation, integrator=integrator)
         return jnp.stack(found.concentrations, axis=1), (found.status, found.steps)
 
     def program(integrator: Integrator, p: Any, cultivation: Any) -> tuple[Any, Any]:
@@ -95,7 +95,7 @@ def _titre(model: Any, integrator: Integrator, case: Any, d: Decisions, argument
     cultivation = cultivation._replace(
         initial=cultivation.initial._replace(Xv=d.cells), grid=grid, vessel=vessel._replace(feeds=feeds)
     )
-    found = simulate(model, p, cultivation, integrator=integrator, derivative=way)
+    found = simulate_cultivations(model, p, cultivation, integrator=integrator, derivative=way)
     return jnp.sum(found.concentrations.mAb[:, -1]), (found.status, found.steps)
 
 

@@ -21,7 +21,7 @@ from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.engine.rosenbrock import Rodas5P
 from optim.simulation.engine.steppers import AbstractStepper, Tsit5
-from optim.simulation.simulate import Trajectory, simulate
+from optim.simulation.simulate import Trajectory, simulate_cultivations
 
 C_FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-fno-associative-math")
 SCIPY = ("LSODA", "RK45", "BDF", "Radau")
@@ -136,12 +136,12 @@ def diffrax_peer(
 
 @cache
 def optim_program(model: AbstractKineticModel) -> Callable[..., Trajectory]:
-    """`simulate`, compiled; tolerances are arguments, so one program serves all of them."""
-    return jax.jit(lambda integrator, *arguments: simulate(model, *arguments, integrator=integrator))
+    """`simulate_cultivations`, compiled; tolerances are arguments, so one program serves all of them."""
+    return jax.jit(lambda integrator, *arguments: simulate_cultivations(model, *arguments, integrator=integrator))
 
 
 def optim_arguments(process: Process, vessels: int) -> tuple[Any, Cultivation]:
-    """The arguments of `simulate` after the model: parameters and cultivations."""
+    """The arguments of `simulate_cultivations` after the model: parameters and cultivations."""
     model = process.model
     p = model.Parameters(*process.parameters(vessels).T)
     start = model.State(*(np.full(vessels, x) for x in process.start[: len(model.species)]))

@@ -16,20 +16,22 @@ from table import Row, add_ratio, text
 from timing import Peer, in_turn, say
 
 from optim.simulation.engine import march
-from optim.simulation.simulate import simulate
+from optim.simulation.simulate import simulate_cultivations
 
 COLUMNS = ("case", "method", "nodes", "kept", "vessels", "ms/vessel", "least", "x not kept", "steps", "us/step")
 PLANS = ((1, False), (1, True), (8, True))  # nodes per day, and whether their states are kept
 
 
 def forgetful(process: Process, stepper: str, vessels: int) -> Peer:
-    """Does all that `simulate` does, but that its visits keep no states."""
+    """Does all that `simulate_cultivations` does, but that its visits keep no states."""
     visit = march.serve_lanes
 
     def keeps_nothing(model: Any, table: Any, loop: march.LoopState, *, integrator: Any) -> march.LoopState:
         return visit(model, table, loop, integrator=integrator)._replace(states=loop.states)
 
-    program = jax.jit(lambda integrator, *arguments: simulate(process.model, *arguments, integrator=integrator))
+    program = jax.jit(
+        lambda integrator, *arguments: simulate_cultivations(process.model, *arguments, integrator=integrator)
+    )
     with mock.patch.object(march, "serve_lanes", keeps_nothing):
         return peers.optim(process, stepper, vessels, problem.RTOL, program=program)
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from optim.app.build import build_fit, build_process, compose
 from optim.data.dataset import Dataset, Run
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.screened import Screen
 from optim.data.writer import append_runs, write_dataset
 from optim.doe.alternatives import best_processes
@@ -31,21 +31,23 @@ from optim.doe.candidates import Setting, sampled_h
 from optim.doe.posterior_normal import belief_of
 from optim.doe.selection import State
 from optim.doe.suggest import Weighed, chosen, runs_to_do, weighed
-from optim.estimation.fit import fit
+from optim.estimation.fit import fit_problem
 from optim.estimation.posterior import Point, Posterior
-from optim.estimation.transfer.continued_fit import revive_posterior, update
+from optim.estimation.transfer.continued_fit import revive_posterior, update_fit
 from optim.kinetics.cho_moller import Parameters
+from optim.optimisation.process_program import ProcessProgram
 from optim.optimisation.solve import best, solve
+from optim.process.lanes import Lanes
 from optim.process.problem import ProcessProblem
 from optim.runtime import configure
 from optim.settings.doe import SuggestSettings
 from optim.settings.estimation import FitSettings
 from optim.settings.optimisation import OptimiseSettings
 from optim.synthetic import (
-    ASSAYS,
     INOCULUM_SD,
+    SCREEN_ASSAYS,
     ScreenOptions,
-    assayed,
+    assay_runs,
     clone_truth,
     screen_runs,
     screen_tables,
@@ -76,22 +78,22 @@ class Campaign:
         self.first = tuple(run.until(UNTIL_H) for run in screen_runs(options))
         self.do(self.first, "round0", [READ_H] * len(self.first))
         data = self.data("round0")
-        self.process: ProcessProblem = build_process(self.cfg, Screen.of(data))
+        self.process: ProcessProblem = build_process(self.cfg, Screen.from_dataset(data))
         d = self.cfg.design
         self.setting = Setting(d.medium_id, d.inoculum_vcd_1e6_per_ml, "", data.media)
         self.best = 0.0
 
     def data(self, name: str) -> Dataset:
-        return open_dataset(str(self.folder / name))
+        return read_dataset(str(self.folder / name))
 
     def do(self, runs: tuple[Run, ...], name: str, read_h: list[tuple[float, ...]]) -> None:
         """Run vessels at the truth, read them, and leave a dataset; equal runs scatter anew in every campaign."""
         rng = np.random.default_rng((self.seed, zlib.crc32(name.encode())))
         factors = np.exp(INOCULUM_SD * rng.standard_normal(len(runs)))
         times = np.unique(np.concatenate([np.arange(15) * 24.0, *read_h]))
-        values = simulate_screen(runs, self.truth, factors, times)
-        when = [dict.fromkeys(ASSAYS, own) for own in read_h]
-        rows = assayed(runs, values, times, when, rng, NOISE)
+        values = simulate_screen(runs, self.truth, factors, times_h=times)
+        when = [dict.fromkeys(SCREEN_ASSAYS, own) for own in read_h]
+        rows = assay_runs(runs, values, times, when=when, rng=rng, noise=NOISE)
         header = {
             "name": name,
             "description": f"SIMULATED campaign {self.seed}",
@@ -113,9 +115,9 @@ class Campaign:
     def find_best(self, starts: np.ndarray) -> str:
         """The true best clone at its true optimum."""
         clones = list(self.truth)
-        lanes = np.tile(starts, (len(clones), 1))
         owner = np.repeat(np.arange(len(clones)), len(starts))
-        found = solve(self.process, lanes, self.true_parameters(clones)[owner], SOLVING)
+        program = ProcessProgram(self.process, Lanes(self.true_parameters(clones)[owner]))
+        found = solve(program, np.tile(starts, (len(clones), 1)), SOLVING)
         tops = [best([s for s, o in zip(found, owner, strict=True) if o == c]) for c in range(len(clones))]
         values = [-np.inf if s is None else s.objective for s in tops]
         self.best = float(np.exp(max(values)))
@@ -158,7 +160,7 @@ def campaign(seed: int, strategies: tuple[str, ...]) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         c = Campaign(seed, Path(folder))
         problem = build_fit(c.cfg, c.data("round0"))
-        first = fit(problem, FIT, seed=seed, model_name=c.cfg.model.name)
+        first = fit_problem(problem, FIT, seed=seed, model_name=c.cfg.model.name)
         posterior, point = revive_posterior(first, problem)
         w = weighed(posterior, point, c.process, c.setting, SUGGEST, SOLVING, seed)
         clone, processes = decided(w)
@@ -179,7 +181,7 @@ def campaign(seed: int, strategies: tuple[str, ...]) -> Row:
                 after = f"{by}-after{k}"
                 append_runs(c.folder / at, c.folder / f"{by}{k}", c.folder / after)
                 problem = build_fit(c.cfg, c.data(after))
-                now, at = update(now, problem, FIT, seed=seed, model_name=c.cfg.model.name), after
+                now, at = update_fit(now, problem, FIT, seed=seed, model_name=c.cfg.model.name), after
                 posterior, point = revive_posterior(now, problem)
                 if k < ROUNDS:
                     # what the others choose by does not need the alternatives between which the first one decides

@@ -1,6 +1,6 @@
 """The commands of `optim`, one file each: a file here is a command, its docstring the line that `optim --help` shows.
 
-A command is a function with the name of its file. It takes the session; `doctor` takes nothing.
+The file `rank.py` holds the function `rank_command`, and so on. It takes the session; that of `doctor` takes nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# the way of the work; what is not named here comes after, by name
+# the order of the workflow, as the help lists it; commands that are not named here follow by name
 FLOW = (
     "run",
     "fit",
@@ -40,6 +40,6 @@ def command_summaries() -> dict[str, str]:
 
 
 def load_command(name: str) -> Callable[..., Any]:
-    """The function of a command."""
-    function: Callable[..., Any] = getattr(import_module(f"{__name__}.{name}"), name)
+    """The function of a command: `NAME_command` of the file `NAME.py`."""
+    function: Callable[..., Any] = getattr(import_module(f"{__name__}.{name}"), f"{name}_command")
     return function

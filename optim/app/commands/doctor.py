@@ -14,7 +14,7 @@ from optim.errors import OptimError
 PACKAGES = ("jax", "jaxlib", "equinox", "numpy", "scipy", "pandas", "optax", "mlflow", "hydra-core", "omegaconf")
 
 
-def doctor() -> int:
+def doctor_command() -> int:
     """Print the state of the installation; 0 when all is well, 2 when something must be mended."""
     wrong: list[str] = []
     print(f"optim {__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}")

@@ -14,7 +14,7 @@ from optim.optimisation.result import Optimum
 from optim.recipe.recipe import Recipe
 
 
-def export(
+def export_command(
     s: Session,
     optima: dict[str, Optimum] | None = None,
     result: FitResult | None = None,
@@ -26,10 +26,10 @@ def export(
     recipes = {}
     for case in ("", *s.cfg.objective.also):
         process = configured_process(s.cfg, result, case)
-        optimum = optima[case] if optima else stored_optimum(s, result, process.problem, case)
+        optimum = optima[case] if optima else stored_optimum(s, result, process.problem, case=case)
         recipe = library.make_recipe(result, process, optimum, created_utc=created_utc, run_id=s.tracker.run_id)
         folder = recipe.write(s.out / folder_of("recipe", case))
-        s.tracker.folder(folder, folder.name)
+        s.tracker.log_folder(folder, folder.name)
         unverified = [i.name for i in recipe.process.cost_items if not i.verified]
         if unverified:
             text = f"{len(unverified)} of {len(recipe.process.cost_items)} prices behind {folder.name} are unverified"

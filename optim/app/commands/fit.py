@@ -10,17 +10,17 @@ from optim.app.model import Model
 from optim.app.session import Session
 from optim.app.stored import data_folder
 from optim.data.dataset import Dataset
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.errors import BoundActiveWarning, UnidentifiableWarning
 from optim.estimation.result import FitResult
 
 VAGUE = 0.9  # of the prior's standard deviation: a posterior wider than this has learnt nothing
 
 
-def fit(s: Session, dataset: Dataset | None = None) -> FitResult:
+def fit_command(s: Session, dataset: Dataset | None = None) -> FitResult:
     """Fit the configured model (and those it is compared with) to the dataset; writes `out/fit`."""
     cfg = s.cfg
-    dataset = dataset or open_dataset(cfg.dataset.name)
+    dataset = dataset or read_dataset(cfg.dataset.name)
     label = "SIMULATED data" if dataset.simulated else "measured data"
     s.say(
         f"{cfg.title}: {label}, {len(dataset.runs)} runs of {_groups(dataset)}, "
@@ -29,13 +29,13 @@ def fit(s: Session, dataset: Dataset | None = None) -> FitResult:
     result = library.fit(dataset, Model(cfg), seed=cfg.seed, progress=s.progress)
     screen = replace(result.screen, folder=data_folder(cfg.dataset.name))
     result = replace(result, screen=screen)
-    s.tracker.dataset(dataset, "fit")
+    s.tracker.log_dataset(dataset, "fit")
     s.publish(result)
     _warn_of(result)
     if cfg.tracking.child_runs:
         for clone in result.clones:
             own = {p.name: p.estimate for p in result.parameters if p.owner == clone and p.level == "clone"}
-            s.tracker.child(f"clone {clone}", {"clone": clone}, {f"clone/{k}": v for k, v in own.items()})
+            s.tracker.log_child_run(f"clone {clone}", {"clone": clone}, {f"clone/{k}": v for k, v in own.items()})
     return result
 
 

@@ -13,7 +13,7 @@ from optim.estimation.result import FitResult
 from optim.optimisation.result import Optimum, Ranking
 
 
-def optimise(s: Session, result: FitResult | None = None, ranking: Ranking | None = None) -> dict[str, Optimum]:
+def optimise_command(s: Session, result: FitResult | None = None, ranking: Ranking | None = None) -> dict[str, Optimum]:
     """Optimise the process of the chosen clone for every objective; reads `out/fit`, writes `out/optimum*`.
 
     Where there is a ranking (`out/ranking`), the process that it found for the clone is one of the starts.

@@ -9,7 +9,7 @@ from optim.app.stored import stored_fit, stored_optimum
 from optim.optimisation.pareto import Front
 
 
-def pareto(s: Session) -> Front:
+def pareto_command(s: Session) -> Front:
     """The trade-off between two objectives at the estimate; reads `out/fit` and `out/optimum`, writes `out/front`."""
     result = stored_fit(s)
     process = configured_process(s.cfg, result)

@@ -9,12 +9,12 @@ from optim.app.model import Model
 from optim.app.session import Session
 from optim.app.stored import require_configured
 from optim.artefact import load_artefact
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.estimation.result import FitResult
 from optim.estimation.transfer.prediction import NewClonePrediction
 
 
-def place(s: Session) -> NewClonePrediction:
+def place_command(s: Session) -> NewClonePrediction:
     """Predict the new clones of the configured dataset from the population of a fit; writes `out/placement`.
 
     The fit is that of `place.fit`, the output folder of an earlier run.
@@ -23,7 +23,7 @@ def place(s: Session) -> NewClonePrediction:
     folder = Path(cfg.place.fit or s.out) / "fit"
     old = load_artefact(FitResult, folder)
     require_configured(cfg, old, folder)
-    dataset = open_dataset(cfg.dataset.name)
+    dataset = read_dataset(cfg.dataset.name)
     known = old.lineage.dataset
     s.say(f"{len(dataset.clones)} new clones of '{dataset.name}' under the population of the fit of '{known}'")
     found = library.predict_new_clone(old, dataset, Model(cfg), seed=cfg.seed, progress=s.progress)

@@ -10,7 +10,7 @@ from optim.estimation.result import FitResult
 from optim.optimisation.result import Ranking
 
 
-def rank(s: Session, result: FitResult | None = None) -> Ranking:
+def rank_command(s: Session, result: FitResult | None = None) -> Ranking:
     """Rank all clones, each at its own optimised process; reads `out/fit`, writes `out/ranking`."""
     result = result or stored_fit(s)
     process = configured_process(s.cfg, result)

@@ -8,7 +8,7 @@ import numpy as np
 
 from optim.app.build import build_process, build_table
 from optim.app.session import Session
-from optim.data.open import is_at_hand, open_dataset
+from optim.data.open import is_at_hand, read_dataset
 from optim.data.screened import Screen
 from optim.export.text_files import csv_text
 from optim.optimisation.evaluate import outcome
@@ -17,30 +17,29 @@ from optim.report.process import draw_simulation, simulation_lines, trajectory_f
 from optim.report.view import View
 
 
-def simulate(s: Session) -> ProcessOutcome:
+def simulate_command(s: Session) -> ProcessOutcome:
     """Simulate the platform process with the model's configured parameter values.
 
     Needs neither data nor a price book. Media are those of the dataset where one is configured and at hand, and else
     those that the design states. Writes `out/simulation.csv` and `out/plots/simulation.png`.
     """
     name = s.cfg.dataset.name
-    screen = Screen.of(open_dataset(name)) if is_at_hand(name) else Screen.none()
+    screen = Screen.from_dataset(read_dataset(name)) if is_at_hand(name) else Screen.without_data()
     problem = build_process(s.cfg, screen)
-    values = build_table(s.cfg.model, problem.model).values()
+    values = build_table(s.cfg.model, problem.model).natural_values()
     p = np.array([[values[n] for n in problem.model.Parameters._fields]])
     found = outcome(problem, "platform", problem.design.platform, p)
     title = f"{s.cfg.model.title}: {s.cfg.design.title}"
     s.say(f"{title}, at the configured parameter values")
-    s.show(
-        View(
-            "simulation",
-            title,
-            lines=simulation_lines(found),
-            notes=() if s.cfg.model.verified else ("this model has not been checked against its publication",),
-            metrics={f"simulation/{k}": m.p50 for k, m in found.metrics.items()},
-            figures={"simulation": lambda: draw_simulation(found.trajectory, title)},
-        )
+    view = View(
+        "simulation",
+        title,
+        lines=simulation_lines(found),
+        notes=() if s.cfg.model.verified else ("this model has not been checked against its publication",),
+        metrics={f"simulation/{k}": m.p50 for k, m in found.metrics.items()},
+        figures={"simulation": lambda: draw_simulation(found.trajectory, title)},
     )
-    file = s.write(csv_text(trajectory_frame(found.trajectory)).encode(), Path("simulation.csv"))
+    s.show_view(view)
+    file = s.write_file(csv_text(trajectory_frame(found.trajectory)).encode(), Path("simulation.csv"))
     s.say(f"  written to {file} and {s.out / 'plots' / 'simulation.png'}")
     return found

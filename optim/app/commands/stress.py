@@ -9,7 +9,7 @@ from optim.app.stored import stored_fit, stored_optimum
 from optim.optimisation.sensitivity import Stress
 
 
-def stress(s: Session) -> Stress:
+def stress_command(s: Session) -> Stress:
     """Sensitivity of the optimum; reads `out/fit` and `out/optimum`, writes `out/stress`."""
     result = stored_fit(s)
     process = configured_process(s.cfg, result)

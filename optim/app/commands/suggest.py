@@ -9,7 +9,7 @@ from optim.app.process import configured_process
 from optim.app.session import Session
 from optim.app.stored import stored_fit, stored_ranking
 from optim.data.dataset import Dataset
-from optim.data.open import open_dataset
+from optim.data.open import read_dataset
 from optim.data.screened import Screen
 from optim.doe.candidates import Setting
 from optim.doe.result import Suggestion
@@ -24,7 +24,7 @@ from optim.process.problem import ProcessProblem
 from optim.settings.settings import Settings
 
 
-def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
+def suggest_command(s: Session, result: FitResult | None = None) -> Suggestion:
     """The next runs; reads `out/fit` (and `out/ranking`, where there is one), writes `out/suggestion` and `out/next`.
 
     `out/next` is a dataset that lacks its measurements: done and filled in, it is read like any other. The dataset of
@@ -34,7 +34,7 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
     result = result or stored_fit(s)
     if result.group_by != "clone":
         raise ConfigError("suggest: the fit groups runs by experiment, so there are no clones to choose among")
-    dataset = open_dataset(cfg.dataset.name)
+    dataset = read_dataset(cfg.dataset.name)
     process = configured_process(s.cfg, result).problem
     posterior, point = revive_posterior(result, build_fit(cfg, dataset))
     setting = _setting(cfg, dataset, result.screen)
@@ -51,8 +51,8 @@ def suggest(s: Session, result: FitResult | None = None) -> Suggestion:
         s.progress,
     )
     s.publish(found)
-    folder = write_plan(found, dataset, posterior.problem.variables, s.out / "next")
-    s.tracker.folder(folder, folder.name)
+    folder = write_plan(found, dataset, posterior.problem.variables, folder=s.out / "next")
+    s.tracker.log_folder(folder, folder.name)
     s.say(f"  runs and events to execute, and a table to fill in: {folder}")
     return found
 

@@ -26,8 +26,8 @@ ML_PER_L = 1000.0
 ASSAY_COLUMNS = {"X": "biomass", "P": "product", "G": "glycerol"}
 
 
-def adapt(folder: Path, source: dict[str, Any]) -> Dataset:
-    """The data set in canonical form. Raises `DatasetError` when the raw files do not have the expected columns."""
+def read_optfed(folder: Path, source: dict[str, Any]) -> Dataset:
+    """Read the dataset in canonical form. Raises `DatasetError` when a raw file lacks an expected column."""
     samples = read_table(folder, "sampling_points.csv", {"t", "X", "P", "G", "V", "process"}, index=True)
     feed_glycerol = read_table(folder, "c_feed.csv", {"process", "c_feed"}).set_index("process")["c_feed"]
     temperatures = read_table(folder, "temperatures.csv", {"t", "T", "process"}, index=True)

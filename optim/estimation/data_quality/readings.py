@@ -1,6 +1,7 @@
-"""Readings that cannot be right: dead probes, wrong units, single outliers, assays that are missing.
+"""Faulty readings: dead probes, wrong units, calibration factors, single outliers, missing assays.
 
-Each finder says in words what it saw, and which readings it means, so that what follows can do without them.
+Each detector returns findings in words with the readings that they are about, so that later ones can exclude them.
+`excluded` [B, M] marks readings already judged faulty; b is the index of a vessel, i that of a variable.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from scipy import stats
 
 from optim.data.dataset import Dataset
 from optim.errors import ConfigError
-from optim.estimation.data_quality.finding import Finding, listed, reads, when
-from optim.estimation.data_quality.robust_fit import MAD, Reference
+from optim.estimation.data_quality.finding import Finding, join_names, time_text, value_text
+from optim.estimation.data_quality.robust_fit import MAD, MEDIAN_ERROR, RobustFit
 from optim.estimation.noise import ABOVE, MEASURED
-from optim.units import VARIABLES, display, factor
+from optim.units import VARIABLES, conversion_factor, display_unit
 
-# a run of readings is stuck when they lie within this share of the noise of one reading: four normal readings do so
-# once in 300 times, and the model must move by LEAST_MODEL_MOVE times the noise besides
-STILL, LEAST_RUN, LEAST_MODEL_MOVE = 0.3, 4, 4.0
-# outliers expected by chance in all readings together, were the noise normal
-FALSE_OUTLIER = 0.05
+# consecutive readings are stuck when their range is below this fraction of the noise: four normal readings are so once
+# in 300 times; the model must move by MODEL_RANGE times the noise besides
+STUCK_RANGE, LEAST_STUCK, MODEL_RANGE = 0.3, 4, 4.0
+# number of outliers to expect in all readings together when the noise is normal
+EXPECTED_OUTLIERS = 0.05
 # units in which laboratories report, by canonical unit
-UNITS_IN_USE: dict[str, tuple[str, ...]] = {
+LABORATORY_UNITS: dict[str, tuple[str, ...]] = {
     "mmol/L": ("mmol/L", "g/L", "mg/L", "mg/dL", "mol/L", "umol/L"),
     "g/L": ("g/L", "mg/L", "mg/dL", "ug/mL", "ug/L", "mmol/L"),
     "1e9 cells/L": ("1e6 cells/mL", "cells/mL", "1e5 cells/mL", "1e3 cells/mL"),
@@ -33,14 +34,19 @@ UNITS_IN_USE: dict[str, tuple[str, ...]] = {
     "mOsm/kg": ("mOsm/kg", "osmol/kg"),
 }
 # slips that no unit of the assay explains
-SLIPS = {1000.0: "a prefix (milli, micro)", 60.0: "minutes and hours", 24.0: "hours and days", 100.0: "percent"}
-# of a logarithm: how far the factor seen may be from that of a unit, since faults bend the reference
-UNIT_TOLERANCE = 0.3
+UNEXPLAINED_SLIPS = {
+    1000.0: "a prefix (milli, micro)",
+    60.0: "minutes and hours",
+    24.0: "hours and days",
+    100.0: "percent",
+}
+# in logarithms: how far an observed factor may be from that of a slip, since faults distort the robust fit
+SLIP_TOLERANCE = 0.3
 
 
 @dataclass(frozen=True)
-class Suspicion:
-    """A finding, and the readings that it means: places along M of one vessel."""
+class SuspectReadings:
+    """A finding with the readings that it is about: indices `rows` along M of one vessel."""
 
     finding: Finding
     vessel: int
@@ -50,71 +56,70 @@ class Suspicion:
 # --- dead probes ---
 
 
-def dead_probes(r: Reference, but: np.ndarray) -> list[Suspicion]:
-    """Assays of a vessel that stand still while the model moves; readings in `but` [B, M] are known to be wrong."""
+def dead_probes(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]:
+    """Assays of a vessel that stand still, or stay at a limit of quantification, while the model moves."""
     found = []
     for b, run in enumerate(r.problem.dataset.runs):
         for i, name in enumerate(r.problem.variables):
-            rows = r.rows(b, i)
-            rows = rows[~but[b, rows]]
+            rows = r.readings_of(b, i)
+            rows = rows[~excluded[b, rows]]
             stuck = _stuck(r, b, rows)
             if stuck is None:
-                stuck = _beyond(r, b, i, but)
+                stuck = _beyond(r, b, i, excluded)
                 if stuck is None:
                     continue
             value, z = r.problem.vessels.value[b, stuck], r.z[b, stuck]
             y = r.predicted[b, stuck]
-            first, last = (when(r.time_h[b, k], run.end_time_h) for k in (stuck[0], stuck[-1]))
+            first, last = (time_text(r.time_h[b, k], run.end_time_h) for k in (stuck[0], stuck[-1]))
             upper = VARIABLES[name].upper
             at = "at its limit, " if float(np.median(value)) in (0.0, upper) else ""
             statement = (
-                f"{name} in vessel {run.run_id} stays {at}at {reads(name, float(np.median(value)))} from {first} to "
-                f"{last} ({len(stuck)} readings), while everything else in the vessel says that it went from "
-                f"{reads(name, y[0])} to {reads(name, y[-1])} (between {reads(name, y.min())} and "
-                f"{reads(name, y.max())}), off by up to {np.abs(z).max():.0f} times the noise: the probe or the "
-                f"transfer of its values looks dead; check the sensor and leave these readings out"
+                f"{name} in vessel {run.run_id} stays {at}at {value_text(name, float(np.median(value)))} from {first} "
+                f"to {last} ({len(stuck)} readings), while everything else in the vessel says that it went from "
+                f"{value_text(name, y[0])} to {value_text(name, y[-1])} (between {value_text(name, y.min())} and "
+                f"{value_text(name, y.max())}), off by up to {np.abs(z).max():.0f} times the noise: the probe or the "
+                "transfer of its values looks dead; check the sensor and leave these readings out"
             )
             time = float(r.time_h[b, stuck[0]])
-            found.append(Suspicion(Finding("dead probe", "error", run.run_id, name, time, statement), b, stuck))
+            found.append(SuspectReadings(Finding("dead probe", "error", run.run_id, name, time, statement), b, stuck))
     return found
 
 
-def _stuck(r: Reference, b: int, rows: np.ndarray) -> np.ndarray | None:
-    """The longest run of readings that stand still while the model moves, if there is one."""
+def _stuck(r: RobustFit, b: int, rows: np.ndarray) -> np.ndarray | None:
+    """Indices of the longest series of readings that stand still while the model moves; None where there is none."""
     value, best = r.problem.vessels.value[b], np.zeros(0, int)
-    # without the noise of one reading: the deviation that it makes
     sd = r.posterior.noise.sd[b]
     for first in range(len(rows)):
         last = first + 1
         while last < len(rows) and _still(value[rows[first : last + 1]], _unit_sd(r, b, rows[first : last + 1], sd)):
             last += 1
-        if last - first > max(len(best), LEAST_RUN - 1):
+        if last - first > max(len(best), LEAST_STUCK - 1):
             best = rows[first:last]
-    if len(best) < LEAST_RUN or np.ptp(r.z[b, best]) < LEAST_MODEL_MOVE or np.sqrt(np.mean(r.z[b, best] ** 2)) < 1.8:
+    if len(best) < LEAST_STUCK or np.ptp(r.z[b, best]) < MODEL_RANGE or np.sqrt(np.mean(r.z[b, best] ** 2)) < 1.8:
         return None
     return best
 
 
 def _still(value: np.ndarray, sd: np.ndarray) -> bool:
-    """Little movement by the noise, and by the level too: what is far too small as a whole moves all the same."""
-    return bool(np.ptp(value) <= min(STILL * float(np.median(sd)), 0.05 * float(np.abs(value).max())))
+    """Whether readings move little compared with their noise and with their level (tiny readings have a tiny range)."""
+    return bool(np.ptp(value) <= min(STUCK_RANGE * float(np.median(sd)), 0.05 * float(np.abs(value).max())))
 
 
-def _unit_sd(r: Reference, b: int, rows: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """Noise in the unit of the assay."""
+def _unit_sd(r: RobustFit, b: int, rows: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Noise of some readings of one variable in its unit, from noise on the scale of the assay."""
     name = r.problem.variables[r.problem.vessels.variable[b, rows[0]]]
     return r.problem.noise.reading_sd(name, r.predicted[b, rows], sd[rows])
 
 
-def _beyond(r: Reference, b: int, i: int, but: np.ndarray) -> np.ndarray | None:
-    """A run of readings beyond a limit of quantification where the model is clearly within."""
-    v, rows = r.problem.vessels, r.rows(b, i, censored=True)
-    rows = rows[~but[b, rows]]
+def _beyond(r: RobustFit, b: int, i: int, excluded: np.ndarray) -> np.ndarray | None:
+    """Indices of consecutive readings beyond a limit of quantification, where the model is clearly within."""
+    v, rows = r.problem.vessels, r.readings_of(b, i, censored=True)
+    rows = rows[~excluded[b, rows]]
     bad = (v.censored[b, rows] != MEASURED) & (np.abs(r.z[b, rows]) > 3.0)
     start = np.flatnonzero(bad & ~np.append(False, bad[:-1]))
     for first in start:
         stop = first + int(np.argmin(np.append(bad[first:], False)))
-        if stop - first >= LEAST_RUN:
+        if stop - first >= LEAST_STUCK:
             return np.asarray(rows[first:stop])
     return None
 
@@ -123,46 +128,47 @@ def _beyond(r: Reference, b: int, i: int, but: np.ndarray) -> np.ndarray | None:
 
 
 def unit_factors(name: str) -> list[tuple[float, str]]:
-    """Factors by which an assay's readings are off when a unit is taken for another, each with the slip in words."""
+    """Factors by which readings are off when one unit is taken for another, each with the slip in words."""
     quantity = VARIABLES[name]
     found: list[tuple[float, str]] = []
-    units = UNITS_IN_USE.get(quantity.unit, ())
+    units = LABORATORY_UNITS.get(quantity.unit, ())
     for meant in units:
         for taken in units:
             try:
-                ratio = factor(taken, quantity)[0] / factor(meant, quantity)[0]
+                ratio = conversion_factor(taken, quantity)[0] / conversion_factor(meant, quantity)[0]
             except ConfigError:
                 continue  # mass and amount are interchangeable only where there is a molar mass
             if abs(np.log(ratio)) > 0.5 and not any(abs(np.log(ratio / f)) < 0.02 for f, _ in found):
-                found.append((ratio, f"{display(meant)} taken for {display(taken)}"))
-    for slip, words in SLIPS.items():
+                found.append((ratio, f"{display_unit(meant)} taken for {display_unit(taken)}"))
+    for slip, words in UNEXPLAINED_SLIPS.items():
         for ratio in (slip, 1.0 / slip):
             if not any(abs(np.log(ratio / f)) < 0.1 for f, _ in found):
                 found.append((ratio, f"{words} mixed up"))
     return found
 
 
-def wrong_units(r: Reference, but: np.ndarray) -> list[Suspicion]:
+def wrong_units(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]:
     """Assays of a vessel whose readings are all off by the factor of a known slip between units.
 
-    Of one clone the worst vessel only: the reference lies between it and the others, which look wrong likewise.
+    Only the worst vessel of each group is reported: the robust fit lies between it and the others, which then seem
+    wrong too.
     """
-    found, largest = list[Suspicion](), dict[tuple[int, int], tuple[float, int]]()
+    found, largest = list[SuspectReadings](), dict[tuple[int, int], tuple[float, int]]()
     for b, run in enumerate(r.problem.dataset.runs):
         for i, name in enumerate(r.problem.variables):
-            rows = _with_ratio(r, b, i, but)
+            rows = _with_ratio(r, b, i, excluded)
             if len(rows) < 3:
                 continue
             log_ratio = np.log(r.problem.vessels.value[b, rows] / r.predicted[b, rows])
             middle = float(np.median(log_ratio))
-            slip = slip_of(name, middle)
+            slip = nearest_slip(name, middle)
             if slip is None or not _better_by(r, b, rows, slip[0]):
                 continue
             group = (int(r.problem.vessel_group[b]), i)
             if abs(middle) < abs(largest.get(group, (0.0, 0))[0]):
                 continue
             largest[group] = (middle, len(found))
-            rest = r.rows(b, i, censored=True)
+            rest = r.readings_of(b, i, censored=True)
             statement = (
                 f"{name} in vessel {run.run_id} reads {_times(middle)} what everything else in the vessel says, in "
                 f"{len(rows)} readings alike (a factor of {np.exp(middle):.3g}, scatter "
@@ -170,28 +176,28 @@ def wrong_units(r: Reference, but: np.ndarray) -> list[Suspicion]:
                 f"{slip[1]}; check the unit in which it was exported"
             )
             finding = Finding("wrong unit", "error", run.run_id, name, float(r.time_h[b, rows[0]]), statement)
-            found.append(Suspicion(finding, b, rest))
+            found.append(SuspectReadings(finding, b, rest))
     return [found[k] for _, k in largest.values()]
 
 
-def slip_of(name: str, log_ratio: float, near: float = UNIT_TOLERANCE) -> tuple[float, str] | None:
-    """The known slip nearest to a factor; None: no slip is near."""
+def nearest_slip(name: str, log_ratio: float, near: float = SLIP_TOLERANCE) -> tuple[float, str] | None:
+    """The known slip nearest to a factor, as (factor, words); None where none is within `near` logarithms."""
     ratio, words = min(unit_factors(name), key=lambda f: abs(np.log(f[0]) - log_ratio))
     return (ratio, words) if abs(np.log(ratio) - log_ratio) < near else None
 
 
-def off_by_a_factor(r: Reference, but: np.ndarray) -> list[Suspicion]:
-    """Assays of a vessel that are off by one factor which is that of no unit: calibration, or dilution."""
+def off_by_a_factor(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]:
+    """Assays of a vessel that are off by one factor which belongs to no unit: calibration or dilution."""
     found = []
     for b, run in enumerate(r.problem.dataset.runs):
         for i, name in enumerate(r.problem.variables):
-            rows = _with_ratio(r, b, i, but)
+            rows = _with_ratio(r, b, i, excluded)
             if len(rows) < 5:
                 continue
             log_ratio = np.log(r.problem.vessels.value[b, rows] / r.predicted[b, rows])
             middle = float(np.median(log_ratio))
-            error = 1.2533 * MAD * float(np.median(np.abs(log_ratio - middle))) / np.sqrt(len(rows))
-            # one factor, not a drift: the scatter about it is that of the noise
+            error = MEDIAN_ERROR * MAD * float(np.median(np.abs(log_ratio - middle))) / np.sqrt(len(rows))
+            # the scatter about one factor must be small, unlike that about a drift
             if abs(middle) < max(np.log(1.25), 6.0 * error) or not _better_by(r, b, rows, float(np.exp(middle))):
                 continue
             statement = (
@@ -201,25 +207,25 @@ def off_by_a_factor(r: Reference, but: np.ndarray) -> list[Suspicion]:
             )
             time = float(r.time_h[b, rows[0]])
             finding = Finding("off by a factor", "warning", run.run_id, name, time, statement)
-            found.append(Suspicion(finding, b, rows))
+            found.append(SuspectReadings(finding, b, rows))
     return found
 
 
-def _with_ratio(r: Reference, b: int, i: int, but: np.ndarray) -> np.ndarray:
-    """Readings whose ratio to the prediction says something: both well above the noise floor."""
-    rows = r.rows(b, i)
+def _with_ratio(r: RobustFit, b: int, i: int, excluded: np.ndarray) -> np.ndarray:
+    """Indices of the readings with a meaningful ratio to the prediction: both positive, the larger well above noise."""
+    rows = r.readings_of(b, i)
     if not len(rows):
         return rows
     y, value = r.predicted[b, rows], r.problem.vessels.value[b, rows]
     sd = _unit_sd(r, b, rows, r.posterior.noise.sd[b])
-    # a reading far too low says as much as one far too high: it is the larger of the two that must be seen
-    return np.asarray(rows[(y > 0.0) & (value > 0.0) & (np.maximum(y, value) > 4.0 * sd) & ~but[b, rows]])
+    # a reading far too low is as informative as one far too high: the larger of the two must exceed the noise
+    return np.asarray(rows[(y > 0.0) & (value > 0.0) & (np.maximum(y, value) > 4.0 * sd) & ~excluded[b, rows]])
 
 
-def _better_by(r: Reference, b: int, rows: np.ndarray, ratio: float) -> bool:
-    """Whether the readings fit once they are divided by a factor, and do not as they are."""
+def _better_by(r: RobustFit, b: int, rows: np.ndarray, ratio: float) -> bool:
+    """Whether readings fit when divided by a factor, and do not fit as they are."""
     y, value = r.predicted[b, rows], r.problem.vessels.value[b, rows]
-    # what everything else says of this assay is itself not exact: a tenth
+    # the prediction itself is uncertain by about a tenth
     sd = np.hypot(_unit_sd(r, b, rows, r.posterior.noise.sd[b]), 0.1 * y)
     before, after = (np.abs(x - y) / sd for x in (value, value / ratio))
     gain = float(np.sum(np.log1p(before**2 / 5.0) - np.log1p(after**2 / 5.0))) * 2.5
@@ -231,8 +237,8 @@ def _times(log_ratio: float) -> str:
     return f"{ratio:.3g} times" if ratio > 1.0 else f"1/{1.0 / ratio:.3g} of"
 
 
-def over_batches(r: Reference, suspicions: list[Suspicion]) -> list[Finding]:
-    """What is alike in every vessel of a batch is said once, of the batch."""
+def merge_over_batches(r: RobustFit, suspicions: list[SuspectReadings]) -> list[Finding]:
+    """Findings of suspicions, with those that most vessels of a batch share merged into one."""
     p = r.problem
     findings: list[Finding] = []
     for key in dict.fromkeys((s.finding.kind, s.finding.variable) for s in suspicions):
@@ -240,12 +246,14 @@ def over_batches(r: Reference, suspicions: list[Suspicion]) -> list[Finding]:
         i = p.variables.index(key[1])
         for batch, name in enumerate(p.batches):
             own = [s for s in alike if p.vessel_batch[s.vessel] == batch]
-            having = [b for b in np.flatnonzero(p.vessel_batch == batch) if len(r.rows(int(b), i, censored=True))]
+            having = [
+                b for b in np.flatnonzero(p.vessel_batch == batch) if len(r.readings_of(int(b), i, censored=True))
+            ]
             if len(own) > 2 and len(own) >= 0.6 * len(having):
                 first = own[0].finding
                 statement = (
                     f"in {len(own)} of {len(having)} vessels of batch {name} alike: {first.statement} (the other "
-                    f"vessels: {listed([s.finding.vessel for s in own[1:]])})"
+                    f"vessels: {join_names([s.finding.vessel for s in own[1:]])})"
                 )
                 findings.append(Finding(first.kind, first.severity, "", first.variable, first.time_h, statement))
             else:
@@ -256,24 +264,25 @@ def over_batches(r: Reference, suspicions: list[Suspicion]) -> list[Finding]:
 # --- single outliers ---
 
 
-def threshold(readings: int, of_assay: int) -> float:
-    """Distance beyond which `FALSE_OUTLIER` of so many normal readings lie, their noise being found from `of_assay`.
+def outlier_threshold(readings: int, of_assay: int) -> float:
+    """Distance, in units of the noise, beyond which `EXPECTED_OUTLIERS` of so many normal readings lie.
 
-    A scatter found by the median is worth 0.37 of as many readings (Rousseeuw & Croux 1993, J Am Stat Assoc 88:1273).
+    The noise is estimated from `of_assay` of them. A scatter estimated by the median is worth 0.37 of as many readings
+    (Rousseeuw & Croux 1993, J Am Stat Assoc 88:1273).
     """
-    return float(stats.t.isf(0.5 * FALSE_OUTLIER / max(readings, 1), max(0.37 * of_assay, 4.0)))
+    return float(stats.t.isf(0.5 * EXPECTED_OUTLIERS / max(readings, 1), max(0.37 * of_assay, 4.0)))
 
 
-def outliers(r: Reference, but: np.ndarray) -> list[Suspicion]:
-    """Single readings far from what all others say of them, while the readings around them lie well."""
-    judged, found = r.use & ~but, list[tuple[float, Suspicion]]()
+def single_outliers(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]:
+    """Single readings far from their prediction by all others, while the readings around them fit."""
+    judged, found = r.use & ~excluded, list[tuple[float, SuspectReadings]]()
     n, width = int(judged.sum()), _local_width(r, judged)
     v = r.problem.vessels
     for i, name in enumerate(r.problem.variables):
-        limit = threshold(n, int(np.sum(judged & (v.variable == i))))
+        limit = outlier_threshold(n, int(np.sum(judged & (v.variable == i))))
         for b, run in enumerate(r.problem.dataset.runs):
-            rows = r.rows(b, i, censored=True)
-            rows = rows[~but[b, rows]]
+            rows = r.readings_of(b, i, censored=True)
+            rows = rows[~excluded[b, rows]]
             for place, k in enumerate(rows):
                 z = abs(float(r.alone[b, k])) / float(width[b, k])
                 around = [j for j in range(place - 2, place + 3) if 0 <= j < len(rows) and j != place]
@@ -282,28 +291,29 @@ def outliers(r: Reference, but: np.ndarray) -> list[Suspicion]:
                     continue
                 value, y, time = float(v.value[b, k]), float(r.predicted[b, k]), float(r.time_h[b, k])
                 sign = {MEASURED: "", ABOVE: ">"}.get(int(v.censored[b, k]), "<")
-                slip = slip_of(name, float(np.log(value / y))) if value > 0.0 and y > 0.0 and not sign else None
+                slip = nearest_slip(name, float(np.log(value / y))) if value > 0.0 and y > 0.0 and not sign else None
                 hint = f"; the factor fits {slip[1]}" if slip else ""
-                at = when(time, run.end_time_h)
+                at = time_text(time, run.end_time_h)
                 at = f"on {at}" if at.startswith("day") else f"at {at}"
                 statement = (
-                    f"{name} in vessel {run.run_id} {at} reads {sign}{reads(name, value)} where "
-                    f"{reads(name, max(y, 0.0))} is expected, {z:.1f} times the noise (beyond {limit:.1f} only "
-                    f"{FALSE_OUTLIER:g} of all {n} readings would lie by chance): check this sample and its entry{hint}"
+                    f"{name} in vessel {run.run_id} {at} reads {sign}{value_text(name, value)} where "
+                    f"{value_text(name, max(y, 0.0))} is expected, {z:.1f} times the noise (beyond {limit:.1f} only "
+                    f"{EXPECTED_OUTLIERS:g} of all {n} readings would lie by chance): check this sample and its "
+                    f"entry{hint}"
                 )
                 finding = Finding("outlier", "warning", run.run_id, name, time, statement)
-                found.append((z, Suspicion(finding, b, np.array([k]))))
+                found.append((z, SuspectReadings(finding, b, np.array([k]))))
     return [s for _, s in sorted(found, key=lambda pair: -pair[0])]
 
 
-def _local_width(r: Reference, judged: np.ndarray) -> np.ndarray:
-    """How wide readings of an assay lie about their predictions without them [B, M], at levels like theirs.
+def _local_width(r: RobustFit, judged: np.ndarray) -> np.ndarray:
+    """Scatter of the readings of an assay at similar levels [B, M], in units of the noise, at least 1.
 
-    At least 1: where the noise model is wrong about high or low readings, these are not all outliers.
+    Where the noise model is wrong about high or low readings, these are then not all outliers.
     """
     width = np.ones(judged.shape)
     for i in range(len(r.problem.variables)):
-        b, k = np.nonzero(judged & r.measured & (r.problem.vessels.variable == i))
+        b, k = np.nonzero(judged & r.uncensored & (r.problem.vessels.variable == i))
         if len(b) < 8:
             continue
         order = np.argsort(r.predicted[b, k])
@@ -314,11 +324,11 @@ def _local_width(r: Reference, judged: np.ndarray) -> np.ndarray:
     return width
 
 
-# --- what is missing, and what raw data say without any fit ---
+# --- missing assays ---
 
 
-def missing(dataset: Dataset, expected: tuple[str, ...]) -> list[Finding]:
-    """Assays that others have and a vessel or clone has not; and `expected` ones that nobody has."""
+def missing_assays(dataset: Dataset, expected: tuple[str, ...]) -> list[Finding]:
+    """Assays that a vessel or clone lacks while others have them, and `expected` ones that no vessel has."""
     m, findings = dataset.measurements, []
     name_of = np.array(m.variable)
     for name in dict.fromkeys((*m.variable, *expected)):

@@ -1,7 +1,7 @@
-"""What no data of this kind can tell: combinations of parameters on which perfect readings do not depend.
+"""Structural identifiability: combinations of parameters that even perfect readings do not determine.
 
-The readings are replaced by the model's own predictions, without noise, and the stated noise is made very small. What
-is uncertain even then is a matter of the model and of what is measured when, not of how well.
+The readings are replaced by the model's own predictions and their noise is made very small. What is uncertain even then
+is due to the model and the design, not to the quality of the measurements.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from optim.estimation.parameter_index import ParameterIndex, all_parameters
 from optim.estimation.posterior import Parts, Point, Posterior, Readings
 from optim.runtime import require_float64
 
-# share of the stated noise that perfect readings still have
-PERFECT = 1e-3
-# standard deviation, in units of the scale of a parameter, beyond which even perfect readings tell nothing
-UNKNOWN = 1.0
-# sensitivities must be exact, lest what the integrator adds looks like information
-RTOL, ATOL = 1e-9, 1e-10
+# noise of perfect readings, as a fraction of the stated noise
+PERFECT_NOISE = 1e-3
+# standard deviation, in units of the scale of a parameter, from which a direction is not identifiable
+UNIDENTIFIABLE_SD = 1.0
+# sensitivities must be exact, or errors of the integrator would look like information
+TIGHT_RTOL, TIGHT_ATOL = 1e-9, 1e-10
 # entries of a direction below this share of its largest are round-off
-SMALL = 0.02
+ROUND_OFF_ENTRY = 0.02
 
 
 @dataclass(frozen=True)
-class Combination:
-    """A direction along which readings do not change, on the fitted scale; its largest entry is 1.
+class StructuralNonIdentifiability:
+    """A direction along which no reading changes, on the fitted scale; its largest entry is 1.
 
-    Where it is the same for several clones it is stated once: `owners` are the clones, () for shared parameters alone.
+    Where it is the same for several groups it is stated once: `owners` are the groups, () for shared parameters alone.
     """
 
     names: tuple[str, ...]
@@ -41,7 +41,7 @@ class Combination:
 
     @property
     def sentence(self) -> str:
-        """It in words."""
+        """The direction in words."""
         whose = f" (of {', '.join(self.owners)})" if self.owners else ""
         if len(self.names) == 1:
             return f"nothing that is measured depends on {self.names[0]}{whose}"
@@ -55,24 +55,24 @@ class Combination:
         )
 
 
-def structural(
+def structural_identifiability(
     posterior: Posterior, point: Point, known: Sequence[str] = ("batch", "vessel")
-) -> tuple[Combination, ...]:
-    """The combinations that perfect readings of the same design leave open, at `point`; () when there are none.
+) -> tuple[StructuralNonIdentifiability, ...]:
+    """Structurally non-identifiable combinations at `point`, for readings of the same design; () when there are none.
 
-    Priors are left out, but for those of the levels `known`: what was done to a vessel is known beforehand. So is
-    pooling: a clone's parameters must follow from its own vessels, given what is shared. Population means are not among
-    the parameters: they are as open as those of the clones. Cost is linear in the number of clones. Raises `FitError`
-    where `point` cannot be simulated.
+    Only priors of the levels `known` count, since the experimenter controls a vessel's and a batch's deviations.
+    Pooling does not: the parameters of a group must follow from its own vessels, given the shared ones. Population
+    means are left out: they are as identifiable as the parameters of the groups. Cost is linear in the number of
+    groups. Raises `FitError` when `point` cannot be simulated.
     """
-    require_float64("structural")
+    require_float64("structural_identifiability")
     p, data, prior = _information(posterior, point, known)
     every = all_parameters(p)
     shared = [x for x in every if x.level in ("shared", "batch")]
     at = np.array([x.column for x in shared], int)
     scale = np.array([_scale(x) for x in shared])
     ss = _perfect(data.ss, prior.ss)[np.ix_(at, at)] * np.outer(scale, scale)
-    found: list[Combination] = []
+    found: list[StructuralNonIdentifiability] = []
     gains: list[tuple[list[ParameterIndex], np.ndarray]] = []
     for c, clone in enumerate(p.problem.groups):
         own = [x for x in every if x.group == c]
@@ -90,9 +90,9 @@ def structural(
 
 
 def _information(posterior: Posterior, point: Point, known: Sequence[str]) -> tuple[Posterior, Arrow, Arrow]:
-    """Information from perfect readings with the stated noise, and from the priors of the levels that are known."""
+    """The posterior with tight tolerances, and information from perfect readings and from priors of known levels."""
     integrator = posterior.problem.integrator
-    tight = replace(integrator, rtol=min(integrator.rtol, RTOL), atol=min(integrator.atol, ATOL))
+    tight = replace(integrator, rtol=min(integrator.rtol, TIGHT_RTOL), atol=min(integrator.atol, TIGHT_ATOL))
     p = Posterior(replace(posterior.problem, integrator=tight), posterior.noise, posterior.spread)
     v = p.problem.vessels
     y, status = p.problem.predict(p.lane_parameters(point))
@@ -100,11 +100,11 @@ def _information(posterior: Posterior, point: Point, known: Sequence[str]) -> tu
         raise FitError("the model cannot be simulated at this point, so that its structure cannot be looked at")
     perfect = Readings(np.where((v.censored == MEASURED) & (v.weight > 0.0), y, v.value), v.censored)
     none = np.zeros(point.shared.shape), np.zeros(point.block.shape)
-    kept: Parts = none[0].copy(), none[1].copy()
-    for place in all_parameters(p):
-        if place.level in known:
-            place.set_in(*kept, 1.0)
-    both = [replace(point, readings=perfect, prior_weight=belief) for belief in (none, kept)]
+    ones: Parts = none[0].copy(), none[1].copy()
+    for index in all_parameters(p):
+        if index.level in known:
+            index.set_in(*ones, 1.0)
+    both = [replace(point, readings=perfect, prior_weight=weight) for weight in (none, ones)]
     p.evaluate(both)
     data, with_prior = (x.arrow for x in both)
     assert data is not None
@@ -114,29 +114,29 @@ def _information(posterior: Posterior, point: Point, known: Sequence[str]) -> tu
 
 
 def _perfect(data: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    return np.asarray(data / PERFECT**2 + prior)
+    return np.asarray(data / PERFECT_NOISE**2 + prior)
 
 
 def _scale(place: ParameterIndex) -> float:
-    """What counts as a large change: a factor of e or of the odds, else the prior's width or a quarter of the range."""
+    """Scale of a large change: a factor e (also of the odds), else the prior's sd or a quarter of the range."""
     if place.spec.scale != "identity":
         return 1.0
-    lower, upper = place.spec.bounds()
+    lower, upper = place.spec.fitted_bounds()
     return min(place.spec.prior_sd_fitted() or np.inf, 0.25 * (upper - lower))
 
 
 def _split(information: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Directions [k, n] of which nothing is known, and the inverse of the information on all others."""
+    """Non-identifiable directions [k, n], and the inverse of the information on all others."""
     if not len(information):
         return np.zeros((0, 0)), np.zeros((0, 0))
     values, vectors = np.linalg.eigh(0.5 * (information + information.T))
-    open_ = values < 1.0 / UNKNOWN**2
+    open_ = values < 1.0 / UNIDENTIFIABLE_SD**2
     good = vectors[:, ~open_]
     return vectors[:, open_].T, (good / values[~open_]) @ good.T
 
 
 def _plain(basis: np.ndarray) -> np.ndarray:
-    """The same space of directions [k, n], each with as few parameters as may be: reduced to echelon form."""
+    """Basis of the same space of directions [k, n] with as few parameters each as possible (echelon form)."""
     basis = basis.copy()
     for i in range(len(basis)):
         # the largest entry of the rows that are left
@@ -148,7 +148,7 @@ def _plain(basis: np.ndarray) -> np.ndarray:
     return basis
 
 
-def _combination(own: Sequence[ParameterIndex], direction: np.ndarray, clone: str) -> Combination:
+def _combination(own: Sequence[ParameterIndex], direction: np.ndarray, clone: str) -> StructuralNonIdentifiability:
     direction = direction * np.array([_scale(x) for x in own])
     names = [x.full_name if x.level == "vessel" else x.spec.name for x in own]
     return _sorted(names, direction, (clone,))
@@ -156,8 +156,8 @@ def _combination(own: Sequence[ParameterIndex], direction: np.ndarray, clone: st
 
 def _with_clones(
     shared: Sequence[ParameterIndex], direction: np.ndarray, gains: list[tuple[list[ParameterIndex], np.ndarray]]
-) -> Combination:
-    """A direction of the shared parameters, with what clones' own ones must do to make up for it."""
+) -> StructuralNonIdentifiability:
+    """A direction of the shared parameters, with the compensating changes of the group parameters."""
     names = [x.full_name for x in shared]
     entries = list(direction * np.array([_scale(x) for x in shared]))
     answers: dict[str, list[float]] = {}
@@ -171,16 +171,16 @@ def _with_clones(
     return _sorted(names, np.array(entries), owners)
 
 
-def _sorted(names: Sequence[str], direction: np.ndarray, owners: tuple[str, ...]) -> Combination:
-    """Largest entry first and 1; what is round-off left out."""
+def _sorted(names: Sequence[str], direction: np.ndarray, owners: tuple[str, ...]) -> StructuralNonIdentifiability:
+    """A direction with its largest entry first and equal to 1, without round-off."""
     order = np.argsort(-np.abs(direction), kind="stable")
-    order = order[np.abs(direction[order]) > SMALL * np.abs(direction).max()]
-    return Combination(tuple(names[i] for i in order), direction[order] / direction[order[0]], owners)
+    order = order[np.abs(direction[order]) > ROUND_OFF_ENTRY * np.abs(direction).max()]
+    return StructuralNonIdentifiability(tuple(names[i] for i in order), direction[order] / direction[order[0]], owners)
 
 
-def _merged(found: list[Combination]) -> tuple[Combination, ...]:
-    """What several clones have in common, stated once."""
-    groups: list[Combination] = []
+def _merged(found: list[StructuralNonIdentifiability]) -> tuple[StructuralNonIdentifiability, ...]:
+    """Directions that several groups have in common, stated once."""
+    groups: list[StructuralNonIdentifiability] = []
     for new in found:
         for i, old in enumerate(groups):
             same = bool(new.owners and old.owners) and dict.fromkeys(sorted(new.names)) == dict.fromkeys(
@@ -194,7 +194,7 @@ def _merged(found: list[Combination]) -> tuple[Combination, ...]:
     return tuple(groups)
 
 
-def _alike(a: Combination, b: Combination) -> bool:
+def _alike(a: StructuralNonIdentifiability, b: StructuralNonIdentifiability) -> bool:
     theirs = dict(zip(b.names, b.direction, strict=True))
     other = np.array([theirs[name] for name in a.names])
     return bool(np.allclose(a.direction, other / other[0], atol=0.1))

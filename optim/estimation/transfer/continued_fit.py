@@ -37,7 +37,7 @@ def revive_posterior(old: FitResult, problem: FitProblem) -> tuple[Posterior, Po
     return posterior, point
 
 
-def update(
+def update_fit(
     old: FitResult,
     problem: FitProblem,
     options: FitSettings,
@@ -52,13 +52,13 @@ def update(
     parameter name and by the ids of clones, vessels and batches. There is one start, whatever `options.starts` says.
     Raises `FitError` when the starting point cannot be simulated.
     """
-    require_float64("update")
+    require_float64("update_fit")
     posterior, point = _at_estimates(old, problem)
-    point = minimise(posterior, [point], search_of(options), progress)[0]
+    point = minimise(posterior, [point], search_of(options), progress=progress)[0]
     if not np.isfinite(point.cost):
         raise FitError("the fit cannot be continued: its estimates fail on the new runs; fit from scratch")
     history = point.history
-    posterior, point = estimate_noise_and_spread(posterior, point, options, progress)
+    posterior, point = estimate_noise_and_spread(posterior, point, options, progress=progress)
     point.history = history
     result = build_fit_result(posterior, [point], options, seed=seed, model_name=model_name, progress=progress)
     note = f"continued from a fit of '{old.lineage.dataset}' ({old.lineage.dataset_hash[:12]})"

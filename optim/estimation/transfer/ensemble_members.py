@@ -96,12 +96,12 @@ class EnsembleMembers:
             middle = own[1:].mean(axis=0)
             return np.concatenate([own[:1], middle + np.sqrt(1.0 - KERNEL**2) * (own[1:] - middle)])
         sd = np.array([row.prior_sd_fitted() or np.inf for row in rows])
-        stated = np.array([row.forward(row.value) for row in rows])
+        stated = np.array([row.to_fitted(row.value) for row in rows])
         precision = clones.shape[1] / self.spread**2 + 1.0 / sd**2
         mean = (clones.sum(axis=1) / self.spread**2 + stated / sd**2) / precision
         expected = mean + self.rng.standard_normal(mean.shape) / np.sqrt(precision)
         expected[0] = [self.earlier.fitted_value(row, ("population", "")) for row in rows]
-        return np.clip(expected, *np.array([row.bounds() for row in rows]).reshape(-1, 2).T)
+        return np.clip(expected, *np.array([row.fitted_bounds() for row in rows]).reshape(-1, 2).T)
 
     def start_points(self) -> list[Point]:
         """One start per member, with the clone at the member's expectation and the inherited parameters fixed."""

@@ -32,9 +32,9 @@ def condition_members(
     scale = members.earlier.noise_scale(problem)
     noise = Noise(scale, problem.vessels.sd * scale[problem.vessels.variable])
     posterior = Posterior(problem, noise, members.spread)
-    points = minimise(posterior, _restarted(points, COLD_DAMPING), search, progress)
+    points = minimise(posterior, _restarted(points, COLD_DAMPING), search, progress=progress)
     posterior = Posterior(problem, estimate_noise(posterior, points[0], scale), members.spread)
-    points = minimise(posterior, _restarted(points, WARM_DAMPING), search, progress)
+    points = minimise(posterior, _restarted(points, WARM_DAMPING), search, progress=progress)
     if not np.isfinite([p.cost for p in points[1:]]).any():
         raise FitError("no member of the fit's ensemble can be simulated on the new runs")
     return posterior, points

@@ -33,7 +33,7 @@ from optim.runtime import require_float64
 from optim.settings.estimation import PlaceSettings
 
 
-def predict_new_clone(
+def predict_clones(
     old: FitResult,
     problem: FitProblem,
     options: PlaceSettings,
@@ -52,7 +52,7 @@ def predict_new_clone(
     Raises `IncompatibleError` when the two are not of one model, or a clone is not new; `FitError` when no member can
     be simulated.
     """
-    require_float64("predict_new_clone")
+    require_float64("predict_clones")
     earlier = EarlierFit(old)
     _check_new(earlier, problem)
     predicted = []
@@ -108,7 +108,7 @@ def _predicted_clone(
     drawn = draw_mixture(e, points, probability, free=free, draws=draws, rng=rng)
     parameters = []
     for i, row in enumerate(e.problem.group_specs):
-        ends = row.backward(np.clip(centre[i] + sd[i] * np.array([-Z90, 0.0, Z90]), *row.bounds()))
+        ends = row.to_natural(np.clip(centre[i] + sd[i] * np.array([-Z90, 0.0, Z90]), *row.fitted_bounds()))
         parameters.append(
             PredictedParameter(row.name, row.unit, float(ends[1]), float(ends[0]), float(ends[2]), sd[i], prior_sd[i])
         )

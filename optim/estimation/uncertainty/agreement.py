@@ -1,4 +1,4 @@
-"""Whether ways to find the uncertainty of a parameter agree: Laplace approximation, profile, sampler."""
+"""Agreement of uncertainty methods: Laplace approximation, profile likelihood and sampler."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from optim.errors import ApproximationWarning
 from optim.estimation.parameter_index import all_parameters
 from optim.estimation.posterior import Posterior
 from optim.estimation.result import ParameterEstimate
-from optim.estimation.uncertainty.nuts import Sampled
-from optim.estimation.uncertainty.profile import Profile
+from optim.estimation.uncertainty.nuts import PosteriorSample
+from optim.estimation.uncertainty.profile import LikelihoodProfile
 
-# R-hat above which draws of different chains are not of one distribution (Vehtari et al. 2021, Bayesian Anal 16:667,
+# R-hat above which the chains do not sample one distribution (Vehtari et al. 2021, Bayesian Anal 16:667,
 # ask for 1.01; draws for an interval do with less)
-MIXED = 1.05
+LARGEST_R_HAT = 1.05
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A 90 % interval of one parameter, on the natural scale, and where it is from."""
+class MethodInterval:
+    """A 90 % interval of one parameter by one method, on the natural scale."""
 
     method: str  # laplace | profile | nuts
     lower90: float
@@ -30,41 +30,42 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """The intervals of one parameter, and whether they agree.
+class IntervalComparison:
+    """Comparison of the intervals of one parameter.
 
-    `factor`: the largest ratio of two widths, of the whole interval or of its part on one side of the estimate, on the
-    fitted scale; inf where one of them is open.
+    `factor`: the largest ratio of two widths on the fitted scale, of the whole intervals or of their parts on one side
+    of the estimate; inf where one of them is open.
     """
 
     name: str
     owner: str
     level: str
-    intervals: tuple[Interval, ...]
+    intervals: tuple[MethodInterval, ...]
     factor: float
     worst: tuple[str, str]  # the two methods that differ most
     agrees: bool
 
     @property
     def sentence(self) -> str:
-        """It in words."""
+        """The comparison in words."""
         whose = f" of {self.owner}" if self.owner else ""
         ends = ", ".join(f"{x.method} [{x.lower90:.4g}, {x.upper90:.4g}]" for x in self.intervals)
         by = f"by a factor of {self.factor:.2g}" if np.isfinite(self.factor) else "without limit"
         return f"{self.name}{whose}: 90 % intervals of {' and '.join(self.worst)} differ {by} in width ({ends})"
 
 
-def agreement(
+def compare_intervals(
     posterior: Posterior,
     laplace: Sequence[ParameterEstimate],
-    profiles: Sequence[Profile] = (),
-    sampled: Sampled | None = None,
+    *,
+    profiles: Sequence[LikelihoodProfile] = (),
+    sampled: PosteriorSample | None = None,
     factor: float = 1.5,
-) -> tuple[Agreement, ...]:
-    """Compare the intervals of every parameter for which there are at least two; warn where they differ too much.
+) -> tuple[IntervalComparison, ...]:
+    """Compare the 90 % intervals of every parameter that has at least two of them.
 
-    Profiles must be of the posterior (`priors=True`): those without the parameter's prior answer another question, and
-    are passed over. The warning is an `ApproximationWarning` that names parameter and methods.
+    Intervals agree when no ratio of widths exceeds `factor`; else an `ApproximationWarning` names parameter and
+    methods. Profiles without the parameter's prior (`priors=False`) answer another question and are ignored.
     """
     rows = {(r.name, r.owner, r.level): r for r in laplace}
     walked = {(x.name, x.owner, x.level): x for x in profiles if x.priors}
@@ -74,27 +75,27 @@ def agreement(
         if key not in rows:
             continue
         row = rows[key]
-        intervals = [Interval("laplace", row.lower90, row.upper90)]
+        intervals = [MethodInterval("laplace", row.lower90, row.upper90)]
         open_ends = [(False, False)]
         if key in walked:
             profile = walked[key]
-            intervals.append(Interval("profile", profile.lower90, profile.upper90))
+            intervals.append(MethodInterval("profile", profile.lower90, profile.upper90))
             open_ends.append((profile.ends[0] != "reached", profile.ends[1] != "reached"))
         if sampled is not None:
             u = place.value_in(sampled.draws.shared, sampled.draws.block)
-            ends = place.spec.backward(np.quantile(u, (0.05, 0.95)))
-            intervals.append(Interval("nuts", float(ends[0]), float(ends[1])))
+            ends = place.spec.to_natural(np.quantile(u, (0.05, 0.95)))
+            intervals.append(MethodInterval("nuts", float(ends[0]), float(ends[1])))
             open_ends.append((False, False))
         if len(intervals) < 2:
             continue
         widths = []
         for interval, (below, above) in zip(intervals, open_ends, strict=True):
-            low, middle, high = (place.spec.forward(x) for x in (interval.lower90, row.estimate, interval.upper90))
+            low, middle, high = (place.spec.to_fitted(x) for x in (interval.lower90, row.estimate, interval.upper90))
             half = (np.inf if below else middle - low, np.inf if above else high - middle)
             widths.append((*half, half[0] + half[1]))
         largest, worst = _largest(widths)
         methods = intervals[worst[0]].method, intervals[worst[1]].method
-        found.append(Agreement(*key, tuple(intervals), largest, methods, largest <= factor))
+        found.append(IntervalComparison(*key, tuple(intervals), largest, methods, largest <= factor))
     for one in found:
         if not one.agrees:
             warnings.warn(one.sentence, ApproximationWarning, stacklevel=2)
@@ -115,9 +116,9 @@ def _largest(widths: Sequence[Sequence[float]]) -> tuple[float, tuple[int, int]]
     return largest, worst
 
 
-def _warn_of_chains(sampled: Sampled) -> None:
+def _warn_of_chains(sampled: PosteriorSample) -> None:
     worst = float(max(np.max(part, initial=1.0) for part in sampled.r_hat))
-    if worst > MIXED or sampled.divergences:
+    if worst > LARGEST_R_HAT or sampled.divergences:
         text = (
             f"R-hat up to {worst:.3g}, {sampled.divergences} divergences: the sampler has not seen the whole posterior"
         )

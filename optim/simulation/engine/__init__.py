@@ -1,1 +1,4 @@
-"""The engine of the simulator: graphs of scalars, steppers, and the march. Nothing above needs to open it."""
+"""The engine of the simulator: graphs of scalar functions, steppers and the march.
+
+Internal to the simulator, apart from the integrator and its steppers.
+"""

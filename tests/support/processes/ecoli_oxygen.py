@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from support.cases import NODES, Process, random_nodes, schedule
 
-from optim.kinetics import kinetics
+from optim.kinetics import load_kinetics
 from optim.kinetics.base import Environment
 from optim.schedule.schedule import Schedule
 from optim.simulation.balance import Vessel
@@ -69,7 +69,7 @@ def oxygen_random(name: str, rng: np.random.Generator) -> tuple[Schedule, tuple[
         evaporation=rng.uniform(0.0, 2e-3, 1),
     )
     start = np.array(OXYGEN_START) * np.exp(rng.normal(0.0, 0.3, 5) * [1.0, 1.0, 1.0, 0.0, 0.0])
-    return plan, tuple(start)[: len(kinetics(name).species)], 2.0
+    return plan, tuple(start)[: len(load_kinetics(name).species)], 2.0
 
 
 def process() -> Process:
