@@ -140,7 +140,7 @@ def small_problem(small_screen):
 
 @pytest.fixture(scope="session")
 def process_problem(screen):
-    return build_process(compose([]), Screen.of(screen))
+    return build_process(compose([]), Screen.from_dataset(screen))
 
 
 @pytest.fixture(scope="session")

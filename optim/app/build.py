@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from optim.app.schema import as_yaml, schema_of, typed
+from optim.app.schema import as_yaml, schema_of, typed_settings
 from optim.errors import ConfigError, nearest
 from optim.paths import configs_dir
 from optim.settings.model import ModelSettings
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from optim.process.problem import ProcessProblem
 
 
-def register() -> None:
+def register_schema() -> None:
     """Tell Hydra the schema; `configs/config.yaml` names it first among its defaults."""
     from hydra.core.config_store import ConfigStore
 
@@ -47,7 +47,7 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> Settings:
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
 
-    register()
+    register_schema()
     GlobalHydra.instance().clear()
     extra = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
     try:
@@ -56,9 +56,9 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> Settings:
             missing = sorted(OmegaConf.missing_keys(cfg))
             if missing:
                 raise ConfigError(f"no value for {', '.join(missing)}; set it, e.g. {missing[0]}=...")
-            return typed(Settings, cfg)
+            return typed_settings(Settings, cfg)
     except (HydraException, OmegaConfBaseException) as err:
-        raise ConfigError(explain(err, overrides)) from err
+        raise ConfigError(explain_error(err, overrides)) from err
     except (AttributeError, AssertionError) as err:  # Hydra's own, where an override reaches into what is not there
         raise ConfigError(
             f"an override reaches into a section that is not configured ({' '.join(overrides)}); choose an option "
@@ -66,7 +66,7 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> Settings:
         ) from err
 
 
-def explain(err: Exception, overrides: list[str]) -> str:
+def explain_error(err: Exception, overrides: list[str]) -> str:
     """One clear message from what Hydra or OmegaConf say."""
     chain: list[BaseException] = []
     link: BaseException | None = err
@@ -132,12 +132,12 @@ def model_config(name: str) -> ModelSettings:
         raise ConfigError(f"fit.compare: unknown model '{name}'.{nearest(name, known)} Available: {', '.join(known)}")
     try:
         node = OmegaConf.merge(OmegaConf.structured(schema_of(ModelSettings)), OmegaConf.load(file))
-        return typed(ModelSettings, node)  # type: ignore[arg-type]
+        return typed_settings(ModelSettings, node)  # type: ignore[arg-type]
     except OmegaConfBaseException as err:
-        raise ConfigError(f"{file.name}: {explain(err, [])}") from err
+        raise ConfigError(f"{file.name}: {explain_error(err, [])}") from err
 
 
-def configured(name: str) -> tuple[Any, Any]:
+def configured_kinetics(name: str) -> tuple[Any, Any]:
     """The kinetic model of `configs/model/<name>.yaml` and its Parameters at their configured values."""
     from optim.kinetics import load_kinetics
 
@@ -176,7 +176,7 @@ def build_fit(cfg: Settings, dataset: Dataset, model: ModelSettings | None = Non
 
 
 def build_process(
-    cfg: Settings, screen: Screen, maximise: str | None = None, hold: dict[str, float] | None = None
+    cfg: Settings, screen: Screen, *, maximise: str | None = None, hold: dict[str, float] | None = None
 ) -> ProcessProblem:
     """The process problem of a configuration, with the media and the screened ranges of the data behind the model."""
     import numpy as np

@@ -34,7 +34,7 @@ exit codes: 0 done, 2 something in the input to mend, 1 a fault of optim, 130 in
 PROGRESS_EVERY_S = 2.0
 
 
-def parser() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     """The parser; overrides are left to Hydra."""
     commands = command_summaries()
     listed = "\n".join(f"  {name:<10}{text[0].lower()}{text[1:]}" for name, text in commands.items())
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    args = parser().parse_intermixed_args(argv)
+    args = _parser().parse_intermixed_args(argv)
     try:
         if args.command == "doctor":
             return int(load_command("doctor")())
@@ -97,9 +97,9 @@ def _command(command: str, cfg: Settings, quiet: bool) -> None:
     configure()
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", OptimWarning)
-    from optim.app.session import session
+    from optim.app.session import open_session
 
-    with _interrupts() as asked, session(cfg, command, print, _progress(quiet, asked)) as s:
+    with _interrupts() as asked, open_session(cfg, command, say=print, progress=_progress(quiet, asked)) as s:
         load_command(command)(s)
 
 
@@ -108,14 +108,14 @@ def _interrupts() -> Iterator[list[int]]:
     """Remembers an interrupt: Python drops a KeyboardInterrupt that falls into a callback, and JAX has many."""
     asked: list[int] = []
 
-    def note(number: int, frame: object) -> None:
+    def _note(number: int, frame: object) -> None:
         asked.append(number)
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = signal.signal(signal.SIGINT, note)
+    before = signal.signal(signal.SIGINT, _note)
     try:
         yield asked
     finally:
@@ -127,7 +127,7 @@ def _progress(quiet: bool, asked: list[int]):  # type: ignore[no-untyped-def]
     terminal = sys.stderr.isatty()
     last = [time.monotonic()]
 
-    def show(text: str) -> None:
+    def _show(text: str) -> None:
         if asked:
             raise KeyboardInterrupt
         now = time.monotonic()
@@ -137,7 +137,7 @@ def _progress(quiet: bool, asked: list[int]):  # type: ignore[no-untyped-def]
         end = "\r" if terminal else "\n"
         print(f"\x1b[K  {text}" if terminal else f"  {text}", end=end, file=sys.stderr, flush=True)
 
-    return show
+    return _show
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:  # type: ignore[no-untyped-def]
@@ -164,20 +164,20 @@ def _multirun(args: argparse.Namespace) -> int:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from optim.app.build import register
+    from optim.app.build import register_schema
     from optim.paths import configs_dir
 
-    register()
+    register_schema()
     command, quiet = args.command, args.quiet
     os.environ["HYDRA_FULL_ERROR"] = "1" if args.debug else "0"
 
-    def job(cfg) -> None:  # type: ignore[no-untyped-def]
-        from optim.app.schema import typed
+    def _job(cfg) -> None:  # type: ignore[no-untyped-def]
+        from optim.app.schema import typed_settings
         from optim.settings.settings import Settings
 
         cfg.out = HydraConfig.get().runtime.output_dir
         try:
-            _command(command, typed(Settings, cfg), quiet)
+            _command(command, typed_settings(Settings, cfg), quiet)
         except OptimError as err:
             print(f"optim: {err}", file=sys.stderr)
             raise SystemExit(2) from None
@@ -185,7 +185,7 @@ def _multirun(args: argparse.Namespace) -> int:
     extra = ["--config-dir", str(args.config_dir)] if args.config_dir else []
     argv, sys.argv = sys.argv, ["optim", "--multirun", *extra, *args.overrides]
     try:
-        hydra.main(config_path=str(configs_dir()), config_name="config", version_base="1.3")(job)()
+        hydra.main(config_path=str(configs_dir()), config_name="config", version_base="1.3")(_job)()
     finally:
         sys.argv = argv
     return 0

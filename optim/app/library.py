@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 
 
-def quiet(text: str) -> None:
+def no_progress(text: str) -> None:
     """Report no progress."""
 
 
-def changed[S](section: str, settings: S, changes: dict[str, Any]) -> S:
+def changed_settings[S](section: str, settings: S, changes: dict[str, Any]) -> S:
     """Settings with some of their fields changed. Raises `ConfigError` that names an unknown field and the closest."""
     known = [f.name for f in fields(settings)]  # type: ignore[arg-type]
     for name in changes:
@@ -51,7 +51,9 @@ def changed[S](section: str, settings: S, changes: dict[str, Any]) -> S:
     return replace(settings, **changes)  # type: ignore[type-var]
 
 
-def fit(screen: Dataset, model: Model, *, seed: int = 0, progress: Progress = quiet, **settings: Any) -> FitResult:
+def fit(
+    screen: Dataset, model: Model, *, seed: int = 0, progress: Progress = no_progress, **settings: Any
+) -> FitResult:
     """Fit a model to all vessels of a screen at once.
 
     Args:
@@ -71,7 +73,7 @@ def fit(screen: Dataset, model: Model, *, seed: int = 0, progress: Progress = qu
     from optim.estimation.fit import fit as fit_problem
     from optim.estimation.transfer.continued_fit import update as update_fit
 
-    chosen = changed("fit", model.settings.fit, settings)
+    chosen = changed_settings("fit", model.settings.fit, settings)
     named: dict[str, Any] = {"seed": seed, "model_name": model.name, "progress": progress}
     problem = build_fit(model.settings, screen)
     if chosen.continue_from:
@@ -97,7 +99,13 @@ def _score(r: FitResult) -> ModelScore:
 
 
 def predict_new_clone(
-    result: FitResult, screen: Dataset, model: Model, *, seed: int = 0, progress: Progress = quiet, **settings: Any
+    result: FitResult,
+    screen: Dataset,
+    model: Model,
+    *,
+    seed: int = 0,
+    progress: Progress = no_progress,
+    **settings: Any,
 ) -> NewClonePrediction:
     """Predict clones that the fit has not seen, from their first days of samples.
 
@@ -115,11 +123,13 @@ def predict_new_clone(
     """
     from optim.estimation.transfer.new_clone import predict_new_clone as predict_clones
 
-    chosen = changed("place", model.settings.place, settings)
+    chosen = changed_settings("place", model.settings.place, settings)
     return predict_clones(result, build_fit(model.settings, screen), chosen, seed=seed, progress=progress)
 
 
-def rank(result: FitResult, process: Process, *, seed: int = 0, progress: Progress = quiet, **settings: Any) -> Ranking:
+def rank(
+    result: FitResult, process: Process, *, seed: int = 0, progress: Progress = no_progress, **settings: Any
+) -> Ranking:
     """Rank the clones of a fit, each at its own optimised process.
 
     Args:
@@ -146,7 +156,7 @@ def rank(result: FitResult, process: Process, *, seed: int = 0, progress: Progre
     return rank_clones(
         problem,
         {clone: parameter_sets(result, problem.model, clone) for clone in result.clones},
-        changed("optimise", process.settings.optimise, settings),
+        changed_settings("optimise", process.settings.optimise, settings),
         lineage,
         _truth(result, problem),
         progress,
@@ -174,7 +184,7 @@ def optimise(
     clone: str = "best",
     ranking: Ranking | None = None,
     seed: int = 0,
-    progress: Progress = quiet,
+    progress: Progress = no_progress,
     **settings: Any,
 ) -> Optimum:
     """Optimise the process of one clone.
@@ -215,7 +225,7 @@ def optimise(
         problem,
         clone,
         parameter_sets(result, problem.model, clone),
-        changed("optimise", process.settings.optimise, settings),
+        changed_settings("optimise", process.settings.optimise, settings),
         process_lineage(result, problem, *used, seed=seed),
         first,
         progress,
@@ -249,7 +259,7 @@ def _ranked_process(problem: ProcessProblem, ranking: Ranking | None, clone: str
 
 
 def sensitivity(
-    result: FitResult, process: Process, optimum: Optimum, *, seed: int = 0, progress: Progress = quiet
+    result: FitResult, process: Process, optimum: Optimum, *, seed: int = 0, progress: Progress = no_progress
 ) -> Stress:
     """What parameters, prices and disturbances do to an optimum.
 
@@ -280,7 +290,13 @@ def sensitivity(
 
 
 def pareto(
-    result: FitResult, process: Process, optimum: Optimum, *, seed: int = 0, progress: Progress = quiet, **settings: Any
+    result: FitResult,
+    process: Process,
+    optimum: Optimum,
+    *,
+    seed: int = 0,
+    progress: Progress = no_progress,
+    **settings: Any,
 ) -> Front:
     """The front between the objective of a process and another one, at the estimate.
 
@@ -298,7 +314,7 @@ def pareto(
 
     _require_made_from(optimum, result)
     problem = process.problem
-    chosen = changed("pareto", process.settings.pareto, settings)
+    chosen = changed_settings("pareto", process.settings.pareto, settings)
     return pareto_front(
         problem,
         optimum.clone,
@@ -324,8 +340,7 @@ def make_recipe(
         created_utc: date and time; by default now.
         run_id: of the tracked run, if there is one.
     """
-    from optim.recipe.recipe import Provenance
-    from optim.recipe.recipe import recipe_from_outcome as recipe_of
+    from optim.recipe.recipe import Provenance, recipe_from_outcome
 
     _require_made_from(optimum, result)
     cfg = process.settings
@@ -339,18 +354,18 @@ def make_recipe(
         config=as_yaml(cfg),
         run_id=run_id,
     )
-    return recipe_of(cfg.title, optimum, _rounded(result, process.problem, optimum), provenance)
+    return recipe_from_outcome(cfg.title, optimum, _rounded(result, process.problem, optimum), provenance=provenance)
 
 
 def _rounded(result: FitResult, problem: ProcessProblem, optimum: Optimum) -> ProcessOutcome:
     """The optimum at what pumps can do, simulated again, rounded so that limits are kept where that can be."""
     from optim.optimisation.evaluate import outcome
     from optim.optimisation.optimise import parameter_sets
-    from optim.recipe.rounding import kept_best, roundings
+    from optim.recipe.rounding import kept_best, rounding_choices
 
     ensemble = parameter_sets(result, problem.model, optimum.clone)
     decisions = optimum.optimum.decisions
-    ways = roundings(decisions)
+    ways = rounding_choices(decisions)
     if optimum.bounds is not None:  # working hours may end between two steps
         ways = np.clip(ways, *optimum.bounds)
     x = np.concatenate([[[d.value for d in decisions]], ways])

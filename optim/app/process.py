@@ -56,4 +56,4 @@ def configured_process(cfg: Settings, result: FitResult, case: str = "") -> Proc
     if not case:
         return Process(cfg, build_process(cfg, result.screen))
     chosen = cfg.objective.also[case]
-    return Process(cfg, build_process(cfg, result.screen, chosen.maximise, dict(chosen.hold)))
+    return Process(cfg, build_process(cfg, result.screen, maximise=chosen.maximise, hold=dict(chosen.hold)))

@@ -43,7 +43,7 @@ def _changeable(kind: Any) -> Any:
     return kind
 
 
-def typed[T](cls: type[T], composed: DictConfig) -> T:
+def typed_settings[T](cls: type[T], composed: DictConfig) -> T:
     """Settings from a composed section. Raises `ConfigError` that names the key of a value that is refused."""
     plain = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(plain, dict)

@@ -42,31 +42,31 @@ class Session:
         view = view_of(artefact)
         name = folder_of(view.kind, case)
         self.tracker.log_folder(save_artefact(artefact, self.out / name), name)
-        self.show(view, case)
+        self.show_view(view, case)
         return view
 
-    def show(self, view: View, case: str = "") -> None:
+    def show_view(self, view: View, case: str = "") -> None:
         """Say the lines and notes of a view, write its tables, figures and page, and give all of it to tracking."""
 
-        def named(key: str) -> str:
+        def _named(key: str) -> str:
             return case + key.removeprefix(view.kind) if case else key
 
         for line in view.lines:
             self.say(line)
         for note in view.notes:
-            self.note(note)
-        self.tracker.log_metrics({named(key): value for key, value in view.metrics.items()})
+            self.say_note(note)
+        self.tracker.log_metrics({_named(key): value for key, value in view.metrics.items()})
         for key, values in view.series.items():
-            self.tracker.log_history(named(key), values)
+            self.tracker.log_history(_named(key), values)
         for name, table in view.tables.items():
-            self.write(csv_text(table).encode(), Path("tables") / f"{folder_of(name, case)}.csv")
+            self.write_file(csv_text(table).encode(), Path("tables") / f"{folder_of(name, case)}.csv")
         for name, picture in view.pictures.items():
-            self.write(picture, Path("plots") / f"{folder_of(name, case)}.png")
+            self.write_file(picture, Path("plots") / f"{folder_of(name, case)}.png")
         if view.page is not None:
-            file = self.write(view.html(self.cfg.title).encode(), Path(f"{folder_of(view.kind, case)}.html"))
+            file = self.write_file(view.html(self.cfg.title).encode(), Path(f"{folder_of(view.kind, case)}.html"))
             self.say(f"  report: {file}")
 
-    def write(self, content: bytes, name: Path) -> Path:
+    def write_file(self, content: bytes, name: Path) -> Path:
         """Write a file of the output folder, whole or not at all, and give it to the tracked run."""
         file = self.out / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -76,12 +76,12 @@ class Session:
         self.tracker.log_file(file, "" if name.parent == Path() else str(name.parent))
         return file
 
-    def lines(self, lines: Sequence[str]) -> None:
+    def say_lines(self, lines: Sequence[str]) -> None:
         """Say some lines."""
         for line in lines:
             self.say(line)
 
-    def note(self, text: str) -> None:
+    def say_note(self, text: str) -> None:
         """Say a note once, however many artefacts carry it."""
         if text not in self.told:
             self.told.add(text)
@@ -89,7 +89,9 @@ class Session:
 
 
 @contextmanager
-def session(cfg: Settings, command: str, say: Say = print, progress: Say = lambda text: None) -> Iterator[Session]:
+def open_session(
+    cfg: Settings, command: str, *, say: Say = print, progress: Say = lambda text: None
+) -> Iterator[Session]:
     """Open the output folder and tracking for one command. Raises `OptimError` for a folder that cannot be written."""
     out = Path(cfg.out).expanduser().resolve()
     try:

@@ -57,7 +57,7 @@ def stored_ranking(s: Session, result: FitResult) -> Ranking | None:
     return ranking
 
 
-def stored_optimum(s: Session, result: FitResult, problem: ProcessProblem, case: str = "") -> Optimum:
+def stored_optimum(s: Session, result: FitResult, problem: ProcessProblem, *, case: str = "") -> Optimum:
     """The optimum of the output folder. Raises `IncompatibleError` when it is of another fit or another design."""
     folder = s.out / folder_of("optimum", case)
     optimum = load_artefact(Optimum, folder)

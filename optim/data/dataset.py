@@ -103,7 +103,7 @@ class Dataset:
 
     def _repr_html_(self) -> str:
         """The summary and the first readings, as a notebook shows them."""
-        head = self.frame().head(10).to_html(index=False, border=0)
+        head = self.measurement_frame().head(10).to_html(index=False, border=0)
         return f"<pre>{escape(repr(self))}</pre>\n<details><summary>first readings</summary>{head}</details>"
 
     @cached_property
@@ -112,7 +112,7 @@ class Dataset:
         return tuple(dict.fromkeys(run.clone_id for run in self.runs))
 
     @cached_property
-    def vessels(self) -> tuple[str, ...]:
+    def run_ids(self) -> tuple[str, ...]:
         """Run ids in order."""
         return tuple(run.run_id for run in self.runs)
 
@@ -126,7 +126,7 @@ class Dataset:
             f"Known: {', '.join(self.media)}"
         )
 
-    def only(self, runs: np.ndarray, until_h: float = np.inf) -> Dataset:
+    def select_runs(self, runs: np.ndarray, until_h: float = np.inf) -> Dataset:
         """Some of the runs (indices, in the order wanted), with what was measured of them up to a time."""
         place = {int(run): i for i, run in enumerate(runs)}
         m = self.measurements
@@ -150,7 +150,7 @@ class Dataset:
                 found.setdefault(m.variable[i], []).append(float(m.value[i]))
         return {name: float(np.mean(values)) for name, values in found.items()}
 
-    def frame(self) -> pd.DataFrame:
+    def measurement_frame(self) -> pd.DataFrame:
         """Measurements as a tidy table with units, for reports and tracking."""
         import pandas as pd  # half a second that a fit without reports need not wait for
 

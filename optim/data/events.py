@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from optim.data.contract import EVENT_TABLE, MEDIA, Checker, event_time, known_run, variable_quantity, visit
+from optim.data.contract import EVENT_TABLE, MEDIA, Checker, checked_variable, event_time, known_run, visit_rows
 from optim.data.dataset import Run
 from optim.errors import ConfigError, nearest
 from optim.schedule.actions import Action, Addition, Feed, Perfusion, Removal, start_time
@@ -21,27 +21,29 @@ Lined = list[tuple[int, EventRow]]  # rows with their lines
 
 
 def read_runs_with_events(
-    check: Checker, folder: Path, runs: Mapping[str, Run], media: Mapping[str, Mapping[str, float]]
+    check: Checker, folder: Path, runs: Mapping[str, Run], *, media: Mapping[str, Mapping[str, float]]
 ) -> tuple[Run, ...]:
     """The runs with what was done to them. Faults are noted in `check`."""
     rows: dict[str, Lined] = {}
-    frame = check.read(folder, EVENT_TABLE)
+    frame = check.read_table(folder, EVENT_TABLE)
     broken: set[str] = set()  # runs of which a row could not be read: their plans are not judged
 
     def visit_row(line: int, cell: dict[str, str]) -> None:
-        run = known_run(check, FILE, line, cell["run_id"], runs)
+        run = known_run(check, FILE, line, run_id=cell["run_id"], runs=runs)
         row = _row(check, line, cell, run, media)
         if row is None:
             broken.add(cell["run_id"])
         else:
             rows.setdefault(cell["run_id"], []).append((line, row))
 
-    visit(frame, visit_row)
+    visit_rows(frame, visit_row)
     finished = []
     for run in runs.values():
         own = sorted(rows.get(run.run_id, []), key=lambda item: item[1].time_h)
         if not own and run.run_id not in broken and not frame.empty:
-            check.bad(FILE, None, "run_id", run.run_id, "this run has no event; list at least its samples")
+            check.note_fault(
+                FILE, None, "run_id", value=run.run_id, rule="this run has no event; list at least its samples"
+            )
         finished.append(run if run.run_id in broken else _run_with(check, run, own))
     return tuple(finished)
 
@@ -51,26 +53,26 @@ def _row(
 ) -> EventRow | None:
     """One row in the unit of its kind; None after noting its faults."""
     before = len(check.cells)
-    time = event_time(check, FILE, line, cell, run)
-    value = check.number(FILE, line, "value", cell["value"], lowest=0.0)
+    time = event_time(check, FILE, line, cell=cell, run=run)
+    value = check.read_number(FILE, line, "value", text=cell["value"], lowest=0.0)
     try:
         kind = event_kind(cell["kind"])
     except ConfigError as err:
-        check.bad(FILE, line, "kind", cell["kind"], str(err))
+        check.note_fault(FILE, line, "kind", value=cell["kind"], rule=str(err))
         return None
     _columns(check, line, cell, kind)
     feed = cell["feed_id"]
     if "feed_id" in kind.needs and feed and media and feed not in media:
         rule = f"not in {MEDIA.file}.{nearest(feed, media)} Known: {', '.join(media)}"
-        check.bad(FILE, line, "feed_id", feed, rule)
+        check.note_fault(FILE, line, "feed_id", value=feed, rule=rule)
     low = {"growth_per_h": None}
     extra = {
-        column: check.number(FILE, line, column, cell[column], lowest=low.get(column, 0.0), blank=True)
+        column: check.read_number(FILE, line, column, text=cell[column], lowest=low.get(column, 0.0), blank=True)
         for column in ("value_end", "until_h", "ramp_h", "growth_per_h")
     }
     component = cell["component"]
     if component and "component" in kind.needs:
-        variable_quantity(check, FILE, line, "component", component)
+        checked_variable(check, FILE, line, column="component", name=component)
     if len(check.cells) > before:
         return None
     unit, scale = _unit(check, line, cell["unit"], kind, component)
@@ -97,19 +99,19 @@ def _columns(check: Checker, line: int, cell: Mapping[str, str], kind: EventKind
     words = {"feed_id": "feed"}
     for column in OPTIONAL:
         if column in kind.needs and not cell[column]:
-            check.bad(FILE, line, column, "", f"blank; a {kind.name} event needs it ({kind.meaning})")
+            check.note_fault(FILE, line, column, value="", rule=f"blank; a {kind.name} event needs it ({kind.meaning})")
         elif cell[column] and column not in (*kind.needs, *kind.uses):
             having = ", ".join(name for name, other in EVENT_KINDS.items() if column in (*other.needs, *other.uses))
             rule = f"a {kind.name} event has no {words.get(column, column)}; leave it blank. Those that have: {having}"
-            check.bad(FILE, line, column, cell[column], rule)
+            check.note_fault(FILE, line, column, value=cell[column], rule=rule)
 
 
 def _unit(check: Checker, line: int, text: str, kind: EventKind, component: str) -> tuple[str, Quantity]:
     """The unit of the kind that a text fits, with its quantity."""
     if "" in kind.units:
-        quantity = variable_quantity(check, FILE, line, "component", component)
+        quantity = checked_variable(check, FILE, line, column="component", name=component)
         assert quantity is not None
-        check.converted(FILE, line, 0.0, text, quantity)
+        check.convert_unit(FILE, line, 0.0, unit=text, quantity=quantity)
         return quantity.unit, quantity
     for unit in kind.units:
         quantity = Quantity(unit)
@@ -119,7 +121,13 @@ def _unit(check: Checker, line: int, text: str, kind: EventKind, component: str)
             continue
         return unit, quantity
     expected = " or ".join(f"'{unit}'" for unit in kind.units)
-    check.bad(FILE, line, "unit", text, f"unit '{text}' does not fit a {kind.name} event; expected one like {expected}")
+    check.note_fault(
+        FILE,
+        line,
+        "unit",
+        value=text,
+        rule=f"unit '{text}' does not fit a {kind.name} event; expected one like {expected}",
+    )
     return "", Quantity("")
 
 
@@ -135,8 +143,12 @@ def _run_with(check: Checker, run: Run, own: Lined) -> Run:
         # a cut action is a new object; then its kind and time tell which it is
         key = (type(fault.action), start_time(fault.action)) if fault.action is not None else None
         line = lines.get(id(fault.action)) or (alike.get(key) if key else None)
-        check.bad(
-            FILE, line, "kind", type(fault.action).__name__ if fault.action else "", f"run {run.run_id}: {fault.text}"
+        check.note_fault(
+            FILE,
+            line,
+            "kind",
+            value=type(fault.action).__name__ if fault.action else "",
+            rule=f"run {run.run_id}: {fault.text}",
         )
     _volume(check, run, actions, lines)
     return found
@@ -154,5 +166,5 @@ def _volume(check: Checker, run: Run, actions: tuple[Action, ...], lines: Mappin
             volume -= a.volume_ml
             if volume <= 0.0:
                 rule = f"run {run.run_id} has no volume left after this {type(a).__name__.lower()}"
-                check.bad(FILE, lines[id(a)], "value", f"{a.volume_ml:g} mL", rule)
+                check.note_fault(FILE, lines[id(a)], "value", value=f"{a.volume_ml:g} mL", rule=rule)
                 return

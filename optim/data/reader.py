@@ -16,10 +16,10 @@ from optim.data.contract import (
     RUNS,
     TRUTH,
     Checker,
+    checked_variable,
     event_time,
     known_run,
-    variable_quantity,
-    visit,
+    visit_rows,
 )
 from optim.data.dataset import Dataset, Measurements, Run
 from optim.data.events import read_runs_with_events
@@ -39,7 +39,7 @@ def read_folder(folder: Path) -> Dataset:
     header = _header(check, folder)
     media = _media(check, folder)
     runs = _runs(check, folder, media)
-    finished = read_runs_with_events(check, folder, runs, media)
+    finished = read_runs_with_events(check, folder, runs, media=media)
     measurements = _measurements(check, folder, runs)
     truth = _truth(check, folder) if (folder / TRUTH.file).exists() else None
     if check.cells:
@@ -75,65 +75,69 @@ def _header(check: Checker, folder: Path) -> dict[str, Any]:
     try:
         header = yaml.safe_load((folder / file).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        check.bad(file, None, "", None, f"file is missing; expected keys {', '.join(HEADER_KEYS[:-1])}")
+        check.note_fault(file, None, "", rule=f"file is missing; expected keys {', '.join(HEADER_KEYS[:-1])}")
         return blank
     except (yaml.YAMLError, UnicodeDecodeError) as err:
-        check.bad(file, None, "", None, f"not valid YAML: {' '.join(str(err).split())}")
+        check.note_fault(file, None, "", rule=f"not valid YAML: {' '.join(str(err).split())}")
         return blank
     if not isinstance(header, dict):
-        check.bad(file, None, "", None, f"expected keys {', '.join(HEADER_KEYS)}")
+        check.note_fault(file, None, "", rule=f"expected keys {', '.join(HEADER_KEYS)}")
         return blank
     for key in header:
         if key not in HEADER_KEYS:
-            check.bad(file, None, str(key), None, f"unknown key.{nearest(str(key), HEADER_KEYS)}")
+            check.note_fault(file, None, str(key), rule=f"unknown key.{nearest(str(key), HEADER_KEYS)}")
     for key in HEADER_KEYS[:-1]:
         if key not in header:
-            check.bad(file, None, key, None, "key is missing")
+            check.note_fault(file, None, key, rule="key is missing")
     if not isinstance(header.get("simulated", False), bool):
-        check.bad(file, None, "simulated", header["simulated"], "expected true or false")
+        check.note_fault(file, None, "simulated", value=header["simulated"], rule="expected true or false")
     return blank | header
 
 
 def _media(check: Checker, folder: Path) -> dict[str, dict[str, float]]:
     media: dict[str, dict[str, float]] = {}
 
-    def row(line: int, cell: dict[str, str]) -> None:
+    def _read_row(line: int, cell: dict[str, str]) -> None:
         composition = media.setdefault(cell["medium_id"], {})
         if not (cell["component"] or cell["value"] or cell["unit"]):
             return  # a medium that holds nothing that is told apart: water, a base
-        quantity = variable_quantity(check, MEDIA.file, line, "component", cell["component"])
-        value = check.number(MEDIA.file, line, "value", cell["value"], lowest=0.0)
+        quantity = checked_variable(check, MEDIA.file, line, column="component", name=cell["component"])
+        value = check.read_number(MEDIA.file, line, "value", text=cell["value"], lowest=0.0)
         if quantity is None:
             return
         if cell["component"] in composition:
-            check.bad(MEDIA.file, line, "component", cell["component"], f"given twice for {cell['medium_id']}")
-        composition[cell["component"]] = check.converted(MEDIA.file, line, value, cell["unit"], quantity)
+            check.note_fault(
+                MEDIA.file, line, "component", value=cell["component"], rule=f"given twice for {cell['medium_id']}"
+            )
+        composition[cell["component"]] = check.convert_unit(
+            MEDIA.file, line, value, unit=cell["unit"], quantity=quantity
+        )
 
-    visit(check.read(folder, MEDIA), row)
+    visit_rows(check.read_table(folder, MEDIA), _read_row)
     return media
 
 
 def _runs(check: Checker, folder: Path, media: dict[str, dict[str, float]]) -> dict[str, Run]:
     runs: dict[str, Run] = {}
 
-    def row(line: int, cell: dict[str, str]) -> None:
+    def _read_row(line: int, cell: dict[str, str]) -> None:
         file, run_id = RUNS.file, cell["run_id"]
         for column in ("run_id", "clone_id"):
             if not cell[column]:
-                check.bad(file, line, column, "", "blank; every run needs one")
+                check.note_fault(file, line, column, value="", rule="blank; every run needs one")
         if run_id in runs:
-            check.bad(file, line, "run_id", run_id, "given twice")
+            check.note_fault(file, line, "run_id", value=run_id, rule="given twice")
         if media and cell["medium_id"] not in media:
             known = tuple(media)
             rule = f"not in {MEDIA.file}.{nearest(cell['medium_id'], known)} Known: {', '.join(known)}"
-            check.bad(file, line, "medium_id", cell["medium_id"], rule)
-        volume = check.number(file, line, "start_volume_ml", cell["start_volume_ml"], lowest=0.0)
+            check.note_fault(file, line, "medium_id", value=cell["medium_id"], rule=rule)
+        volume = check.read_number(file, line, "start_volume_ml", text=cell["start_volume_ml"], lowest=0.0)
         if volume == 0.0:
-            check.bad(file, line, "start_volume_ml", cell["start_volume_ml"], "must be above 0")
-        inoculum = check.number(
-            file, line, "inoculum_vcd_1e6_per_ml", cell["inoculum_vcd_1e6_per_ml"], lowest=0.0, blank=True
+            check.note_fault(file, line, "start_volume_ml", value=cell["start_volume_ml"], rule="must be above 0")
+        inoculum = check.read_number(
+            file, line, "inoculum_vcd_1e6_per_ml", text=cell["inoculum_vcd_1e6_per_ml"], lowest=0.0, blank=True
         )
-        ph = check.number(file, line, "ph", cell["ph"], lowest=0.0, blank=True)
+        ph = check.read_number(file, line, "ph", text=cell["ph"], lowest=0.0, blank=True)
         runs[run_id] = Run(
             run_id=run_id,
             experiment_id=cell["experiment_id"],
@@ -141,14 +145,14 @@ def _runs(check: Checker, folder: Path, media: dict[str, dict[str, float]]) -> d
             clone_id=cell["clone_id"],
             start_volume_l=volume / 1000.0,
             medium_id=cell["medium_id"],
-            temperature_c=check.number(file, line, "temperature_c", cell["temperature_c"], lowest=0.0),
+            temperature_c=check.read_number(file, line, "temperature_c", text=cell["temperature_c"], lowest=0.0),
             ph=7.0 if math.isnan(ph) else ph,
             inoculum_vcd=None if math.isnan(inoculum) else inoculum,
-            end_time_h=check.number(file, line, "end_time_h", cell["end_time_h"], lowest=0.0),
+            end_time_h=check.read_number(file, line, "end_time_h", text=cell["end_time_h"], lowest=0.0),
             actions=(),
         )
 
-    visit(check.read(folder, RUNS), row)
+    visit_rows(check.read_table(folder, RUNS), _read_row)
     return runs
 
 
@@ -157,31 +161,31 @@ def _measurements(check: Checker, folder: Path, runs: dict[str, Run]) -> Measure
     seen: dict[tuple[str, float, str, str], int] = {}
     order = {run_id: i for i, run_id in enumerate(runs)}
 
-    def row(line: int, cell: dict[str, str]) -> None:
+    def _read_row(line: int, cell: dict[str, str]) -> None:
         file = MEASUREMENTS.file
-        run = known_run(check, file, line, cell["run_id"], runs)
-        time = event_time(check, file, line, cell, run)
-        quantity = variable_quantity(check, file, line, "variable", cell["variable"])
-        value = check.number(file, line, "value", cell["value"], lowest=0.0)
-        check.one_of(file, line, "censored", cell["censored"], ("", "<", ">"), "flag")
-        check.one_of(file, line, "qc_flag", cell["qc_flag"], ("", "exclude"), "flag")
+        run = known_run(check, file, line, run_id=cell["run_id"], runs=runs)
+        time = event_time(check, file, line, cell=cell, run=run)
+        quantity = checked_variable(check, file, line, column="variable", name=cell["variable"])
+        value = check.read_number(file, line, "value", text=cell["value"], lowest=0.0)
+        check.require_one_of(file, line, "censored", text=cell["censored"], allowed=("", "<", ">"), what="flag")
+        check.require_one_of(file, line, "qc_flag", text=cell["qc_flag"], allowed=("", "exclude"), what="flag")
         if quantity is None:
             return
-        value = check.converted(file, line, value, cell["unit"], quantity)
+        value = check.convert_unit(file, line, value, unit=cell["unit"], quantity=quantity)
         if quantity.upper is not None and value > quantity.upper * (1.0 + 1e-9):
             rule = f"above {quantity.upper:g} (in {quantity.unit}); is the unit right?"
-            check.bad(file, line, "value", cell["value"], rule)
+            check.note_fault(file, line, "value", value=cell["value"], rule=rule)
         key = (cell["run_id"], time, cell["variable"], cell["replicate"])
         if key in seen:
             rule = f"same run, time, variable and replicate as row {seen[key]}; tell replicates apart"
-            check.bad(file, line, "time_h", cell["time_h"], rule)
+            check.note_fault(file, line, "time_h", value=cell["time_h"], rule=rule)
         elif not math.isnan(time):
             seen[key] = line
         if run is not None and cell["qc_flag"] != "exclude":
             censored, replicate = cell["censored"], cell["replicate"]
             kept.append((order[run.run_id], time, cell["variable"], value, censored, replicate))
 
-    visit(check.read(folder, MEASUREMENTS), row)
+    visit_rows(check.read_table(folder, MEASUREMENTS), _read_row)
     return Measurements(
         run=np.array([k[0] for k in kept], dtype=int),
         time_h=np.array([k[1] for k in kept], dtype=float),
@@ -195,9 +199,9 @@ def _measurements(check: Checker, folder: Path, runs: dict[str, Run]) -> Measure
 def _truth(check: Checker, folder: Path) -> dict[str, dict[str, float]]:
     truth: dict[str, dict[str, float]] = {}
 
-    def row(line: int, cell: dict[str, str]) -> None:
-        value = check.number(TRUTH.file, line, "value", cell["value"])
+    def _read_row(line: int, cell: dict[str, str]) -> None:
+        value = check.read_number(TRUTH.file, line, "value", text=cell["value"])
         truth.setdefault(cell["owner"], {})[cell["parameter"]] = value
 
-    visit(check.read(folder, TRUTH), row)
+    visit_rows(check.read_table(folder, TRUTH), _read_row)
     return truth

@@ -6,7 +6,7 @@ import numpy as np
 
 from optim.data.dataset import Run
 from optim.errors import ConfigError, DatasetError
-from optim.schedule.plan import make_plan
+from optim.schedule.plan import Plan, make_plan
 from optim.schedule.schedule import Schedule
 
 
@@ -20,7 +20,15 @@ def schedule_of(run: Run, observed_h: np.ndarray, feeds: tuple[str, ...]) -> Sch
 
     Raises `DatasetError` that names the run, where its actions are no plan.
     """
+    return plan_of_run(run, observed_h, feeds).schedule
+
+
+def plan_of_run(run: Run, observed_h: np.ndarray, feeds: tuple[str, ...]) -> Plan:
+    """The plan of a run, with a node at every observed time.
+
+    Raises `DatasetError` that names the run, where its actions are no plan.
+    """
     try:
-        return make_plan(run.plan(), observed_h=observed_h, volume_ml=1000.0 * run.start_volume_l, feeds=feeds).schedule
+        return make_plan(run.plan(), observed_h=observed_h, volume_ml=1000.0 * run.start_volume_l, feeds=feeds)
     except ConfigError as err:
         raise DatasetError(f"run '{run.run_id}': {err}") from err

@@ -26,7 +26,7 @@ class Screen:
     folder: str = ""
 
     @classmethod
-    def of(cls, dataset: Dataset) -> Screen:
+    def from_dataset(cls, dataset: Dataset) -> Screen:
         """What is kept of a dataset."""
         return cls(dataset.name, dataset.media, screened_ranges(dataset), dataset.truth)
 

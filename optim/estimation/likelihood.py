@@ -39,6 +39,8 @@ class Vessels(NamedTuple):
     sd: Array  # [B, M] on the scale on which the assay scatters
     censored: Array  # [B, M]
     weight: Array  # [B, M] 1, or 0 for padding
+    retention: Array | None = None  # [B, N] fraction of each species that the retention device retains
+    topup: Array | None = None  # [B, J, N] factor from each species to what a feed tops up
 
 
 class VesselEquations(NamedTuple):
@@ -107,7 +109,7 @@ def predict_readings(
         return jnp.stack([layout.assay_reading(named, n, true[n]) for n in layout.variables])[v.variable, v.node]
 
     p, start, volume = jax.vmap(_start)(u, v.initial, v.volume)
-    cultivation = Cultivation(start, volume, v.grid, Vessel(v.feeds))
+    cultivation = Cultivation(start, volume, v.grid, Vessel(v.feeds, v.retention, None, v.topup))
     trajectory = simulate_cultivations(layout.model, p, cultivation, integrator=integrator)
     return jax.vmap(_read_by_assays)(u, p, trajectory, v), p, trajectory
 

@@ -12,15 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from optim.data.dataset import Dataset
-from optim.data.schedules import feeds_of, schedule_of
 from optim.errors import DatasetError
 from optim.estimation import likelihood
 from optim.estimation.likelihood import Layout, VesselEquations, Vessels
 from optim.estimation.noise import NoiseModel, Scatter, on_scale, scatter_arrays
+from optim.estimation.vessels import vessel_arrays
 from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.parameters import ParameterSpec, ParameterTable
-from optim.schedule.grid import padded_length
-from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
 from optim.simulation.engine.batches import BATCH_ROWS, join_batches, split_batches
 from optim.simulation.engine.march import Integrator
@@ -125,7 +123,7 @@ class FitProblem:
         batches, batch_of = _numbered([self.batches[b] for b in batch])
         return replace(
             self,
-            dataset=self.dataset.only(vessels),
+            dataset=self.dataset.select_runs(vessels),
             vessels=jax.tree.map(lambda x: x[vessels], self.vessels),
             vessel_group=group_of,
             groups=groups,
@@ -156,7 +154,9 @@ class FitProblem:
         few = np.arange(min(len(u), BATCH_ROWS))
         v = jax.tree.map(lambda x: x[few], self.vessels)
         _, p, trajectory = self.make_lanes(few).run_program(likelihood.predict_readings, u[few])
-        bound = explicit_step_count(self.model, p, trajectory, grid=v.grid, vessel=Vessel(v.feeds))
+        bound = explicit_step_count(
+            self.model, p, trajectory, grid=v.grid, vessel=Vessel(v.feeds, v.retention, None, v.topup)
+        )
         return stepper_advice(self.integrator, trajectory.steps, bound)
 
 
@@ -212,51 +212,32 @@ def build_problem(
     the model predicts none of the measured variables, or when a run lacks what the model's initial state needs.
     """
     variables, observed = _observed(model, table, dataset)
-    schedules, nodes = [], []
-    feeds = [feeds_of(run) for run in dataset.runs]
-    n_feeds = max(len(f) for f in feeds)
-    feed_table = np.zeros((len(dataset.runs), n_feeds, len(model.species)))
-    initial = np.zeros((len(dataset.runs), len(model.species)))
-    for b, run in enumerate(dataset.runs):
-        padded = feeds[b] + tuple(f"-{i}" for i in range(n_feeds - len(feeds[b])))
-        times = np.unique([observed[b][i][0] for i in range(len(observed[b]))])
-        schedules.append(schedule_of(run, times[times < run.end_time_h], padded))
-        for j, name in enumerate(feeds[b]):
-            feed_table[b, j] = model.feed(dataset.medium(name, run.run_id) if name else {})
-        medium = dataset.medium(run.medium_id, run.run_id)
-        try:
-            start = model.initial(medium, run.inoculum_vcd, dataset.initial_sample(b))
-        except DatasetError as err:
-            raise DatasetError(f"run '{run.run_id}': {err}") from err
-        initial[b] = [start[name] for name in model.names()]
-    size = padded_length(max(len(s.times) for s in schedules))
-    grids = []
-    for run, schedule in zip(dataset.runs, schedules, strict=True):
-        grid = jax.tree.map(np.asarray, to_grid(jax.tree.map(jnp.asarray, schedule), size)[0])
-        grids.append(grid)
-        nodes.append(np.append(schedule.times, run.end_time_h))
+    times = [np.unique([time for time, *_ in rows]) for rows in observed]
+    made = vessel_arrays(model, dataset, times)
     width = max(1, -(-max(len(o) for o in observed) // READINGS_MULTIPLE)) * READINGS_MULTIPLE
     arrays = {k: np.zeros((len(observed), width)) for k in ("node", "variable", "value", "sd", "censored", "weight")}
     arrays["sd"] += 1.0
     for b, rows in enumerate(observed):
         for m, (time, variable, value, censored) in enumerate(rows):
-            arrays["node"][b, m] = int(np.argmin(np.abs(nodes[b] - time)))
+            arrays["node"][b, m] = int(np.argmin(np.abs(made.nodes[b] - time)))
             arrays["variable"][b, m] = variables.index(variable)
             arrays["value"][b, m] = value
             arrays["sd"][b, m] = noise.sd_on_scale(variable, np.asarray(value))
             arrays["censored"][b, m] = noise.censoring_code(variable, value, censored)
             arrays["weight"][b, m] = 1.0
     vessels = Vessels(
-        grid=jax.tree.map(lambda *x: np.stack(x), *grids),
-        feeds=feed_table,
-        initial=initial,
-        volume=np.array([run.start_volume_l for run in dataset.runs]),
+        grid=made.grid,
+        feeds=made.feeds,
+        initial=made.initial,
+        volume=made.volume,
         node=arrays["node"].astype(np.int32),
         variable=arrays["variable"].astype(np.int32),
         value=arrays["value"],
         sd=arrays["sd"],
         censored=arrays["censored"].astype(np.int32),
         weight=arrays["weight"],
+        retention=made.retention,
+        topup=made.topup,
     )
     experiments = [run.experiment_id for run in dataset.runs]
     groups, group_of = _numbered(experiments if group_by == "experiment" else [run.clone_id for run in dataset.runs])
@@ -304,4 +285,5 @@ def observable_names(model: AbstractKineticModel, table: ParameterTable) -> tupl
     values = table.natural_values()
     p = model.Parameters(**{name: values[name] for name in model.Parameters._fields})
     ones = model.State(*(jnp.ones(()) for _ in model.species))
-    return tuple(model.observe(p, ones, Environment(jnp.asarray(37.0), jnp.asarray(7.0))))
+    # which variables there are does not depend on setpoints, but some models refuse one that they lack
+    return tuple(model.observe(p, ones, Environment(*(jnp.asarray(x) for x in (37.0, 7.0, 40.0, 100.0)))))

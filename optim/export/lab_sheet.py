@@ -13,7 +13,7 @@ from optim.units import VARIABLES, display_unit
 TO_FILL = "measurements_to_fill.csv"
 
 
-def write_plan(s: Suggestion, dataset: Dataset, variables: tuple[str, ...], folder: Path) -> Path:
+def write_plan(s: Suggestion, dataset: Dataset, variables: tuple[str, ...], *, folder: Path) -> Path:
     """Write runs.csv, events.csv, media.csv and a table of readings to fill in; replaces `folder`.
 
     Saved as measurements.csv, the filled table makes the folder a dataset; `append_runs` joins it to the old one.

@@ -32,6 +32,7 @@ class Species:
         starts_as: component or variable that states its concentration at the start only; empty: `component`.
         start: concentration at the start, in `unit`, where neither the medium nor a sample at time 0 states it.
         required: a start that neither the medium nor a sample at time 0 states is an error.
+        washed_out: a property of the cells that an exchange of medium takes away, such as plasmid outside them.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Species:
     starts_as: str = ""
     start: float = 0.0
     required: bool = False
+    washed_out: bool = False
 
     @property
     def canonical_per_unit(self) -> float:
@@ -148,9 +150,16 @@ class AbstractKineticModel(eqx.Module):
         raise DatasetError(f"the inoculum is not stated: a run of this model needs {ways} at time 0")
 
     def feed(self, medium: Mapping[str, float]) -> tuple[float, ...]:
-        """Concentration of each species in a medium or feed, in species order, each in the unit of the species."""
+        """Concentration of each species in a medium or feed, in species order, each in the unit of the species.
+
+        A seed culture is a medium that states its cells by the variable that counts the inoculum.
+        """
+        cells = float(medium.get(self.inoculum.variable, 0.0))
         return tuple(
-            float(medium[s.component]) / s.canonical_per_unit if s.component in medium else 0.0 for s in self.species
+            float(medium[s.component]) / s.canonical_per_unit
+            if s.component in medium
+            else cells * self.inoculum.species.get(s.name, 0.0)
+            for s in self.species
         )
 
     def measured(self, c: Any) -> dict[str, Scalar]:

@@ -8,8 +8,8 @@ they are a state with the same course, exact for a start at 1e9 cells/L; from an
 
 Assembly and export are near-instantaneous in the source (1e5 1/h): integrate with an implicit method.
 
-Plasmid outside the cells is given per cell and neither feeds nor samples change it. The source removes it by exchange
-of medium at 6 h: an integration that is to reproduce it sets RC_E, Vec_E and Hel_E to zero there.
+Plasmid outside the cells is given per cell. Feeds and samples do not change it; an exchange of medium takes it away.
+The source removes all of it at 6 h: an integration that is to reproduce it sets RC_E, Vec_E and Hel_E to zero there.
 """
 
 from __future__ import annotations
@@ -81,15 +81,15 @@ class RaavNguyen(AbstractKineticModel):
     # scales: the largest values in the source's process, to a power of ten
     species: ClassVar[tuple[Species, ...]] = (
         Species("Xv", "1e9 cells/L", 1.0),
-        Species("RC_E", "copies/cell", 1e5, dilutes=False, starts_as="plasmid_rep_cap", required=True),
+        Species("RC_E", "copies/cell", 1e5, dilutes=False, starts_as="plasmid_rep_cap", required=True, washed_out=True),
         Species("RC_N", "copies/cell", 1e2, dilutes=False),
         Species("RC_C", "copies/cell", 1e2, dilutes=False),
         Species("RC_U", "copies/cell", 1.0, dilutes=False),
-        Species("Vec_E", "copies/cell", 1e5, dilutes=False, starts_as="plasmid_vector", required=True),
+        Species("Vec_E", "copies/cell", 1e5, dilutes=False, starts_as="plasmid_vector", required=True, washed_out=True),
         Species("Vec_N", "copies/cell", 1e2, dilutes=False),
         Species("Vec_C", "copies/cell", 1e2, dilutes=False),
         Species("Vec_U", "copies/cell", 10.0, dilutes=False),
-        Species("Hel_E", "copies/cell", 1e5, dilutes=False, starts_as="plasmid_helper", required=True),
+        Species("Hel_E", "copies/cell", 1e5, dilutes=False, starts_as="plasmid_helper", required=True, washed_out=True),
         Species("Hel_N", "copies/cell", 1e2, dilutes=False),
         Species("Hel_C", "copies/cell", 1e2, dilutes=False),
         Species("Hel_U", "copies/cell", 10.0, dilutes=False),
@@ -112,7 +112,7 @@ class RaavNguyen(AbstractKineticModel):
         growth = p.g1 - p.g2 * (c.Xv - TRANSFECTION_DENSITY)
         mu = growth / c.Xv
 
-        def delivery(outside: Scalar, endosome: Scalar, cytosol: Scalar, nucleus: Scalar) -> tuple[Scalar, ...]:
+        def _delivery(outside: Scalar, endosome: Scalar, cytosol: Scalar, nucleus: Scalar) -> tuple[Scalar, ...]:
             return (
                 -p.k1 * outside,
                 p.k1 * outside - (p.k2 + p.k4 + mu) * endosome,
@@ -120,9 +120,9 @@ class RaavNguyen(AbstractKineticModel):
                 p.k3 * cytosol - (p.k4 + mu) * nucleus,
             )
 
-        rc_e, rc_n, rc_c, rc_u = delivery(c.RC_E, c.RC_N, c.RC_C, c.RC_U)
-        vec_e, vec_n, vec_c, vec_u = delivery(c.Vec_E, c.Vec_N, c.Vec_C, c.Vec_U)
-        hel_e, hel_n, hel_c, hel_u = delivery(c.Hel_E, c.Hel_N, c.Hel_C, c.Hel_U)
+        rc_e, rc_n, rc_c, rc_u = _delivery(c.RC_E, c.RC_N, c.RC_C, c.RC_U)
+        vec_e, vec_n, vec_c, vec_u = _delivery(c.Vec_E, c.Vec_N, c.Vec_C, c.Vec_U)
+        hel_e, hel_n, hel_c, hel_u = _delivery(c.Hel_E, c.Hel_N, c.Hel_C, c.Hel_U)
         repress = p.k10 * c.RC_U * c.Rep
         express = c.RC_U * c.Hel_U
         assemble = p.k11 * c.Cap

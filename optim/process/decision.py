@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from optim.errors import ConfigError
-from optim.settings.checks import one_of
+from optim.settings.checks import require_one_of
 from optim.settings.process import DecisionSettings
 
 # kind -> unit that its numbers are given in ('' = that of the component), and what it is
@@ -61,7 +61,7 @@ class Decision:
 
     def __post_init__(self) -> None:
         key = f"design.decisions.{self.name}"
-        one_of(f"{key}.kind", self.kind, DECISION_KINDS)
+        require_one_of(f"{key}.kind", self.kind, DECISION_KINDS)
         if not self.lower < self.upper:
             raise ConfigError(f"{key}: lower {self.lower} must be below upper {self.upper}")
         if not self.lower <= self.platform <= self.upper:

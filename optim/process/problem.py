@@ -29,7 +29,7 @@ from optim.process.metrics import (
 from optim.process.objective import Objective
 from optim.schedule.grid import IntervalGrid, padded_length
 from optim.schedule.schedule import to_grid
-from optim.settings.checks import one_of
+from optim.settings.checks import require_one_of
 from optim.settings.process import LIMIT_KINDS, LIMIT_PLACES, ConstraintSettings
 from optim.simulation.balance import Vessel
 from optim.simulation.cultivation import Cultivation
@@ -46,8 +46,8 @@ class Constraint(ConstraintSettings):
     name: str
 
     def __post_init__(self) -> None:
-        one_of(f"constraints.{self.name}.kind", self.kind, LIMIT_KINDS)
-        one_of(f"constraints.{self.name}.where", self.where, LIMIT_PLACES)
+        require_one_of(f"constraints.{self.name}.kind", self.kind, LIMIT_KINDS)
+        require_one_of(f"constraints.{self.name}.where", self.where, LIMIT_PLACES)
         if is_metric(self.variable) and self.where != "end":
             raise ConfigError(
                 f"constraints.{self.name}.where: {self.variable} is known at the end only; say where: end"

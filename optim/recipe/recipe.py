@@ -66,7 +66,7 @@ class Recipe(Result):
         return str(self.view.document["id"])
 
 
-def recipe_from_outcome(title: str, optimum: Optimum, rounded: ProcessOutcome, provenance: Provenance) -> Recipe:
+def recipe_from_outcome(title: str, optimum: Optimum, rounded: ProcessOutcome, *, provenance: Provenance) -> Recipe:
     """The recipe of `rounded`: the optimum's decisions, rounded and simulated again.
 
     Its parents are the optimum and what the optimum was made from.

@@ -29,7 +29,7 @@ def rounded_decisions(decisions: tuple[DecisionValue, ...]) -> tuple[float, ...]
     return tuple(_value(d, ROUNDING_RULES["nearest"](_steps(d))) for d in decisions)
 
 
-def roundings(decisions: tuple[DecisionValue, ...]) -> np.ndarray:
+def rounding_choices(decisions: tuple[DecisionValue, ...]) -> np.ndarray:
     """Ways to carry decisions out in steps, [W, D], the nearest steps first.
 
     Then come those in which the running total of a feed's volumes is nearest to what it should be, never below it, or

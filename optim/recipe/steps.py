@@ -150,7 +150,7 @@ def feed_schedule(
     held = [(a.start_h, end if a.stop_h is None else a.stop_h) for a in actions if isinstance(a, Perfusion)]
     changes: list[tuple[float, int, float, FeedStep | None]] = []  # (when counted, order, change of volume in mL, row)
 
-    def step(a: Action, start: float, mode: str, volume: float, rates: tuple[float, float] | None = None) -> FeedStep:
+    def _step(a: Action, start: float, mode: str, volume: float, rates: tuple[float, float] | None = None) -> FeedStep:
         day = int((start + 1e-6) // HOURS)
         return FeedStep(
             day=day,
@@ -172,18 +172,18 @@ def feed_schedule(
             case Sample() | Drain():
                 changes.append((a.time_h, 1, -a.volume_ml, None))
             case Bolus() | Inoculate() | Transfect() | Infect() | Induce():
-                changes.append((a.time_h, 2, a.volume_ml, step(a, a.time_h, "bolus", a.volume_ml)))
+                changes.append((a.time_h, 2, a.volume_ml, _step(a, a.time_h, "bolus", a.volume_ml)))
             case Exchange():
-                changes.append((a.time_h, 2, 0.0, step(a, a.time_h, "exchange", a.volume_ml)))
+                changes.append((a.time_h, 2, 0.0, _step(a, a.time_h, "exchange", a.volume_ml)))
             case Feed():
                 length, (rates, volume) = _length(a, end), _fed(a, end)
                 # a continuous feed is counted at the end of its stretch, before what happens there
-                row = step(a, a.start_h, "continuous", volume, rates)
+                row = _step(a, a.start_h, "continuous", volume, rates)
                 changes.append((a.start_h + length, 0, volume * _free(a, end, held), row))
             case Perfusion():
                 rate = (a.rate_vvd or 0.0) * start_volume_ml / HOURS if a.rate_ml_per_h is None else a.rate_ml_per_h
                 length = _length(a, end)
-                row = step(a, a.start_h, "perfusion", rate * length, (rate, rate))
+                row = _step(a, a.start_h, "perfusion", rate * length, (rate, rate))
                 changes.append((a.start_h + length, 0, 0.0, row))  # as much leaves as is perfused
             case Bleed() | Evaporation():
                 if a.rate_ml_per_h is not None:  # what holds a VCD is not known beforehand

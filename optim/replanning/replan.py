@@ -23,7 +23,7 @@ from optim.optimisation.tightening import finely, kept_between
 from optim.process.calendar import bounds_with, idle_decisions, timed_decisions
 from optim.process.lanes import Lanes
 from optim.process.problem import Constraint, ProcessProblem
-from optim.recipe.rounding import kept_best, roundings
+from optim.recipe.rounding import kept_best, rounding_choices
 from optim.replanning.explain import account
 from optim.replanning.remaining import SAME_H, Remaining
 from optim.replanning.result import Replan
@@ -176,7 +176,7 @@ def _safer(
 
 def _rounded(problem: ProcessProblem, x: np.ndarray, lane: Lanes, within: np.ndarray) -> np.ndarray:
     """Decisions at pump steps, so that limits are kept where that can be."""
-    ways = np.clip(roundings(decision_values(problem, x)), *within)
+    ways = np.clip(rounding_choices(decision_values(problem, x)), *within)
     trace = problem.trace(np.stack([x, *ways]), lane.tiled(1 + len(ways)))
     worst = np.where(trace.status == 0, trace.margins.min(axis=1, initial=np.inf), -np.inf)
     return np.asarray(ways[kept_best(worst[1:], float(worst[0]))])

@@ -38,14 +38,14 @@ def fit_lines(r: FitResult) -> list[str]:
     variables = list(r.r2)
     wide = [max(7, len(v) + 2) for v in variables]
 
-    def row(label: str, values: dict[str, float]) -> str:
+    def _row(label: str, values: dict[str, float]) -> str:
         return f"  {label:<20}" + "".join(f"{values[v]:>{w}.3f}" for v, w in zip(variables, wide, strict=True))
 
     lines = [f"  {'R2 after time 0':<20}" + "".join(f"{v:>{w}}" for v, w in zip(variables, wide, strict=True))]
-    lines.append(row("  all runs", r.r2))
+    lines.append(_row("  all runs", r.r2))
     m = fit_metrics(r)
     if r.left_out is not None:
-        lines.append(row("  each run left out", r_squared(r.left_out)))
+        lines.append(_row("  each run left out", r_squared(r.left_out)))
         share = m["left_out/coverage_of_90_percent_bands"]
         lines.append(f"    90 % bands of left-out runs hold {share:.0%} of their points")
     if r.comparison:

@@ -24,7 +24,7 @@ def fit_figures(r: FitResult) -> dict[str, Callable[[], Figure]]:
         for variable in dict.fromkeys(o.variable) if o is not None else ():
             for i, panels in enumerate(panel_pages(r, variable, o), 1):  # type: ignore[arg-type]
                 name = f"{kind}_{variable}" + (f"_{i}" if i > 1 else "")
-                found[name] = partial(draw_assay, r, variable, None if kind == "fit" else o, panels)
+                found[name] = partial(draw_assay, r, variable, None if kind == "fit" else o, panels=panels)
     found |= {name: partial(draw, r) for name, draw in DRAWN.items()}
     if r.recovery:
         found["recovery"] = partial(draw_recovery, r)
@@ -45,7 +45,7 @@ def _panel_keys(result: FitResult, o: Observations) -> np.ndarray:
 
 
 def draw_assay(
-    result: FitResult, variable: str, observations: Observations | None = None, panels: list[str] | None = None
+    result: FitResult, variable: str, observations: Observations | None = None, *, panels: list[str] | None = None
 ) -> Figure:
     """Data, prediction and 90 % band of one assay; a panel per clone (per run where there are few groups)."""
     o = observations or result.observations

@@ -10,7 +10,7 @@ import numpy as np
 from optim.estimation.result import FitResult, Observations
 from optim.estimation.score import interval_coverage, r_squared
 from optim.process.metrics import readable_name
-from optim.report.html import embedded, number_text, render_page
+from optim.report.html import embedded_image, number_text, render_page
 from optim.units import VARIABLES, display_unit
 
 NAMED = ("residuals", "parity", "starts", "search", "recovery", "profiles")  # figures besides those of the assays
@@ -31,7 +31,7 @@ class _Assay:
 
 def fit_page(r: FitResult, title: str, pictures: Mapping[str, bytes]) -> str:
     """The page of a fit, with its figures as pictures by name."""
-    shown = embedded(pictures)
+    shown = embedded_image(pictures)
     covered = interval_coverage(r.left_out) if r.left_out is not None else float("nan")
     return render_page(
         "fit.html.j2",
@@ -104,7 +104,7 @@ def _fits(r: FitResult, o: Observations | None, kind: str, images: dict[str, str
     """Images of every assay, in order."""
     variables = dict.fromkeys(o.variable) if o is not None else ()
 
-    def of(name: str, stem: str) -> bool:
+    def _is_of(name: str, stem: str) -> bool:
         return name == stem or (name.startswith(f"{stem}_") and name.removeprefix(f"{stem}_").isdigit())
 
-    return {v: [image for name, image in images.items() if of(name, f"{kind}_{v}")] for v in variables}
+    return {v: [image for name, image in images.items() if _is_of(name, f"{kind}_{v}")] for v in variables}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
-def embedded(pictures: Mapping[str, bytes]) -> dict[str, str]:
+def embedded_image(pictures: Mapping[str, bytes]) -> dict[str, str]:
     """Pictures as addresses that hold the picture itself."""
     return {name: "data:image/png;base64," + base64.b64encode(content).decode() for name, content in pictures.items()}
 

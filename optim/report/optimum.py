@@ -83,7 +83,7 @@ def optimum_lines(o: Optimum) -> list[str]:
     return lines + (robustness_lines(o.robustness, unit) if o.robustness else [])
 
 
-def measured(r: Robustness) -> str:
+def risk_phrase(r: Robustness) -> str:
     """The measure of risk in words."""
     return RISK_PHRASES[r.measure].format(tail=r.tail)
 
@@ -92,7 +92,7 @@ def robustness_lines(r: Robustness, unit: str) -> list[str]:
     """Each process over the scenarios that the search used, and over those that it did not."""
     asked = f"; all limits in {r.chance:.0%} of them" if r.chance else ""
     lines = [
-        f"    under uncertainty: {measured(r)} of {r.members} scenarios{asked}",
+        f"    under uncertainty: {risk_phrase(r)} of {r.members} scenarios{asked}",
         f"      {'':<16} {'searched':>10} {'held out':>10} {unit:<8} {'limits met':>12} {'held out':>10}",
     ]
     for row in r.rows:
@@ -115,7 +115,7 @@ def draw_robustness(optimum: Optimum) -> Figure:
     r = optimum.robustness
     assert r is not None
     figure = new_figure(
-        f"What robustness is worth, {optimum.clone}: {measured(r)}", (8.5, 2.3), optimum.lineage.simulated
+        f"What robustness is worth, {optimum.clone}: {risk_phrase(r)}", (8.5, 2.3), optimum.lineage.simulated
     )
     a, b = figure.subplots(1, 2, sharey=True)
     for axes in (a, b):

@@ -9,7 +9,7 @@ from functools import partial
 from optim.process.metrics import find_metric, name_of_metric, readable_name, relative_change
 from optim.recipe.document import recipe_document
 from optim.recipe.recipe import Recipe
-from optim.report.html import embedded, number_text, render_page
+from optim.report.html import embedded_image, number_text, render_page
 from optim.report.process import Comparison, draw_cost, draw_feeds, draw_processes, frame_of, process_tables
 from optim.report.view import View
 from optim.result import SHORT_ID
@@ -56,7 +56,7 @@ def recipe_page(recipe: Recipe, title: str, pictures: Mapping[str, bytes]) -> st
         "recipe.html.j2",
         r=recipe,
         title=title,
-        images=embedded(pictures),
+        images=embedded_image(pictures),
         provenance=provenance,
         rates=any(f.mode == "continuous" for f in recipe.feeds),
         headline=[k for k in keys if k in shared][:4],

@@ -32,6 +32,7 @@ from optim.schedule.actions import (
     start_time,
 )
 from optim.schedule.lines import action_times, round_time
+from optim.units import VARIABLES
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,15 @@ def event_kind(name: str) -> EventKind:
     raise ConfigError(f"unknown kind of event '{name}'.{nearest(name, EVENT_KINDS)} Known: {', '.join(EVENT_KINDS)}")
 
 
+def component_unit(component: str) -> str:
+    """The unit in which an event states a component of media. Raises `ConfigError` for one that files cannot state."""
+    if component not in VARIABLES:
+        raise ConfigError(
+            f"no event of a file can state '{component}': it is no component of media.{nearest(component, VARIABLES)}"
+        )
+    return VARIABLES[component].unit
+
+
 def event_rows(actions: Iterable[Action], end_h: float) -> tuple[EventRow, ...]:
     """The rows of a list of actions, in order of time; a harvest has none, since it ends the run at `end_h`.
 
@@ -199,6 +209,7 @@ def _rows(action: Action, end_h: float) -> Iterable[EventRow]:
             if kind.end_field:
                 named["value_end"] = getattr(action, kind.end_field)
             times = action_times(action, end_h) if isinstance(action, TopUp) else (start_time(action),)
+            unit = unit or component_unit(str(named.get("component")))
             yield from (EventRow(float(time), kind.name, float(value), unit, **named) for time in times)
     if not stated:
         raise ConfigError(f"no event of a file can state a {type(action).__name__}")

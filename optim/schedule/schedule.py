@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -155,22 +156,35 @@ def _setpoints(schedule: Schedule, left: Array, right: Array, middle: Array) -> 
     return _at(left), _at(right)
 
 
-def merge_nodes(
-    times: np.ndarray, withdraw: np.ndarray, bolus: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Merge nodes with equal times into one and add up their volumes.
+def share_parts(schedules: Sequence[Schedule]) -> list[Schedule]:
+    """The same schedules with the same optional parts: what only some of them do, the others do by nothing.
 
-    Args:
-        times: [n] h, as plain numbers (not traced).
-        withdraw: [n] L of broth.
-        bolus: [n, J] L of each feed.
-
-    Returns:
-        Times, withdrawn volumes and boluses of the distinct nodes, in order of time.
+    So their grids have one structure and can be stacked. Dissolved oxygen and kLa are kept where all set them. (Host
+    side, where arrays are NumPy's.)
     """
-    unique, where = np.unique(times, return_inverse=True)
-    out = np.zeros(len(unique))
-    np.add.at(out, where, withdraw)
-    fed = np.zeros((len(unique), bolus.shape[1]))
-    np.add.at(fed, where, bolus)
-    return unique, out, fed
+    kept = [all(getattr(s.setpoints, name) is not None for s in schedules) for name in Environment._fields]
+
+    def _common(e: Environment) -> Environment:
+        return Environment(*(x if keep else None for x, keep in zip(e, kept, strict=True)))
+
+    found = []
+    for s in schedules:
+        nothing: dict[str, Any] = {
+            "rate_growth": np.zeros_like(s.rate_start),
+            "remove": np.zeros_like(s.withdraw),
+            "topup_below": np.full_like(s.bolus, -np.inf),
+            "topup_to": np.zeros_like(s.bolus),
+            "setpoints_end": s.setpoints,
+            "flow_t": np.zeros(1),
+        }
+        length = 1 if s.flow_t is None else len(s.flow_t)
+        nothing |= {name: np.full(length, np.inf if name == "bleed_above" else 0.0) for name in FLOWS}
+        lacking = [
+            name
+            for name in nothing
+            if getattr(s, name) is None and any(getattr(other, name) is not None for other in schedules)
+        ]
+        s = s._replace(**{name: nothing[name] for name in lacking})
+        ends = None if s.setpoints_end is None else _common(s.setpoints_end)
+        found.append(s._replace(setpoints=_common(s.setpoints), setpoints_end=ends))
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from optim.settings.checks import at_least, one_of, probability
+from optim.settings.checks import require_at_least, require_one_of, require_probability
 
 CRITERIA = ("decision", "d_optimal", "space_filling", "random")
 
@@ -30,12 +30,12 @@ class SuggestSettings:
     draws: int = 1024  # that worth is averaged over
 
     def __post_init__(self) -> None:
-        one_of("suggest.by", self.by, CRITERIA)
+        require_one_of("suggest.by", self.by, CRITERIA)
         least = {"runs": 1, "processes": 1, "per_clone": 1, "members": 2, "scenarios": 16, "draws": 2}
         for key, low in (least | dict.fromkeys(("new_clones", "top", "optima"), 0)).items():
-            at_least(f"suggest.{key}", getattr(self, key), low)
-        probability("suggest.safe", self.safe)
+            require_at_least(f"suggest.{key}", getattr(self, key), low)
+        require_probability("suggest.safe", self.safe)
         for days in self.every_d:
-            at_least("suggest.every_d", days, 1)
+            require_at_least("suggest.every_d", days, 1)
         for day in self.days:
-            at_least("suggest.days", day, 0.0)
+            require_at_least("suggest.days", day, 0.0)

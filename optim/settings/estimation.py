@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from optim.errors import ConfigError
-from optim.settings.checks import above, at_least, one_of
+from optim.settings.checks import require_above, require_at_least, require_one_of
 from optim.units import VARIABLES
 
 GROUPS = ("clone", "experiment")
@@ -21,7 +21,7 @@ class DatasetSettings:
     group_by: str = "clone"  # clone | experiment: what the parameters of level clone are estimated for
 
     def __post_init__(self) -> None:
-        one_of("dataset.group_by", self.group_by, GROUPS)
+        require_one_of("dataset.group_by", self.group_by, GROUPS)
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class AssaySettings:
     robust: float = 0.0  # degrees of freedom of Student's t; 0: a normal distribution
     estimate: bool = True  # find a factor on the whole from the residuals, where `noise.estimate_scale` allows it
 
-    def check(self, name: str) -> None:
+    def check_assay(self, name: str) -> None:
         """Refuse noise that the assay `name` cannot have. Raises `ConfigError`."""
         key = f"noise.assays.{name}"
-        one_of(f"{key}.kind", self.kind, NOISE_KINDS)
+        require_one_of(f"{key}.kind", self.kind, NOISE_KINDS)
         if self.relative < 0.0 or self.floor < 0.0 or self.counted < 0.0:
             raise ConfigError(f"{key}: relative, floor and counted must not be negative")
         if self.kind == "normal" and self.floor <= 0.0:
@@ -68,8 +68,8 @@ class NoiseSettings:
 
     def __post_init__(self) -> None:
         for name, assay in self.assays.items():
-            one_of("noise.assays", name, VARIABLES)
-            assay.check(name)
+            require_one_of("noise.assays", name, VARIABLES)
+            assay.check_assay(name)
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,10 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         for key, least in (("starts", 1), ("max_iterations", 1), ("ensemble", 2), ("draws", 2), ("noise_rounds", 0)):
-            at_least(f"fit.{key}", getattr(self, key), least)
-        at_least("fit.startup", self.startup, 0)
-        above("fit.tolerance", self.tolerance, 0.0)
-        one_of("fit.ensemble_by", self.ensemble_by, ENSEMBLES)
+            require_at_least(f"fit.{key}", getattr(self, key), least)
+        require_at_least("fit.startup", self.startup, 0)
+        require_above("fit.tolerance", self.tolerance, 0.0)
+        require_one_of("fit.ensemble_by", self.ensemble_by, ENSEMBLES)
 
 
 @dataclass(frozen=True)
@@ -110,4 +110,4 @@ class PlaceSettings:
     draws: int = 200  # plausible parameter sets of the answer
 
     def __post_init__(self) -> None:
-        at_least("place.draws", self.draws, 1)
+        require_at_least("place.draws", self.draws, 1)

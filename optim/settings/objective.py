@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from optim.errors import ConfigError
-from optim.settings.checks import above, at_least, one_of, probability
+from optim.settings.checks import require_above, require_at_least, require_one_of, require_probability
 
 MEASURES = ("nominal", "expectation", "cvar", "quantile")
 
@@ -30,7 +30,7 @@ class MarketSettings:
 
     def __post_init__(self) -> None:
         for key in ("price_eur_per_g", "demand_g_per_year", "suite_days_per_year"):
-            above(f"objective.market.{key}", getattr(self, key), 0.0)
+            require_above(f"objective.market.{key}", getattr(self, key), 0.0)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ExecutionSettings:
 
     def __post_init__(self) -> None:
         for key, value in vars(self).items():
-            at_least(f"objective.risk.execution.{key}", value, 0.0)
+            require_at_least(f"objective.risk.execution.{key}", value, 0.0)
 
     @property
     def has_errors(self) -> bool:
@@ -65,11 +65,11 @@ class RiskSettings:
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)  # errors of execution
 
     def __post_init__(self) -> None:
-        one_of("objective.risk.measure", self.measure, MEASURES)
+        require_one_of("objective.risk.measure", self.measure, MEASURES)
         if not 0.0 < self.tail <= 1.0:
             raise ConfigError(f"objective.risk.tail: {self.tail:g} is not a fraction above 0 and up to 1")
-        probability("objective.risk.chance", self.chance)
-        at_least("objective.risk.members", self.members, 2)
+        require_probability("objective.risk.chance", self.chance)
+        require_at_least("objective.risk.members", self.members, 2)
 
     @property
     def is_active(self) -> bool:

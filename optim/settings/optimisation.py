@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from optim.settings.checks import above, at_least
+from optim.settings.checks import require_above, require_at_least
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class OptimiseSettings:
 
     def __post_init__(self) -> None:
         for key in ("starts", "rank_starts", "max_iterations"):
-            at_least(f"optimise.{key}", getattr(self, key), 1)
-        above("optimise.tolerance", self.tolerance, 0.0)
+            require_at_least(f"optimise.{key}", getattr(self, key), 1)
+        require_above("optimise.tolerance", self.tolerance, 0.0)
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ParetoSettings:
     points: int = 9  # of the front
 
     def __post_init__(self) -> None:
-        at_least("pareto.points", self.points, 3)
+        require_at_least("pareto.points", self.points, 3)
 
 
 @dataclass(frozen=True)

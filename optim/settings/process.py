@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optim.errors import ConfigError
-from optim.settings.checks import above, at_least, one_of
+from optim.settings.checks import require_above, require_at_least, require_one_of
 
 LIMIT_KINDS = ("max", "min")
 LIMIT_PLACES = ("path", "end")
@@ -23,8 +23,8 @@ class VesselSettings:
     sample_volume_ml: float = 0.0  # mL taken by each sample
 
     def __post_init__(self) -> None:
-        above("vessel.start_volume_ml", self.start_volume_ml, 0.0)
-        at_least("vessel.sample_volume_ml", self.sample_volume_ml, 0.0)
+        require_above("vessel.start_volume_ml", self.start_volume_ml, 0.0)
+        require_at_least("vessel.sample_volume_ml", self.sample_volume_ml, 0.0)
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ class DesignSettings:
     decisions: dict[str, DecisionSettings] = field(default_factory=dict)  # by name
 
     def __post_init__(self) -> None:
-        above("design.end_h", self.end_h, 0.0)
-        above("design.node_step_h", self.node_step_h, 0.0)
-        at_least("design.second_feed_ratio", self.second_feed_ratio, 0.0)
+        require_above("design.end_h", self.end_h, 0.0)
+        require_above("design.node_step_h", self.node_step_h, 0.0)
+        require_at_least("design.second_feed_ratio", self.second_feed_ratio, 0.0)
         if self.sample_every_h is not None:
-            at_least("design.sample_every_h", self.sample_every_h, 0.0)
+            require_at_least("design.sample_every_h", self.sample_every_h, 0.0)
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,9 @@ class CalendarSettings:
     def __post_init__(self) -> None:
         for key in ("start_days", "working_days"):
             for day in getattr(self, key):
-                one_of(f"calendar.{key}", day, WEEKDAYS)
+                require_one_of(f"calendar.{key}", day, WEEKDAYS)
         for kind in self.by_hand:
-            one_of("calendar.by_hand", kind, BY_HAND)
+            require_one_of("calendar.by_hand", kind, BY_HAND)
         if not 0.0 <= self.first_hour < self.last_hour <= 24.0:
             raise ConfigError(f"calendar: hours {self.first_hour:g} to {self.last_hour:g} are no part of a day")
         if not self.start_days or not self.working_days:

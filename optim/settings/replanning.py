@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from optim.settings.checks import at_least
+from optim.settings.checks import require_at_least
 
 
 @dataclass(frozen=True)
@@ -19,5 +19,5 @@ class ReplanSettings:
     least_gain: float = 0.001  # of the objective's logarithm, below which the plan is left as it is
 
     def __post_init__(self) -> None:
-        at_least("replan.draws", self.draws, 2)
-        at_least("replan.least_gain", self.least_gain, 0.0)
+        require_at_least("replan.draws", self.draws, 2)
+        require_at_least("replan.least_gain", self.least_gain, 0.0)

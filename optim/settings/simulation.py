@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from optim.settings.checks import above, at_least, one_of
+from optim.settings.checks import require_above, require_at_least, require_one_of
 
 STEPPERS = ("auto", "explicit", "stiff")
 
@@ -20,8 +20,8 @@ class IntegratorSettings:
     first_step_h: float = 0.05  # h, of the first step after every action
 
     def __post_init__(self) -> None:
-        one_of("integrator.stepper", self.stepper, STEPPERS)
-        above("integrator.rtol", self.rtol, 0.0)
-        above("integrator.atol", self.atol, 0.0)
-        at_least("integrator.max_steps", self.max_steps, 1)
-        above("integrator.first_step_h", self.first_step_h, 0.0)
+        require_one_of("integrator.stepper", self.stepper, STEPPERS)
+        require_above("integrator.rtol", self.rtol, 0.0)
+        require_above("integrator.atol", self.atol, 0.0)
+        require_at_least("integrator.max_steps", self.max_steps, 1)
+        require_above("integrator.first_step_h", self.first_step_h, 0.0)

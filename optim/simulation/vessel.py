@@ -31,7 +31,8 @@ def make_vessel(
             hold cells. A component that is not named is zero, also dissolved gas. A known component that the model does
             not have is ignored.
         retention: fraction of a species, by name, that the retention device retains. By default, if the plan harvests
-            or exchanges medium, cells and properties of cells are retained and all else passes.
+            or exchanges medium, cells and properties of cells are retained, unless they are `washed_out`, and all else
+            passes.
         titrant: L of base or acid per unit of a species formed, by name of the species.
 
     Returns:
@@ -59,7 +60,7 @@ def make_vessel(
             faults.append(f"feed '{feed}' holds {strength:g} of {component} and cannot top up to {highest:g}")
     retained = None
     if retention is not None or s.remove is not None or s.level is not None or s.harvest is not None:
-        cells = [x.name in model.inoculum_species or not x.dilutes for x in model.species]
+        cells = [(x.name in model.inoculum_species or not x.dilutes) and not x.washed_out for x in model.species]
         retained = _by_species(model, "retention", retention or {}, np.array(cells, float), faults)
         if not np.all((retained >= 0.0) & (retained <= 1.0)):
             faults.append("retention: a fraction lies outside 0 to 1")

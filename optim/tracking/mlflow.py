@@ -128,7 +128,7 @@ class MlflowTracker(Tracker):
 
             source = CodeDatasetSource(tags={"name": dataset.name, "licence": dataset.licence})
             entry = self._mlflow.data.from_pandas(
-                dataset.frame(), source=source, name=dataset.name, digest=dataset.content_hash[:32]
+                dataset.measurement_frame(), source=source, name=dataset.name, digest=dataset.content_hash[:32]
             )
             tag = self._mlflow.entities.InputTag("mlflow.data.context", context)
             self._client.log_inputs(self._run, [self._mlflow.entities.DatasetInput(entry._to_mlflow_entity(), [tag])])

@@ -45,9 +45,9 @@ def test_every_experiment_builds(name):
     build_fit(cfg, dataset)
     if name in FIT_ONLY:
         with pytest.raises(ConfigError, match=r"design\.feed_id: .* has no medium"):
-            build_process(cfg, Screen.of(dataset))
+            build_process(cfg, Screen.from_dataset(dataset))
     else:
-        build_process(cfg, Screen.of(dataset))
+        build_process(cfg, Screen.from_dataset(dataset))
 
 
 @pytest.mark.parametrize("name", [n for g, n in OPTIONS if g == "model"])

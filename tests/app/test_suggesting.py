@@ -13,7 +13,7 @@ from conftest import ROOT
 
 from optim.app.build import compose
 from optim.app.commands import load_command
-from optim.app.session import session
+from optim.app.session import open_session
 from optim.artefact import load_artefact
 from optim.data.dataset import Run
 from optim.data.open import read_dataset
@@ -31,7 +31,7 @@ def go(command: str, out: Path, *overrides: str, said: list[str] | None = None):
     few += ["suggest.processes=16", "suggest.per_clone=3", "suggest.members=4", "suggest.top=1", "suggest.optima=1"]
     few += ["suggest.scenarios=16"]
     cfg = compose(["tracking=off", f"out={out}", *few, *overrides])
-    with session(cfg, command, (said if said is not None else []).append) as s:
+    with open_session(cfg, command, say=(said if said is not None else []).append) as s:
         return load_command(command)(s)
 
 

@@ -14,7 +14,7 @@ from conftest import FIT_ONLY, ROOT, has_public_data, needs_counts
 
 from optim.app.build import compose
 from optim.app.commands import load_command
-from optim.app.session import session
+from optim.app.session import open_session
 from optim.artefact import load_artefact, save_artefact
 from optim.data.contract import Checker
 from optim.errors import ConfigError, IncompatibleError
@@ -41,7 +41,7 @@ def unpainted():
 def go(out: Path, *overrides: str, command: str = "run", said: list[str] | None = None):
     cfg = compose(["tracking=off", f"out={out}", *BUDGET, *overrides])
     lines = said if said is not None else []
-    with session(cfg, command, lines.append) as s:
+    with open_session(cfg, command, say=lines.append) as s:
         return load_command(command)(s)
 
 
@@ -134,7 +134,7 @@ def finished(tmp_path_factory, small_screen) -> Path:
 @contextmanager
 def tables_read():
     """Names of the tables that are parsed, in order."""
-    read, parse = list[str](), Checker.read
+    read, parse = list[str](), Checker.read_table
 
     def counted(self, folder, table):
         read.append(table.file)
@@ -208,7 +208,7 @@ def test_what_was_made_from_another_fit_is_refused(done, small_screen, command, 
     old = load_artefact(FitResult, done / "fit")
     new = replace(old, lineage=replace(old.lineage, seed=99))
     save_artefact(new, done / "fit")
-    run = f"replan.run={old.vessels[0]}"
+    run = f"replan.run={old.run_ids[0]}"
     text = rf"{folder} was made from fit {old.id[:12]}, but \S+fit holds fit {new.id[:12]}; run `{remedy}` again"
     with pytest.raises(IncompatibleError, match=text):
         go(done, f"dataset.name={small_screen}", run, command=command)
@@ -270,7 +270,7 @@ def test_a_tracked_run_holds_config_metrics_plots_and_recipe(tmp_path, small_scr
 
     cfg = compose([f"out={tmp_path}/out", f"tracking.workspace={tmp_path}/ml", "tracking.child_runs=true", *BUDGET,
                    f"dataset.name={small_screen}"])  # fmt: skip
-    with session(cfg, "run", lambda text: None) as s:
+    with open_session(cfg, "run", say=lambda text: None) as s:
         load_command("run")(s)
         run_id = s.tracker.run_id
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/ml/mlflow.db")

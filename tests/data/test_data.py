@@ -47,7 +47,7 @@ def folder(tmp_path) -> Path:
 
 def test_a_sound_dataset_is_read_into_canonical_units(folder):
     d = read_folder(folder)
-    assert d.vessels == ("R1", "R2")
+    assert d.run_ids == ("R1", "R2")
     assert d.clones == ("C1",)
     assert d.measurements.value[1] == pytest.approx(6.1 / 180.156 * 1000.0, rel=1e-12)
     assert d.runs[0].actions[1] == Bolus(24.0, "f", 0.4)
@@ -167,7 +167,7 @@ def test_the_shipped_screens_are_what_the_generator_makes(tmp_path, mismatch):
     name = "cho_clone_screen" + ("_mismatch" if mismatch else "")
     made = read_folder(make_screen(tmp_path / name, name, ScreenOptions(mismatch=mismatch)))
     shipped = read_folder(ROOT / "datasets" / name)
-    assert made.vessels == shipped.vessels
+    assert made.run_ids == shipped.run_ids
     assert made.measurements.variable == shipped.measurements.variable
     # four digits are written, so a last digit may differ between machines
     assert np.allclose(made.measurements.value, shipped.measurements.value, rtol=2e-3)

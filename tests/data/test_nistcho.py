@@ -14,7 +14,7 @@ import yaml
 from conftest import COUNTS_SET, ROOT, at, follow, needs_counts, plan
 from scipy.integrate import solve_ivp
 
-from optim.app.build import build_fit, compose, configured
+from optim.app.build import build_fit, compose, configured_kinetics
 from optim.data import open as registry
 from optim.data.open import read_dataset
 from optim.data.sources import nistcho
@@ -52,7 +52,7 @@ def adapt(folder: Path, rows: list[str], header: str = HEADER):
 
 def test_a_vessel_is_a_run_and_its_strategy_stands_for_the_clone(tmp_path):
     d = adapt(tmp_path, ROWS)
-    assert d.vessels == ("FB2_STD_R1", "FB2_LoG_R1", "FB2_LoG_R2", "FB4_STD_R2")
+    assert d.run_ids == ("FB2_STD_R1", "FB2_LoG_R1", "FB2_LoG_R2", "FB4_STD_R2")
     assert d.clones == ("STD", "LoG")
     assert [r.experiment_id for r in d.runs] == ["FB2", "FB2", "FB2", "FB4"]
     assert [r.end_time_h for r in d.runs] == [0.0, 70.5, 0.0, 0.0]
@@ -234,7 +234,7 @@ def test_growth_is_logistic_where_the_half_saturation_is_large():
 
 
 def test_the_march_agrees_with_scipy():
-    model, p = configured("cho_growth")
+    model, p = configured_kinetics("cho_growth")
     p = p._replace(C_t=2000.0)
     rhs = jax.jit(lambda c: jnp.stack(model.rates(p, State(*c), ENV)))
     start = model.initial({}, 0.35, {})

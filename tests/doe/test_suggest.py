@@ -302,7 +302,7 @@ SETTING = Setting("basal_a", 0.5, "NEXT1", {"basal_a": BASAL_MEDIUM, "feed_a": F
 @pytest.fixture(scope="module")
 def short(small_screen):
     """Four clones of which six days are known, and their posterior at its mode."""
-    dataset = read_dataset(str(small_screen)).only(np.arange(0, 8, 2), 144.0)
+    dataset = read_dataset(str(small_screen)).select_runs(np.arange(0, 8, 2), 144.0)
     return fitted_quickly(build_fit(compose([]), dataset))
 
 

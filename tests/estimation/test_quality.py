@@ -38,11 +38,11 @@ class Edited:
     def rows(self, vessel: str, variable: str = "", since: float = 0.0, until: float = np.inf) -> np.ndarray:
         m = self.dataset.measurements
         named = np.ones(len(m.value), bool) if not variable else np.array(m.variable) == variable
-        return (m.run == self.dataset.vessels.index(vessel)) & named & (m.time_h >= since) & (m.time_h <= until)
+        return (m.run == self.dataset.run_ids.index(vessel)) & named & (m.time_h >= since) & (m.time_h <= until)
 
     def swap(self, a: str, b: str) -> None:
         first, second = self.rows(a), self.rows(b)
-        self.run[first], self.run[second] = self.dataset.vessels.index(b), self.dataset.vessels.index(a)
+        self.run[first], self.run[second] = self.dataset.run_ids.index(b), self.dataset.run_ids.index(a)
 
     def done(self) -> Dataset:
         m, k = self.dataset.measurements, np.flatnonzero(self.keep)
@@ -141,7 +141,7 @@ def test_a_fit_without_what_was_found_is_that_of_clean_data(clean, faulty, found
 def test_a_clone_label_swapped_is_told_with_what_it_could_be_as_well(clean):
     """Of two vessels each, which one was exchanged cannot be known: the clones then hold the same pairs."""
     runs = list(clean.runs)
-    a, b = clean.vessels.index("C01-1"), clean.vessels.index("C04-2")
+    a, b = clean.run_ids.index("C01-1"), clean.run_ids.index("C04-2")
     runs[a], runs[b] = replace(runs[a], clone_id="C04"), replace(runs[b], clone_id="C01")
     (f,) = only(looked_at(replace(clean, runs=tuple(runs))), "swapped vessels")
     assert "C01-1 and C04-2" in f.statement
@@ -151,7 +151,7 @@ def test_a_clone_label_swapped_is_told_with_what_it_could_be_as_well(clean):
 
 def test_vessels_of_two_campaigns_are_not_said_to_be_swapped(clean):
     runs = list(clean.runs)
-    a, b = clean.vessels.index("C01-1"), clean.vessels.index("C04-2")
+    a, b = clean.run_ids.index("C01-1"), clean.run_ids.index("C04-2")
     runs[a] = replace(runs[a], clone_id="C04")
     runs[b] = replace(runs[b], clone_id="C01")
     for i, run in enumerate(runs):
@@ -167,7 +167,7 @@ def test_vessels_of_two_campaigns_are_not_said_to_be_swapped(clean):
 def test_a_slip_of_a_whole_batch_is_said_once(clean, variable, factor, severity):
     """The fit contradicts one that the medium contradicts; another it can follow, but not what is usual."""
     e = Edited(clean)
-    for vessel in clean.vessels:
+    for vessel in clean.run_ids:
         e.value[e.rows(vessel, variable)] *= factor
         e.keep[e.rows(vessel, "lactate", until=0.0)] = False  # by which the medium would tell
     found = only(looked_at(e.done()), "wrong unit")

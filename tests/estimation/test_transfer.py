@@ -234,9 +234,9 @@ def test_a_batch_that_was_not_seen_leaves_the_clone_less_certain(problem):
 
 def test_some_vessels_of_a_problem_are_the_problem_of_some_vessels(problem):
     rows = np.array([5, 2, 3])
-    ours, theirs = problem.select_vessels(rows), build_fit(compose([]), problem.dataset.only(rows))
+    ours, theirs = problem.select_vessels(rows), build_fit(compose([]), problem.dataset.select_runs(rows))
     assert ours.groups == theirs.groups
-    assert ours.dataset.vessels == theirs.dataset.vessels
+    assert ours.dataset.run_ids == theirs.dataset.run_ids
     a, b = Posterior(ours), Posterior(theirs)
     p, q = a.prior_point(), b.prior_point()
     a.evaluate([p])

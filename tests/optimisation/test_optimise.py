@@ -114,7 +114,9 @@ def small_design(screen):
     """Two decisions, so that a grid of processes is an oracle."""
     keep = ["shift_temperature", "harvest"]
     drop = [f"~design.decisions.{n}" for n in ("feed_volume", "shift_time")]
-    problem = build_process(compose([*drop, "design.decisions.shift_temperature.kind=temperature"]), Screen.of(screen))
+    problem = build_process(
+        compose([*drop, "design.decisions.shift_temperature.kind=temperature"]), Screen.from_dataset(screen)
+    )
     assert [d.name for d in problem.design.decisions] == keep
     return problem
 

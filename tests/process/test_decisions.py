@@ -271,7 +271,7 @@ def configured(folder, text: str, *overrides: str):
 
 
 def test_derivatives_by_every_kind_of_decision_match_differences(screen, published, tmp_path):
-    problem = build_process(configured(tmp_path, ALL_KINDS), Screen.of(screen))
+    problem = build_process(configured(tmp_path, ALL_KINDS), Screen.from_dataset(screen))
     problem = replace(problem, integrator=Integrator(rtol=1e-10, atol=1e-11))
     d = problem.design
     rng = np.random.default_rng(5)
@@ -351,7 +351,7 @@ def test_a_metric_may_be_limited(process_problem, published):
 def test_perfusion_agrees_with_the_plan_it_stands_for(screen, tmp_path):
     gone = (f"~constraints.limits.{name}" for name in ("osmolality_proxy", "viability_at_harvest"))
     cfg = configured(tmp_path, PERFUSION, "model=cho_perfusion", *gone)
-    problem = replace(build_process(cfg, Screen.of(screen)), integrator=Integrator(rtol=1e-9, atol=1e-10))
+    problem = replace(build_process(cfg, Screen.from_dataset(screen)), integrator=Integrator(rtol=1e-9, atol=1e-10))
     model, d = problem.model, problem.design
     p = np.array([[float(cfg.model.parameters[n].value) for n in model.Parameters._fields]])
     x = np.array([0.8, 1.5, 12.0, 0.004])
@@ -465,7 +465,7 @@ def test_a_mix_has_the_optimum_of_its_parts_when_they_agree():
 )
 def test_an_objective_or_component_that_makes_no_sense_is_refused(screen, override, words):
     with pytest.raises(ConfigError, match=words):
-        build_process(compose([override]), Screen.of(screen))
+        build_process(compose([override]), Screen.from_dataset(screen))
 
 
 def test_the_model_library_names_cells_that_an_inoculum_scales():

@@ -277,7 +277,7 @@ def test_a_process_that_fails_has_a_status_and_no_metric(process_problem, publis
 )
 def test_a_process_config_that_makes_no_sense_is_refused(screen, override, words):
     with pytest.raises(ConfigError, match=words):
-        build_process(compose([override]), Screen.of(screen))
+        build_process(compose([override]), Screen.from_dataset(screen))
 
 
 def test_jax_derivatives_of_the_bill_need_no_rounding(book):

@@ -12,8 +12,8 @@ import pytest
 
 from optim.app.build import build_process, compose
 from optim.app.commands import load_command
-from optim.app.commands.replan import chosen_run, now_of, read_plan, running, until_now
-from optim.app.session import session
+from optim.app.commands.replan import chosen_run, now_of, problem_until_now, read_plan, running_batch_problem
+from optim.app.session import open_session
 from optim.artefact import Lineage, load_artefact, save_artefact
 from optim.data.dataset import Measurements, Run
 from optim.data.open import read_dataset
@@ -64,7 +64,7 @@ def old(small_problem):
 
 @pytest.fixture(scope="module")
 def process(cfg, small_screen):
-    return build_process(cfg, Screen.of(read_dataset(str(small_screen))))
+    return build_process(cfg, Screen.from_dataset(read_dataset(str(small_screen))))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def independent(model, p, run, times, inoculum=1.0):
 
 def a_dataset(screen, run, readings):
     """The running batch beside one run of the screen, so that a batch without readings has a table at all."""
-    other = screen.only(np.array([0]))
+    other = screen.select_runs(np.array([0]))
     m, n = other.measurements, len(readings)
     measurements = Measurements(
         run=np.append(m.run + 1, np.zeros(n, int)).astype(int),
@@ -156,8 +156,8 @@ def planned_anew(cfg, process, old, plan, small_screen):
 
     def go(run, readings, now_h, problem=process, options=FEW, whole=True):
         data = a_dataset(screen, run, readings)
-        here, batch = running(problem, data, 0, now_h)
-        fitting = until_now(cfg, data, 0, now_h)
+        here, batch = running_batch_problem(problem, data, 0, now_h=now_h)
+        fitting = problem_until_now(cfg, data, 0, now_h=now_h)
         if whole:
             return replan(here, fitting, old, batch, plan, options, Lineage.from_parents(old, seed=1))
         return outlook(here, fitting, old, batch, plan.decisions, options.replan.draws, 1)
@@ -485,11 +485,11 @@ def test_feeds_of_a_running_batch_keep_the_names_of_the_design(small_screen):
     """With a further feed between the first and the second, every rate stays in its own column."""
     more = ["+design.further_feeds={sugar: {glucose: 900.0}, soda: {lactate: 1.0}}", "design.second_feed_id=soda"]
     screen = read_dataset(str(small_screen))
-    problem = build_process(compose([*more, "design.second_feed_ratio=0.5"]), Screen.of(screen))
+    problem = build_process(compose([*more, "design.second_feed_ratio=0.5"]), Screen.from_dataset(screen))
     media = screen.media | {"sugar": {"glucose": 900.0}, "soda": {"lactate": 2.0}}
     events = [bolus(3 * DAY, 0.3, "sugar"), bolus(4 * DAY, 0.2, "soda"), bolus(5 * DAY, 0.4)]
     data = replace(a_dataset(screen, a_run(events), []), media=media)
-    here, batch = running(problem, data, 0, 6 * DAY)
+    here, batch = running_batch_problem(problem, data, 0, now_h=6 * DAY)
     # its soda is another than the design's
     assert batch.feeds == ("feed_a", "sugar", "soda", "soda (as given)")
     assert [a.feed for a in batch.run.actions] == ["sugar", "soda (as given)", "feed_a"]
@@ -504,7 +504,7 @@ def test_feeds_of_a_running_batch_keep_the_names_of_the_design(small_screen):
 def test_a_batch_fed_with_what_nobody_knows_is_refused(process, small_screen):
     data = a_dataset(read_dataset(str(small_screen)), a_run([bolus(3 * DAY, 0.3, "sugar")]), [])
     with pytest.raises(DatasetError, match=r"no medium or feed 'sugar'"):
-        running(process, data, 0, 6 * DAY)
+        running_batch_problem(process, data, 0, now_h=6 * DAY)
 
 
 def test_batches_of_which_as_much_was_done_share_a_program_and_keep_their_own_past(process):
@@ -538,7 +538,7 @@ def test_runs_and_times_that_cannot_be_are_refused(small_screen):
     with pytest.raises(ConfigError, match="say which run is under way"):
         chosen_run(screen, None)
     data = a_dataset(screen, a_run([sample(0.0), sample(96.0)]), [(120.0, "vcd", 5.0)])
-    assert chosen_run(data.only(np.array([0])), None) == 0
+    assert chosen_run(data.select_runs(np.array([0])), None) == 0
     assert now_of(data, 0, None) == 120.0
     assert now_of(data, 0, 130.0) == 130.0
     with pytest.raises(ConfigError, match=r"100 h lies before a reading of vcd of run 'R1' at 120 h"):
@@ -549,15 +549,15 @@ def test_runs_and_times_that_cannot_be_are_refused(small_screen):
 
 def test_a_plan_of_another_design_is_refused(process, old, optimum, tmp_path):
     save_artefact(optimum, tmp_path / "optimum")
-    assert read_plan(tmp_path / "optimum", process, old, FIT).decisions["harvest"] > 0.0
+    assert read_plan(tmp_path / "optimum", process, old, fit_folder=FIT).decisions["harvest"] > 0.0
     fewer = replace(process, design=replace(process.design, decisions=process.design.decisions[1:]))
     with pytest.raises(IncompatibleError, match=r"other decisions.*feed_volume_day_3"):
-        read_plan(tmp_path / "optimum", fewer, old, FIT)
+        read_plan(tmp_path / "optimum", fewer, old, fit_folder=FIT)
     with pytest.raises(IncompatibleError, match="does not exist"):
-        read_plan(tmp_path / "nowhere", process, old, FIT)
+        read_plan(tmp_path / "nowhere", process, old, fit_folder=FIT)
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(IncompatibleError, match="no recipe that can be followed"):
-        read_plan(tmp_path, process, old, FIT)
+        read_plan(tmp_path, process, old, fit_folder=FIT)
 
 
 def test_a_plan_that_was_made_from_another_fit_is_refused(process, old, optimum, tmp_path):
@@ -565,7 +565,7 @@ def test_a_plan_that_was_made_from_another_fit_is_refused(process, old, optimum,
     other = replace(old, lineage=replace(old.lineage, seed=99))
     text = rf"optimum was made from fit {old.id[:12]}, but .*{other.id[:12]}; run `optim optimise` again"
     with pytest.raises(IncompatibleError, match=text):
-        read_plan(tmp_path / "optimum", process, other, FIT)
+        read_plan(tmp_path / "optimum", process, other, fit_folder=FIT)
 
 
 # --- the command ---
@@ -604,7 +604,7 @@ def test_the_command_reads_folders_and_leaves_an_artefact(tmp_path, old, optimum
     keys = [f"dataset.name={folder}", f"replan.fit={tmp_path / 'before'}", "replan.run=R1", "replan.draws=15"]
     less = ["tracking=off", "optimise.starts=1", "optimise.max_iterations=40", f"out={tmp_path / 'out'}"]
     said: list[str] = []
-    with session(compose([*keys, *less]), "replan", said.append) as s, pytest.warns(DisagreementWarning):
+    with open_session(compose([*keys, *less]), "replan", say=said.append) as s, pytest.warns(DisagreementWarning):
         found = load_command("replan")(s)
     again = load_artefact(Replan, tmp_path / "out" / "replan")
     assert again.decisions == found.decisions
@@ -619,7 +619,7 @@ def test_the_command_reads_folders_and_leaves_an_artefact(tmp_path, old, optimum
     assert table.startswith("time_h,kind,what,value,unit")
     assert replan_lines(again) == replan_lines(found)
     # the next time, this is the plan
-    following = read_plan(tmp_path / "out" / "replan", process, old, FIT)
+    following = read_plan(tmp_path / "out" / "replan", process, old, fit_folder=FIT)
     assert following.decisions == {d.name: d.now for d in found.decisions}
     assert draw_replan(again).axes
     assert {x.variable for x in again.readings} == {"vcd", "viability", "glucose", "lactate", "titre"}

@@ -25,7 +25,7 @@ from optim.optimisation.optimise import optimise
 from optim.optimisation.result import DecisionValue
 from optim.recipe.document import read_document, recipe_document
 from optim.recipe.recipe import Provenance, Recipe, recipe_from_outcome
-from optim.recipe.rounding import broken_limits, kept_best, rounded_decisions, roundings
+from optim.recipe.rounding import broken_limits, kept_best, rounded_decisions, rounding_choices
 from optim.recipe.steps import feed_schedule
 from optim.report.fit_page import fit_page, search_text
 from optim.report.html import number_text
@@ -60,7 +60,7 @@ def recipe(process_problem, optimum) -> Recipe:
     o, ensemble = optimum
     x = np.array(rounded_decisions(o.optimum.decisions))
     rounded = outcome(replace(process_problem, screened={"bolus": (0.0, 0.4)}), "optimum", x, ensemble)
-    return recipe_from_outcome("A title", o, rounded, WHERE)
+    return recipe_from_outcome("A title", o, rounded, provenance=WHERE)
 
 
 def decision(value: float, resolution: float = 0.1, unit: str = "mL", lower: float = 0.0, upper: float = 1.0):
@@ -93,7 +93,7 @@ def test_feeds_are_rounded_by_their_running_total_too():
     values = (0.0, *rng.uniform(0.21, 0.29, 9))
     rows = tuple(replace(decision(v), name=f"feed_day_{i}") for i, v in enumerate(values))
     other = replace(decision(33.26, unit="degC", upper=40.0), name="temperature")
-    ways = roundings((*rows, other))
+    ways = rounding_choices((*rows, other))
     assert tuple(ways[0]) == rounded_decisions((*rows, other))
     assert len(ways) == len({tuple(w) for w in ways}) == 6
     assert np.allclose(ways[:, -1], 33.3)
@@ -168,7 +168,7 @@ def test_a_limit_that_rounding_breaks_is_said(recipe):
 def test_other_decisions_are_refused(recipe, optimum):
     o, _ = optimum
     with pytest.raises(IncompatibleError):
-        recipe_from_outcome("t", o, replace(o.optimum, decisions=o.optimum.decisions[1:]), WHERE)
+        recipe_from_outcome("t", o, replace(o.optimum, decisions=o.optimum.decisions[1:]), provenance=WHERE)
 
 
 def test_exports_hold_the_recipe_and_can_be_read_back(tmp_path, recipe, optimum, fitted):

@@ -360,9 +360,9 @@ def test_a_vessel_speaks_the_units_of_media():
 def test_properties_of_cells_are_kept_by_the_device_unless_said():
     made = make_plan([*START, Exchange(6.0, 500.0, "fresh")])
     model = RaavNguyen()
-    device = make_vessel(model, made, {"fresh": {}}, retention={"RC_E": 0.0}, titrant={"Xv": 0.5})
+    device = make_vessel(model, made, {"fresh": {}}, retention={"Xv": 0.0, "Hel_E": 1.0}, titrant={"Xv": 0.5})
     names = model.names()
-    assert [n for n, kept in zip(names, device.retention, strict=True) if kept == 0.0] == ["RC_E"]
+    assert [n for n, kept in zip(names, device.retention, strict=True) if kept == 0.0] == ["Xv", "RC_E", "Vec_E"]
     assert device.titrant.tolist() == [0.5] + [0.0] * (len(names) - 1)
     lacking = make_vessel(ChoPerfusion(), made, {"fresh": {}})
     assert lacking.retention.tolist() == [1.0, 0.0, 0.0, 0.0]

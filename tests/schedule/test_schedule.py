@@ -14,7 +14,7 @@ from optim.data.dataset import Run
 from optim.data.schedules import feeds_of, schedule_of
 from optim.schedule.actions import Action, Bolus, Feed, Sample, Setpoint
 from optim.schedule.grid import padded_length
-from optim.schedule.schedule import merge_nodes, to_grid
+from optim.schedule.schedule import to_grid
 
 hours = st.floats(0.0, 400.0, allow_nan=False).map(lambda t: round(t, 3))
 litres = st.floats(0.0, 0.01, allow_nan=False)
@@ -31,17 +31,6 @@ def test_the_grid_gives_what_the_schedule_says_and_nothing_after_the_end(doses, 
     nodes = sorted({0.0, *doses})
     for node, where in zip(nodes, np.asarray(place), strict=True):
         assert t[where] == min(node, end)
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.lists(st.tuples(hours, litres), min_size=1, max_size=20))
-def test_merging_keeps_volume_and_sorts(rows):
-    times = np.array([t for t, _ in rows])
-    volume = np.array([v for _, v in rows])
-    t, out, fed = merge_nodes(times, volume, np.stack([volume, 2.0 * volume], axis=1))
-    assert np.all(np.diff(t) > 0.0)
-    assert out.sum() == pytest.approx(volume.sum())
-    assert fed[:, 1].sum() == pytest.approx(2.0 * volume.sum())
 
 
 def test_linear_rates_are_cut_at_nodes_without_loss():

@@ -13,7 +13,7 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 
 from optim.app.build import compose
-from optim.app.schema import as_yaml, schema_of, typed
+from optim.app.schema import as_yaml, schema_of, typed_settings
 from optim.errors import ConfigError
 from optim.settings.estimation import FitSettings
 from optim.settings.settings import Settings
@@ -111,8 +111,8 @@ def test_a_setting_costs_one_line():
     """One more field, and it is a key with a default that reaches who takes the settings."""
     longer = make_dataclass("FitSettings", [("patience", int, 3)], bases=(FitSettings,), frozen=True)
     schema = OmegaConf.structured(schema_of(longer))
-    assert typed(longer, schema).patience == 3
-    assert typed(longer, OmegaConf.merge(schema, {"patience": 5, "starts": 2})) == longer(patience=5, starts=2)
+    assert typed_settings(longer, schema).patience == 3
+    assert typed_settings(longer, OmegaConf.merge(schema, {"patience": 5, "starts": 2})) == longer(patience=5, starts=2)
 
 
 WITHOUT_FILES = ("fit", "place", "replan", "objective", "integrator", "optimise", "pareto", "suggest", "tracking")

@@ -190,7 +190,7 @@ def estimates(posterior: Posterior, point: Point) -> dict[tuple[str, str], tuple
 def placing(fitted: FitResult, seed: int) -> tuple[list[Row], list[Row]]:
     """New clones by the day: errors of their parameters, and how many later readings lie in their 90 % bands."""
     other = screen(FIRST_SEED + 10_000 + seed, CLONES + NEW)
-    new = other.only(np.arange(CLONES * VESSELS, (CLONES + NEW) * VESSELS))
+    new = other.select_runs(np.arange(CLONES * VESSELS, (CLONES + NEW) * VESSELS))
     m, truth = new.measurements, new.truth
     assert truth is not None
     problem = build_fit(compose([]), new)

@@ -10,7 +10,7 @@ from typing import Any
 
 from optim.app.build import compose
 from optim.app.commands import load_command
-from optim.app.session import session
+from optim.app.session import open_session
 from optim.optimisation.result import Interval, Optimum, ProcessOutcome
 
 Row = dict[str, Any]
@@ -21,7 +21,7 @@ SHORT = ("fit.compare=[]", "fit.leave_one_out=false")
 def optima(folder: Path, overrides: tuple[str, ...] = ()) -> dict[str, Row]:
     """Every configured optimum beside the reference process, by objective."""
     cfg = compose(["experiment=ecoli_protein_l", "tracking=off", f"out={folder}", *SHORT, *overrides])
-    with session(cfg, "run", say=lambda text: None) as s:
+    with open_session(cfg, "run", say=lambda text: None) as s:
         result = load_command("fit")(s)
         found = load_command("optimise")(s, result)
     return {o.objective: _row(o) for o in found.values()}

@@ -130,7 +130,7 @@ def laboratory(seed: int, mismatch: bool = False) -> Laboratory:
     With `mismatch` its cells form a growth inhibitor that nobody measures and that optim's model lacks.
     """
     cfg = compose(["tracking=off"])
-    return Laboratory(build_process(cfg, Screen.of(read_dataset(cfg.dataset.name))), seed, mismatch)
+    return Laboratory(build_process(cfg, Screen.from_dataset(read_dataset(cfg.dataset.name))), seed, mismatch)
 
 
 def volume_room(design: Design, limit_ml: float, x: np.ndarray) -> np.ndarray:

@@ -18,8 +18,8 @@ from batch import Batch, Truth, hidden, judged
 
 from optim.app.build import build_process, compose
 from optim.app.commands import load_command
-from optim.app.commands.replan import running, until_now
-from optim.app.session import session
+from optim.app.commands.replan import problem_until_now, running_batch_problem
+from optim.app.session import open_session
 from optim.artefact import Lineage, load_artefact
 from optim.data.open import read_dataset
 from optim.data.screened import Screen
@@ -50,10 +50,10 @@ class Bench:
         self.cfg = compose(["tracking=off", f"out={out / 'screen'}"])
         self.screen = read_dataset(self.cfg.dataset.name)
         if not (out / "screen" / "fit" / "artefact.json").exists():
-            with session(self.cfg, "fit") as s:
+            with open_session(self.cfg, "fit") as s:
                 load_command("fit")(s)
         self.fit = load_artefact(FitResult, out / "screen" / "fit")
-        self.problem = build_process(self.cfg, Screen.of(self.screen))
+        self.problem = build_process(self.cfg, Screen.from_dataset(self.screen))
         self.times = {d.name: d.time_h for d in self.problem.design.decisions if d.kind == "bolus"}
 
     def plan(self, clone: str) -> dict[str, float]:
@@ -64,7 +64,7 @@ class Bench:
             if not (folder / "fit").exists():
                 (folder / "fit").symlink_to(self.out / "screen" / "fit")
             cfg = compose(["tracking=off", f"out={folder}", f"optimise.clone={clone}"])
-            with session(cfg, "optimise") as s:
+            with open_session(cfg, "optimise") as s:
                 load_command("optimise")(s)
         rows = load_artefact(Optimum, folder / "optimum").optimum.decisions
         return dict(zip((d.name for d in rows), rounded_decisions(rows), strict=True))
@@ -90,8 +90,8 @@ class Bench:
             batch = batch.until(24.0 * day, plan, self.times)
             data = batch.dataset()
             begin = time.perf_counter()
-            problem, under_way = running(self.problem, data, 0, batch.now_h)
-            fitting, following = until_now(self.cfg, data, 0, batch.now_h), Plan(plan, EMPTY)
+            problem, under_way = running_batch_problem(self.problem, data, 0, now_h=batch.now_h)
+            fitting, following = problem_until_now(self.cfg, data, 0, now_h=batch.now_h), Plan(plan, EMPTY)
             found = replan(
                 problem, fitting, self.fit, under_way, following, OPTIONS, Lineage.from_parents(self.fit, seed=1)
             )

@@ -78,7 +78,7 @@ class Campaign:
         self.first = tuple(run.until(UNTIL_H) for run in screen_runs(options))
         self.do(self.first, "round0", [READ_H] * len(self.first))
         data = self.data("round0")
-        self.process: ProcessProblem = build_process(self.cfg, Screen.of(data))
+        self.process: ProcessProblem = build_process(self.cfg, Screen.from_dataset(data))
         d = self.cfg.design
         self.setting = Setting(d.medium_id, d.inoculum_vcd_1e6_per_ml, "", data.media)
         self.best = 0.0

@@ -26,7 +26,7 @@ def export_command(
     recipes = {}
     for case in ("", *s.cfg.objective.also):
         process = configured_process(s.cfg, result, case)
-        optimum = optima[case] if optima else stored_optimum(s, result, process.problem, case)
+        optimum = optima[case] if optima else stored_optimum(s, result, process.problem, case=case)
         recipe = library.make_recipe(result, process, optimum, created_utc=created_utc, run_id=s.tracker.run_id)
         folder = recipe.write(s.out / folder_of("recipe", case))
         s.tracker.log_folder(folder, folder.name)

@@ -46,9 +46,9 @@ def replan_command(s: Session) -> Replan:
     dataset = read_dataset(s.cfg.dataset.name)
     index = chosen_run(dataset, cfg.run)
     now = now_of(dataset, index, cfg.now_h)
-    problem, batch = running(build_process(s.cfg, old.screen), dataset, index, now)
-    plan = read_plan(Path(cfg.plan) if cfg.plan else folder / "optimum", problem, old, folder / "fit")
-    fitting = until_now(s.cfg, dataset, index, now)
+    problem, batch = running_batch_problem(build_process(s.cfg, old.screen), dataset, index, now_h=now)
+    plan = read_plan(Path(cfg.plan) if cfg.plan else folder / "optimum", problem, old, fit_folder=folder / "fit")
+    fitting = problem_until_now(s.cfg, dataset, index, now_h=now)
     options = ReplanOptions(s.cfg.optimise, cfg, s.cfg.objective.risk, s.cfg.calendar)
     notes: tuple[str, ...] = (
         ("SIMULATED data: nothing here was measured",) if dataset.simulated or old.lineage.simulated else ()
@@ -70,7 +70,7 @@ def replan_command(s: Session) -> Replan:
 
 def chosen_run(dataset: Dataset, wanted: str | None) -> int:
     """The running batch among the runs of a dataset; where there is one run, it need not be named."""
-    known = dataset.vessels
+    known = dataset.run_ids
     if wanted is None and len(known) == 1:
         return 0
     if wanted is None:
@@ -106,7 +106,9 @@ def now_of(dataset: Dataset, index: int, wanted: float | None) -> float:
     return float(wanted)
 
 
-def running(problem: ProcessProblem, dataset: Dataset, index: int, now_h: float) -> tuple[ProcessProblem, Batch]:
+def running_batch_problem(
+    problem: ProcessProblem, dataset: Dataset, index: int, *, now_h: float
+) -> tuple[ProcessProblem, Batch]:
     """The process problem for this very run (its start, and every feed that it was given), and the batch."""
     run, model = dataset.runs[index], problem.model
     names, rows = list(problem.design.feeds), list(problem.feeds)
@@ -125,7 +127,7 @@ def running(problem: ProcessProblem, dataset: Dataset, index: int, now_h: float)
     return problem, Batch(replace(run, actions=actions), now_h, tuple(names))
 
 
-def until_now(cfg: Any, dataset: Dataset, index: int, now_h: float) -> FitProblem:
+def problem_until_now(cfg: Any, dataset: Dataset, index: int, *, now_h: float) -> FitProblem:
     """The running vessel alone, with what was done to it and read of it until now.
 
     Raises `DatasetError` when there is no reading in the dataset at all.
@@ -135,7 +137,7 @@ def until_now(cfg: Any, dataset: Dataset, index: int, now_h: float) -> FitProble
     own = run.until(now_h + RUN_ENDS_AFTER_H)
     runs = tuple(own if i == index else r for i, r in enumerate(dataset.runs))
     whole = replace(dataset, runs=runs)
-    alone = whole.only(np.array([index]))
+    alone = whole.select_runs(np.array([index]))
     if len(alone.measurements.value):
         return _roomy(build_fit(cfg, alone))
     return build_fit(cfg, whole).select_vessels(np.array([index]))
@@ -152,7 +154,7 @@ def _roomy(problem: FitProblem) -> FitProblem:
     return replace(problem, vessels=v._replace(**padded))
 
 
-def read_plan(folder: Path, problem: ProcessProblem, fit: FitResult, fit_folder: Path) -> Plan:
+def read_plan(folder: Path, problem: ProcessProblem, fit: FitResult, *, fit_folder: Path) -> Plan:
     """The plan of the folder of an optimum, of a recipe, or of a batch planned anew before.
 
     Raises `IncompatibleError` when it is none of them, of another design, or made from another fit.

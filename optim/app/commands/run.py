@@ -16,7 +16,7 @@ from optim.recipe.recipe import Recipe
 def run_command(s: Session) -> dict[str, Recipe]:
     """The whole flow: fit, rank (where there are clones), optimise, export."""
     dataset = read_dataset(s.cfg.dataset.name)
-    build_process(s.cfg, Screen.of(dataset))  # what it refuses, it refuses before the fit
+    build_process(s.cfg, Screen.from_dataset(dataset))  # what it refuses, it refuses before the fit
     result = fit_command(s, dataset)
     ranking = rank_command(s, result) if result.group_by == "clone" and len(result.clones) > 1 else None
     optima = optimise_command(s, result, ranking)

@@ -17,14 +17,14 @@ from optim.report.process import trajectory_frame, trajectory_lines
 def simulate_command(s: Session) -> ProcessOutcome:
     """Simulate the platform process with the model's configured parameter values; writes `out/simulation.csv`."""
     dataset = read_dataset(s.cfg.dataset.name)
-    problem = build_process(s.cfg, Screen.of(dataset))
+    problem = build_process(s.cfg, Screen.from_dataset(dataset))
     values = build_table(s.cfg.model, problem.model).natural_values()
     p = np.array([[values[n] for n in problem.model.Parameters._fields]])
     found = outcome(problem, "platform", problem.design.platform, p)
     file = s.out / "simulation.csv"
     file.write_text(csv_text(trajectory_frame(found.trajectory)))
     s.say(f"{s.cfg.title}: platform process at the model's published parameters")
-    s.lines(trajectory_lines(found.trajectory))
+    s.say_lines(trajectory_lines(found.trajectory))
     s.say(f"  written to {file}")
     s.tracker.log_metrics({f"simulation/{k}": m.p50 for k, m in found.metrics.items()})
     return found

@@ -51,7 +51,7 @@ def suggest_command(s: Session, result: FitResult | None = None) -> Suggestion:
         s.progress,
     )
     s.publish(found)
-    folder = write_plan(found, dataset, posterior.problem.variables, s.out / "next")
+    folder = write_plan(found, dataset, posterior.problem.variables, folder=s.out / "next")
     s.tracker.log_folder(folder, folder.name)
     s.say(f"  runs and events to execute, and a table to fill in: {folder}")
     return found

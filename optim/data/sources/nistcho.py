@@ -77,17 +77,17 @@ def read_nistcho(folder: Path, source: dict[str, Any]) -> Dataset:
 def _check(table: pd.DataFrame) -> None:
     bad: list[BadCell] = []
 
-    def refuse(wrong: pd.Series, column: str, rule: str) -> None:
+    def _refuse(wrong: pd.Series, column: str, rule: str) -> None:
         # row 1 of the file is its header
         bad.extend(BadCell(COUNTS_FILE, int(i) + 2, column, str(table.at[i, column]), rule) for i in table.index[wrong])
 
     for column, upper in (("Hours", np.inf), ("Total_VCD", np.inf), ("Viability", 100.0)):
         value = pd.to_numeric(table[column], errors="coerce")
-        refuse(~value.between(0.0, upper) | np.isinf(value), column, f"expected a number from 0 to {upper:g}")
-    refuse(~table["Condition"].isin(list(STRATEGIES)), "Condition", f"expected one of {', '.join(STRATEGIES)}")
-    refuse(table["Cell_Line"] != table["Cell_Line"].iloc[0], "Cell_Line", "expected one cell line in the whole file")
+        _refuse(~value.between(0.0, upper) | np.isinf(value), column, f"expected a number from 0 to {upper:g}")
+    _refuse(~table["Condition"].isin(list(STRATEGIES)), "Condition", f"expected one of {', '.join(STRATEGIES)}")
+    _refuse(table["Cell_Line"] != table["Cell_Line"].iloc[0], "Cell_Line", "expected one cell line in the whole file")
     key = ["Batch", "Condition", "Replicate", "TP"]
-    refuse(table.duplicated(key), "TP", "this sample of this vessel is given twice")
+    _refuse(table.duplicated(key), "TP", "this sample of this vessel is given twice")
     if bad:
         raise DatasetError(f"{COUNTS_FILE} has {len(bad)} fault{'s' if len(bad) > 1 else ''}:", bad)
 

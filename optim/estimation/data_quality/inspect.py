@@ -141,7 +141,7 @@ def _of_whole_batches(posterior: Posterior, r: RobustFit) -> list[Finding]:
     """Slips that a whole batch shares: the fit follows them, so readings are held against media and against priors."""
     p = posterior.problem
     first = [
-        SuspectReadings(f, p.dataset.vessels.index(f.vessel), np.zeros(0, int))
+        SuspectReadings(f, p.dataset.run_ids.index(f.vessel), np.zeros(0, int))
         for f in _against_medium(p.dataset)
         if f.variable in p.variables
     ]
