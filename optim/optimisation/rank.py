@@ -30,7 +30,7 @@ def rank_clones(
 
     `truth` returns the true metric of a clone at given decisions, where the data are simulated.
     """
-    require_float64("rank")
+    require_float64("rank_clones")
     clones = tuple(ensembles)
     members = len(next(iter(ensembles.values())))
     platform = np.tile(problem.design.platform, (members * len(clones), 1))
