@@ -93,11 +93,15 @@ class IntegratorWarning(OptimWarning):
 
 
 class ApproximationWarning(OptimWarning):
-    """Two ways to find the uncertainty of a parameter do not agree, so that one of them does not hold."""
+    """Two approximations of the uncertainty of a parameter do not agree, so that at least one of them is wrong."""
+
+
+class TrackingWarning(OptimWarning):
+    """Tracking is unavailable or has stopped; the results are in the output folder all the same."""
 
 
 class Status(enum.IntEnum):
-    """How one simulated vessel ended. The worst (largest) code of all its steps is kept."""
+    """Status code of one simulated vessel: the worst (largest) code of all its steps."""
 
     OK = 0
     MAX_STEPS = 1

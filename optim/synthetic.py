@@ -1,8 +1,9 @@
 """A simulated clone screen with known truth: a miniature-bioreactor campaign of CHO clones.
 
-The vessels follow model A2 (`optim.kinetics.cho_moller`); daily samples take volume, feeds are boluses, temperature is
-shifted, assays are noisy, some values are missing or below the limit of quantification. With `mismatch` the truth has
-an unmeasured growth inhibitor that the fitted model lacks. Nothing here was measured, and every dataset says so.
+The vessels follow model A2 (`optim.kinetics.cho_moller`). Daily samples remove volume, feeds are boluses, temperature
+is shifted, assays are noisy, and some values are missing or below the limit of quantification. With `mismatch` the true
+model has an unmeasured growth inhibitor that the fitted model lacks. Nothing here was measured, and every dataset
+states so.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ MISSING_FRACTION = 0.04
 
 @dataclass(frozen=True)
 class ScreenOptions:
-    """`mismatch` gives the truth a mechanism that the fitted model lacks."""
+    """Size of a simulated screen; with `mismatch` the true model has a mechanism that the fitted model lacks."""
 
     clones: int = 24
     vessels_per_clone: int = 2
@@ -91,7 +92,7 @@ class ScreenOptions:
 
 
 def clone_truth(options: ScreenOptions) -> dict[str, Parameters]:
-    """True parameters by clone."""
+    """True parameters of every clone, by clone id."""
     rng = np.random.default_rng(options.seed)
     base = TYPICAL_CLONE._replace(y_byp=1.0) if options.mismatch else TYPICAL_CLONE
     truth = {}
@@ -103,7 +104,7 @@ def clone_truth(options: ScreenOptions) -> dict[str, Parameters]:
 
 
 def screen_runs(options: ScreenOptions) -> tuple[Run, ...]:
-    """What is done to every vessel: replicates differ in feed and temperature shift, so that both can be learnt."""
+    """Runs of a screen: replicates of a clone differ in feeds and temperature shift, so both effects are estimable."""
     rng = np.random.default_rng(options.seed + 1)
     runs = []
     for c in range(options.clones):
@@ -139,7 +140,11 @@ def simulate_screen(
     *,
     times_h: np.ndarray = EVERY_DAY,
 ) -> dict[str, np.ndarray]:
-    """True values of every assay at every day, [B, DAYS + 1], or at other times; past a run's end, those at its end."""
+    """Simulate a screen without noise.
+
+    `truth`: parameters by clone; `factors` [B]: on the inoculum of each vessel. Returns true values by variable,
+    [B, times], at `times_h` (default: every day); after the end of a run, those at its end.
+    """
     require_float64("simulate_screen")
     model, days = ChoMoller(), times_h
     schedules = [schedule_of(run, days[days < run.end_time_h], feeds_of(run)) for run in runs]
@@ -155,14 +160,14 @@ def simulate_screen(
     volumes = jnp.asarray([run.start_volume_l for run in runs])
     run_all = jax.jit(lambda p, cultivation: simulate_cultivations(model, p, cultivation, integrator=integrator))
     trajectory = run_all(p, Cultivation(model.State(*start.T), volumes, grid, Vessel(feeds)))
-    seen = jax.vmap(lambda p, t, g: observe_nodes(model, p, t, grid=g))(p, trajectory, grid)
+    true = jax.vmap(lambda p, t, g: observe_nodes(model, p, t, grid=g))(p, trajectory, grid)
     check_trajectory(trajectory, tuple(run.run_id for run in runs))
-    places = np.array([[int(np.argmin(np.abs(np.asarray(t) - d))) for d in days] for t in trajectory.t])
-    return {name: np.take_along_axis(np.asarray(v), places, axis=1) for name, v in seen.items()}
+    nodes = np.array([[int(np.argmin(np.abs(np.asarray(t) - d))) for d in days] for t in trajectory.t])
+    return {name: np.take_along_axis(np.asarray(v), nodes, axis=1) for name, v in true.items()}
 
 
 def make_screen(folder: Path, name: str, options: ScreenOptions) -> Path:
-    """Simulate a screen and write it as a dataset folder."""
+    """Simulate a screen, read it with noise, and write it as a dataset folder; returns the folder."""
     truth, runs = clone_truth(options), screen_runs(options)
     rng = np.random.default_rng(options.seed + 2)
     factors = np.exp(INOCULUM_SD * rng.standard_normal(len(runs)))
@@ -182,18 +187,22 @@ def assay_runs(
     rng: np.random.Generator,
     noise: float = 1.0,
 ) -> list[dict[str, object]]:
-    """Rows of measurements: true values at `times_h`, read with noise `when` (by run and assay, h) they are."""
+    """Simulate the assays of a screen; returns rows of measurements.
+
+    `values` are true values by variable, [B, times], at `times_h`. `when`: per run, the times (h) at which each
+    variable is measured. `noise`: factor on the noise of `SCREEN_ASSAYS`.
+    """
     measurements: list[dict[str, object]] = []
     for b, run in enumerate(runs):
         for variable, (relative, absolute, limit, _) in SCREEN_ASSAYS.items():
             for t in when[b].get(variable, ()):
                 true = values[variable][b, int(np.argmin(np.abs(times_h - t)))]
-                seen = true + noise * np.hypot(relative * true, absolute) * rng.standard_normal()
+                reading = true + noise * np.hypot(relative * true, absolute) * rng.standard_normal()
                 lost = rng.random() < MISSING_FRACTION
-                seen = min(max(seen, 0.0), 1.0) if variable == "viability" else max(seen, 0.0)
+                reading = min(max(reading, 0.0), 1.0) if variable == "viability" else max(reading, 0.0)
                 if lost:
                     continue
-                below = seen < limit
+                below = reading < limit
                 measurements.append(
                     {
                         "experiment_id": run.experiment_id,
@@ -202,7 +211,7 @@ def assay_runs(
                         "clone_id": run.clone_id,
                         "time_h": t,
                         "variable": variable,
-                        "value": limit if below else float(f"{seen:.4g}"),
+                        "value": limit if below else float(f"{reading:.4g}"),
                         "unit": _unit(variable),
                         "method": "simulated",
                         "replicate": "1",
@@ -234,7 +243,7 @@ def _header(name: str, options: ScreenOptions) -> dict[str, object]:
 def screen_tables(
     runs: tuple[Run, ...], measurements: list[dict[str, object]], truth: dict[str, Parameters]
 ) -> dict[str, list[dict[str, object]]]:
-    """All tables of a simulated dataset."""
+    """All tables of a simulated dataset, by file name; `truth` becomes truth.csv."""
     media = [
         {"medium_id": medium, "component": name, "value": value, "unit": COMPONENT_UNITS.get(name, "mmol/L")}
         for medium, composition in (("basal_a", BASAL_MEDIUM), ("feed_a", FEED))

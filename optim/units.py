@@ -52,7 +52,7 @@ VARIABLES: dict[str, Quantity] = {
     "osmolality": Quantity("mOsm/kg"),
     "background_osmolality": Quantity("mOsm/kg"),
 }
-# how a canonical unit reads in a table or on an axis
+# canonical units as they are written in tables and on axes
 DISPLAY_UNITS = {"1e9 cells/L": "1e6 cells/mL", "1e12/L": "1e9/mL", "1": "-", "degC": "°C"}
 
 
@@ -73,7 +73,11 @@ def _registry() -> Any:
 
 @cache
 def conversion_factor(unit: str, quantity: Quantity) -> tuple[float, float]:
-    """(factor, offset): canonical = value * factor + offset. Raises `ConfigError` when the unit does not fit."""
+    """Factor and offset of a conversion: canonical value = value * factor + offset.
+
+    Mass and amount are converted into each other where the quantity has a molar mass. Raises `ConfigError` when the
+    unit does not fit the quantity.
+    """
     canonical = quantity.unit
     text = unit.strip()
     if text == canonical:
@@ -96,18 +100,18 @@ def conversion_factor(unit: str, quantity: Quantity) -> tuple[float, float]:
 
 
 def to_canonical(value: float, unit: str, quantity: Quantity) -> float:
-    """A value in its canonical unit."""
+    """Convert a value from `unit` to the canonical unit. Raises `ConfigError` when the unit does not fit."""
     scale, offset = conversion_factor(unit, quantity)
     return value * scale + offset
 
 
 def display_unit(canonical: str) -> str:
-    """The unit as people write it."""
+    """Canonical unit as it is written in tables and on axes."""
     return DISPLAY_UNITS.get(canonical, canonical)
 
 
-def variable_quantity(name: str) -> Quantity:
-    """The quantity of a measured variable. Raises `ConfigError` with the nearest match."""
+def quantity_of(name: str) -> Quantity:
+    """Quantity of a measured variable. Raises `ConfigError` with the nearest name for an unknown one."""
     if name not in VARIABLES:
         raise ConfigError(f"unknown variable '{name}'.{nearest(name, VARIABLES)} Known: {', '.join(VARIABLES)}")
     return VARIABLES[name]

@@ -70,8 +70,8 @@ def fit(
         FitError: no start could be simulated, or the data do not determine the parameters at all.
         ConfigError: an unknown setting.
     """
-    from optim.estimation.fit import fit as fit_problem
-    from optim.estimation.transfer.continued_fit import update as update_fit
+    from optim.estimation.fit import fit_problem
+    from optim.estimation.transfer.continued_fit import update_fit
 
     chosen = changed_settings("fit", model.settings.fit, settings)
     named: dict[str, Any] = {"seed": seed, "model_name": model.name, "progress": progress}
@@ -107,7 +107,7 @@ def predict_new_clone(
     progress: Progress = no_progress,
     **settings: Any,
 ) -> NewClonePrediction:
-    """Predict clones that the fit has not seen, from their first days of samples.
+    """Predict new clones, which the fit does not hold, from their first days of samples.
 
     Args:
         result: the fit whose population is the prior.
@@ -121,7 +121,7 @@ def predict_new_clone(
         IncompatibleError: another model than that of the fit, or a clone that it knows.
         FitError: no plausible parameter set could be simulated.
     """
-    from optim.estimation.transfer.new_clone import predict_new_clone as predict_clones
+    from optim.estimation.transfer.new_clone import predict_clones
 
     chosen = changed_settings("place", model.settings.place, settings)
     return predict_clones(result, build_fit(model.settings, screen), chosen, seed=seed, progress=progress)
@@ -146,6 +146,7 @@ def rank(
     from optim.optimisation.lineage import process_lineage
     from optim.optimisation.optimise import parameter_sets
     from optim.optimisation.rank import rank_clones
+    from optim.optimisation.study import Study
 
     if result.group_by != "clone":
         raise ConfigError("rank: the fit groups runs by experiment, so there are no clones to rank")
@@ -153,14 +154,11 @@ def rank(
     lineage = process_lineage(result, problem, seed=seed)
     if process.settings.calendar is not None:
         lineage = lineage.with_notes("clones are ranked without regard to working hours")
-    return rank_clones(
-        problem,
-        {clone: parameter_sets(result, problem.model, clone) for clone in result.clones},
-        changed_settings("optimise", process.settings.optimise, settings),
-        lineage,
-        _truth(result, problem),
-        progress,
+    study = Study(
+        problem, changed_settings("optimise", process.settings.optimise, settings), lineage, progress=progress
     )
+    ensembles = {clone: parameter_sets(result, problem.model, clone) for clone in result.clones}
+    return rank_clones(study, ensembles, truth=_truth(result, problem))
 
 
 def _truth(result: FitResult, problem: ProcessProblem) -> Callable[[str, np.ndarray], float] | None:
@@ -192,7 +190,7 @@ def optimise(
     Args:
         result: the fit.
         process: from `optim.load_process`; its settings say how uncertainty and working hours count.
-        clone: an id; `best`, the first of the ranking; or `population`, a clone that has not been seen.
+        clone: an id; `best`, the first of the ranking; or `population`, a new clone of the population.
         ranking: of the same fit; the process that it found for the clone becomes one more start.
         seed: of the starts.
         progress: receives a line now and then.
@@ -207,8 +205,8 @@ def optimise(
         ConfigError: an unknown clone.
     """
     from optim.optimisation.lineage import process_lineage
-    from optim.optimisation.optimise import NEWCOMER, parameter_sets
-    from optim.optimisation.optimise import optimise as optimise_process
+    from optim.optimisation.optimise import NEWCOMER, optimise_process, parameter_sets
+    from optim.optimisation.study import Study
 
     problem = process.problem
     if ranking is not None:
@@ -221,17 +219,15 @@ def optimise(
         raise ConfigError(f"optimise.clone: unknown '{clone}'.{nearest(clone, known)} Known: {', '.join(known)}")
     first = _ranked_process(problem, ranking, clone)
     used = [ranking] if ranking is not None and (best or first is not None) else []
-    return optimise_process(
+    study = Study(
         problem,
-        clone,
-        parameter_sets(result, problem.model, clone),
         changed_settings("optimise", process.settings.optimise, settings),
         process_lineage(result, problem, *used, seed=seed),
-        first,
-        progress,
         process.settings.objective.risk,
         process.settings.calendar,
+        progress,
     )
+    return optimise_process(study, clone, parameter_sets(result, problem.model, clone), first=first)
 
 
 def _require_made_from(child: Artefact, result: FitResult) -> None:
@@ -261,7 +257,7 @@ def _ranked_process(problem: ProcessProblem, ranking: Ranking | None, clone: str
 def sensitivity(
     result: FitResult, process: Process, optimum: Optimum, *, seed: int = 0, progress: Progress = no_progress
 ) -> Stress:
-    """What parameters, prices and disturbances do to an optimum.
+    """Sensitivity analysis of an optimum to parameters, prices and disturbances.
 
     Args:
         result: the fit that the optimum was made from.
@@ -272,20 +268,19 @@ def sensitivity(
     """
     from optim.optimisation.lineage import process_lineage
     from optim.optimisation.optimise import parameter_sets
-    from optim.optimisation.sensitivity import stress
+    from optim.optimisation.sensitivity import analyse_sensitivity
+    from optim.optimisation.study import Study
 
     _require_made_from(optimum, result)
     problem, cfg = process.problem, process.settings
-    return stress(
-        problem,
+    study = Study(problem, cfg.optimise, process_lineage(result, problem, optimum, seed=seed), progress=progress)
+    return analyse_sensitivity(
+        study,
         optimum.clone,
         np.array([d.value for d in optimum.optimum.decisions]),
-        parameter_sets(result, problem.model, optimum.clone),
-        cfg.stress.drifts,
-        cfg.optimise,
-        process_lineage(result, problem, optimum, seed=seed),
-        progress,
-        optimum.bounds,
+        ensemble=parameter_sets(result, problem.model, optimum.clone),
+        disturbances=cfg.stress.drifts,
+        bounds=optimum.bounds,
     )
 
 
@@ -298,7 +293,7 @@ def pareto(
     progress: Progress = no_progress,
     **settings: Any,
 ) -> Front:
-    """The front between the objective of a process and another one, at the estimate.
+    """Pareto front between the objective of a process and another one, at the estimate.
 
     Args:
         result: the fit that the optimum was made from.
@@ -310,28 +305,26 @@ def pareto(
     """
     from optim.optimisation.lineage import process_lineage
     from optim.optimisation.optimise import parameter_sets
-    from optim.optimisation.pareto import pareto as pareto_front
+    from optim.optimisation.pareto import pareto_front
+    from optim.optimisation.study import Study
 
     _require_made_from(optimum, result)
     problem = process.problem
     chosen = changed_settings("pareto", process.settings.pareto, settings)
+    lineage = process_lineage(result, problem, optimum, seed=seed)
     return pareto_front(
-        problem,
+        Study(problem, process.settings.optimise, lineage, progress=progress),
         optimum.clone,
-        chosen.against,
         parameter_sets(result, problem.model, optimum.clone)[0],
-        chosen.points,
-        process.settings.optimise,
-        process_lineage(result, problem, optimum, seed=seed),
-        progress,
-        optimum.bounds,
+        settings=chosen,
+        bounds=optimum.bounds,
     )
 
 
 def make_recipe(
     result: FitResult, process: Process, optimum: Optimum, *, created_utc: str = "", run_id: str = ""
 ) -> Recipe:
-    """Make the recipe of an optimum: rounded to what pumps can do so that limits hold, and simulated again.
+    """Make the recipe of an optimum: decisions rounded to pump resolution so that limits hold, then simulated again.
 
     Args:
         result: the fit that the optimum was made from.
@@ -358,8 +351,8 @@ def make_recipe(
 
 
 def _rounded(result: FitResult, problem: ProcessProblem, optimum: Optimum) -> ProcessOutcome:
-    """The optimum at what pumps can do, simulated again, rounded so that limits are kept where that can be."""
-    from optim.optimisation.evaluate import outcome
+    """The optimum at pump resolution, simulated again, rounded so that limits stay met where that is possible."""
+    from optim.optimisation.evaluate import evaluate_process
     from optim.optimisation.optimise import parameter_sets
     from optim.recipe.rounding import kept_best, rounding_choices
 
@@ -371,7 +364,7 @@ def _rounded(result: FitResult, problem: ProcessProblem, optimum: Optimum) -> Pr
     x = np.concatenate([[[d.value for d in decisions]], ways])
     e = problem.evaluate(x, np.tile(ensemble[0], (len(x), 1)))
     worst = np.where(e.status == 0, e.margins.min(axis=1, initial=np.inf), -np.inf)
-    return outcome(problem, "optimum", ways[kept_best(worst[1:], float(worst[0]))], ensemble)
+    return evaluate_process(problem, "optimum", ways[kept_best(worst[1:], float(worst[0]))], ensemble=ensemble)
 
 
 def _commit() -> str:
@@ -405,7 +398,7 @@ def load(folder: str | Path) -> Any:
     """Read a result that a command left in its output folder: a fit, a ranking, an optimum, ...
 
     Raises:
-        IncompatibleError: nothing that this version can read; names the command that makes it anew.
+        IncompatibleError: this version cannot read the folder; the message names the command that makes it again.
     """
     from optim.artefact import stored_kind
 

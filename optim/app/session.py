@@ -1,4 +1,4 @@
-"""One command at work: its output folder, its tracked run, and how it tells what it does."""
+"""The session of a command: output folder, tracked run, and output to the terminal."""
 
 from __future__ import annotations
 
@@ -22,13 +22,22 @@ Say = Callable[[str], None]
 
 
 def folder_of(kind: str, case: str) -> str:
-    """Name of what belongs to a kind of artefact; `case` is the name of a further objective, '' for the first."""
+    """Folder of a kind of artefact; `case` names a further objective and is '' for the first one."""
     return f"{kind}_{case}" if case else kind
 
 
 @dataclass
 class Session:
-    """One command at work: where it writes, how it is tracked, how it tells."""
+    """The session of a command.
+
+    Attributes:
+        cfg: the composed settings.
+        out: the output folder.
+        tracker: the tracked run.
+        say: prints a line of the report.
+        progress: receives a line of progress.
+        told: notes that were printed already.
+    """
 
     cfg: Settings
     out: Path

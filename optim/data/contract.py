@@ -157,7 +157,7 @@ class Checker:
 
 
 def checked_variable(check: Checker, file: str, row: int, *, column: str, name: str) -> Quantity | None:
-    """The quantity of a measured variable or medium component."""
+    """The quantity of a measured variable or medium component; None after noting an unknown name."""
     return (
         VARIABLES[name]
         if check.require_one_of(file, row, column, text=name, allowed=tuple(VARIABLES), what="variable")
@@ -166,7 +166,7 @@ def checked_variable(check: Checker, file: str, row: int, *, column: str, name: 
 
 
 def known_run(check: Checker, file: str, row: int, *, run_id: str, runs: Mapping[str, Run]) -> Run | None:
-    """The run that a row speaks of, None after noting that there is none."""
+    """The run that a row refers to; None after noting that there is no such run."""
     if not runs:
         return None  # the table of runs itself is at fault and has been reported
     if run_id in runs:

@@ -1,4 +1,4 @@
-"""A dataset: what was measured, and what was really done to each vessel, in canonical units."""
+"""A dataset: measurements, and the actions that each vessel really received, in canonical units."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Run:
     """One vessel from inoculation (or induction) to its end.
 
-    `actions` are what was done to it, in order of time, without its end. Setpoints among them at time 0 count before
-    `temperature_c` and `ph`.
+    `actions` are the actions on it in order of time, without the harvest. A setpoint among them at time 0 replaces
+    `temperature_c` or `ph`.
     """
 
     run_id: str
@@ -39,9 +39,9 @@ class Run:
     actions: tuple[Action, ...]
 
     def plan(self) -> tuple[Action, ...]:
-        """All that is done to the vessel, from its setpoints at time 0 to its harvest, as `make_plan` takes it.
+        """All actions on the vessel, from the setpoints at time 0 to the harvest, in the form that `make_plan` takes.
 
-        What is written down for the very end, or later, does not happen.
+        Actions that are recorded for the time of harvest, or later, are left out.
         """
         first = {"temperature_c": self.temperature_c, "ph": self.ph}
         for a in self.actions:
@@ -51,13 +51,13 @@ class Run:
         return (*start, *actions_before(self.actions, self.end_time_h, self.end_time_h), Harvest(self.end_time_h))
 
     def until(self, time_h: float) -> Run:
-        """The run as if it ended at a time; what changes steadily until a later end has come as far as it would."""
+        """The run as if it ended at `time_h`; ramps and continuous feeds that last longer are cut there."""
         return replace(
             self, end_time_h=time_h, actions=actions_before(self.actions, time_h, max(self.end_time_h, time_h))
         )
 
     def feeds(self) -> tuple[str, ...]:
-        """Names of what was given to the vessel, in order of first use."""
+        """Names of the feeds that the vessel received, in order of first use."""
         return feeds_in_order(self.actions)
 
 
@@ -127,7 +127,7 @@ class Dataset:
         )
 
     def select_runs(self, runs: np.ndarray, until_h: float = np.inf) -> Dataset:
-        """Some of the runs (indices, in the order wanted), with what was measured of them up to a time."""
+        """The dataset of some runs (indices, in the wanted order), with their measurements up to `until_h`."""
         place = {int(run): i for i, run in enumerate(runs)}
         m = self.measurements
         keep = [i for i, run in enumerate(m.run) if int(run) in place and m.time_h[i] <= until_h]
@@ -142,7 +142,7 @@ class Dataset:
         return replace(self, runs=tuple(self.runs[int(run)] for run in runs), measurements=measurements)
 
     def initial_sample(self, run: int) -> dict[str, float]:
-        """Mean of what was measured at time 0, by variable; censored values are left out."""
+        """Mean measurement at time 0, by variable; censored values are left out."""
         m = self.measurements
         found: dict[str, list[float]] = {}
         for i in np.flatnonzero((m.run == run) & (m.time_h == 0.0)):

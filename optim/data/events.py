@@ -1,4 +1,4 @@
-"""Reading events.csv: rows of what was done to vessels, as actions, every fault with its line."""
+"""Reading events.csv: its rows become actions on vessels, and every fault is noted with its line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ Lined = list[tuple[int, EventRow]]  # rows with their lines
 def read_runs_with_events(
     check: Checker, folder: Path, runs: Mapping[str, Run], *, media: Mapping[str, Mapping[str, float]]
 ) -> tuple[Run, ...]:
-    """The runs with what was done to them. Faults are noted in `check`."""
+    """The runs with their actions, from the rows of events.csv.
+
+    Args:
+        check: collects the faults.
+        folder: the dataset folder.
+        runs: runs without actions, by id.
+        media: compositions by id, which the feeds must be among.
+    """
     rows: dict[str, Lined] = {}
     frame = check.read_table(folder, EVENT_TABLE)
     broken: set[str] = set()  # runs of which a row could not be read: their plans are not judged

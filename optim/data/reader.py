@@ -100,7 +100,7 @@ def _media(check: Checker, folder: Path) -> dict[str, dict[str, float]]:
     def _read_row(line: int, cell: dict[str, str]) -> None:
         composition = media.setdefault(cell["medium_id"], {})
         if not (cell["component"] or cell["value"] or cell["unit"]):
-            return  # a medium that holds nothing that is told apart: water, a base
+            return  # a medium without a listed component: water, a base
         quantity = checked_variable(check, MEDIA.file, line, column="component", name=cell["component"])
         value = check.read_number(MEDIA.file, line, "value", text=cell["value"], lowest=0.0)
         if quantity is None:

@@ -1,4 +1,4 @@
-"""The schedule of a run: what was really done to a vessel, as a simulation takes it."""
+"""The schedule of a run: its recorded actions in the form that a simulation takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def feeds_of(run: Run) -> tuple[str, ...]:
 def schedule_of(run: Run, observed_h: np.ndarray, feeds: tuple[str, ...]) -> Schedule:
     """The schedule of a run, with a node at every observed time. Volumes in L, rates in L/h.
 
-    Raises `DatasetError` that names the run, where its actions are no plan.
+    Raises `DatasetError` that names the run where its actions contradict each other.
     """
     return plan_of_run(run, observed_h, feeds).schedule
 

@@ -1,4 +1,4 @@
-"""What steps after a fit need of the screening data: media, the range of each quantity, the truth of a simulation."""
+"""The part of the screening data that a fit carries on: media, screened ranges, and the truth of simulated data."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Screen:
 
     @classmethod
     def from_dataset(cls, dataset: Dataset) -> Screen:
-        """What is kept of a dataset."""
+        """The media, screened ranges and truth of a dataset."""
         return cls(dataset.name, dataset.media, screened_ranges(dataset), dataset.truth)
 
 
 def screened_ranges(dataset: Dataset) -> Ranges:
     """Screened range of each kind of decision, in its unit (mL, mL/h, h, degC, pH, 1e6 cells/mL).
 
-    Feeds that hold nothing (a base, water) are no feeds of the cells, and are left out.
+    Feeds without a component (a base, water) do not feed the cells and are left out.
     """
     ranges: Ranges = {"harvest": (0.0, max(run.end_time_h for run in dataset.runs))}
     levels, steps, shifts, doses, starts, rates, ph = [], [], [], [0.0], [], [], []

@@ -1,4 +1,4 @@
-"""A fit from start to end: multi-start estimate, ensemble, predictions with bands, scores, left-out runs and clones."""
+"""A fit from start to end: multi-start estimate, ensemble, predictions with bands, scores and cross-validation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from optim.settings.estimation import FitSettings
 SAME_COST = 0.1
 
 
-def fit(
+def fit_problem(
     problem: FitProblem,
     options: FitSettings,
     *,
@@ -48,8 +48,13 @@ def fit(
     model_name: str,
     progress: Progress = lambda text: None,
 ) -> FitResult:
-    """Fit a problem. Raises `FitError` when every start failed or the data do not determine the parameters at all."""
-    require_float64("fit")
+    """Fit a problem: search for the mode of its posterior, draw an ensemble, and score the fit.
+
+    `seed` is that of the starts and of the draws, `model_name` is stored with the result, `progress` is called with a
+    line of text now and then. Warns (`IntegratorWarning`) when another integrator would be much faster. Raises
+    `FitError` when every start failed, or when data and priors do not determine the parameters at all.
+    """
+    require_float64("fit_problem")
     posterior, points = multi_start(problem, options, seed, progress=progress)
     return build_fit_result(posterior, points, options, seed=seed, model_name=model_name, progress=progress)
 
@@ -63,7 +68,7 @@ def build_fit_result(
     model_name: str,
     progress: Progress = lambda text: None,
 ) -> FitResult:
-    """The result of a search: `points` are the ends of all starts, the best first."""
+    """Build the result of a search from the ends of all starts, the best first; arguments as for `fit_problem`."""
     problem, best = posterior.problem, points[0]
     better = problem.integrator_advice(posterior.lane_parameters(best))
     if better:
@@ -142,7 +147,7 @@ def build_fit_result(
 def _ensemble(
     posterior: Posterior, best: Point, options: FitSettings, seed: int, progress: Progress
 ) -> tuple[Draws, Bootstrap | PosteriorSample | None]:
-    """The ensemble, and all draws that it was thinned from where it is no Laplace approximation."""
+    """The ensemble, and the bootstrap or sample from which it was thinned (None for a Laplace approximation)."""
     if options.ensemble_by == "laplace":
         return draw_laplace(posterior, best, options.ensemble, rng=np.random.default_rng(seed + 1)), None
     wide: Bootstrap | PosteriorSample
@@ -152,8 +157,8 @@ def _ensemble(
     else:
         wide = sample_posterior(posterior, best, SampleOptions(options.draws), seed=seed + 1, progress=progress)
         drawn = wide.draws
-    kept = np.linspace(0, len(drawn.shared) - 1, min(options.ensemble - 1, len(drawn.shared))).astype(int)
-    shared, block = drawn.shared[kept], drawn.block[kept]
+    thinned = np.linspace(0, len(drawn.shared) - 1, min(options.ensemble - 1, len(drawn.shared))).astype(int)
+    shared, block = drawn.shared[thinned], drawn.block[thinned]
     return Draws(np.concatenate([best.shared[None], shared]), np.concatenate([best.block[None], block])), wide
 
 
@@ -175,7 +180,7 @@ def _findings(posterior: Posterior, best: Point, options: FitSettings, progress:
     try:
         return inspect_data(posterior, best).findings
     except FitError:
-        # no robust fit to judge by: what the data say of themselves
+        # without a robust fit, only the data can be inspected
         return inspect_dataset(posterior.problem.dataset, tuple(posterior.problem.noise.assays))
 
 
@@ -188,42 +193,43 @@ def _identifiability(posterior: Posterior, best: Point, options: FitSettings, pr
 
 
 def _starts(points: list[Point]) -> tuple[StartReport, ...]:
-    """How every start ended, and at which optimum: 0 is the best, -1 a start that failed."""
+    """Report of every start, by cost; distinct optima are numbered, 0 is the best, -1 a start that failed."""
     costs = [float(p.history[-1]) if p.history else float("inf") for p in points]
-    rows, places = [], list[float]()
+    rows, optima = [], list[float]()
     for i in np.argsort(costs):
         optimum = -1
         if np.isfinite(costs[i]):
-            if not places or costs[i] - places[-1] > SAME_COST:
-                places.append(costs[i])
-            optimum = len(places) - 1
+            if not optima or costs[i] - optima[-1] > SAME_COST:
+                optima.append(costs[i])
+            optimum = len(optima) - 1
         rows.append(StartReport(int(i), costs[i], points[i].iterations, points[i].reason, optimum))
     return tuple(rows)
 
 
 def parameter_estimates(e: Posterior, point: Point, draws: Draws | None = None) -> tuple[ParameterEstimate, ...]:
-    """The table of all parameters on the natural scale, with intervals from the curvature at `point`, or of `draws`."""
+    """Table of all parameters on the natural scale, with 90 % intervals.
+
+    Intervals are those of the curvature at the evaluated `point`, or the quantiles of `draws` where they are given.
+    """
     assert point.arrow is not None
     variances = point.arrow.variances()
     rows = []
-    for place in all_parameters(e):
-        spec = place.spec
-        u, sd = (
-            float(place.value_in(point.shared, point.block)),
-            float(np.sqrt(np.maximum(place.value_in(*variances), 0.0))),
-        )
+    for index in all_parameters(e):
+        spec = index.spec
+        u = float(index.value_in(point.shared, point.block))
+        sd = float(np.sqrt(np.maximum(index.value_in(*variances), 0.0)))
         ends = np.array([u - Z90 * sd, u + Z90 * sd])
         if draws is not None:
-            ends = np.quantile(place.value_in(draws.shared, draws.block), (0.05, 0.95))
+            ends = np.quantile(index.value_in(draws.shared, draws.block), (0.05, 0.95))
         low, high = spec.fitted_bounds()
         lower, estimate, upper = spec.to_natural(np.clip(np.array([ends[0], u, ends[1]]), low, high))
-        prior_sd = float(e.spread[place.column]) if place.level == "clone" else spec.prior_sd_fitted()
+        prior_sd = float(e.spread[index.column]) if index.level == "clone" else spec.prior_sd_fitted()
         shrinkage = sd / prior_sd if prior_sd else float("nan")
         rows.append(
             ParameterEstimate(
                 name=spec.name,
-                level=place.level,
-                owner=place.owner,
+                level=index.level,
+                owner=index.owner,
                 unit=spec.unit,
                 estimate=float(estimate),
                 lower90=float(lower),
@@ -258,7 +264,7 @@ def parameter_estimates(e: Posterior, point: Point, draws: Draws | None = None) 
 
 
 def _verdict(shrinkage: float) -> str:
-    """What the data say, by how much narrower they make the belief."""
+    """Verdict in words, by how much narrower than the prior the posterior is."""
     if not np.isfinite(shrinkage):
         return "no prior to compare with"
     if shrinkage < 0.5:

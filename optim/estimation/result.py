@@ -1,4 +1,4 @@
-"""What a fit leaves: estimates, an ensemble of plausible parameter sets, and how well the data are met."""
+"""Result of a fit: estimates, an ensemble of plausible parameter sets, predictions, scores and diagnostics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from optim.parameters import ParameterSpec, ParameterTable
 
 @dataclass(frozen=True)
 class ParameterEstimate:
-    """One row of the parameter table, on the natural scale."""
+    """One row of the table of estimates, on the natural scale."""
 
     name: str
     level: str  # shared | population | clone | batch | vessel | fixed
@@ -28,11 +28,11 @@ class ParameterEstimate:
     lower90: float
     upper90: float
     prior: str  # e.g. 'lognormal(0.043, 0.30)'; '' for fixed
-    shrinkage: float  # posterior sd / prior sd on the fitted scale: 1 = the data say nothing
+    shrinkage: float  # posterior sd / prior sd on the fitted scale; 1: the data add no information
     at_bound: bool
     source: str
     verified: bool
-    verdict: str = ""  # what the data say about it, in words
+    verdict: str = ""  # how well the data determine it, in words
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class FitResult(Artefact):
     other: np.ndarray
     parameters: tuple[ParameterEstimate, ...]
     observations: Observations
-    noise_scale: dict[str, float]  # variable -> factor found on the stated noise
-    spread: dict[str, float]  # clone parameter -> standard deviation between clones found, on the fitted scale
+    noise_scale: dict[str, float]  # variable -> estimated factor on the stated noise
+    spread: dict[str, float]  # clone parameter -> estimated standard deviation between clones, on the fitted scale
     cost: float
     log_likelihood: float
     n_parameters: int
@@ -137,9 +137,9 @@ class FitResult(Artefact):
     left_out: Observations | None = None  # leave-one-run-out predictions of every point
     clones_left_out: Observations | None = None  # the same, whole clones (or experiments) left out
     findings: tuple[Finding, ...] = ()
-    identifiability: tuple[str, ...] = ()  # what the data cannot tell, in sentences
+    identifiability: tuple[str, ...] = ()  # parameters that the data do not determine, in sentences
     profiles: tuple[LikelihoodProfile, ...] = ()
-    agreement: tuple[str, ...] = ()  # where two ways to find an interval do not agree, in sentences
+    agreement: tuple[str, ...] = ()  # intervals of two methods that disagree, in sentences
     ensemble_by: str = "laplace"  # laplace | bootstrap | nuts
 
     @property

@@ -1,4 +1,4 @@
-"""A suggestion as files: a dataset that lacks its measurements, in the contract that optim reads, and a table."""
+"""The lab sheet of suggested experiments: a dataset without its measurements, and a table to fill in."""
 
 from __future__ import annotations
 

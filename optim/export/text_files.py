@@ -16,19 +16,19 @@ def csv_text(table: pd.DataFrame) -> str:
 
 
 def write_csv(view: View, folder: Path) -> None:
-    """One file for each table."""
+    """Write each table of a view as a CSV file."""
     for name, table in view.tables.items():
         (folder / f"{name}.csv").write_text(csv_text(table), encoding="utf-8")
 
 
 def write_json(view: View, folder: Path) -> None:
-    """The document, where there is one."""
+    """Write the document of a view as JSON, where it has one."""
     if view.document is not None:
         text = json.dumps(view.document, indent=1, allow_nan=False)
         (folder / f"{view.kind}.json").write_text(text + "\n", encoding="utf-8")
 
 
 def write_html(view: View, folder: Path) -> None:
-    """The page, where there is one."""
+    """Write the page of a view as HTML, where it has one."""
     if view.page is not None:
         (folder / f"{view.kind}.html").write_text(view.html(), encoding="utf-8")

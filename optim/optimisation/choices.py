@@ -13,8 +13,8 @@ import numpy as np
 
 from optim.errors import ConfigError, InfeasibleError
 from optim.optimisation.process_program import ProcessProgram
-from optim.optimisation.solve import Bounds, Progress, Solution, best, silent, solve
-from optim.process.calendar import bounds_with, held, hours_allow, idle_decisions, timed_decisions
+from optim.optimisation.solve import Bounds, Progress, Solution, best_solution, silent, solve
+from optim.process.calendar import bounds_with, fixed_decisions, hours_allow, idle_decisions, timed_decisions
 from optim.process.design import Design
 from optim.process.lanes import Lanes
 from optim.process.problem import ProcessProblem
@@ -25,7 +25,7 @@ AROUND = 2  # windows tried on each side of where a time wants to be
 
 
 @dataclass(frozen=True)
-class Variant:
+class Choice:
     """One way to go about it: bounds [2, D], and a name that says what was chosen."""
 
     name: str
@@ -33,7 +33,7 @@ class Variant:
     solution: Solution | None = None  # None: no process within working hours meets all limits
 
 
-def variants(
+def solve_choices(
     problem: ProcessProblem,
     starts: np.ndarray,
     lane: Lanes,
@@ -41,16 +41,16 @@ def variants(
     calendar: CalendarSettings | None,
     options: OptimiseSettings,
     progress: Progress = silent,
-) -> tuple[Variant, ...]:
+) -> tuple[Choice, ...]:
     """Every variant at its best in a lane, from starts [L, D]; the best first.
 
     Without a calendar people are always there; without choices there is one, with nothing held. Raises
     `InfeasibleError` where no variant has a process that meets all limits.
     """
     design, choices = problem.design, options.choices
-    patterns = {name: held(design, dict(values), f"optimise.choices.{name}") for name, values in choices.items()} or {
-        "": {}
-    }
+    patterns = {
+        name: fixed_decisions(design, dict(values), f"optimise.choices.{name}") for name, values in choices.items()
+    } or {"": {}}
     days = calendar.start_days if calendar else ("",)
     relaxed, timed, names = [], [], []
     for day, (pattern, fixed) in itertools.product(days, patterns.items()):
@@ -63,9 +63,9 @@ def variants(
                 )
         name = ", ".join(part for part in (f"start on {day}" if day else "", pattern) if part)
         names.append(name)
-        if calendar and not hours_allow(calendar, design, day, fixed):
+        if calendar and not hours_allow(calendar, design, day, fixed=fixed):
             continue
-        relaxed.append(Variant(name, bounds_with(design, fixed | idle, {})))
+        relaxed.append(Choice(name, bounds_with(design, fixed | idle, {})))
         timed.append((fixed | idle, timed_decisions(calendar, design, day) if calendar else {}))
     found = _solved(problem, relaxed, starts, lane, options, progress)
     if any(times for _, times in timed):
@@ -73,7 +73,7 @@ def variants(
         for v, (fixed, times) in zip(found, timed, strict=True):
             if v.solution is None:
                 continue
-            for bounds in in_hours(design, fixed, times, v.solution.x):
+            for bounds in solve_in_hours(design, fixed, times, wanted=v.solution.x):
                 narrow.append(replace(v, bounds=bounds, solution=None))
                 begin.append(v.solution.x)
         found = _each(problem, narrow, np.array(begin).reshape(-1, len(design.lower)), lane, options, progress)
@@ -83,15 +83,15 @@ def variants(
             "no choice of days and patterns has a process that meets all limits and falls into working hours"
         )
     able.sort(key=lambda v: -v.solution.objective if v.solution else np.inf)
-    first: dict[str, Variant] = {}
+    first: dict[str, Choice] = {}
     for v in able:
         first.setdefault(v.name, v)
-    lost = [Variant(name, bounds_with(design, {}, {})) for name in names if name not in first]
+    lost = [Choice(name, bounds_with(design, {}, {})) for name in names if name not in first]
     return (*first.values(), *lost)
 
 
-def in_hours(
-    design: Design, fixed: dict[int, float], times: dict[int, list[tuple[float, float]]], wanted: np.ndarray
+def solve_in_hours(
+    design: Design, fixed: dict[int, float], times: dict[int, list[tuple[float, float]]], *, wanted: np.ndarray
 ) -> list[np.ndarray]:
     """Bounds [2, D] for every choice of working windows around where times are wanted [D]; none where none is left."""
     free = {i: parts for i, parts in times.items() if i not in fixed}
@@ -109,34 +109,34 @@ def _around(parts: list[tuple[float, float]], wanted: float) -> list[tuple[float
 
 def _solved(
     problem: ProcessProblem,
-    rows: list[Variant],
+    rows: list[Choice],
     starts: np.ndarray,
     lane: Lanes,
     options: OptimiseSettings,
     progress: Progress,
-) -> list[Variant]:
+) -> list[Choice]:
     """Every variant from all starts."""
     many = [v for v in rows for _ in starts]
     found = _each(problem, many, np.tile(starts, (len(rows), 1)), lane, options, progress)
     ends = [found[i * len(starts) : (i + 1) * len(starts)] for i in range(len(rows))]
     return [
-        replace(v, solution=best([e.solution for e in own if e.solution is not None]))
+        replace(v, solution=best_solution([e.solution for e in own if e.solution is not None]))
         for v, own in zip(rows, ends, strict=True)
     ]
 
 
 def _each(
     problem: ProcessProblem,
-    rows: list[Variant],
+    rows: list[Choice],
     starts: np.ndarray,
     lane: Lanes,
     options: OptimiseSettings,
     progress: Progress,
-) -> list[Variant]:
+) -> list[Choice]:
     """Every variant from a start of its own."""
     if not rows:
         return []
     bounds = Bounds(*np.stack([v.bounds for v in rows], axis=1))
     program = ProcessProgram(problem, lane.tiled(len(rows)))
     found = solve(program, starts, options, bounds=bounds, progress=progress)
-    return [replace(v, solution=best([s])) for v, s in zip(rows, found, strict=True)]
+    return [replace(v, solution=best_solution([s])) for v, s in zip(rows, found, strict=True)]

@@ -13,7 +13,7 @@ from optim.optimisation.result import (
     ProcessOutcome,
     Series,
 )
-from optim.process.cost import DRIVERS, Harvest
+from optim.process.cost import DRIVERS, HarvestedBatch
 from optim.process.lanes import Lanes, as_lanes
 from optim.process.problem import ProcessProblem, Trace
 from optim.runtime import require_float64
@@ -26,10 +26,11 @@ ACTIVE_MARGIN = 1e-3  # of a constraint's limit
 LEAST_FREE_SPAN = 1e-6  # a decision with a smaller span was not free
 
 
-def outcome(
+def evaluate_process(
     problem: ProcessProblem,
     name: str,
     x: np.ndarray,
+    *,
     ensemble: Lanes | np.ndarray,
 ) -> ProcessOutcome:
     """The process with decisions x [D] over an ensemble (lanes, or parameters [E, P]), member 0 being the estimate.
@@ -55,7 +56,7 @@ def outcome(
         trajectory=_series(problem, trace, good),
         metrics=metrics,
         metric_units={key: problem.metrics[key].unit for key in metrics},
-        cost_items=bill(problem, Harvest(*(np.asarray(v)[0] for v in trace.harvest))),
+        cost_items=cost_items(problem, HarvestedBatch(*(np.asarray(v)[0] for v in trace.harvest))),
         currency=problem.book.currency,
         constraints=constraint_values(problem, trace, good),
         failed_members=int(np.sum(~good)),
@@ -118,12 +119,12 @@ def _series(problem: ProcessProblem, trace: Trace, good: np.ndarray) -> Series:
     return Series(trace.t[0][keep], names, units, low, middle, high)
 
 
-def bill(problem: ProcessProblem, harvest: Harvest) -> tuple[CostItem, ...]:
+def cost_items(problem: ProcessProblem, harvest: HarvestedBatch) -> tuple[CostItem, ...]:
     """Cost of every item of a production batch at the estimate."""
     import jax.numpy as jnp
 
     book = problem.book
-    h = Harvest(*(jnp.asarray(v) for v in harvest))
+    h = HarvestedBatch(*(jnp.asarray(v) for v in harvest))
     amounts = {key: float(v) for key, v in book.drivers(h).items()}
     costs = np.asarray(book.costs(jnp.asarray(book.prices()), h))
     return tuple(

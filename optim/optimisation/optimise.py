@@ -10,26 +10,26 @@ from optim.artefact import Lineage
 from optim.errors import InfeasibleError
 from optim.estimation.result import FitResult
 from optim.kinetics.base import AbstractKineticModel
-from optim.optimisation.choices import Variant, variants
-from optim.optimisation.evaluate import constraint_values, outcome
+from optim.optimisation.choices import Choice, solve_choices
+from optim.optimisation.evaluate import constraint_values, evaluate_process
 from optim.optimisation.process_program import ProcessProgram, start_points, tiled_bounds
 from optim.optimisation.result import (
-    Judged,
     Optimum,
+    RiskComparison,
     Robustness,
     SolveReport,
     VariantReport,
 )
-from optim.optimisation.robust import ESTIMATE, judge, solve_robust
-from optim.optimisation.solve import Progress, Solution, best, silent, solve
-from optim.optimisation.tightening import finely, kept_between
-from optim.process.disturbance import Drift, executed
+from optim.optimisation.robust import judge_process, solve_robust
+from optim.optimisation.solve import Progress, Solution, best_solution, solve
+from optim.optimisation.study import Study
+from optim.optimisation.tightening import finer_problem, tighten_constraints
+from optim.process.disturbance import Drift, sample_execution_errors
 from optim.process.lanes import Lanes
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
 from optim.settings.objective import RiskSettings
 from optim.settings.optimisation import OptimiseSettings
-from optim.settings.process import CalendarSettings
 
 DISTINCT_SPAN = 0.1  # of a decision's span: processes that differ by less count as one
 HELD_OUT = 64  # scenarios, where they can be drawn
@@ -51,42 +51,43 @@ def parameter_sets(result: FitResult, model: AbstractKineticModel, clone: str) -
     return np.stack([named[name] for name in model.Parameters._fields], axis=1)
 
 
-def optimise(
-    problem: ProcessProblem,
-    clone: str,
-    ensemble: np.ndarray,
-    options: OptimiseSettings,
-    lineage: Lineage,
-    first: np.ndarray | None = None,
-    progress: Progress = silent,
-    risk: RiskSettings = ESTIMATE,
-    calendar: CalendarSettings | None = None,
-) -> Optimum:
-    """Best process for one parameter ensemble [E, P], beside the platform process; `first` is an extra start.
+def optimise_process(study: Study, clone: str, ensemble: np.ndarray, *, first: np.ndarray | None = None) -> Optimum:
+    """Optimise the process of one clone, and describe it beside the platform process.
 
-    The best processes for the estimate that differ are where choices (`calendar`, and `options.choices` of decisions
-    held at values, by name) and a robust search begin. Raises `InfeasibleError` that names the constraints no start
-    could meet, or says in how many parameter sets they can be met.
+    The distinct best processes for the estimate are where choices (working hours, and the patterns of decisions in the
+    settings of the search) and a robust search begin.
+
+    Args:
+        study: the problem and its settings.
+        clone: its id, for the result.
+        ensemble: plausible parameter sets [E, P]; the first is the estimate.
+        first: decisions [D] of one more start.
+
+    Raises:
+        InfeasibleError: no start could meet all limits; names those in conflict, or says in how many parameter sets
+            they can be met.
     """
     require_float64("optimise")
+    problem, options, lineage, progress = study.problem, study.search, study.lineage, study.progress
+    risk, calendar = study.risk, study.calendar
     starts = start_points(problem, options.starts, lineage.seed)
     if first is not None:
         starts = np.concatenate([starts, first[None]])
     lane = Lanes(ensemble[:1])
     found = solve(ProcessProgram(problem, lane.tiled(len(starts))), starts, options, progress=progress)
-    chosen = best(found)
+    chosen = best_solution(found)
     if chosen is None:
         raise InfeasibleError(explain_conflict(problem, found, lane.tiled(len(starts))))
     history, reports = _history(problem, found[: options.starts]), [_report(problem, s) for s in found]
-    chosen, between = kept_between(problem, chosen, lane, options=options, progress=progress)
+    chosen, between = tighten_constraints(problem, chosen, lane, options=options, progress=progress)
     x, robustness = chosen.x, None
-    tried: tuple[Variant, ...] = ()
+    tried: tuple[Choice, ...] = ()
     begin, bounds = np.array([s.x for s in distinct_solutions(problem, found, DISTINCT_STARTS, first=chosen)]), None
     if calendar or options.choices:
-        tried = variants(problem, begin, lane, calendar=calendar, options=options, progress=progress)
+        tried = solve_choices(problem, begin, lane, calendar=calendar, options=options, progress=progress)
         assert tried[0].solution is not None
         bounds = tried[0].bounds
-        chosen, between = kept_between(
+        chosen, between = tighten_constraints(
             problem, tried[0].solution, lane, options=options, bounds=bounds, progress=progress
         )
         x = chosen.x
@@ -94,8 +95,8 @@ def optimise(
     if risk.is_active:
         x, robustness, more = _robust(problem, begin, bounds, ensemble, risk, options, lineage, progress)
         reports += [replace(r, start=len(found) + r.start) for r in more]
-    optimum = outcome(problem, "optimum", x, ensemble)
-    baseline = outcome(problem, "platform", problem.design.platform, ensemble)
+    optimum = evaluate_process(problem, "optimum", x, ensemble=ensemble)
+    baseline = evaluate_process(problem, "platform", problem.design.platform, ensemble=ensemble)
     notes = list[str]()
     outside = [d.name for d in optimum.decisions if d.outside_screened]
     if robustness:
@@ -136,7 +137,7 @@ def optimise(
     )
 
 
-def _variant(problem: ProcessProblem, v: Variant) -> VariantReport:
+def _variant(problem: ProcessProblem, v: Choice) -> VariantReport:
     if v.solution is None:
         return VariantReport(v.name, float("nan"), "no process meets all limits")
     return VariantReport(v.name, float(problem.objective.from_solver(np.array(v.solution.objective))), "")
@@ -158,11 +159,11 @@ def _robust(
     pool, held = np.resize(ensemble[:split], (used, ensemble.shape[1])), ensemble[split:]
     if risk.execution.has_errors and len(held):
         held = np.resize(held, (max(HELD_OUT, used), ensemble.shape[1]))
-    drift = executed(risk.execution, used + len(held), lineage.seed)
+    drift = sample_execution_errors(risk.execution, used + len(held), lineage.seed)
     seen = Lanes(pool, drift=Drift(*(v[:used] for v in drift)))
     held_out = Lanes(held, drift=Drift(*(v[used:] for v in drift)))
     own = tiled_bounds(bounds, len(starts))
-    close = finely(problem)  # limits are promised just after boluses, too
+    close = finer_problem(problem)  # limits are promised just after boluses, too
     ends = solve_robust(close, starts, seen, risk=risk, options=options, bounds=own, progress=progress)
     safe = [end for end in ends if end.met >= risk.chance - 1e-9 and np.isfinite(end.solution.objective)]
     if not safe:
@@ -178,10 +179,10 @@ def _robust(
         ("nominal optimum", starts[0]),
         ("robust optimum", chosen.x),
     ):
-        value, met = judge(close, x, seen, risk)
-        later, met_later = judge(close, x, held_out, risk) if len(held) else (np.nan, np.nan)
-        judged.append(Judged(name, value, later, met, met_later))
-    nominal = outcome(problem, "nominal optimum", starts[0], ensemble)
+        value, met = judge_process(close, x, seen, risk=risk)
+        later, met_later = judge_process(close, x, held_out, risk=risk) if len(held) else (np.nan, np.nan)
+        judged.append(RiskComparison(name, value, later, met, met_later))
+    nominal = evaluate_process(problem, "nominal optimum", starts[0], ensemble=ensemble)
     reports = []
     for k, end in enumerate(ends):
         s = end.solution

@@ -15,12 +15,12 @@ import numpy as np
 from optim.artefact import Artefact, Lineage
 from optim.errors import ConfigError, InfeasibleError, nearest
 from optim.optimisation.process_program import Floor, ProcessProgram, start_points, tiled_bounds
-from optim.optimisation.solve import Progress, SequentialQuadratic, Solution, best, silent, solve
+from optim.optimisation.solve import Progress, SequentialQuadratic, Solution, best_solution, solve
+from optim.optimisation.study import Study
 from optim.process.lanes import one_lane
 from optim.process.metrics import OBJECTIVES
-from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
-from optim.settings.optimisation import OptimiseSettings
+from optim.settings.optimisation import OptimiseSettings, ParetoSettings
 
 NEIGHBOUR_ROUNDS = 2  # of starting again from the neighbours
 
@@ -59,23 +59,30 @@ class Front(Artefact):
     lost: int  # levels at which no start met all limits
 
 
-def pareto(
-    problem: ProcessProblem,
+def pareto_front(
+    study: Study,
     clone: str,
-    against: str,
     parameters: np.ndarray,
-    points: int,
-    options: OptimiseSettings,
-    lineage: Lineage,
-    progress: Progress = silent,
+    *,
+    settings: ParetoSettings,
     bounds: np.ndarray | None = None,
 ) -> Front:
-    """The front between the problem's objective and another one, at parameters [P].
+    """Find the Pareto front between the objective of a study and another one.
 
-    `bounds` [2, D] are those of choices that were made. Raises `ConfigError` for an objective that is unknown or the
-    same, `InfeasibleError` where no start is feasible.
+    Args:
+        study: the problem and its settings.
+        clone: its id, for the result.
+        parameters: of the clone [P].
+        settings: the other objective, and the number of points.
+        bounds: of the decisions [2, D], where choices were made.
+
+    Raises:
+        ConfigError: the other objective is unknown, or is the one that is maximised already.
+        InfeasibleError: no start is feasible.
     """
     require_float64("pareto")
+    problem, options, lineage, progress = study.problem, study.search, study.lineage, study.progress
+    against, points = settings.against, settings.points
     if against not in OBJECTIVES:
         raise ConfigError(
             f"pareto.against: unknown '{against}'.{nearest(against, OBJECTIVES)} Known: {', '.join(OBJECTIVES)}"
@@ -95,7 +102,7 @@ def pareto(
     ends = list[Solution]()
     for p in (problem, other):
         program, own = ProcessProgram(p, lane.tiled(len(starts))), tiled_bounds(bounds, len(starts))
-        top = best(solve(program, starts, options, bounds=own, progress=progress))
+        top = best_solution(solve(program, starts, options, bounds=own, progress=progress))
         if top is None:
             raise InfeasibleError("no process meets all limits; `optim optimise` says which are in conflict")
         ends.append(top)
@@ -122,7 +129,7 @@ def pareto(
         for (a, b), row, (kkt, ok) in zip(values, x, reports, strict=True)
     ]
     scores = values * [p.objective.target.sign for p in (problem, other)]
-    upper = nondominated(scores)
+    upper = nondominated_points(scores)
     return Front(
         lineage=lineage,
         clone=clone,
@@ -150,7 +157,7 @@ class _Levels:
         """From one start each [n, D]; None where none is feasible."""
         own = tiled_bounds(self.bounds, len(starts))
         found = solve(self.program, starts, self.options, bounds=own, method=method, progress=self.progress)
-        return [best([s]) for s in found]
+        return [best_solution([s]) for s in found]
 
     def solve_near(self, solutions: list[Solution]) -> list[Solution | None]:
         """From a solution each."""
@@ -159,10 +166,10 @@ class _Levels:
     @staticmethod
     def better(found: list[Solution | None], more: list[Solution | None]) -> list[Solution | None]:
         """The better of two at every level."""
-        return [best([s for s in pair if s is not None]) for pair in zip(found, more, strict=True)]
+        return [best_solution([s for s in pair if s is not None]) for pair in zip(found, more, strict=True)]
 
 
-def nondominated(scores: np.ndarray) -> list[int]:
+def nondominated_points(scores: np.ndarray) -> list[int]:
     """Rows of scores [n, 2] (more is better) that no other row betters in both, by the second score."""
     rows = []
     for i, s in enumerate(scores):

@@ -106,8 +106,8 @@ def _without_held(p: Programs, free: np.ndarray, middle: np.ndarray) -> Programs
     hessian[:, diagonal, diagonal] = np.where(free, hessian[:, diagonal, diagonal], 1.0)
     return Programs(
         hessian,
-        np.where(free, p.gradient + multiply(p.hessian, fixed), 0.0),
-        p.margins + multiply(p.jacobian, fixed),
+        np.where(free, p.gradient + multiply_lanes(p.hessian, fixed), 0.0),
+        p.margins + multiply_lanes(p.jacobian, fixed),
         np.where(free[:, None, :], p.jacobian, 0.0),
         np.where(free, p.lower, -1.0),
         np.where(free, p.upper, 1.0),
@@ -117,7 +117,7 @@ def _without_held(p: Programs, free: np.ndarray, middle: np.ndarray) -> Programs
 
 def _sizes(p: Programs) -> tuple[np.ndarray, np.ndarray]:
     """Typical sizes [L] of the objective over the box, and of the price of the limits that its middle breaks."""
-    short = -(p.margins + multiply(p.jacobian, 0.5 * (p.lower + p.upper)))
+    short = -(p.margins + multiply_lanes(p.jacobian, 0.5 * (p.lower + p.upper)))
     price = p.penalty * np.maximum(short, 0.0).max(axis=1, initial=0.0)
     return np.maximum(np.abs(p.gradient * (p.upper - p.lower)).max(axis=1), 1e-6), price
 
@@ -127,7 +127,7 @@ def _begin(p: Programs, size: np.ndarray) -> _Point:
     half = 0.5 * (p.upper - p.lower)
     mu, rho = 0.1 * size[:, None], p.penalty[:, None]
     d = p.lower + half
-    t = p.margins + multiply(p.jacobian, d)
+    t = p.margins + multiply_lanes(p.jacobian, d)
     nu = 2.0 * mu * rho / (t * rho + 2.0 * mu + np.sqrt((t * rho) ** 2 + 4.0 * mu**2))
     nu = np.clip(nu, 1e-12 * rho, (1.0 - 1e-12) * rho)
     return _Point(d, half, half, mu / nu, mu / (rho - nu), nu, rho - nu, mu / half, mu / half)
@@ -135,8 +135,8 @@ def _begin(p: Programs, size: np.ndarray) -> _Point:
 
 def _stationarity(p: Programs, at: _Point) -> np.ndarray:
     """What is left of the gradient of the Lagrangian, [L, D]."""
-    pulls = transposed(p.jacobian, at.nu) + at.low - at.high
-    return np.asarray(multiply(p.hessian, at.d) + p.gradient - pulls)
+    pulls = multiply_transposed(p.jacobian, at.nu) + at.low - at.high
+    return np.asarray(multiply_lanes(p.hessian, at.d) + p.gradient - pulls)
 
 
 def _complementarity(at: _Point) -> np.ndarray:
@@ -156,14 +156,16 @@ def _moved(p: Programs, at: _Point, left: np.ndarray, mean: np.ndarray) -> _Poin
     matrix *= unit[:, :, None] * unit[:, None, :]
     matrix[:, diagonal, diagonal] = 1.0 + ROUND_OFF
     # what the definition of the slacks lacks, by rounding
-    lack = p.margins + multiply(p.jacobian, at.d) + at.excess - at.slack
+    lack = p.margins + multiply_lanes(p.jacobian, at.d) + at.excess - at.slack
 
-    def newton(slack: np.ndarray, excess: np.ndarray, below: np.ndarray, above: np.ndarray) -> _Point:
+    def _newton(slack: np.ndarray, excess: np.ndarray, below: np.ndarray, above: np.ndarray) -> _Point:
         """The step to these products of distances and their multipliers."""
         apart = (slack / at.nu - at.slack) - (excess / at.rest - at.excess) - lack
-        pull = transposed(p.jacobian, weight * apart) + (below / at.below - at.low) - (above / at.above - at.high)
+        pull = (
+            multiply_transposed(p.jacobian, weight * apart) + (below / at.below - at.low) - (above / at.above - at.high)
+        )
         d = unit * np.linalg.solve(matrix, (unit * (pull - left))[:, :, None])[:, :, 0]
-        nu = weight * (apart - multiply(p.jacobian, d))
+        nu = weight * (apart - multiply_lanes(p.jacobian, d))
         return _Point(
             d,
             d,
@@ -177,13 +179,13 @@ def _moved(p: Programs, at: _Point, left: np.ndarray, mean: np.ndarray) -> _Poin
         )
 
     limits, box = np.zeros_like(at.nu), np.zeros_like(at.d)
-    first = newton(limits, limits, box, box)
+    first = _newton(limits, limits, box, box)
     share = _longest(at, first)
     ahead = _complementarity(_along(at, first, share))
     target = (mean * np.minimum(1.0, ahead / mean) ** 3)[:, None]
     # a predictor that was cut short says as little of second order; without this the method may go round in circles
     bend = (share**2)[:, None]
-    second = newton(
+    second = _newton(
         target - bend * first.slack * first.nu,
         target - bend * first.excess * first.rest,
         target - bend * first.below * first.low,
@@ -202,11 +204,11 @@ def _along(at: _Point, step: _Point, share: np.ndarray) -> _Point:
     return _Point(*(x + share[:, None] * dx for x, dx in zip(at, step, strict=True)))
 
 
-def multiply(matrix: np.ndarray, x: np.ndarray) -> np.ndarray:
+def multiply_lanes(matrix: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Matrices [L, A, B] times vectors [L, B]."""
     return np.asarray((matrix @ x[:, :, None])[:, :, 0])
 
 
-def transposed(matrix: np.ndarray, x: np.ndarray) -> np.ndarray:
+def multiply_transposed(matrix: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Transposed matrices [L, A, B] times vectors [L, A]."""
-    return multiply(np.swapaxes(matrix, 1, 2), x)
+    return multiply_lanes(np.swapaxes(matrix, 1, 2), x)

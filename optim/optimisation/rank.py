@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from optim.artefact import Lineage
 from optim.errors import InfeasibleError
 from optim.optimisation.optimise import DISTINCT_SPAN, distinct_solutions, explain_conflict
 from optim.optimisation.process_program import ProcessProgram, start_points
 from optim.optimisation.result import Interval, RankedClone, Ranking
-from optim.optimisation.solve import Progress, SequentialQuadratic, Solution, best, silent, solve
+from optim.optimisation.solve import Progress, SequentialQuadratic, Solution, best_solution, silent, solve
+from optim.optimisation.study import Study
 from optim.process.lanes import Lanes
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
@@ -19,18 +19,24 @@ from optim.settings.optimisation import OptimiseSettings
 
 
 def rank_clones(
-    problem: ProcessProblem,
+    study: Study,
     ensembles: dict[str, np.ndarray],
-    options: OptimiseSettings,
-    lineage: Lineage,
+    *,
     truth: Callable[[str, np.ndarray], float] | None = None,
-    progress: Progress = silent,
 ) -> Ranking:
     """Rank clones by the maximised metric, each at its own optimised process, over the joint parameter ensemble.
 
-    `truth` returns the true metric of a clone at given decisions, where the data are simulated.
+    Args:
+        study: the problem and its settings.
+        ensembles: plausible parameter sets [E, P] of every clone, by id. Set e of all clones is one joint draw; the
+            first is the estimate.
+        truth: the true metric of a clone at decisions [D], where the data are simulated.
+
+    Raises:
+        InfeasibleError: no clone has a process that meets all limits; names those in conflict.
     """
     require_float64("rank")
+    problem, options, lineage, progress = study.problem, study.search, study.lineage, study.progress
     clones = tuple(ensembles)
     members = len(next(iter(ensembles.values())))
     platform = np.tile(problem.design.platform, (members * len(clones), 1))
@@ -127,7 +133,7 @@ def best_of_each(
         found = solve(program, starts, options, method=method, progress=progress)
         tried.extend(zip(places.tolist(), found, strict=True))
         for place, s in zip(places, found, strict=True):
-            chosen[place] = best([c for c in (chosen[place], s) if c is not None])
+            chosen[place] = best_solution([c for c in (chosen[place], s) if c is not None])
         return found
 
     missing = np.array([i for i in range(estimates.number) if i not in known], int)

@@ -115,7 +115,7 @@ class SolveReport:
 
 
 @dataclass(frozen=True)
-class Judged:
+class RiskComparison:
     """One process over the parameter ensemble: the measure of risk, and the share of sets in which all limits are met.
 
     `seen` is over the members that the search used, `held_out` over those that it did not (nan where there are none).
@@ -137,7 +137,7 @@ class Robustness:
     chance: float
     members: int  # scenarios used for the search: parameter sets, with errors of the plant where it makes some
     held_out: int
-    rows: tuple[Judged, ...]
+    rows: tuple[RiskComparison, ...]
     nominal: ProcessOutcome
 
 

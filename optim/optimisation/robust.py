@@ -65,8 +65,8 @@ def smooth_measure(risk: RiskSettings, values: np.ndarray, width: float) -> tupl
     return float(edge - width * np.logaddexp(0.0, (edge - values) / width).sum() / whole), share / whole
 
 
-def judge(
-    problem: ProcessProblem, x: np.ndarray, members: Lanes | np.ndarray, risk: RiskSettings
+def judge_process(
+    problem: ProcessProblem, x: np.ndarray, members: Lanes | np.ndarray, *, risk: RiskSettings
 ) -> tuple[float, float]:
     """The measure of the maximised metric over members, and the share of them in which all limits are met.
 
@@ -75,7 +75,7 @@ def judge(
     members = as_lanes(members)
     e = problem.evaluate(np.tile(x, (members.number, 1)), members)
     good = e.status == 0
-    values = utility(problem, e.metrics)
+    values = risk_utility(problem, e.metrics)
     values = np.where(good, values, np.min(values[good], initial=np.inf))
     met = good & (e.margins >= -FEASIBLE).all(axis=1)
     return problem.objective.target.sign * float(risk_measure(risk, values)), float(np.mean(met))
@@ -93,7 +93,7 @@ class Robust:
     met: float
 
 
-def utility(problem: ProcessProblem, metrics: np.ndarray) -> np.ndarray:
+def risk_utility(problem: ProcessProblem, metrics: np.ndarray) -> np.ndarray:
     """The maximised metric as something of which more is better, from all metrics [.., M]."""
     return problem.objective.target.sign * metrics[..., list(problem.metrics).index(problem.metric)]
 
@@ -115,7 +115,7 @@ def solve_robust(
     `success` False and what it could keep. Objectives are those of the softened measure over the metric's size at the
     starts; judge a process by `risk_measure`.
     """
-    program, asked = RobustProgram.able(problem, starts, as_lanes(members), risk)
+    program, asked = RobustProgram.able(problem, starts, as_lanes(members), risk=risk)
     wanted = min(program.count, int(np.ceil(risk.chance * asked - 1e-9))) if risk.chance > 0.0 else 0
     stages = sorted({int(np.ceil(share * wanted)) for share in STAGES}) if wanted else [0]
     found = []
@@ -194,15 +194,15 @@ class RobustProgram:
 
     @classmethod
     def able(
-        cls, problem: ProcessProblem, starts: np.ndarray, members: Lanes, risk: RiskSettings
+        cls, problem: ProcessProblem, starts: np.ndarray, members: Lanes, *, risk: RiskSettings
     ) -> tuple[RobustProgram, int]:
         """Over the members that can be simulated at one start at least; and of how many."""
         asked = members.number
         members = members._replace(drift=broadcast_drift(members.drift, asked))
         e = cls(problem, members, risk).evaluate(starts)
         able = np.flatnonzero((e.status.reshape(-1, asked) == 0).any(axis=0))
-        size = float(np.nanmedian(np.abs(utility(problem, e.metrics[e.status == 0])))) or 1.0
-        values = utility(problem, e.metrics).reshape(len(starts), asked)[:, able]
+        size = float(np.nanmedian(np.abs(risk_utility(problem, e.metrics[e.status == 0])))) or 1.0
+        values = risk_utility(problem, e.metrics).reshape(len(starts), asked)[:, able]
         width = WIDTH * max(float(np.nanmedian(np.nanstd(values, axis=1))) / size, 1e-6)
         return cls(problem, members.rows(able), risk, size, width), asked
 
@@ -240,8 +240,8 @@ class RobustProgram:
         """Values and derivatives at points x [l, D]."""
         n = len(x)
         e, s = self.problem.derivatives(np.repeat(x, self.count, axis=0), self.members.tiled(n))
-        values = (utility(self.problem, e.metrics) / self.size).reshape(n, self.count)
-        slopes = (utility(self.problem, np.moveaxis(s.metrics, 1, -1)) / self.size).reshape(n, self.count, -1)
+        values = (risk_utility(self.problem, e.metrics) / self.size).reshape(n, self.count)
+        slopes = (risk_utility(self.problem, np.moveaxis(s.metrics, 1, -1)) / self.size).reshape(n, self.count, -1)
         good = (e.status.reshape(n, self.count) == 0).all(axis=1) & np.isfinite(values).all(axis=1)
         each = zip(values, good, strict=True)
         judged = [smooth_measure(self.risk, v, self.width) if ok else (np.nan, 0.0 * v) for v, ok in each]

@@ -13,6 +13,7 @@ from optim.errors import ConfigError, nearest
 from optim.optimisation.process_program import ProcessProgram, limit_rows, tiled_bounds
 from optim.optimisation.sequential_quadratic import FEASIBLE
 from optim.optimisation.solve import Progress, SequentialQuadratic, Solution, solve
+from optim.optimisation.study import Study
 from optim.process.disturbance import drift_of
 from optim.process.lanes import Lanes
 from optim.process.problem import Evaluation, ProcessProblem
@@ -88,23 +89,30 @@ class Stress(Artefact):
     drifts: tuple[DriftRow, ...]
 
 
-def stress(
-    problem: ProcessProblem,
+def analyse_sensitivity(
+    study: Study,
     clone: str,
     x: np.ndarray,
+    *,
     ensemble: np.ndarray,
     disturbances: Mapping[str, DriftSettings],
-    options: OptimiseSettings,
-    lineage: Lineage,
-    progress: Progress = lambda text: None,
     bounds: np.ndarray | None = None,
 ) -> Stress:
-    """Put the process x [D] under stress; ensemble [E, P], member 0 the estimate.
+    """Analyse the sensitivity of a process to parameters, prices and disturbances.
 
-    Disturbances that this design cannot have are left out, and told. `bounds` [2, D] are those of the choices that were
-    made. Raises `ConfigError` for a decision that a disturbance names and the design has not.
+    Args:
+        study: the problem and its settings.
+        clone: its id, for the result.
+        x: the decisions [D].
+        ensemble: plausible parameter sets [E, P]; the first is the estimate.
+        disturbances: errors of the plant, by name. Those that cannot happen to this design are left out with a note.
+        bounds: of the decisions [2, D], where choices were made.
+
+    Raises:
+        ConfigError: a disturbance names a decision that the design does not have.
     """
     require_float64("stress")
+    problem, options, lineage, progress = study.problem, study.search, study.lineage, study.progress
     asked = {name: d for name, d in disturbances.items() if _can_happen(problem, x, name, d)}
     if missing := ", ".join(name for name in disturbances if name not in asked):
         lineage = lineage.with_notes(f"cannot happen to this design, so not asked: {missing}")

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from optim.optimisation.quadratic_program import Programs, Steps, multiply, solve_quadratic, transposed
+from optim.optimisation.quadratic_program import Programs, Steps, multiply_lanes, multiply_transposed, solve_quadratic
 
 FEASIBLE = 1e-6  # largest relative violation of a limit that counts as met
 POOL = 32  # lanes that go on at once: full batches as long as lanes wait
@@ -112,7 +112,7 @@ class _Lanes:
 
 
 def minimise_lanes(
-    evaluate: Evaluate, start: Start, stop: Stop, progress: Callable[[int, int], None] = lambda running, turn: None
+    evaluate: Evaluate, start: Start, stop: Stop, *, progress: Callable[[int, int], None] = lambda running, turn: None
 ) -> Ends:
     """Minimise in every lane. None is dropped: `message` says how each ended."""
     lanes, turn = _begin(evaluate, start), 0
@@ -128,7 +128,7 @@ def minimise_lanes(
     return _ended(lanes)
 
 
-def violations(margins: np.ndarray) -> np.ndarray:
+def largest_violation(margins: np.ndarray) -> np.ndarray:
     """What margins lack to 0."""
     return np.maximum(-margins, 0.0)
 
@@ -165,7 +165,9 @@ def _begin(evaluate: Evaluate, start: Start) -> _Lanes:
 
 def _remember(lanes: _Lanes, rows: np.ndarray, z: np.ndarray, new: Values) -> None:
     """Keep the best points that keep all limits."""
-    better = new.good & (new.f < lanes.best.f[rows]) & (violations(new.margins).max(axis=1, initial=0.0) <= FEASIBLE)
+    better = (
+        new.good & (new.f < lanes.best.f[rows]) & (largest_violation(new.margins).max(axis=1, initial=0.0) <= FEASIBLE)
+    )
     lanes.best_z[rows[better]] = z[better]
     _store(lanes.best, rows[better], new.rows(better))
     for row in rows:
@@ -202,8 +204,8 @@ def _planned(lanes: _Lanes, rows: np.ndarray, start: Start) -> _Plan:
     now = lanes.weights[rows]
     raised = np.maximum(step.multipliers, 0.5 * (now + step.multipliers))
     lanes.weights[rows] = np.where(lanes.correcting[rows, None], now, raised)
-    model = (at.gradient * step.d).sum(axis=1) + 0.5 * (step.d * multiply(programs.hessian, step.d)).sum(axis=1)
-    nearer = violations(at.margins) - violations(at.margins + multiply(at.jacobian, step.d))
+    model = (at.gradient * step.d).sum(axis=1) + 0.5 * (step.d * multiply_lanes(programs.hessian, step.d)).sum(axis=1)
+    nearer = largest_violation(at.margins) - largest_violation(at.margins + multiply_lanes(at.jacobian, step.d))
     promised = (lanes.weights[rows] * nearer).sum(axis=1) - model
     promised = np.where(lanes.correcting[rows], lanes.promised[rows], promised)
     return _Plan(step.d, step.multipliers, promised, model)
@@ -221,7 +223,7 @@ def _steered(programs: Programs, most: np.ndarray) -> Steps:
         gradient=0.0 * some.gradient, hessian=1e-6 * some.hessian, penalty=np.ones_like(some.penalty)
     )
     least = solve_quadratic(limits_only).excess.sum(axis=1)
-    now = violations(some.margins).sum(axis=1)
+    now = largest_violation(some.margins).sum(axis=1)
     while True:
         excess = step.excess[rows].sum(axis=1)
         slow = (now - excess < STEERED * (now - least)) & (now - least > HOPELESS * now)
@@ -239,9 +241,9 @@ def _stop(lanes: _Lanes, rows: np.ndarray, plan: _Plan, stop: Stop) -> None:
     """End lanes that have nothing to gain, or used up what is allowed."""
     at = lanes.at.rows(rows)
     size = np.abs(plan.step).max(axis=1)
-    broken = violations(at.margins)
+    broken = largest_violation(at.margins)
     feasible = broken.max(axis=1, initial=0.0) <= NEAR * FEASIBLE
-    nearer = broken.sum(axis=1) - violations(at.margins + multiply(at.jacobian, plan.step)).sum(axis=1)
+    nearer = broken.sum(axis=1) - largest_violation(at.margins + multiply_lanes(at.jacobian, plan.step)).sum(axis=1)
     gain = np.maximum(plan.promised, np.abs(plan.change))
     no_gain = (gain <= stop.tolerance * np.maximum(1.0, np.abs(at.f))) & (size < lanes.radius[rows])
     no_gain |= size < SETTLED
@@ -263,27 +265,27 @@ def _try(evaluate: Evaluate, lanes: _Lanes, rows: np.ndarray, plan: _Plan, start
     lanes.rounds[rows] += 1
     _remember(lanes, rows, z, new)
     weights = lanes.weights[rows]
-    before = at.f + (weights * violations(at.margins)).sum(axis=1)
-    after = new.f + (weights * violations(new.margins)).sum(axis=1)
+    before = at.f + (weights * largest_violation(at.margins)).sum(axis=1)
+    after = new.f + (weights * largest_violation(new.margins)).sum(axis=1)
     same = SAME * np.maximum(1.0, np.abs(at.f))
     ratio = np.where(new.good, before - after + same, -np.inf) / (plan.promised + same)
     taken = ratio >= ACCEPTED
     correcting = lanes.correcting[rows]
-    farther = violations(new.margins).max(axis=1, initial=0.0) > ELASTIC
+    farther = largest_violation(new.margins).max(axis=1, initial=0.0) > ELASTIC
     correct = new.good & ~taken & ~correcting & farther
 
     chosen, going = rows[taken], new.rows(taken)
     lanes.iterations[chosen] += 1
     nu = plan.multipliers[taken]
-    change = (going.gradient - transposed(going.jacobian, nu)) - (
-        at.gradient[taken] - transposed(at.jacobian[taken], nu)
+    change = (going.gradient - multiply_transposed(going.jacobian, nu)) - (
+        at.gradient[taken] - multiply_transposed(at.jacobian[taken], nu)
     )
     lanes.hessian[chosen] = updated_hessian(lanes.hessian[chosen], z[taken] - lanes.z[chosen], change)
     lanes.z[chosen] = z[taken]
     _store(lanes.at, chosen, going)
 
     # where limits bend away from their tangents, aim again from where they were found to be
-    lanes.aim[rows[correct]] = (new.margins - multiply(at.jacobian, plan.step))[correct]
+    lanes.aim[rows[correct]] = (new.margins - multiply_lanes(at.jacobian, plan.step))[correct]
     lanes.promised[rows[correct]] = plan.promised[correct]
     lanes.correcting[rows] = correct
     size, radius = np.abs(plan.step).max(axis=1), lanes.radius[rows]
@@ -296,7 +298,7 @@ def _try(evaluate: Evaluate, lanes: _Lanes, rows: np.ndarray, plan: _Plan, start
 
 def updated_hessian(hessian: np.ndarray, step: np.ndarray, change: np.ndarray) -> np.ndarray:
     """Positive definite matrices [L, D, D] after a damped BFGS update: `change` [L, D] of the gradient along a step."""
-    along = multiply(hessian, step)
+    along = multiply_lanes(hessian, step)
     curved, seen = (step * along).sum(axis=1), (step * change).sum(axis=1)
     whole = seen >= 0.2 * curved
     share = np.where(whole, 1.0, 0.8 * curved / np.where(whole, 1.0, curved - seen))[:, None]
@@ -310,7 +312,7 @@ def updated_hessian(hessian: np.ndarray, step: np.ndarray, change: np.ndarray) -
 
 def _ended(lanes: _Lanes) -> Ends:
     """The best feasible point of every lane, or the last where there is none."""
-    feasible = violations(lanes.at.margins).max(axis=1, initial=0.0) <= FEASIBLE
+    feasible = largest_violation(lanes.at.margins).max(axis=1, initial=0.0) <= FEASIBLE
     final = lanes.at.good & feasible & (lanes.message == CONVERGED)
     # an earlier point may be better by what FEASIBLE leaves to the limits
     final &= lanes.at.f <= lanes.best.f + 10.0 * FEASIBLE * np.maximum(1.0, np.abs(lanes.at.f))

@@ -9,7 +9,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from scipy.optimize import nnls
 
-from optim.optimisation.sequential_quadratic import FAILED, FEASIBLE, Start, Stop, Values, minimise_lanes, violations
+from optim.optimisation.sequential_quadratic import (
+    FAILED,
+    FEASIBLE,
+    Start,
+    Stop,
+    Values,
+    largest_violation,
+    minimise_lanes,
+)
 from optim.settings.optimisation import OptimiseSettings
 
 Progress = Callable[[str], None]
@@ -155,11 +163,11 @@ class SequentialQuadratic:
             progress(f"optimise: {running} of {len(starts)} starts, round {turn}")
 
         start = Start(np.clip((starts - low) / span, floor, roof), floor, roof, self.curvature)
-        ends = minimise_lanes(evaluate, start, Stop(options.tolerance, options.max_iterations), told)
+        ends = minimise_lanes(evaluate, start, Stop(options.tolerance, options.max_iterations), progress=told)
         found = []
         for lane, (z, message) in enumerate(zip(ends.z, ends.message, strict=True)):
             f, gradient, margins, jacobian, good = (v[lane] for v in ends.values)
-            violation = float(violations(margins).max(initial=0.0))
+            violation = float(largest_violation(margins).max(initial=0.0))
             feasible = violation <= FEASIBLE
             if not good:
                 message = FAILED
@@ -167,7 +175,7 @@ class SequentialQuadratic:
                 message = f"constraint violated by {violation:.2g} of its limit ({message})"
             elif not ends.converged[lane]:
                 message = f"not converged ({message}); this is the best feasible process it saw"
-            residual = kkt_residual(z, gradient, margins, jacobian, floor[lane], roof[lane])
+            residual = kkt_residual(z, gradient, margins, jacobian=jacobian, floor=floor[lane], roof=roof[lane])
             found.append(
                 Solution(
                     start=lane,
@@ -189,6 +197,7 @@ def kkt_residual(
     z: np.ndarray,
     gradient: np.ndarray,
     margins: np.ndarray,
+    *,
     jacobian: np.ndarray,
     floor: np.ndarray | float = 0.0,
     roof: np.ndarray | float = 1.0,
@@ -203,7 +212,7 @@ def kkt_residual(
     return float(nnls(active.T, gradient)[1])
 
 
-def best(solutions: list[Solution]) -> Solution | None:
+def best_solution(solutions: list[Solution]) -> Solution | None:
     """The feasible solution with the largest objective, converged or not; None when no start is feasible."""
     feasible = [s for s in solutions if s.feasible]
     return max(feasible, key=lambda s: s.objective) if feasible else None

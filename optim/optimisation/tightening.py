@@ -12,7 +12,7 @@ import numpy as np
 
 from optim.optimisation.process_program import ProcessProgram, limit_rows, tiled_bounds
 from optim.optimisation.sequential_quadratic import FEASIBLE
-from optim.optimisation.solve import Progress, SequentialQuadratic, Solution, best, silent, solve
+from optim.optimisation.solve import Progress, SequentialQuadratic, Solution, best_solution, silent, solve
 from optim.process.lanes import Lanes
 from optim.process.problem import ProcessProblem
 from optim.settings.optimisation import OptimiseSettings
@@ -22,22 +22,22 @@ LOOK_AFTER_BOLUS_H = 0.05  # a look just after each bolus, before cells have tak
 TIGHTENING_ROUNDS = 4
 
 
-def finely(problem: ProcessProblem) -> ProcessProblem:
+def finer_problem(problem: ProcessProblem) -> ProcessProblem:
     """The same problem, looked at more closely."""
     d = problem.design
     return replace(problem, design=replace(d, node_step_h=d.node_step_h / FINER, look_after_h=LOOK_AFTER_BOLUS_H))
 
 
-def broken(problem: ProcessProblem, x: np.ndarray, lane: Lanes) -> dict[str, float]:
+def limit_violations(problem: ProcessProblem, x: np.ndarray, lane: Lanes) -> dict[str, float]:
     """By how much of itself each limit is broken at a closer look, for decisions [D] in a lane; 0 where kept."""
     if not problem.constraints:
         return {}
-    margins = finely(problem).evaluate(x[None], lane).margins[0]
+    margins = finer_problem(problem).evaluate(x[None], lane).margins[0]
     names = np.array(limit_rows(problem, len(margins)))
     return {c.name: max(0.0, float(-margins[names == c.name].min())) for c in problem.constraints}
 
 
-def kept_between(
+def tighten_constraints(
     problem: ProcessProblem,
     found: Solution,
     lane: Lanes,
@@ -52,15 +52,15 @@ def kept_between(
     """
     reserve = {c.name: 0.0 for c in problem.constraints}
     for _ in range(TIGHTENING_ROUNDS):
-        more = {name: v for name, v in broken(problem, found.x, lane).items() if v > FEASIBLE}
+        more = {name: v for name, v in limit_violations(problem, found.x, lane).items() if v > FEASIBLE}
         if not more:
             return found, {}
         reserve |= {name: reserve[name] + 1.02 * v for name, v in more.items()}
         program = ProcessProgram(problem, lane, reserve=reserve)
         near = SequentialQuadratic.near([found])
         own = tiled_bounds(bounds, 1)
-        anew = best(solve(program, found.x[None], options, bounds=own, method=near, progress=progress))
+        anew = best_solution(solve(program, found.x[None], options, bounds=own, method=near, progress=progress))
         if anew is None:
             return found, more
         found = replace(anew, start=found.start)
-    return found, {name: v for name, v in broken(problem, found.x, lane).items() if v > FEASIBLE}
+    return found, {name: v for name, v in limit_violations(problem, found.x, lane).items() if v > FEASIBLE}

@@ -42,7 +42,7 @@ def timed_decisions(calendar: CalendarSettings, design: Design, start_day: str) 
     return found
 
 
-def hours_allow(calendar: CalendarSettings, design: Design, start_day: str, fixed: dict[int, float]) -> bool:
+def hours_allow(calendar: CalendarSettings, design: Design, start_day: str, *, fixed: dict[int, float]) -> bool:
     """Whether what is done by hand at a time that is no choice (any more) falls into working hours."""
     windows = working_windows(calendar, start_day, design.longest_h())
     times = [v for i, v in fixed.items() if i in _timed(calendar, design)]
@@ -55,7 +55,7 @@ def _timed(calendar: CalendarSettings, design: Design) -> list[int]:
     return [i for i, d in enumerate(design.decisions) if d.kind in calendar.by_hand and d.kind != "bolus"]
 
 
-def held(design: Design, values: dict[str, float], key: str) -> dict[int, float]:
+def fixed_decisions(design: Design, values: dict[str, float], key: str) -> dict[int, float]:
     """Decisions held at a value, by place; a name stands for one decision or for all that begin with it.
 
     Raises `ConfigError` for a name that is none, or a value outside the bounds.

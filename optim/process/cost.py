@@ -60,7 +60,7 @@ class PriceItem(PriceSettings):
             raise ConfigError(f"{key}.unit: {self.unit!r} must be a currency per {DRIVERS[self.driver]}")
 
 
-class Harvest(NamedTuple):
+class HarvestedBatch(NamedTuple):
     """A finished process at production scale, all scalars."""
 
     basal_l: Scalar
@@ -105,7 +105,7 @@ class CostBook(CostSettings):
                     f"{product.title} are counted in {product.unit}; choose a price book for it (cost=...)"
                 )
 
-    def drivers(self, h: Harvest) -> dict[str, Scalar]:
+    def drivers(self, h: HarvestedBatch) -> dict[str, Scalar]:
         """Amount of each driver of a batch."""
         first = next(iter(self.stage_yields.values()))
         soft = jax.nn.softplus
@@ -120,7 +120,7 @@ class CostBook(CostSettings):
             "clarified_l": h.harvest_l * (1.0 + CLARITY_RISE * rise),
         } | {f"captured_{p.unit.lower()}": h.titre * h.harvest_l * first for p in PRODUCTS.values()}
 
-    def costs(self, prices: Array, h: Harvest) -> Array:
+    def costs(self, prices: Array, h: HarvestedBatch) -> Array:
         """Cost of every item of one batch, [I], in the book's currency; `prices` [I] may be traced."""
         amount = self.drivers(h)
         # a dilute product must not make a negative power infinite where a start has made nothing yet
@@ -135,11 +135,11 @@ class CostBook(CostSettings):
             ]
         )
 
-    def released_amount(self, h: Harvest) -> Scalar:
+    def released_amount(self, h: HarvestedBatch) -> Scalar:
         """Product released per attempted batch, in the product's unit: failed batches count with nothing."""
         return h.titre * h.harvest_l * self.recovery * self.success
 
-    def elasticities(self, h: Harvest) -> dict[str, float]:
+    def elasticities(self, h: HarvestedBatch) -> dict[str, float]:
         """Relative change of cost per relative change of each price."""
         prices = jnp.asarray(self.prices())
         share = jax.grad(lambda log_p: jnp.log(jnp.sum(self.costs(jnp.exp(log_p), h))))(jnp.log(prices))

@@ -56,7 +56,7 @@ def broadcast_drift(drift: Drift, n: int) -> Drift:
     return Drift(*(np.broadcast_to(np.asarray(v, float), (n,)) for v in drift))
 
 
-def executed(spread: ExecutionSettings, n: int, seed: int) -> Drift:
+def sample_execution_errors(spread: ExecutionSettings, n: int, seed: int) -> Drift:
     """n lanes of ordinary execution, the first as planned: normal errors with the standard deviations of `spread`.
 
     A Latin hypercube: tails are filled as evenly as so few draws can.

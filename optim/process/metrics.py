@@ -16,7 +16,7 @@ import numpy as np
 
 from optim.errors import ConfigError, nearest
 from optim.types import Array, Scalar
-from optim.units import Quantity, conversion_factor, variable_quantity
+from optim.units import Quantity, conversion_factor, quantity_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Product:
     @property
     def per_canonical(self) -> float:
         """Amount per litre, in `unit`, that one canonical unit of the variable is (1e12 vg/L for vector genomes)."""
-        return conversion_factor(variable_quantity(self.variable).unit, Quantity(f"{self.unit}/L"))[0]
+        return conversion_factor(quantity_of(self.variable).unit, Quantity(f"{self.unit}/L"))[0]
 
 
 PRODUCTS: dict[str, Product] = {

@@ -13,7 +13,7 @@ import numpy as np
 from optim.data.screened import Ranges
 from optim.errors import ConfigError, nearest
 from optim.kinetics.base import AbstractKineticModel
-from optim.process.cost import CostBook, Harvest
+from optim.process.cost import CostBook, HarvestedBatch
 from optim.process.design import Design
 from optim.process.disturbance import Drift, broadcast_drift
 from optim.process.lanes import Lanes, VesselStart, as_lanes
@@ -87,7 +87,7 @@ class Trace(NamedTuple):
     volume: Array
     temperature: Array
     status: Array
-    harvest: Harvest
+    harvest: HarvestedBatch
     margins: Array
     metrics: Array
 
@@ -230,7 +230,9 @@ def _lane(s: _Static, params: Any, prices: Array, grid: IntervalGrid, trajectory
     )
 
 
-def _harvest(s: _Static, trajectory: Trajectory, seen: dict[str, Array], grid: IntervalGrid, last: Array) -> Harvest:
+def _harvest(
+    s: _Static, trajectory: Trajectory, seen: dict[str, Array], grid: IntervalGrid, last: Array
+) -> HarvestedBatch:
     book = s.book.book
     scale = book.production_volume_l / s.design.start_volume_l
     length = grid.t[1:] - grid.t[:-1]
@@ -250,7 +252,7 @@ def _harvest(s: _Static, trajectory: Trajectory, seen: dict[str, Array], grid: I
                 collected = collected + trajectory.collected[species.name][last] * s.product.per_canonical
         titre = (titre * (volume + taken) + collected) / gathered
         medium = jnp.sum(flowed[jnp.asarray(s.design.perfusion_feeds)])
-    return Harvest(
+    return HarvestedBatch(
         basal_l=book.production_volume_l + medium * scale,
         feed_l=(jnp.sum(flowed) - medium) * scale,
         culture_h=grid.t[last],
@@ -260,7 +262,7 @@ def _harvest(s: _Static, trajectory: Trajectory, seen: dict[str, Array], grid: I
     )
 
 
-def _metrics(s: _Static, prices: Array, h: Harvest, seen: dict[str, Array], last: Array) -> Array:
+def _metrics(s: _Static, prices: Array, h: HarvestedBatch, seen: dict[str, Array], last: Array) -> Array:
     """All metrics of a batch, [len(METRICS)]."""
     book = s.book.book
     batch = FinishedBatch(

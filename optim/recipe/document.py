@@ -17,12 +17,12 @@ from optim.result import SHORT_ID
 from optim.schedule.events import event_rows
 
 RECIPE_FILE = "recipe.json"
-# of the provenance, what differs between equal runs and so is no part of the id
+# fields of the provenance that differ between equal runs, and so are no part of the id
 OF_THE_RUN = ("created_utc", "run_id", "config")
 
 
 def recipe_document(recipe: Recipe) -> dict[str, Any]:
-    """Schema, id and content of a recipe as plain data; what JSON has no number for is null.
+    """Schema, id and content of a recipe as plain data; numbers that are not finite become null.
 
     Actions are rows as in the events of a dataset.
     """

@@ -1,4 +1,4 @@
-"""The recipe: what a process team executes, in plain Python and human units, with where it comes from."""
+"""The recipe: the process that a team executes, in plain Python and human units, with its provenance."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VOLUME_BASIS = "starting working volume"  # stating the basis avoids the commone
 class Provenance:
     """When, where and by which code and configuration a recipe was made.
 
-    Between two equal runs only `created_utc`, `run_id` and what `config` says of the output folder differ.
+    Two equal runs differ only in `created_utc`, `run_id` and the output folder in `config`.
     """
 
     created_utc: str
@@ -62,15 +62,21 @@ class Recipe(Result):
 
     @property
     def id(self) -> str:
-        """SHA-256 of the content, without what differs between equal runs."""
+        """SHA-256 of the content, without the fields that differ between equal runs."""
         return str(self.view.document["id"])
 
 
 def recipe_from_outcome(title: str, optimum: Optimum, rounded: ProcessOutcome, *, provenance: Provenance) -> Recipe:
-    """The recipe of `rounded`: the optimum's decisions, rounded and simulated again.
+    """Make the recipe of an optimum from its process after rounding.
 
-    Its parents are the optimum and what the optimum was made from.
-    Raises `IncompatibleError` when the two processes do not have the same decisions.
+    Args:
+        title: heading of the recipe.
+        optimum: the optimum; it becomes a parent of the recipe, beside its own parents.
+        rounded: the process at the rounded decisions, simulated again.
+        provenance: date, code version and configuration.
+
+    Raises:
+        IncompatibleError: the two processes do not have the same decisions.
     """
     best = optimum.optimum
     if [d.name for d in best.decisions] != [d.name for d in rounded.decisions]:

@@ -24,16 +24,16 @@ ROUNDING_RULES: dict[str, Callable[[float], int]] = {
 def rounded_decisions(decisions: tuple[DecisionValue, ...]) -> tuple[float, ...]:
     """Every decision at the multiple of its resolution nearest to it, within bounds.
 
-    A decision without resolution, or with no multiple between its bounds, is kept as it is.
+    A decision without resolution, or with no multiple between its bounds, stays unrounded.
     """
     return tuple(_value(d, ROUNDING_RULES["nearest"](_steps(d))) for d in decisions)
 
 
 def rounding_choices(decisions: tuple[DecisionValue, ...]) -> np.ndarray:
-    """Ways to carry decisions out in steps, [W, D], the nearest steps first.
+    """Alternative roundings of the decisions to pump steps, [W, D]; the first rounds each decision to its nearest step.
 
-    Then come those in which the running total of a feed's volumes is nearest to what it should be, never below it, or
-    never above it, and those in which every volume is.
+    The next three round the running total of a feed's volumes: to the nearest step, up, or down. The last two round
+    every volume up, or every volume down.
     """
     found = [rounded_decisions(decisions)]
     found += [_by_total(decisions, ROUNDING_RULES[way]) for way in ("nearest", "above", "below")]
@@ -44,9 +44,11 @@ def rounding_choices(decisions: tuple[DecisionValue, ...]) -> np.ndarray:
 
 
 def kept_best(worst: np.ndarray, exact: float) -> int:
-    """The first of some roundings that keeps limits as well as the exact process does; else the one that breaks least.
+    """Index of the first rounding that meets limits as well as the exact process does, else of the least violation.
 
-    `worst` [W] are their smallest relative margins, `exact` that of the process as it was.
+    Args:
+        worst: smallest relative margin of each rounding, [W].
+        exact: smallest relative margin of the process before rounding.
     """
     keeps = np.flatnonzero(worst >= min(exact, 0.0) + MET)
     return int(keeps[0]) if len(keeps) else int(np.argmax(np.nan_to_num(worst, nan=-np.inf)))

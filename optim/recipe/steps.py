@@ -41,7 +41,7 @@ PARAMETERS = {
 
 @dataclass(frozen=True)
 class SetpointPhase:
-    """One set value over one phase. The range is what the model was searched over: no proven acceptable range."""
+    """A setpoint over one phase. Its range is the range that was searched; it is no proven acceptable range."""
 
     parameter: str
     unit: str
@@ -82,7 +82,7 @@ def harvest_time(actions: Sequence[Action]) -> float:
 
 
 def setpoint_phases(actions: Sequence[Action], decisions: Sequence[DecisionValue]) -> tuple[SetpointPhase, ...]:
-    """Every set value with the range of the decision about it, parameter by parameter: temperature and pH first."""
+    """Setpoints by phase, each with the range of its decision; parameter by parameter, temperature and pH first."""
     decided = {d.kind: d for d in decisions}  # of several times, any: the range is the same
     end = harvest_time(actions)
     found: dict[tuple[str, str, str], list[tuple[float, float, float, float | None]]] = {}

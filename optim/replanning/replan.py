@@ -12,12 +12,12 @@ from scipy.optimize import least_squares
 
 from optim.artefact import Lineage
 from optim.errors import ConfigError, InfeasibleError
-from optim.optimisation.choices import in_hours
-from optim.optimisation.evaluate import decision_values, outcome
+from optim.optimisation.choices import solve_in_hours
+from optim.optimisation.evaluate import decision_values, evaluate_process
 from optim.optimisation.process_program import ProcessProgram, start_points, tiled_bounds
-from optim.optimisation.robust import ESTIMATE, judge, solve_robust
-from optim.optimisation.solve import Bounds, Progress, Solution, best, silent, solve
-from optim.optimisation.tightening import finely, kept_between
+from optim.optimisation.robust import ESTIMATE, judge_process, solve_robust
+from optim.optimisation.solve import Bounds, Progress, Solution, best_solution, silent, solve
+from optim.optimisation.tightening import finer_problem, tighten_constraints
 from optim.process.calendar import bounds_with, idle_decisions, timed_decisions
 from optim.process.lanes import Lanes
 from optim.process.problem import Constraint, ProcessProblem
@@ -72,8 +72,9 @@ def replan(
     hours = _Hours(options.calendar, o.design)
     x, eased = _decided(o, hours, options, lineage.seed, progress)
     here = o.problem
-    before, after = (outcome(here, n, at, o.lanes) for n, at in (("plan", o.planned), ("new", x)))
-    return account(o, running, ReplannedProcess(x, before, after, eased, hours.closed(o.planned)), lineage=lineage)
+    before, after = (evaluate_process(here, n, at, ensemble=o.lanes) for n, at in (("plan", o.planned), ("new", x)))
+    new = ReplannedProcess(x, before, after, eased, hours.closed(o.planned))
+    return account(o, running, new, lineage=lineage)
 
 
 class _Hours:
@@ -88,7 +89,7 @@ class _Hours:
 
     def windows(self, wanted: np.ndarray) -> np.ndarray:
         """Bounds [W, 2, D] for every choice of windows around what is wanted. Raises `InfeasibleError`."""
-        found = in_hours(self.design, self._idle, self._times, wanted)
+        found = solve_in_hours(self.design, self._idle, self._times, wanted=wanted)
         if not found:
             raise InfeasibleError(
                 "replan: what is left to do by hand falls into no working hours; allow more (calendar.working_days, "
@@ -118,19 +119,19 @@ def _decided(
     starts = np.concatenate([o.planned[None], start_points(here, options.optimise.starts, seed)])
     found, within = solved(starts, tiled_bounds(hours.widest, len(starts))), hours.widest
     if options.calendar:
-        wanted = best(found) or _nearest(found)
+        wanted = best_solution(found) or _nearest(found)
         windows = hours.windows(wanted.x)
         found = solved(np.tile(wanted.x, (len(windows), 1)), Bounds(windows[:, 0], windows[:, 1]))
-        within = windows[(best(found) or _nearest(found)).start]
-    chosen, eased = best(found), dict[str, float]()
+        within = windows[(best_solution(found) or _nearest(found)).start]
+    chosen, eased = best_solution(found), dict[str, float]()
     if chosen is None:
         nearest = _least_broken(here, _nearest(found).x, lane, within)
         here, eased = _eased(here, nearest, lane)
-        chosen = best(solved(np.stack([nearest, o.planned]), tiled_bounds(within, 2)))
+        chosen = best_solution(solved(np.stack([nearest, o.planned]), tiled_bounds(within, 2)))
         if chosen is None:
             return _rounded(here, nearest, lane, within), eased
     if not eased:
-        chosen, _ = kept_between(here, chosen, lane, options=options.optimise, bounds=within, progress=progress)
+        chosen, _ = tighten_constraints(here, chosen, lane, options=options.optimise, bounds=within, progress=progress)
     keep = not hours.closed(o.planned)
     if options.risk.is_active and not eased:
         return _safer(o, chosen.x, within, keep, options, progress), eased
@@ -159,12 +160,12 @@ def _safer(
 ) -> np.ndarray:
     """The open decisions under the parameter sets that are plausible now: as safe as can be had, where the chance asked
     for cannot. What was done was done, so errors of execution are not drawn."""
-    here, lanes = finely(o.problem), o.lanes.rows(np.arange(min(o.lanes.number, options.risk.members)))
+    here, lanes = finer_problem(o.problem), o.lanes.rows(np.arange(min(o.lanes.number, options.risk.members)))
     risk = replace(options.risk, execution=ExecutionSettings())
     own = tiled_bounds(within, 1)
     (end,) = solve_robust(here, x[None], lanes, risk=risk, options=options.optimise, bounds=own, progress=progress)
     new = _rounded(o.problem, end.solution.x, lanes.rows(np.array([0])), within)
-    (old_value, old_met), (value, met) = (judge(here, at, lanes, risk) for at in (o.planned, new))
+    (old_value, old_met), (value, met) = (judge_process(here, at, lanes, risk=risk) for at in (o.planned, new))
     gain = here.objective.target.relative_gain(value, old_value)
     kept = keep and old_met >= min(risk.chance, met) and gain < options.replan.least_gain
     return o.planned if kept else new

@@ -1,4 +1,4 @@
-"""Views of what is done to a vessel: actions as a table, as lines, and as feeds to draw."""
+"""Views of actions on a vessel: as a table, as lines, and as feeds to draw."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def _when(time_h: float) -> str:
 
 
 class DrawnFeeds(NamedTuple):
-    """What is given at once, by feed, and the rates of every feed over time: h, and mL/h."""
+    """Additions at one time, by feed, and the rates of every feed: arrays of times in h and of rates in mL/h."""
 
     boluses: dict[str, list[Addition]]
     rates: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def drawn_feeds(actions: Sequence[Action]) -> DrawnFeeds:
-    """The feeds of a process as bars and lines; a curved rate is drawn through some points of it."""
+    """The feeds of a process for a figure: boluses, and rates over time; an exponential rate is sampled at points."""
     end = next(x.time_h for x in actions if isinstance(x, Harvest))
     boluses: dict[str, list[Addition]] = {}
     for x in actions:

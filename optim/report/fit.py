@@ -64,7 +64,7 @@ def fit_lines(r: FitResult) -> list[str]:
 
 
 def fit_metrics(r: FitResult) -> dict[str, float]:
-    """Scores by name."""
+    """Scores of a fit by name."""
     metrics = {f"fit/r2_{v}": x for v, x in r.r2.items()} | {"fit/aicc": r.aicc, "fit/bic": r.bic, "fit/cost": r.cost}
     if r.left_out is not None:
         o = r.left_out

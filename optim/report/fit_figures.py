@@ -34,7 +34,7 @@ def fit_figures(r: FitResult) -> dict[str, Callable[[], Figure]]:
 
 
 def panel_pages(result: FitResult, variable: str, o: Observations) -> list[list[str]]:
-    """What `draw_assay` shows a panel of (clones, or runs where there are few groups), as many as fit on a figure."""
+    """Names of the panels of `draw_assay`, figure by figure: clones, or runs where there are few clones."""
     names = np.array(o.variable) == variable
     panels = [str(key) for key in dict.fromkeys(_panel_keys(result, o)[names])]
     return [panels[i : i + MOST_PANELS] for i in range(0, len(panels), MOST_PANELS)]
@@ -47,7 +47,14 @@ def _panel_keys(result: FitResult, o: Observations) -> np.ndarray:
 def draw_assay(
     result: FitResult, variable: str, observations: Observations | None = None, *, panels: list[str] | None = None
 ) -> Figure:
-    """Data, prediction and 90 % band of one assay; a panel per clone (per run where there are few groups)."""
+    """Draw data, prediction and 90 % band of one assay, with a panel per clone (per run where there are few clones).
+
+    Args:
+        result: the fit.
+        variable: the assay.
+        observations: readings with their predictions; by default those of the fit itself.
+        panels: names of the panels; by default the first figure of `panel_pages`.
+    """
     o = observations or result.observations
     names = np.array(o.variable) == variable
     keys = _panel_keys(result, o)
@@ -78,7 +85,7 @@ def draw_assay(
 
 
 def draw_parity(result: FitResult) -> Figure:
-    """Predicted against measured, per assay; left-out predictions too where they exist."""
+    """Parity plot of every assay: predicted against measured, with predictions of left-out runs where they exist."""
     o = result.observations
     variables = list(dict.fromkeys(o.variable))
     figure, axes = panel_grid(len(variables), "Predicted against measured", result.lineage.simulated, size=(2.6, 2.4))
@@ -104,7 +111,7 @@ def draw_parity(result: FitResult) -> Figure:
 
 
 def draw_residuals(result: FitResult) -> Figure:
-    """Standardised residuals over time, per assay: a trend says that the model lacks something."""
+    """Standardised residuals over time, per assay. A trend is a sign of a mechanism that the model lacks."""
     o = result.observations
     variables = list(dict.fromkeys(o.variable))
     figure, axes = panel_grid(len(variables), "Standardised residuals", result.lineage.simulated, size=(2.6, 1.9))
@@ -122,7 +129,7 @@ def draw_residuals(result: FitResult) -> Figure:
 
 
 def draw_starts(result: FitResult) -> Figure:
-    """Waterfall: the cost at the end of every start, the best first, in steps above the best."""
+    """Waterfall plot: the final cost of every start above the lowest cost, in increasing order."""
     ends = sorted(s.cost for s in result.starts if np.isfinite(s.cost))
     figure = new_figure("Cost at the end of every start", (7.0, 2.6), result.lineage.simulated)
     a = figure.add_subplot(1, 1, 1)
@@ -138,7 +145,7 @@ def draw_starts(result: FitResult) -> Figure:
 
 
 def draw_profiles(result: FitResult) -> Figure:
-    """Cost along each profiled parameter, all others fitted again; the line is where its 90 % interval ends."""
+    """Profile likelihoods: cost along one parameter, all others refitted; dashed: the bound of its 90 % interval."""
     shown = result.profiles[:MOST_PANELS]
     figure, axes = panel_grid(
         len(shown), "Profiles: rise of the cost along one parameter", result.lineage.simulated, size=(2.4, 2.0)

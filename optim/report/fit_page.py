@@ -55,7 +55,7 @@ def fit_page(r: FitResult, title: str, pictures: Mapping[str, bytes]) -> str:
 
 
 def search_text(r: FitResult) -> str:
-    """How the search went, in a sentence."""
+    """A sentence on the multi-start search: starts that reached the best optimum, distinct ends, failures."""
     n, failed = len(r.starts), sum(s.optimum < 0 for s in r.starts)
     best = sum(s.optimum == 0 for s in r.starts)
     ends = len({s.optimum for s in r.starts if s.optimum >= 0})

@@ -1,4 +1,4 @@
-"""The view of a front between two objectives."""
+"""The view of a Pareto front between two objectives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optim.report.view import View
 
 
 def front_view(f: Front) -> View:
-    """The view of a front."""
+    """The view of a Pareto front."""
     return View(
         kind=f.kind(),
         title=f"Trade-off for {f.clone}",
@@ -25,7 +25,7 @@ def front_view(f: Front) -> View:
 
 
 def front_lines(f: Front) -> list[str]:
-    """The front, point by point."""
+    """The processes of the front, the platform process, and levels that could not be reached."""
     lines = [
         f"front of {f.first} ({f.first_unit}) against {f.second} ({f.second_unit}) for {f.clone}: "
         f"{len(f.points)} processes, hypervolume {f.hypervolume:.3f} of its rectangle"
@@ -38,17 +38,17 @@ def front_lines(f: Front) -> list[str]:
 
 
 def front_frame(f: Front) -> pd.DataFrame:
-    """One row per process of the front, its decisions in columns of their own."""
+    """A table with one row per process of the front; decisions have their own columns."""
     return pd.DataFrame([{f.first: p.first, f.second: p.second, "success": p.success} | p.decisions for p in f.points])
 
 
 def draw_front(found: Front) -> Figure:
-    """The front between two metrics, its ends and the platform process."""
+    """Draw the Pareto front between two metrics and the platform process."""
     figure = new_figure(f"Trade-off for {found.clone}", (6.0, 4.2), found.lineage.simulated)
     a = figure.add_subplot(1, 1, 1)
     tidy_axes(a)
     x, y = [p.second for p in found.points], [p.first for p in found.points]
-    a.plot(x, y, "o-", color=BLUE, markersize=5, linewidth=1.3, label="best of both")
+    a.plot(x, y, "o-", color=BLUE, markersize=5, linewidth=1.3, label="Pareto front")
     a.plot(found.platform[1], found.platform[0], "s", color=GREY, markersize=6, label="platform process")
     a.set_xlabel(f"{readable_name(found.second)} [{found.second_unit}]", fontsize=STYLE["font"])
     a.set_ylabel(f"{readable_name(found.first)} [{found.first_unit}]", fontsize=STYLE["font"])

@@ -10,12 +10,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def embedded_image(pictures: Mapping[str, bytes]) -> dict[str, str]:
-    """Pictures as addresses that hold the picture itself."""
+    """Pictures as data addresses for HTML: PNG files encoded in base 64, by name."""
     return {name: "data:image/png;base64," + base64.b64encode(content).decode() for name, content in pictures.items()}
 
 
 def render_page(template: str, **values: object) -> str:
-    """A page from one of the package's templates; a name that a template lacks is an error."""
+    """Render a template of the package. A name that the template uses and that is not given raises an error."""
     environment = Environment(
         loader=PackageLoader("optim.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -23,7 +23,7 @@ def render_page(template: str, **values: object) -> str:
 
 
 def number_text(value: float) -> str:
-    """Four significant digits, no exponent in the range people read."""
+    """A number with four significant digits, without an exponent between 1e-3 and 1e5; "–" where it is not finite."""
     if not math.isfinite(value):
         return "–"
     if value == 0.0 or 1e-3 <= abs(value) < 1e5:

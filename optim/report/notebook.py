@@ -1,4 +1,4 @@
-"""What a notebook shows of a result: its lines, and the head of its tables."""
+"""The HTML view of a result in a notebook: the lines of its report, and the first rows of its tables."""
 
 from __future__ import annotations
 

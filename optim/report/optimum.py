@@ -1,4 +1,4 @@
-"""The view of an optimum: gain over the platform process, decisions, limits that bind, choices, robustness."""
+"""The view of an optimum: gain over the platform process, decisions, binding limits, choices, robustness."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def optimum_view(o: Optimum) -> View:
 
 
 def optimum_metrics(o: Optimum) -> dict[str, float]:
-    """Metrics of the optimum and of the platform process, the margin of the limit that is nearest, and robustness."""
+    """Metrics of the optimum and of the platform process, the smallest margin of a limit, and robustness."""
     metrics = {f"optimum/{name}": m.p50 for name, m in o.optimum.metrics.items()}
     metrics |= {f"optimum_platform/{name}": m.p50 for name, m in o.baseline.metrics.items()}
     metrics["optimum/worst_margin"] = min([c.margin for c in o.optimum.constraints], default=0.0)
@@ -89,7 +89,7 @@ def risk_phrase(r: Robustness) -> str:
 
 
 def robustness_lines(r: Robustness, unit: str) -> list[str]:
-    """Each process over the scenarios that the search used, and over those that it did not."""
+    """The risk measure of each process over the scenarios of the search, and over held-out scenarios."""
     asked = f"; all limits in {r.chance:.0%} of them" if r.chance else ""
     lines = [
         f"    under uncertainty: {risk_phrase(r)} of {r.members} scenarios{asked}",
@@ -104,18 +104,18 @@ def robustness_lines(r: Robustness, unit: str) -> list[str]:
 
 
 def variant_lines(rows: tuple[VariantReport, ...], unit: str, most: int = 8) -> list[str]:
-    """Discrete choices, the best first."""
+    """Discrete choices with their objective, the best first."""
     lines = [f"    choices, each at its best at the estimate ({unit}):"]
     lines += [f"      {v.name:<40} {v.message or format(v.objective, '.4g')}" for v in rows[:most]]
     return lines + ([f"      and {len(rows) - most} more"] if len(rows) > most else [])
 
 
 def draw_robustness(optimum: Optimum) -> Figure:
-    """The metric over the parameter sets, and how often all limits are met: platform, nominal and robust process."""
+    """Draw platform, nominal and robust process: the metric over the scenarios, and how often all limits are met."""
     r = optimum.robustness
     assert r is not None
     figure = new_figure(
-        f"What robustness is worth, {optimum.clone}: {risk_phrase(r)}", (8.5, 2.3), optimum.lineage.simulated
+        f"Value of robustness, {optimum.clone}: {risk_phrase(r)}", (8.5, 2.3), optimum.lineage.simulated
     )
     a, b = figure.subplots(1, 2, sharey=True)
     for axes in (a, b):
@@ -144,10 +144,10 @@ def draw_robustness(optimum: Optimum) -> Figure:
 
 
 def draw_convergence(o: Optimum) -> Figure:
-    """The best feasible metric after each evaluation, and where each start ended."""
+    """Draw the best feasible metric after each evaluation, and the objective at the end of each start."""
     figure = new_figure("Convergence of the optimiser", (7.0, 2.6), o.lineage.simulated)
     ends = sorted((s.objective for s in o.starts if s.max_violation <= 1e-6), reverse=True)
-    panels = ((f"{readable_name(o.objective)} per evaluation", o.history), ("where each start ended", ends))
+    panels = ((f"{readable_name(o.objective)} per evaluation", o.history), ("objective at the end of each start", ends))
     for i, (title, values) in enumerate(panels, 1):
         a = figure.add_subplot(1, len(panels), i)
         tidy_axes(a)

@@ -18,7 +18,7 @@ def placement_view(p: NewClonePrediction) -> View:
     """The view of predicted new clones."""
     return View(
         kind=p.kind(),
-        title="What the first days of new clones say of the rest",
+        title="New clones, predicted from their first days",
         lines=placement_lines(p),
         notes=p.lineage.notes,
         tables={"placement": placement_frame(p)},
@@ -27,7 +27,7 @@ def placement_view(p: NewClonePrediction) -> View:
 
 
 def placement_lines(placement: NewClonePrediction) -> list[str]:
-    """Every clone's parameters after every number of days: estimate, and its interval as a share of the first."""
+    """Estimates of every new clone after each number of days, with standard deviations as a fraction of the prior's."""
     names = placement.clone_names
     wide = [max(20, len(n) + 2) for n in names]
     lines = [
@@ -37,12 +37,12 @@ def placement_lines(placement: NewClonePrediction) -> list[str]:
         cells = [f"{p.estimate:.4g} (sd {p.shrinkage:.0%})" for p in (placed[n] for n in names)]
         shown = "".join(f"{cell:>{w}}" for cell, w in zip(cells, wide, strict=True))
         lines.append(f"  {placed.clone:<10}{placed.day:>5g}{placed.readings:>10}{shown}")
-    lines.append("  sd: standard deviation, as a share of that before any sample")
+    lines.append("  sd: standard deviation, as a fraction of that before any sample")
     return lines
 
 
 def placement_frame(placement: NewClonePrediction) -> pd.DataFrame:
-    """One row per new clone, day and parameter."""
+    """A table with one row per new clone, day and parameter."""
     rows = []
     for placed in placement.placed:
         for p in placed.parameters:
@@ -54,13 +54,13 @@ def placement_frame(placement: NewClonePrediction) -> pd.DataFrame:
 
 
 def draw_placement(result: NewClonePrediction, clone: str) -> Figure:
-    """Predictions of a new clone's runs after some days of samples; a row per day, a column per assay."""
+    """Draw the predictions of a new clone's run: a row per number of days with samples, a column per assay."""
     path = result.of_clone(clone)
     b = path[0].bands
     vessel = b.vessel[0]
     variables = list(dict.fromkeys(v for v, name in zip(b.variable, b.vessel, strict=True) if name == vessel))
     figure = Figure(figsize=(2.2 * len(variables), 0.9 + 1.6 * len(path)), layout="constrained", facecolor="white")
-    set_title(figure, f"{clone}, vessel {vessel}: what its first days say of the rest", result.lineage.simulated)
+    set_title(figure, f"{clone}, vessel {vessel}: predicted from its first days", result.lineage.simulated)
     m = result.readings
     axes = figure.subplots(len(path), len(variables), sharex=True, sharey="col", squeeze=False)
     for r, (row, placed) in enumerate(zip(axes, path, strict=True)):

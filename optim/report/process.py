@@ -32,7 +32,7 @@ def frame_of(rows: Iterable[Any]) -> pd.DataFrame:
 
 
 def trajectory_frame(s: Series) -> pd.DataFrame:
-    """Trajectories over time, a 90 % band each, the unit in every column name."""
+    """A table of trajectories over time with 90 % bands; every column name holds the unit."""
     table: dict[str, Any] = {"time_h": s.time_h}
     for i, (name, unit) in enumerate(zip(s.names, s.units, strict=True)):
         label = f"{name} [{unit}]"

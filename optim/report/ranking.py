@@ -29,7 +29,7 @@ def ranking_view(r: Ranking) -> View:
 
 
 def ranking_lines(r: Ranking, top: int = 5) -> list[str]:
-    """The best clones, and how the ranking stands against a simulated truth."""
+    """The best clones with their intervals; for simulated data, rank correlation and regret against the truth."""
     lines = [f"ranking by {r.objective} ({r.unit}), each of {len(r.rows)} clones at its own optimum"]
     text = find_metric(r.objective).text
     for c in [c for c in r.rows if not c.message][:top]:
@@ -38,9 +38,7 @@ def ranking_lines(r: Ranking, top: int = 5) -> list[str]:
             f"  {c.rank:>2} {c.clone:<8} {text(c.objective.p50)} [{text(c.objective.p05)}, {text(c.objective.p95)}]   "
             f"platform {text(c.at_platform.p50)}   P(best) {c.probability_best:.2f}{true}"
         )
-    lines.append(
-        f"  prices: {'; '.join(r.price_flips[:4]) or 'the first stays the first over the range of every price'}"
-    )
+    lines.append(f"  prices: {'; '.join(r.price_flips[:4]) or 'no price within its range changes the best clone'}")
     m = ranking_metrics(r)
     if "ranking/regret" in m:
         lines.append(
@@ -51,7 +49,11 @@ def ranking_lines(r: Ranking, top: int = 5) -> list[str]:
 
 
 def ranking_metrics(r: Ranking) -> dict[str, float]:
-    """Scores by name; against the truth where there is one. Regret: what the chosen clone truly falls short by."""
+    """Metrics of a ranking by name.
+
+    For simulated data these include the rank correlation with the truth and the regret: the relative shortfall of the
+    chosen clone's true value below that of the truly best clone.
+    """
     metrics = {"ranking/probability_best": r.rows[0].probability_best}
     pairs = [(c.objective.p50, c.truth) for c in r.rows if c.truth is not None]
     if len(pairs) > 2:
@@ -63,7 +65,7 @@ def ranking_metrics(r: Ranking) -> dict[str, float]:
 
 
 def ranking_frame(r: Ranking) -> pd.DataFrame:
-    """One row per clone; intervals and decisions in columns of their own."""
+    """A table with one row per clone; intervals and decisions have their own columns."""
     rows = []
     for c in r.rows:
         row: dict[str, Any] = {"rank": c.rank, "clone": c.clone}
@@ -75,7 +77,7 @@ def ranking_frame(r: Ranking) -> pd.DataFrame:
 
 
 def draw_ranking(result: Ranking) -> Figure:
-    """Clones by the maximised metric, each at its own optimum, with interval and probability of being the best."""
+    """Draw every clone at its own optimum: the metric with its interval, and the probability of being the best."""
     rows = [r for r in result.rows if not r.message]
     figure = new_figure(
         "Clones, each at its own optimised process", (8.0, 0.9 + 0.26 * len(rows)), result.lineage.simulated

@@ -1,4 +1,4 @@
-"""The view of a re-planned batch: next actions, both plans beside each other, readings, limits to come."""
+"""The view of a re-planned batch: next actions, current and new plan, readings, and limits ahead."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def replan_view(r: Replan) -> View:
     """The view of a re-planned batch."""
     return View(
         kind=r.kind(),
-        title=f"Run {r.run}: plan and plan made anew",
+        title=f"Run {r.run}: current plan and new plan",
         lines=replan_lines(r),
         notes=r.lineage.notes,
         metrics=replan_metrics(r),
@@ -35,38 +35,38 @@ def replan_view(r: Replan) -> View:
 
 
 def replan_lines(r: Replan) -> list[str]:
-    """What was seen, what to do until the next sample, every decision with its reason, and both plans' prospects."""
+    """Observations, actions until the next sample, every decision with its reason, and the forecast of both plans."""
     a, b = r.plan.metrics[r.objective], r.replanned.metrics[r.objective]
     unit, text = r.plan.metric_units[r.objective], find_metric(r.objective).text
     clone = r.clone if r.known_clone else f"{r.clone}, new to the fit"
     lines = [f"run {r.run} ({clone}) on day {r.now_h / 24.0:.3g}: {len(r.readings)} readings"]
-    lines += [f"  seen: {text}" for text in r.seen] or ["  seen: nothing out of line with the plan"]
+    lines += [f"  observed: {text}" for text in r.seen] or ["  observed: no deviation from the plan"]
     lines.append(f"  next, until the sample on day {r.next_sample_h / 24.0:.3g}:")
     lines += [f"    {text}" for x in r.next_actions for text in action_texts(x, r.next_sample_h)] or ["    nothing"]
     if r.kept:
-        lines.append("  the plan is kept: no change is worth it")
+        lines.append("  the current plan stays: no change gains enough")
     lines.append(f"  {'decision':<24}{'planned':>10}{'now':>10}   reason")
     for d in r.decisions:
         now = "-" if math.isnan(d.now) else f"{d.now:.4g}"
         lines.append(f"  {d.name:<24}{d.planned:>10.4g}{now:>10} {d.unit}   {d.reason}")
     lines.append(
-        f"  {r.objective}: plan {text(a.p50)} {unit} [{text(a.p05)}, {text(a.p95)}], anew {text(b.p50)} "
+        f"  {r.objective}: current plan {text(a.p50)} {unit} [{text(a.p05)}, {text(a.p95)}], new plan {text(b.p50)} "
         f"[{text(b.p05)}, {text(b.p95)}], {r.gain:+.1%} at the estimate, better with probability {r.chance_better:.2f}"
     )
     for c in r.limits:
         lines.append(
-            f"    {c.name} ({c.kind} {c.limit:g} {c.unit}): met with probability {c.planned_chance:.2f} by the plan, "
-            f"{c.chance:.2f} anew"
+            f"    {c.name} ({c.kind} {c.limit:g} {c.unit}): met with probability {c.planned_chance:.2f} by the current "
+            f"plan, {c.chance:.2f} by the new plan"
         )
     fit = ", ".join(f"{x.variable} {x.rms:.1f}" for x in r.agreement)
     if fit:
-        lines.append(f"  readings against the updated model, rms of standardised residuals: {fit}")
-    lines.append(f"  {r.members:.0f} of the fit's parameter sets have a say")
+        lines.append(f"  root mean square of standardised residuals of the updated model: {fit}")
+    lines.append(f"  effective number of parameter sets: {r.members:.0f}")
     return lines
 
 
 def replan_metrics(r: Replan) -> dict[str, float]:
-    """Prospects by name."""
+    """Metrics of both plans by name: objective, gain, and probability to meet each limit."""
     found = {
         "replan/now_h": r.now_h,
         "replan/gain": r.gain,
@@ -79,12 +79,12 @@ def replan_metrics(r: Replan) -> dict[str, float]:
 
 
 def draw_replan(r: Replan) -> Figure:
-    """A panel per assay, volume and temperature, and one for the feed; days, or hours for a short process."""
+    """Draw both plans: a panel per assay, volume and temperature, and one for the feed; hours for a short process."""
     s = r.replanned.trajectory
     days = float(s.time_h.max()) > 72.0
     scale = 24.0 if days else 1.0
     names = list(s.names)
-    title = f"Run {r.run}, {'day' if days else 'hour'} {r.now_h / scale:.3g}: plan and plan made anew"
+    title = f"Run {r.run}, {'day' if days else 'hour'} {r.now_h / scale:.3g}: current plan and new plan"
     figure, axes = panel_grid(len(names) + 2, title, r.lineage.simulated, size=(2.6, 1.9))
     for name, a in zip(names, axes, strict=False):
         _course(r, name, a, scale)
@@ -120,7 +120,7 @@ def _course(r: Replan, name: str, a: Axes, scale: float) -> None:
 
 
 def _feed(r: Replan, a: Axes, scale: float) -> None:
-    """Boluses as bars: done, still to come under the old plan, and anew; continuous feeds as lines."""
+    """Boluses as bars: given, ahead in the current plan, and ahead in the new plan; continuous feeds as lines."""
     after, before = (drawn_feeds(p.actions) for p in (r.replanned, r.plan))
     done = set(r.done)
     if after.boluses or before.boluses:
@@ -143,10 +143,10 @@ def _feed(r: Replan, a: Axes, scale: float) -> None:
 def _legend(a: Axes) -> None:
     a.axis("off")
     rows = [
-        (Line2D([], [], color=ORANGE, marker="o", linestyle="", markersize=4), "read"),
-        (Line2D([], [], color=GREY, linewidth=1.6), "old plan (90 % band)"),
-        (Line2D([], [], color=BLUE, linewidth=1.6), "planned anew (90 % band)"),
-        (Patch(color=INK), "given"),
+        (Line2D([], [], color=ORANGE, marker="o", linestyle="", markersize=4), "reading"),
+        (Line2D([], [], color=GREY, linewidth=1.6), "current plan (90 % band)"),
+        (Line2D([], [], color=BLUE, linewidth=1.6), "new plan (90 % band)"),
+        (Patch(color=INK), "bolus given"),
         (Line2D([], [], color=ORANGE, linewidth=0.9, linestyle="--"), "limit"),
         (Line2D([], [], color=INK, linewidth=0.8, linestyle=":"), "now"),
     ]

@@ -1,4 +1,4 @@
-"""The view of a sensitivity analysis: what parameters and prices move, and what disturbances do."""
+"""The view of a sensitivity analysis: influence of parameters and prices, and effect of disturbances."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def stress_view(s: Stress) -> View:
     """The view of a sensitivity analysis."""
     return View(
         kind=s.kind(),
-        title=f"Stress on the process of {s.clone}",
+        title=f"Sensitivity of the process of {s.clone}",
         lines=stress_lines(s),
         notes=s.lineage.notes,
         metrics={"stress/limits_met": s.met},
@@ -31,10 +31,10 @@ def stress_view(s: Stress) -> View:
 
 
 def stress_lines(s: Stress, most: int = 8) -> list[str]:
-    """What moves the metric most, what would change the process, and what drifts do."""
+    """The largest influences on the metric, the ends of ranges that change the best process, and the disturbances."""
     value = f"{s.objective} {find_metric(s.objective).text(s.value)} {s.unit}"
-    lines = [f"stress on the process of {s.clone}: {value}, all limits met in {s.met:.0%}"]
-    lines.append(f"  {'parameter or price':<24} {'range':<22} {'as it is':>18} {'optimised anew':>18}")
+    lines = [f"sensitivity of the process of {s.clone}: {value}, all limits met in {s.met:.0%} of parameter sets"]
+    lines.append(f"  {'parameter or price':<24} {'range':<22} {'unchanged':>18} {'reoptimised':>18}")
     for r in s.influences[:most]:
         span = f"{r.low.value:.3g} to {r.high.value:.3g} {r.unit}"
         stay, anew = (
@@ -45,12 +45,10 @@ def stress_lines(s: Stress, most: int = 8) -> list[str]:
     ends = [(r.name, end, side) for r in s.influences for end, side in (("low", r.low), ("high", r.high)) if side.moved]
     ends.sort(key=lambda e: -np.nan_to_num(e[2].gain, nan=np.inf))
     for name, end, side in ends[:most]:
-        why = "the limits ask for" if np.isnan(side.gain) else f"{100.0 * side.gain:.1f}% are to be had with"
+        why = "the limits require" if np.isnan(side.gain) else f"{100.0 * side.gain:.1f}% can be gained with"
         lines.append(f"    {name} at its {end} end: {why} {side.moved}")
-    lines.append(
-        f"  {len(ends)} of {2 * len(s.influences)} ends ask for another process{' than the best' if ends else ''}"
-    )
-    lines.append(f"  {'drift':<30} {'change, 90 %':>26} {'limits met':>12}")
+    lines.append(f"  at {len(ends)} of {2 * len(s.influences)} ends another process is better")
+    lines.append(f"  {'disturbance':<30} {'change, 90 %':>26} {'limits met':>12}")
     for d in s.drifts:
         band = f"{100.0 * d.change:+.1f}% [{100.0 * d.change_p05:+.1f}, {100.0 * d.change_p95:+.1f}]"
         failed = f", {d.failed} could not be simulated" if d.failed else ""
@@ -59,7 +57,7 @@ def stress_lines(s: Stress, most: int = 8) -> list[str]:
 
 
 def influence_frame(s: Stress) -> pd.DataFrame:
-    """One row per end of a parameter's or price's range."""
+    """A table with one row per end of the range of a parameter or price."""
     return pd.DataFrame(
         [
             {"name": r.name, "kind": r.kind, "unit": r.unit, "at_estimate": r.value, "end": end} | asdict(side)
@@ -70,20 +68,20 @@ def influence_frame(s: Stress) -> pd.DataFrame:
 
 
 def draw_tornado(found: Stress) -> Figure:
-    """Change of the metric over the range of each parameter and price: the process as it is, and optimised anew."""
+    """Tornado diagram: change of the metric over the range of each parameter and price, unchanged and reoptimised."""
     rows = found.influences[:TORNADO_ROWS]
     what = readable_name(found.objective)
     figure = new_figure(
-        f"What the {what} of {found.clone} leans on", (8.5, 1.1 + 0.27 * len(rows)), found.lineage.simulated
+        f"Sensitivity of the {what} of {found.clone}", (8.5, 1.1 + 0.27 * len(rows)), found.lineage.simulated
     )
     a = figure.add_subplot(1, 1, 1)
     tidy_axes(a)
     y = np.arange(len(rows))[::-1]
-    for side, colour, label in (("low", BLUE, "at the low end"), ("high", ORANGE, "at the high end")):
+    for side, colour, label in (("low", BLUE, "low end"), ("high", ORANGE, "high end")):
         ends = [getattr(r, side) for r in rows]
         stay = np.array([100.0 * relative_change(e.stay, found.value) for e in ends])
         anew = np.array([100.0 * relative_change(e.anew, found.value) for e in ends])
-        a.barh(y, np.nan_to_num(stay), 0.62, color=colour, alpha=0.75, label=f"{label}, process as it is")
+        a.barh(y, np.nan_to_num(stay), 0.62, color=colour, alpha=0.75, label=f"{label}, process unchanged")
         a.plot(
             anew,
             y,
@@ -91,24 +89,24 @@ def draw_tornado(found: Stress) -> Figure:
             color=INK,
             markersize=9,
             markeredgewidth=1.4,
-            label=None if side == "low" else "optimised anew",
+            label=None if side == "low" else "process reoptimised",
         )
         broken = [i for i, e in enumerate(ends) if e.broken]
         a.plot(np.nan_to_num(stay)[broken], y[broken], "x", color=INK, markersize=5)
-    a.plot([], [], "x", color=INK, markersize=5, label="a limit is broken if it stays")
+    a.plot([], [], "x", color=INK, markersize=5, label="a limit is broken if the process is unchanged")
     a.axvline(0.0, color=INK, linewidth=0.8)
     marked = [f"{r.name}{' *' if r.flips else ''}" for r in rows]
     a.set_yticks(y, [f"{m}  ({r.kind})" for m, r in zip(marked, rows, strict=True)], fontsize=STYLE["small"])
-    a.set_xlabel(f"change of {what} [%]   (* another process is worth it)", fontsize=STYLE["font"])
+    a.set_xlabel(f"change of {what} [%]   (* another process is better)", fontsize=STYLE["font"])
     a.legend(fontsize=STYLE["small"], frameon=False, loc="lower right")
     return figure
 
 
 def draw_drifts(found: Stress) -> Figure:
-    """Change of the metric under each drift with its 90 % interval, and how often all limits are met."""
+    """Draw each disturbance: change of the metric with its 90 % interval, and how often all limits are met."""
     rows = found.drifts
     what = readable_name(found.objective)
-    title = f"What drifts do to the process of {found.clone}"
+    title = f"Disturbances of the process of {found.clone}"
     figure = new_figure(title, (8.5, 1.0 + 0.27 * (len(rows) + 1)), found.lineage.simulated)
     a, b = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for axes in (a, b):

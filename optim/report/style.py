@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from optim.units import VARIABLES, display_unit
 
-# Okabe-Ito colours: told apart by people with any common colour vision
+# Okabe-Ito colours: distinct for people with any common colour vision
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8a8f98", "#24292f"
 STYLE = {"font": 9, "small": 7.5}
 
@@ -30,7 +30,7 @@ def set_title(figure: Figure, title: str, simulated: bool) -> None:
 
 
 def tidy_axes(axes: Axes) -> None:
-    """Axes without a frame, with a pale grid."""
+    """Remove the frame of axes and draw a pale grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
     axes.tick_params(labelsize=STYLE["small"], colors=INK)

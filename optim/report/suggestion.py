@@ -1,4 +1,4 @@
-"""The view of suggested experiments: the runs, what they are worth, and how sure the decision then is."""
+"""The view of suggested experiments: the runs, their expected gain, and the probability of the right choice."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from optim.report.style import BLUE, GREEN, GREY, INK, ORANGE, STYLE, new_figure
 from optim.report.view import View
 
 CHOSEN_BY = {
-    "decision": "what they are worth to the decision",
+    "decision": "their value for the decision",
     "d_optimal": "information on all parameters",
-    "space_filling": "how they fill the design",
+    "space_filling": "coverage of the design space",
     "random": "chance",
 }
 
@@ -40,11 +40,11 @@ def suggestion_view(s: Suggestion) -> View:
 
 
 def suggestion_lines(s: Suggestion, top: int = 5) -> list[str]:
-    """The clones in question, the runs, and what they are expected to change."""
+    """The likeliest best clones, the runs, and the expected change of probability and loss."""
     new = sum(run.new_clone for run in s.runs)
     lines = [
         f"{len(s.runs)} runs with {s.samples} samples, chosen by {CHOSEN_BY[s.by]} out of {s.considered} that meet all "
-        f"limits with a probability of at least {s.least_met:g}" + (f"; {new} of clones not seen yet" if new else ""),
+        f"limits with a probability of at least {s.least_met:g}" + (f"; {new} of new clones" if new else ""),
         f"  now: {s.clones[0].clone} is the likeliest best clone by {s.objective} ({s.unit})",
     ]
     for c in [c for c in s.clones if c.chance >= 0.01][:top]:
@@ -54,17 +54,17 @@ def suggestion_lines(s: Suggestion, top: int = 5) -> list[str]:
         days = ", ".join(f"{d:g}" for d in run.sample_days)
         lines.append(f"  {run.run.run_id:<{wide}}  {run.run.clone_id:<8} {process_text(run.decisions)}")
         lines.append(f"  {'':<{wide}}  samples on days {days}; meets all limits with a probability of {run.met:.2f}")
-        lines.append(f"  {'':<{wide}}  worth {100 * run.gain:.2g} %: {run.reason}")
+        lines.append(f"  {'':<{wide}}  expected gain {100 * run.gain:.2g} %: {run.reason}")
     lines.append(
         f"  expected: the right clone is chosen with a probability of {s.chance_after:.2f} instead of "
-        f"{s.chance_before:.2f}; shortfall for not knowing the best {100 * s.loss_after:.2g} % instead of "
+        f"{s.chance_before:.2f}; expected loss {100 * s.loss_after:.2g} % instead of "
         f"{100 * s.loss_before:.2g} %"
     )
     return lines
 
 
 def process_text(decisions: tuple[DecisionValue, ...]) -> str:
-    """Decisions in one line; a profile by its range and mean."""
+    """Decisions in one line; decisions at several times by their range and mean."""
     profiles: dict[str, list[DecisionValue]] = {}
     parts = []
     for d in decisions:
@@ -83,7 +83,7 @@ def process_text(decisions: tuple[DecisionValue, ...]) -> str:
 
 
 def suggestion_metrics(s: Suggestion) -> dict[str, float]:
-    """Scores by name."""
+    """Probabilities and expected losses before and after the runs, by name."""
     return {
         "suggest/chance_before": s.chance_before,
         "suggest/chance_after": s.chance_after,
@@ -95,7 +95,7 @@ def suggestion_metrics(s: Suggestion) -> dict[str, float]:
 
 
 def suggestion_frame(s: Suggestion) -> pd.DataFrame:
-    """One row per run."""
+    """A table with one row per suggested run."""
     rows = []
     for run in s.runs:
         row: dict[str, Any] = {"run_id": run.run.run_id, "clone": run.run.clone_id, "new_clone": run.new_clone}
@@ -115,7 +115,7 @@ def suggestion_frame(s: Suggestion) -> pd.DataFrame:
 
 
 def draw_suggestion(s: Suggestion) -> Figure:
-    """Runs by clone and decision; chances of clones now; chance of the right clone and expected loss after each run."""
+    """Draw the runs by clone and decision, the probabilities of clones, and the expected loss after each run."""
     height = max(3.4, 0.9 + 0.3 * len(s.runs))
     figure = new_figure(
         f"Next {len(s.runs)} runs, chosen by {s.by.replace('_', ' ')}", (12.0, height), s.lineage.simulated
@@ -192,7 +192,7 @@ def _clones(a: Axes, s: Suggestion, most: int = 8) -> None:
 
 
 def _after(a: Axes, s: Suggestion) -> None:
-    """What is expected of the decision after each run."""
+    """Probability of choosing the right clone, and expected loss, after each run."""
     tidy_axes(a)
     x = np.arange(len(s.runs) + 1)
     a.plot(x, [s.chance_before, *(run.chance for run in s.runs)], "o-", color=GREEN, markersize=4)
@@ -205,7 +205,7 @@ def _after(a: Axes, s: Suggestion) -> None:
     b.plot(x, [s.loss_before, *(run.loss for run in s.runs)], "s--", color=ORANGE, markersize=4)
     b.set_ylim(0.0, 1.15 * max(s.loss_before, 1e-6))
     b.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
-    b.set_ylabel("shortfall for not knowing the best", fontsize=STYLE["font"], color=ORANGE)
+    b.set_ylabel("expected loss", fontsize=STYLE["font"], color=ORANGE)
     b.tick_params(labelsize=STYLE["small"], colors=INK)
     b.spines[["top"]].set_visible(False)
     a.set_title("expected of the decision", fontsize=STYLE["font"], loc="left")

@@ -19,10 +19,10 @@ Page = Callable[[str, Mapping[str, bytes]], str]  # of a title and the pictures,
 
 @dataclass(frozen=True)
 class View:
-    """What people and files are given of a result.
+    """The presentation of a result for people and for files.
 
-    Columns of `tables` have their unit in their name, or in a column beside. `figures` are drawn when they are asked
-    for. `series` are numbers per iteration. `document` is the result as plain data, where other software reads it.
+    Columns of `tables` have their unit in their name, or in a column beside. `figures` are drawn on demand.
+    `series` are numbers per iteration. `document` is the result as plain data, where other software reads it.
     """
 
     kind: str

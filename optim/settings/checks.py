@@ -1,4 +1,4 @@
-"""Checks of settings: each raises `ConfigError` with the full name of the key, what it is, and what is allowed."""
+"""Checks of settings: each raises `ConfigError` with the full name of the key, its value, and the allowed values."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def require_above(key: str, value: float, limit: float) -> None:
 
 
 def require_probability(key: str, value: float) -> None:
-    """Refuse a number that is no probability."""
+    """Refuse a number outside 0 to 1."""
     if not 0.0 <= value <= 1.0:
         raise ConfigError(f"{key}: {value:g} is not a probability, between 0 and 1")

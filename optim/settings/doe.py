@@ -11,7 +11,7 @@ CRITERIA = ("decision", "d_optimal", "space_filling", "random")
 
 @dataclass(frozen=True)
 class SuggestSettings:
-    """Choice of the next experiments. A run is sampled as the design says, or on given days; every plan is a choice."""
+    """Choice of the next experiments. Runs are sampled by the plan of the design, or by a plan stated here."""
 
     runs: int = 8  # vessels
     samples: int | None = None  # of all runs together, harvest included; default: as many as it takes
@@ -27,7 +27,7 @@ class SuggestSettings:
     top: int = 4  # clones that processes are optimised for, for several draws
     optima: int = 4  # such draws
     scenarios: int = 64  # draws that values are simulated for
-    draws: int = 1024  # that worth is averaged over
+    draws: int = 1024  # that the expected gain is averaged over
 
     def __post_init__(self) -> None:
         require_one_of("suggest.by", self.by, CRITERIA)

@@ -35,7 +35,7 @@ class MarketSettings:
 
 @dataclass(frozen=True)
 class ExecutionSettings:
-    """Errors of execution: standard deviations of what is really done about what was planned."""
+    """Errors of execution: standard deviations of the executed actions around the planned ones."""
 
     feed: float = 0.0  # of the factor on every volume and rate that goes in
     strength: float = 0.0  # of the factor on what feeds hold
@@ -50,7 +50,7 @@ class ExecutionSettings:
 
     @property
     def has_errors(self) -> bool:
-        """Whether the plant does not do exactly what is planned."""
+        """Whether any standard deviation is above zero."""
         return any(vars(self).values())
 
 
@@ -73,7 +73,7 @@ class RiskSettings:
 
     @property
     def is_active(self) -> bool:
-        """Whether there is anything to do beside the estimate."""
+        """Whether uncertainty counts: another measure than the nominal one, or a chance constraint."""
         return self.measure != "nominal" or self.chance > 0.0
 
 

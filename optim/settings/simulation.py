@@ -13,7 +13,7 @@ STEPPERS = ("auto", "explicit", "stiff")
 class IntegratorSettings:
     """How exactly, and by which method, vessels are integrated."""
 
-    stepper: str = "auto"  # auto (what the model says of itself) | explicit (Tsit5) | stiff (Rodas5P)
+    stepper: str = "auto"  # auto (stiff where the model declares itself stiff) | explicit (Tsit5) | stiff (Rodas5P)
     rtol: float = 1e-5  # relative tolerance of a step
     atol: float = 1e-6  # absolute tolerance of a step, relative to the scale of each species
     max_steps: int = 20_000  # of one vessel; one that needs more ends with MAX_STEPS

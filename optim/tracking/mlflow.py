@@ -12,48 +12,53 @@ from pathlib import Path
 from typing import Any
 
 from optim.data.dataset import Dataset
-from optim.errors import OptimWarning
+from optim.errors import TrackingWarning
 from optim.settings.tracking import TrackingSettings
 
 
-class TrackingWarning(OptimWarning):
-    """Tracking is unavailable; results are in the output folder all the same."""
-
-
 class Tracker(ABC):
-    """What a run tells about itself while it goes on."""
+    """Record of one run: parameters, metrics, files and child runs; nothing is raised when it cannot be written."""
 
     @property
     @abstractmethod
-    def run_id(self) -> str: ...
+    def run_id(self) -> str:
+        """Id of the run in the store; '' without one."""
 
     @abstractmethod
-    def log_parameters(self, values: Mapping[str, Any]) -> None: ...
+    def log_parameters(self, values: Mapping[str, Any]) -> None:
+        """Log configuration values, as text of at most 500 characters each."""
 
     @abstractmethod
-    def log_metrics(self, values: Mapping[str, float]) -> None: ...
+    def log_metrics(self, values: Mapping[str, float]) -> None:
+        """Log final values; nan is skipped."""
 
     @abstractmethod
-    def log_history(self, name: str, values: Sequence[float]) -> None: ...
+    def log_history(self, name: str, values: Sequence[float]) -> None:
+        """Log one metric per step; values that are not finite are skipped."""
 
     @abstractmethod
-    def log_dataset(self, dataset: Dataset, context: str) -> None: ...
+    def log_dataset(self, dataset: Dataset, context: str) -> None:
+        """Log a dataset as an input of the run, with its content hash."""
 
     @abstractmethod
-    def log_file(self, file: Path, folder: str) -> None: ...
+    def log_file(self, file: Path, folder: str) -> None:
+        """Copy a file into a folder of the run's artefacts ('': the top folder)."""
 
     @abstractmethod
-    def log_text(self, text: str, name: str) -> None: ...
+    def log_text(self, text: str, name: str) -> None:
+        """Store text as an artefact file of this name."""
 
     @abstractmethod
-    def log_folder(self, folder: Path, name: str) -> None: ...
+    def log_folder(self, folder: Path, name: str) -> None:
+        """Copy a folder into the run's artefacts under this name."""
 
     @abstractmethod
-    def log_child_run(self, name: str, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None: ...
+    def log_child_run(self, name: str, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Log a finished child run with parameters and metrics of its own."""
 
 
 class NullTracker(Tracker):
-    """Keeps nothing."""
+    """Tracker that records nothing."""
 
     run_id = ""
 
@@ -83,7 +88,7 @@ class NullTracker(Tracker):
 
 
 class MlflowTracker(Tracker):
-    """Writes to one MLflow run; when the store goes away it says so once and lets the work go on."""
+    """Tracker of one MLflow run; when the store fails it warns once and records nothing more."""
 
     def __init__(self, client: Any, mlflow: Any, run_id: str, experiment_id: str):
         self._client, self._mlflow, self._run, self._experiment = client, mlflow, run_id, experiment_id
@@ -98,7 +103,7 @@ class MlflowTracker(Tracker):
             return
         try:
             call(*args, **kwargs)
-        except Exception as err:  # whatever the store raises: a result must never be lost to its log
+        except Exception as err:  # whatever the store raises: a failed log must never lose a result
             self._lost = True
             reason = str(err).splitlines()[0][:200]
             message = f"tracking stopped at '{what}' ({reason}); results are in the output folder"
@@ -123,7 +128,7 @@ class MlflowTracker(Tracker):
             self._try(name, self._client.log_batch, self._run, metrics=items[first : first + 1000])
 
     def log_dataset(self, dataset: Dataset, context: str) -> None:
-        def log() -> None:
+        def _log() -> None:
             from mlflow.data.code_dataset_source import CodeDatasetSource
 
             source = CodeDatasetSource(tags={"name": dataset.name, "licence": dataset.licence})
@@ -133,7 +138,7 @@ class MlflowTracker(Tracker):
             tag = self._mlflow.entities.InputTag("mlflow.data.context", context)
             self._client.log_inputs(self._run, [self._mlflow.entities.DatasetInput(entry._to_mlflow_entity(), [tag])])
 
-        self._try("dataset", log)
+        self._try("dataset", _log)
 
     def log_file(self, file: Path, folder: str) -> None:
         self._try(file.name, self._client.log_artifact, self._run, str(file), folder)
@@ -145,7 +150,7 @@ class MlflowTracker(Tracker):
         self._try(name, self._client.log_artifacts, self._run, str(folder), name)
 
     def log_child_run(self, name: str, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        def log() -> None:
+        def _log() -> None:
             entities = self._mlflow.entities
             tags = {"mlflow.parentRunId": self._run, "mlflow.runName": name}
             run = self._client.create_run(self._experiment, tags=tags, run_name=name)
@@ -156,14 +161,14 @@ class MlflowTracker(Tracker):
             )
             self._client.set_terminated(run.info.run_id)
 
-        self._try(name, log)
+        self._try(name, _log)
 
 
 @contextmanager
 def open_tracker(options: TrackingSettings, run_name: str, tags: Mapping[str, str]) -> Iterator[Tracker]:
-    """A tracker for one run: FINISHED at the end, FAILED on an error, KILLED on an interrupt.
+    """Context with the tracker of one run, which ends as FINISHED, FAILED on an error, or KILLED on an interrupt.
 
-    A store that cannot be reached is a warning, never an error.
+    A store that cannot be reached gives a `TrackingWarning` and a `NullTracker`, never an error.
     """
     if not options.enabled:
         yield NullTracker()
@@ -183,7 +188,7 @@ def open_tracker(options: TrackingSettings, run_name: str, tags: Mapping[str, st
 
 
 def _start(options: TrackingSettings, run_name: str, tags: Mapping[str, str]) -> tuple[Tracker, Any]:
-    # nothing phones home, and a server that is away is noticed in seconds, unless the user has said otherwise
+    # no telemetry, and a server that is away is noticed in seconds, unless the user has set otherwise
     for key, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
@@ -198,10 +203,10 @@ def _start(options: TrackingSettings, run_name: str, tags: Mapping[str, str]) ->
         import mlflow
         import mlflow.data
 
-        uri, place = _store(options)
+        uri, artefacts = _store(options)
         client = mlflow.MlflowClient(tracking_uri=uri)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or options.experiment
-        experiment_id = _experiment(client, name, place)
+        experiment_id = _experiment(client, name, artefacts)
         run = client.create_run(experiment_id, tags=dict(tags), run_name=run_name)
     except Exception as err:
         reason = str(err).splitlines()[0][:200] if str(err) else type(err).__name__
@@ -210,33 +215,33 @@ def _start(options: TrackingSettings, run_name: str, tags: Mapping[str, str]) ->
         return NullTracker(), lambda status: None
     tracker = MlflowTracker(client, mlflow, run.info.run_id, experiment_id)
 
-    def finish(status: str) -> None:
+    def _finish(status: str) -> None:
         tracker._try("end of run", client.set_terminated, run.info.run_id, status=status)
 
-    return tracker, finish
+    return tracker, _finish
 
 
 def _store(options: TrackingSettings) -> tuple[str, str | None]:
-    """Address of the store, and where its artefacts go (None: the server decides)."""
+    """Address of the store, and the folder of its artefacts (None: the server decides)."""
     uri = options.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if uri:
         return uri, None
     workspace = Path(options.workspace).resolve()
     workspace.mkdir(parents=True, exist_ok=True)
-    # artefacts lie beside the database, or MLflow would put them into whatever folder the command ran in
+    # artefacts go beside the database; by default MLflow would use the working directory
     return f"sqlite:///{workspace / 'mlflow.db'}", (workspace / "artifacts").as_uri()
 
 
-def _experiment(client: Any, name: str, place: str | None) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
+def _experiment(client: Any, name: str, artefacts: str | None) -> str:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
     try:
-        location = f"{place}/{name}" if place else None
+        location = f"{artefacts}/{name}" if artefacts else None
         return str(client.create_experiment(name, artifact_location=location))
     except Exception:
         # another process may have made it between the two calls
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             raise
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)

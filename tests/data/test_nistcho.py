@@ -19,7 +19,7 @@ from optim.data import open as registry
 from optim.data.open import read_dataset
 from optim.data.sources import nistcho
 from optim.errors import DatasetError
-from optim.estimation.fit import fit
+from optim.estimation.fit import fit_problem
 from optim.estimation.score import r_squared
 from optim.kinetics.base import Environment
 from optim.kinetics.cho_growth import STARVATION_HILL, W_REFERENCE, ChoGrowth, Parameters, State
@@ -264,7 +264,7 @@ def test_a_run_starts_from_its_inoculum_or_first_count():
 @pytest.mark.slow
 def test_counts_and_viability_of_seven_strategies_are_described():
     cfg = compose(["experiment=nistcho_growth"])
-    result = fit(
+    result = fit_problem(
         build_fit(cfg, read_dataset(cfg.dataset.name)),
         replace(cfg.fit, starts=2, ensemble=8),
         seed=cfg.seed,

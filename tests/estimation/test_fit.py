@@ -17,7 +17,7 @@ from optim.artefact import load_artefact, save_artefact
 from optim.data.open import read_dataset
 from optim.errors import ConfigError, DatasetError, FitError, IncompatibleError
 from optim.estimation.estimate import multi_start
-from optim.estimation.fit import fit
+from optim.estimation.fit import fit_problem
 from optim.estimation.levenberg_marquardt import Search, minimise
 from optim.estimation.noise import ABOVE, BELOW, MEASURED, NoiseModel, whitened_residual
 from optim.estimation.normal_equations import Arrow
@@ -195,7 +195,7 @@ def _only(m, runs: int):
 
 @pytest.fixture(scope="module")
 def fitted(small_problem) -> FitResult:
-    return fit(small_problem, QUICK, seed=1, model_name="cho_moller")
+    return fit_problem(small_problem, QUICK, seed=1, model_name="cho_moller")
 
 
 def test_known_parameters_are_recovered_within_their_intervals(fitted):
@@ -214,10 +214,10 @@ def test_intervals_are_neither_points_nor_the_prior(fitted):
 
 
 def test_the_same_seed_gives_the_same_numbers(small_problem, fitted):
-    again = fit(small_problem, QUICK, seed=1, model_name="cho_moller")
+    again = fit_problem(small_problem, QUICK, seed=1, model_name="cho_moller")
     assert np.array_equal(again.shared, fitted.shared)
     assert np.array_equal(again.clone, fitted.clone)
-    other = fit(small_problem, QUICK, seed=2, model_name="cho_moller")
+    other = fit_problem(small_problem, QUICK, seed=2, model_name="cho_moller")
     assert not np.array_equal(other.clone, fitted.clone)
 
 
@@ -274,7 +274,7 @@ def test_an_artefact_that_lacks_something_says_what_and_what_to_do(tmp_path, fit
 
 
 def test_predictions_are_wider_for_a_run_left_out(small_problem):
-    result = fit(small_problem, replace(QUICK, starts=1, leave_one_out=True), seed=1, model_name="cho_moller")
+    result = fit_problem(small_problem, replace(QUICK, starts=1, leave_one_out=True), seed=1, model_name="cho_moller")
     width = np.mean(result.observations.upper90 - result.observations.lower90)
     left = np.mean(result.left_out.upper90 - result.left_out.lower90)
     assert left > width
@@ -354,7 +354,7 @@ def test_scales_are_bijections():
 def test_the_public_ecoli_runs_are_fitted_better_than_by_their_authors():
     """Schlögel et al. 2024: R2 of X, P, P/X 0.834, 0.822, 0.734; each run left out 0.632, 0.753, 0.559."""
     cfg = compose(["experiment=ecoli_protein_l"])
-    result = fit(
+    result = fit_problem(
         build_fit(cfg, read_dataset(cfg.dataset.name)),
         replace(cfg.fit, ensemble=8),
         seed=cfg.seed,

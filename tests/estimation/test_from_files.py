@@ -162,7 +162,7 @@ def problem_of(name: str, folder: Path) -> tuple[FitProblem, dict[str, float]]:
     config = model_config(name)
     model = load_kinetics(config.kinetics)
     table = build_table(config, model)
-    values = table.values()
+    values = table.natural_values()
     truth = {key: values[key] * factor for key, factor in factors.items()}
     p = model.Parameters(*((values | truth)[key] for key in model.Parameters._fields))
     rows = []
@@ -186,7 +186,7 @@ def problem_of(name: str, folder: Path) -> tuple[FitProblem, dict[str, float]]:
     ]  # fmt: skip
     noise = NoiseModel({assay: AssaySettings(0.02, 1e-3) for assay in assays})
     integrator = Integrator(stepper, rtol=1e-7, atol=1e-8, max_steps=100_000)
-    return build_problem(model, ParameterTable(tuple(free)), dataset, noise, integrator), truth
+    return build_problem(model, ParameterTable(tuple(free)), dataset, noise=noise, integrator=integrator), truth
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_model_with_oxygen_needs_the_kla_of_every_run(tmp_path):
         config = model_config(name)
         model = load_kinetics(config.kinetics)
         with pytest.raises(DatasetError, match=r"run 'O2'.*kla.*at time 0"):
-            build_problem(model, build_table(config, model), dataset, noise, Integrator())
+            build_problem(model, build_table(config, model), dataset, noise=noise, integrator=Integrator())
 
 
 def test_a_top_up_that_its_feed_cannot_reach_names_the_run(tmp_path):
@@ -225,4 +225,4 @@ def test_a_top_up_that_its_feed_cannot_reach_names_the_run(tmp_path):
     model = load_kinetics(config.kinetics)
     noise = NoiseModel({"vcd": AssaySettings(0.02, 1e-3)})
     with pytest.raises(DatasetError, match=r"run 'W1'.*\n.*cannot top up to 80"):
-        build_problem(model, build_table(config, model), dataset, noise, Integrator())
+        build_problem(model, build_table(config, model), dataset, noise=noise, integrator=Integrator())

@@ -12,10 +12,10 @@ from optim.app.build import build_fit, compose
 from optim.artefact import load_artefact, save_artefact
 from optim.data.open import read_dataset
 from optim.errors import IncompatibleError
-from optim.estimation.fit import fit
+from optim.estimation.fit import fit_problem
 from optim.estimation.posterior import Posterior
-from optim.estimation.transfer.continued_fit import update
-from optim.estimation.transfer.new_clone import predict_new_clone
+from optim.estimation.transfer.continued_fit import update_fit
+from optim.estimation.transfer.new_clone import predict_clones
 from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.parameters import ParameterSpec, ParameterTable, to_fitted, to_natural
 from optim.settings.estimation import FitSettings, PlaceSettings
@@ -41,12 +41,12 @@ def problem(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def old(problem):
-    return fit(of_clones(problem, 0, KNOWN), OPTIONS, seed=1, model_name="cho_moller")
+    return fit_problem(of_clones(problem, 0, KNOWN), OPTIONS, seed=1, model_name="cho_moller")
 
 
 @pytest.fixture(scope="module")
 def placement(problem, old) -> NewClonePrediction:
-    return predict_new_clone(old, of_clones(problem, KNOWN, KNOWN + NEW), PlaceSettings(days=DAYS, draws=400))
+    return predict_clones(old, of_clones(problem, KNOWN, KNOWN + NEW), PlaceSettings(days=DAYS, draws=400))
 
 
 # --- a fit continued ---
@@ -71,10 +71,10 @@ def test_a_fit_continued_ends_where_one_from_scratch_does(problem, old, what):
             if what == "more days"
             else grown.select_vessels(np.arange(len(grown.vessel_group) - 1))
         )
-        first = fit(part, OPTIONS, seed=1, model_name="cho_moller")
+        first = fit_problem(part, OPTIONS, seed=1, model_name="cho_moller")
     rounds: dict[str, list[str]] = {"update": [], "scratch": []}
-    ours = update(first, grown, OPTIONS, seed=2, model_name="cho_moller", progress=rounds["update"].append)
-    theirs = fit(grown, OPTIONS, seed=2, model_name="cho_moller", progress=rounds["scratch"].append)
+    ours = update_fit(first, grown, OPTIONS, seed=2, model_name="cho_moller", progress=rounds["update"].append)
+    theirs = fit_problem(grown, OPTIONS, seed=2, model_name="cho_moller", progress=rounds["scratch"].append)
     assert len(rounds["update"]) < len(rounds["scratch"])
     for a, b in zip(ours.parameters, theirs.parameters, strict=True):
         if b.level == "fixed":
@@ -90,9 +90,7 @@ def test_a_fit_continued_ends_where_one_from_scratch_does(problem, old, what):
 
 @pytest.mark.slow
 def test_without_samples_a_new_clone_is_one_of_the_population(problem, old):
-    (none,) = predict_new_clone(
-        old, of_clones(problem, KNOWN, KNOWN + 1), PlaceSettings(days=(-1.0,), draws=2000)
-    ).placed
+    (none,) = predict_clones(old, of_clones(problem, KNOWN, KNOWN + 1), PlaceSettings(days=(-1.0,), draws=2000)).placed
     assert none.readings == 0
     assert none.members == pytest.approx(len(old.shared) - 1)
     newcomer = to_fitted(problem.group_specs, old.newcomer)
@@ -167,7 +165,7 @@ def test_what_is_not_known_of_the_shared_parameters_is_not_known_of_the_clone(pr
     """An old fit with an ensemble five times as wide leaves the clone less certain, and the band wider."""
     new = of_clones(problem, KNOWN, KNOWN + 1)
     vague = replace(old, shared=old.shared[:1] * (old.shared / old.shared[:1]) ** 5.0)
-    (ours,), (theirs,) = (predict_new_clone(source, new, PlaceSettings(days=(5.0,))).placed for source in (old, vague))
+    (ours,), (theirs,) = (predict_clones(source, new, PlaceSettings(days=(5.0,))).placed for source in (old, vague))
     ratio = np.array([theirs[name].sd / ours[name].sd for name in (p.name for p in ours.parameters)])
     assert (ratio > 0.9).all()
     assert (ratio > 1.2).any()
@@ -176,7 +174,7 @@ def test_what_is_not_known_of_the_shared_parameters_is_not_known_of_the_clone(pr
 
 @pytest.mark.slow
 def test_each_clone_is_placed_by_itself(problem, old, placement):
-    (alone,) = predict_new_clone(old, of_clones(problem, KNOWN + 1, KNOWN + 2), PlaceSettings(draws=400)).of_clone(
+    (alone,) = predict_clones(old, of_clones(problem, KNOWN + 1, KNOWN + 2), PlaceSettings(draws=400)).of_clone(
         problem.groups[KNOWN + 1]
     )[-1:]
     among = placement.of_clone(problem.groups[KNOWN + 1])[-1]
@@ -194,16 +192,16 @@ def test_a_prediction_of_new_clones_survives_its_folder(tmp_path, placement):
 @pytest.mark.slow
 def test_what_does_not_fit_together_is_refused(problem, old):
     with pytest.raises(IncompatibleError, match="not new to the fit"):
-        predict_new_clone(old, of_clones(problem, KNOWN - 1, KNOWN + 1), PlaceSettings())
+        predict_clones(old, of_clones(problem, KNOWN - 1, KNOWN + 1), PlaceSettings())
     new = of_clones(problem, KNOWN, KNOWN + 1)
     rows = tuple(replace(r, level="fixed") if r.name == "kappa_T" else r for r in problem.table.rows)
     with pytest.raises(IncompatibleError, match="shared parameters: kappa_T"):
-        predict_new_clone(old, replace(new, table=ParameterTable(rows)), PlaceSettings())
+        predict_clones(old, replace(new, table=ParameterTable(rows)), PlaceSettings())
     rows = tuple(replace(r, value=0.03) if r.name == "KS_glc" else r for r in problem.table.rows)
     with pytest.raises(IncompatibleError, match=r"'KS_glc' is not fixed at 0\.03"):
-        predict_new_clone(old, replace(new, table=ParameterTable(rows)), PlaceSettings())
+        predict_clones(old, replace(new, table=ParameterTable(rows)), PlaceSettings())
     with pytest.raises(IncompatibleError, match="ensemble is too small"):
-        predict_new_clone(replace(old, shared=old.shared[:2]), new, PlaceSettings())
+        predict_clones(replace(old, shared=old.shared[:2]), new, PlaceSettings())
 
 
 @pytest.mark.slow
@@ -221,10 +219,10 @@ def test_a_batch_that_was_not_seen_leaves_the_clone_less_certain(problem):
         verified=False,
     )
     varied = replace(problem, table=ParameterTable((*problem.table.rows, row)))
-    old = fit(of_clones(varied, 0, 4), replace(OPTIONS, noise_rounds=2), seed=1, model_name="cho_moller")
+    old = fit_problem(of_clones(varied, 0, 4), replace(OPTIONS, noise_rounds=2), seed=1, model_name="cho_moller")
     new = of_clones(varied, KNOWN, KNOWN + 1)
     other = replace(new, batches=("SCREEN2",))
-    (known,), (unknown,) = (predict_new_clone(old, p, PlaceSettings(days=(7.0,))).placed for p in (new, other))
+    (known,), (unknown,) = (predict_clones(old, p, PlaceSettings(days=(7.0,))).placed for p in (new, other))
     assert 1.2 * known["qP"].sd < unknown["qP"].sd < 1.1 * np.hypot(known["qP"].sd, 0.15)
     assert unknown["mu_max"].sd == pytest.approx(known["mu_max"].sd, rel=0.2)
 

@@ -11,11 +11,12 @@ from optim.app.build import build_process, compose
 from optim.artefact import Lineage
 from optim.data.screened import Screen
 from optim.errors import InfeasibleError, SimulationError
-from optim.optimisation.evaluate import outcome
-from optim.optimisation.optimise import optimise
+from optim.optimisation.evaluate import evaluate_process
+from optim.optimisation.optimise import optimise_process
 from optim.optimisation.process_program import ProcessProgram, start_points
 from optim.optimisation.rank import _price_flips, rank_clones
-from optim.optimisation.solve import best, kkt_residual, solve
+from optim.optimisation.solve import best_solution, kkt_residual, solve
+from optim.optimisation.study import Study
 from optim.process.design import Decision
 from optim.process.lanes import Lanes
 from optim.process.metrics import relative_change
@@ -71,7 +72,7 @@ def test_a_known_constrained_optimum_is_found_from_every_start():
 
 
 def test_a_bound_can_be_the_optimum():
-    found = best(solve(program(Known(upper=(1.0, 5.0)), 3), start_points(Known(), 3, 0) * 0.1, FEW))
+    found = best_solution(solve(program(Known(upper=(1.0, 5.0)), 3), start_points(Known(), 3, 0) * 0.1, FEW))
     assert found.x == pytest.approx([1.0, 1.0], abs=1e-5)
     assert found.kkt < 1e-4
 
@@ -79,16 +80,16 @@ def test_a_bound_can_be_the_optimum():
 def test_a_start_that_cannot_be_simulated_is_reported_and_not_chosen():
     problem = Known(bad=True)
     found = solve(program(problem, 2), np.array([[4.5, -4.0], [0.0, 0.0]]), FEW)
-    assert best(found).x == pytest.approx([2.0, 0.0], abs=1e-4)
+    assert best_solution(found).x == pytest.approx([2.0, 0.0], abs=1e-4)
     lost = [s for s in found if not np.isfinite(s.objective)]
     assert all(not s.success and "could not be simulated" in s.message for s in lost)
 
 
 def test_kkt_residual_is_zero_only_at_a_stationary_point():
     z, c, j = np.array([0.5, 0.5]), np.array([0.0]), np.array([[-1.0, -1.0]])
-    assert kkt_residual(z, np.array([-1.0, -1.0]), c, j) == pytest.approx(0.0, abs=1e-12)
-    assert kkt_residual(z, np.array([1.0, 1.0]), c, j) > 1.0
-    assert kkt_residual(z, np.array([1.0, -1.0]), np.array([0.3]), j) == pytest.approx(np.sqrt(2.0))
+    assert kkt_residual(z, np.array([-1.0, -1.0]), c, jacobian=j) == pytest.approx(0.0, abs=1e-12)
+    assert kkt_residual(z, np.array([1.0, 1.0]), c, jacobian=j) > 1.0
+    assert kkt_residual(z, np.array([1.0, -1.0]), np.array([0.3]), jacobian=j) == pytest.approx(np.sqrt(2.0))
 
 
 def test_starts_are_the_platform_and_then_spread(process_problem):
@@ -102,10 +103,10 @@ def test_starts_are_the_platform_and_then_spread(process_problem):
 
 @pytest.fixture(scope="module")
 def lineage(small_problem):
-    from optim.estimation.fit import fit
+    from optim.estimation.fit import fit_problem
     from optim.settings.estimation import FitSettings
 
-    result = fit(small_problem, FitSettings(1, 10, 1e-4, 4, 0.3, 1), seed=1, model_name="cho_moller")
+    result = fit_problem(small_problem, FitSettings(1, 10, 1e-4, 4, 0.3, 1), seed=1, model_name="cho_moller")
     return Lineage.from_parents(result, seed=1, notes=("a note",))
 
 
@@ -123,7 +124,7 @@ def small_design(screen):
 
 def test_it_beats_a_grid_of_processes(small_design, published, lineage):
     problem = small_design
-    o = optimise(problem, "C01", np.repeat(published, 4, axis=0), FEW, lineage)
+    o = optimise_process(Study(problem, FEW, lineage), "C01", np.repeat(published, 4, axis=0))
     d = problem.design
     grid = np.array(
         [(a, b) for a in np.linspace(d.lower[0], d.upper[0], 12) for b in np.linspace(d.lower[1], d.upper[1], 12)]
@@ -140,8 +141,8 @@ def test_it_beats_a_grid_of_processes(small_design, published, lineage):
 
 @pytest.mark.slow
 def test_more_freedom_is_never_worse(small_design, process_problem, published, lineage):
-    few = optimise(small_design, "C01", published, FEW, lineage)
-    many = optimise(process_problem, "C01", published, FEW, lineage)
+    few = optimise_process(Study(small_design, FEW, lineage), "C01", published)
+    many = optimise_process(Study(process_problem, FEW, lineage), "C01", published)
     key = process_problem.metric
     assert many.optimum.metrics[key].p50 > few.optimum.metrics[key].p50
 
@@ -158,7 +159,7 @@ def test_an_impossible_process_names_the_limits_in_conflict(small_design, publis
         verified=False,
     )
     with pytest.raises(InfeasibleError, match=r"titre_at_harvest: .* against a min of 500 g/L"):
-        optimise(replace(small_design, constraints=(strict,)), "C01", published, FEW, lineage)
+        optimise_process(Study(replace(small_design, constraints=(strict,)), FEW, lineage), "C01", published)
 
 
 def test_clones_are_ranked_by_what_they_can_do(small_design, published, lineage):
@@ -171,7 +172,9 @@ def test_clones_are_ranked_by_what_they_can_do(small_design, published, lineage)
     ensembles["middle"] = ensembles["middle"].copy()
     ensembles["middle"][:, names.index("qP")] *= 1.3 * spread[:, 0]
     r = rank_clones(
-        small_design, ensembles, FEW, lineage, truth=lambda clone, x: {"poor": 1.0, "middle": 2.0, "good": 3.0}[clone]
+        Study(small_design, FEW, lineage),
+        ensembles,
+        truth=lambda clone, x: {"poor": 1.0, "middle": 2.0, "good": 3.0}[clone],
     )
     assert [row.clone for row in r.rows] == ["good", "middle", "poor"]
     assert [row.truth_rank for row in r.rows] == [1, 2, 3]
@@ -189,7 +192,9 @@ def test_clones_are_ranked_by_cost_of_goods_the_cheapest_first(small_design, pub
     problem = replace(small_design, objective=Objective("cogs"))
     truth = {"good": 40.0, "poor": 70.0}
     r = rank_clones(
-        problem, {"poor": published.repeat(4, 0), "good": good}, FEW, lineage, truth=lambda clone, x: truth[clone]
+        Study(problem, FEW, lineage),
+        {"poor": published.repeat(4, 0), "good": good},
+        truth=lambda clone, x: truth[clone],
     )
     assert [row.clone for row in r.rows] == ["good", "poor"]
     assert r.rows[0].objective.p50 < r.rows[1].objective.p50
@@ -222,7 +227,7 @@ def test_members_that_fail_are_counted_and_left_out(small_design, published):
     names = list(small_design.model.Parameters._fields)
     ensemble = np.repeat(published, 5, axis=0)
     ensemble[3, names.index("mu_max")] = np.nan
-    found = outcome(small_design, "platform", small_design.design.platform, ensemble)
+    found = evaluate_process(small_design, "platform", small_design.design.platform, ensemble=ensemble)
     assert found.failed_members == 1
     assert np.isfinite(found.metrics["titre_g_per_l"].p95)
 
@@ -230,13 +235,13 @@ def test_members_that_fail_are_counted_and_left_out(small_design, published):
 def test_an_estimate_that_fails_is_an_error(small_design, published):
     broken = replace(small_design, integrator=Integrator(max_steps=4))
     with pytest.raises(SimulationError, match="cannot be simulated: max_steps"):
-        outcome(broken, "platform", small_design.design.platform, published)
+        evaluate_process(broken, "platform", small_design.design.platform, ensemble=published)
 
 
 def test_what_lies_outside_the_screen_says_so(small_design, published):
     ranges = {"harvest": (0.0, 200.0), "temperature": (31.0, 35.0)}
     screened = replace(small_design, screened=ranges)
-    found = outcome(screened, "platform", np.array([33.0, 336.0]), published)
+    found = evaluate_process(screened, "platform", np.array([33.0, 336.0]), ensemble=published)
     flags = {d.name: d.outside_screened for d in found.decisions}
     assert flags == {"shift_temperature": False, "harvest": True}
 

@@ -10,18 +10,19 @@ from support.quadratic import OPTIONS, Toy, members
 
 from optim.artefact import Lineage
 from optim.errors import ConfigError
-from optim.optimisation.pareto import hypervolume, nondominated, pareto
+from optim.optimisation.pareto import hypervolume, nondominated_points, pareto_front
 from optim.optimisation.process_program import Floor, ProcessProgram
-from optim.optimisation.robust import judge, risk_measure, smooth_measure, solve_robust
-from optim.optimisation.sensitivity import stress
+from optim.optimisation.robust import judge_process, risk_measure, smooth_measure, solve_robust
+from optim.optimisation.sensitivity import analyse_sensitivity
 from optim.optimisation.solve import Bounds, solve
-from optim.optimisation.tightening import broken, kept_between
-from optim.process.disturbance import executed
+from optim.optimisation.study import Study
+from optim.optimisation.tightening import limit_violations, tighten_constraints
+from optim.process.disturbance import sample_execution_errors
 from optim.process.lanes import Lanes, one_lane
 from optim.settings.objective import ExecutionSettings, RiskSettings
-from optim.settings.optimisation import DriftSettings, OptimiseSettings
+from optim.settings.optimisation import DriftSettings, OptimiseSettings, ParetoSettings
 
-MADE_FROM = Lineage("toy", "none", "", simulated=True, seed=0)
+STUDY = Study(Toy(), OPTIONS, Lineage("toy", "none", "", simulated=True, seed=0))
 
 # --- the measure ---
 
@@ -105,25 +106,25 @@ def test_a_member_that_cannot_be_simulated_is_left_out_of_the_search_and_counts_
     p = members([0.0, 0.0, 99.0, 0.0])
     (end,) = solve_robust(Toy(), np.array([[3.0, 3.0]]), p, risk=RiskSettings("expectation"), options=OPTIONS)
     assert end.solution.x == pytest.approx([0.0, 1.0], abs=1e-3)
-    _, met = judge(Toy(), end.solution.x, p, RiskSettings("expectation"))
+    _, met = judge_process(Toy(), end.solution.x, p, risk=RiskSettings("expectation"))
     assert met == pytest.approx(0.75)
 
 
 def test_errors_of_execution_are_kept_clear_of():
     p = members(np.full(200, 6.0), 3.0)
     spread = ExecutionSettings(feed=0.1)
-    drift = executed(spread, 200, 1)
+    drift = sample_execution_errors(spread, 200, 1)
     risk = RiskSettings("expectation", chance=0.9, execution=spread)
     (end,) = solve_robust(Toy(), np.array([[0.0, 0.0]]), Lanes(p, drift=drift), risk=risk, options=OPTIONS)
     x = end.solution.x
-    later = executed(spread, 20000, 2)
-    _, met = judge(Toy(), x, Lanes(members(np.full(20000, 6.0), 3.0), drift=later), risk)
+    later = sample_execution_errors(spread, 20000, 2)
+    _, met = judge_process(Toy(), x, Lanes(members(np.full(20000, 6.0), 3.0), drift=later), risk=risk)
     assert met == pytest.approx(0.9, abs=0.02)
     assert x.sum() < 3.0 - 0.05
 
 
 def test_execution_begins_as_planned_and_is_never_early():
-    d = executed(ExecutionSettings(0.1, 0.1, 0.1, 0.5, 0.1, 6.0), 50, 0)
+    d = sample_execution_errors(ExecutionSettings(0.1, 0.1, 0.1, 0.5, 0.1, 6.0), 50, 0)
     assert [float(v[0]) for v in d] == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
     assert np.all(d.delay_h >= 0.0)
     assert np.std(d.feed) == pytest.approx(0.1, rel=0.3)
@@ -163,10 +164,10 @@ def test_limits_hold_between_nodes_as_well(process_problem, published):
     few = replace(process_problem, constraints=tight)
     options = OptimiseSettings(starts=1, max_iterations=60, tolerance=1e-7)
     (first,) = solve(ProcessProgram(few, Lanes(published)), few.design.platform[None], options)
-    assert max(broken(few, first.x, one_lane(published[0])).values()) > 1e-4
-    kept, left = kept_between(few, first, one_lane(published[0]), options=options)
+    assert max(limit_violations(few, first.x, one_lane(published[0])).values()) > 1e-4
+    kept, left = tighten_constraints(few, first, one_lane(published[0]), options=options)
     assert left == {}
-    assert max(broken(few, kept.x, one_lane(published[0])).values()) <= 1e-6
+    assert max(limit_violations(few, kept.x, one_lane(published[0])).values()) <= 1e-6
     assert kept.objective <= first.objective + 1e-9
 
 
@@ -175,7 +176,7 @@ def test_limits_hold_between_nodes_as_well(process_problem, published):
 
 def test_a_front_is_that_of_the_known_problem():
     """At level L of x^2 + y^2 the best titre solves a Lagrange condition that a fine scan of angles finds as well."""
-    found = pareto(Toy(), "C", "culture_time", members([3.0])[0], 7, OPTIONS, MADE_FROM)
+    found = pareto_front(STUDY, "C", members([3.0])[0], settings=ParetoSettings("culture_time", 7))
     assert len(found.points) == 7
     assert found.lost == 0
     angle = np.linspace(0.0, 2.0 * np.pi, 20001)
@@ -190,7 +191,7 @@ def test_a_front_is_that_of_the_known_problem():
 
 def test_fronts_are_counted_as_they_should():
     scores = np.array([[0.0, 1.0], [1.0, 0.0], [0.4, 0.4], [0.5, 0.5], [0.5, 0.5]])
-    assert nondominated(scores) == [1, 3, 4, 0]
+    assert nondominated_points(scores) == [1, 3, 4, 0]
     assert hypervolume(np.array([[0.0, 1.0], [1.0, 0.0]])) == pytest.approx(0.5)
     assert hypervolume(np.array([[0.0, 2.0], [10.0, 2.0], [10.0, 0.0]])[1:2]) == 1.0
 
@@ -200,7 +201,7 @@ def test_fronts_are_counted_as_they_should():
 )
 def test_a_front_that_makes_no_sense_is_refused(against, points, words):
     with pytest.raises(ConfigError, match=words):
-        pareto(Toy(), "C", against, members([3.0])[0], points, OPTIONS, MADE_FROM)
+        pareto_front(STUDY, "C", members([3.0])[0], settings=ParetoSettings(against, points))
 
 
 # --- stress ---
@@ -209,7 +210,7 @@ def test_a_front_that_makes_no_sense_is_refused(against, points, words):
 def test_stress_says_what_moves_the_optimum_and_what_flips_it():
     p = np.stack([np.linspace(2.5, 3.5, 21), np.full(21, 4.0)], axis=1)[[10, *range(10), *range(11, 21)]]
     asked = {"more": DriftSettings(feed=1.1), "missed": DriftSettings(missed="largest bolus")}
-    found = stress(Toy(), "C", np.array([3.0, 1.0]), p, asked, OPTIONS, MADE_FROM)
+    found = analyse_sensitivity(STUDY, "C", np.array([3.0, 1.0]), ensemble=p, disturbances=asked)
     by = {r.name: r for r in found.influences}
     assert set(by) == {"best", "medium"}  # room does not vary
     assert by["medium"].swing == pytest.approx(0.0, abs=1e-6)  # y - 1 is zero, whatever it costs
@@ -230,7 +231,7 @@ def test_stress_says_what_moves_the_optimum_and_what_flips_it():
 
 def test_what_cannot_happen_is_not_asked():
     late = {"late": DriftSettings(harvest_h=5.0)}
-    found = stress(Toy(), "C", np.array([1.0, 1.0]), members([1.0, 2.0]), late, OPTIONS, MADE_FROM)
+    found = analyse_sensitivity(STUDY, "C", np.array([1.0, 1.0]), ensemble=members([1.0, 2.0]), disturbances=late)
     assert found.drifts == ()
     assert "late" in found.lineage.notes[-1]
 
@@ -238,4 +239,4 @@ def test_what_cannot_happen_is_not_asked():
 def test_a_drift_of_a_decision_that_is_not_there_is_refused():
     unknown = {"n": DriftSettings(missed="xx")}
     with pytest.raises(ConfigError, match=r"stress\.drifts\.n\.missed: no decision 'xx'"):
-        stress(Toy(), "C", np.zeros(2), members([1.0, 2.0]), unknown, OPTIONS, MADE_FROM)
+        analyse_sensitivity(STUDY, "C", np.zeros(2), ensemble=members([1.0, 2.0]), disturbances=unknown)

@@ -17,9 +17,9 @@ from optim.optimisation.sequential_quadratic import (
     Start,
     Stop,
     Values,
+    largest_violation,
     minimise_lanes,
     updated_hessian,
-    violations,
 )
 
 STOP = Stop(tolerance=1e-10, iterations=200)
@@ -169,7 +169,7 @@ def test_published_optima_are_found(name):
     ends = known.solve(np.array([known.start], float))
     assert ends.converged[0], ends.message
     assert ends.values.f[0] == pytest.approx(known.optimum, rel=1e-7, abs=1e-7)
-    assert violations(ends.values.margins).max(initial=0.0) <= FEASIBLE
+    assert largest_violation(ends.values.margins).max(initial=0.0) <= FEASIBLE
 
 
 @pytest.mark.parametrize("name", ["HS12", "HS35", "HS43", "HS76", "HS113"])
@@ -203,7 +203,7 @@ def test_limits_that_no_point_meets_are_reported_and_brought_as_near_as_they_can
     ends = apart.solve(np.array([[0.5, 0.5], [0.0, 1.0]]))
     assert not ends.converged.any()
     assert set(ends.message) == {"limits cannot be met from here"}
-    assert violations(ends.values.margins).sum(axis=1) == pytest.approx([0.6, 0.6], abs=1e-6)
+    assert largest_violation(ends.values.margins).sum(axis=1) == pytest.approx([0.6, 0.6], abs=1e-6)
 
 
 def test_what_cannot_be_evaluated_is_a_step_too_long():
@@ -221,7 +221,7 @@ def test_a_search_that_is_cut_short_gives_its_best_feasible_point():
     ends = known.solve(np.zeros((1, 4)), Stop(1e-10, 3))
     assert ends.message == ["iterations used up"]
     assert ends.values.f[0] == min(ends.history[0]) < 0.0
-    assert violations(ends.values.margins).max() <= FEASIBLE
+    assert largest_violation(ends.values.margins).max() <= FEASIBLE
 
 
 def test_curvature_that_is_known_saves_steps():
@@ -264,9 +264,9 @@ def test_quadratic_programs_agree_with_a_library():
         rows = np.concatenate([j, np.eye(12)], axis=1)
         limits = {"type": "ineq", "fun": lambda w, c=c, m=rows: c + m @ w, "jac": lambda w, m=rows: m}
         box = [*zip(low, high, strict=True), *[(0.0, None)] * 12]
-        start = np.concatenate([0.5 * (low + high), violations(c + j @ (0.5 * (low + high)))])
+        start = np.concatenate([0.5 * (low + high), largest_violation(c + j @ (0.5 * (low + high)))])
         best = minimize(f, start, jac=slope, bounds=box, constraints=[limits], method="SLSQP", options={"ftol": 1e-14})
-        excess = violations(c + j @ found.d[k])
+        excess = largest_violation(c + j @ found.d[k])
         assert f(np.concatenate([found.d[k], excess])) == pytest.approx(best.fun, abs=2e-7)
         assert np.all((found.d[k] >= low) & (found.d[k] <= high))
         assert found.excess[k] == pytest.approx(excess, abs=1e-7)

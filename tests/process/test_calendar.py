@@ -9,10 +9,18 @@ import pytest
 from support.quadratic import OPTIONS, Toy, members
 
 from optim.errors import ConfigError, InfeasibleError
-from optim.optimisation.choices import variants
-from optim.process.calendar import bounds_with, held, hours_allow, idle_decisions, timed_decisions, working_windows
+from optim.optimisation.choices import solve_choices
+from optim.process.calendar import (
+    bounds_with,
+    fixed_decisions,
+    hours_allow,
+    idle_decisions,
+    timed_decisions,
+    working_windows,
+)
 from optim.process.decision import Decision
 from optim.process.design import Design
+from optim.process.lanes import one_lane
 from optim.settings.process import WEEKDAYS, CalendarSettings
 
 DAY = 24.0
@@ -71,12 +79,12 @@ def test_a_calendar_that_makes_no_sense_is_refused(change, words):
 
 def test_decisions_are_held_by_name_or_stem():
     d = daily()
-    assert held(d, {"feed_day_2": 0.0}, "k") == {1: 0.0}
-    assert set(held(d, {"feed": 0.3}, "k")) == set(range(7))
+    assert fixed_decisions(d, {"feed_day_2": 0.0}, "k") == {1: 0.0}
+    assert set(fixed_decisions(d, {"feed": 0.3}, "k")) == set(range(7))
     with pytest.raises(ConfigError, match=r"optimise\.choices\.a: no decision 'fed'"):
-        held(d, {"fed": 0.0}, "optimise.choices.a")
+        fixed_decisions(d, {"fed": 0.0}, "optimise.choices.a")
     with pytest.raises(ConfigError, match="outside the bounds"):
-        held(d, {"feed_day_2": 2.0}, "k")
+        fixed_decisions(d, {"feed_day_2": 2.0}, "k")
     b = bounds_with(d, {0: 0.25}, {7: (130.0, 140.0)})
     assert b[:, 0].tolist() == [0.25, 0.25]
     assert b[:, 7].tolist() == [130.0, 140.0]
@@ -85,7 +93,13 @@ def test_decisions_are_held_by_name_or_stem():
 def test_choices_are_compared_each_at_its_best():
     """titre = 20 - (x - 3)^2 - 2 (y - 1)^2: holding y costs 2 (y - 1)^2, holding x (x - 3)^2."""
     p = members([3.0])[0]
-    found = variants(Toy(), np.zeros((1, 2)), p, None, {"low y": {"y": 0.0}, "no x": {"x": 0.0}, "free": {}}, OPTIONS)
+    found = solve_choices(
+        Toy(),
+        np.zeros((1, 2)),
+        one_lane(p),
+        calendar=None,
+        options=replace(OPTIONS, choices={"low y": {"y": 0.0}, "no x": {"x": 0.0}, "free": {}}),
+    )
     assert [v.name for v in found] == ["free", "low y", "no x"]
     titres = [float(np.exp(v.solution.objective)) for v in found]
     assert titres == pytest.approx([20.0, 18.0, 11.0], rel=1e-6)
@@ -93,27 +107,40 @@ def test_choices_are_compared_each_at_its_best():
 
 def test_a_choice_without_any_process_is_told_from_the_others():
     p = members([3.0], -5.0)[0]  # x + y <= -5
-    found = variants(Toy(), np.full((1, 2), -3.0), p, None, {"can": {}, "cannot": {"x": 8.0, "y": 8.0}}, OPTIONS)
+    found = solve_choices(
+        Toy(),
+        np.full((1, 2), -3.0),
+        one_lane(p),
+        calendar=None,
+        options=replace(OPTIONS, choices={"can": {}, "cannot": {"x": 8.0, "y": 8.0}}),
+    )
     assert [v.solution is None for v in found] == [False, True]
+    only = replace(OPTIONS, choices={"cannot": {"x": 8.0, "y": 8.0}})
     with pytest.raises(InfeasibleError, match="no choice"):
-        variants(Toy(), np.zeros((1, 2)), p, None, {"cannot": {"x": 8.0, "y": 8.0}}, OPTIONS)
+        solve_choices(Toy(), np.zeros((1, 2)), one_lane(p), calendar=None, options=only)
 
 
 def test_a_choice_out_of_working_hours_is_told_from_those_within():
     c = CalendarSettings(("monday", "tuesday"))
     d = daily()
-    assert hours_allow(c, d, "monday", {7: 7.0 * DAY})
-    assert not hours_allow(c, d, "monday", {7: 6.0 * DAY})  # a sunday
-    assert not hours_allow(c, d, "monday", {7: 7.0 * DAY + 11.0})  # at 20 h
+    assert hours_allow(c, d, "monday", fixed={7: 7.0 * DAY})
+    assert not hours_allow(c, d, "monday", fixed={7: 6.0 * DAY})  # a sunday
+    assert not hours_allow(c, d, "monday", fixed={7: 7.0 * DAY + 11.0})  # at 20 h
     fixed = replace(d, decisions=d.decisions[:-1], end_h=5.0 * DAY)
-    assert not hours_allow(c, fixed, "monday", {})
-    assert hours_allow(CalendarSettings(("monday",), by_hand=("bolus",)), fixed, "monday", {})
+    assert not hours_allow(c, fixed, "monday", fixed={})
+    assert hours_allow(CalendarSettings(("monday",), by_hand=("bolus",)), fixed, "monday", fixed={})
 
 
 @pytest.mark.slow
 def test_a_run_without_weekends_begins_on_the_day_that_suits_it(process_problem, published):
     calendar = CalendarSettings(("monday", "wednesday"))
-    found = variants(process_problem, process_problem.design.platform[None], published[0], calendar, {}, OPTIONS)
+    found = solve_choices(
+        process_problem,
+        process_problem.design.platform[None],
+        one_lane(published[0]),
+        calendar=calendar,
+        options=OPTIONS,
+    )
     assert len(found) == 2
     for v in found:
         day = v.name.removeprefix("start on ")

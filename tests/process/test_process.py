@@ -12,7 +12,7 @@ import pytest
 from optim.app.build import build_process, compose
 from optim.data.screened import Screen
 from optim.errors import ConfigError
-from optim.process.cost import CostBook, Harvest, PriceItem
+from optim.process.cost import CostBook, HarvestedBatch, PriceItem
 from optim.process.design import Decision, Design
 from optim.process.problem import Constraint
 from optim.schedule.schedule import to_grid
@@ -26,10 +26,10 @@ def book() -> CostBook:
     return CostBook(**vars(compose([]).cost))
 
 
-def batch(volume: float, titre: float, days: float, viability: float = 0.9) -> Harvest:
+def batch(volume: float, titre: float, days: float, viability: float = 0.9) -> HarvestedBatch:
     """A batch of which a fifth was fed."""
     numbers = (0.8 * volume, 0.2 * volume, 24.0 * days, volume, titre, viability)
-    return Harvest(*(jnp.asarray(v) for v in numbers))
+    return HarvestedBatch(*(jnp.asarray(v) for v in numbers))
 
 
 def usd_per_g(book: CostBook, volume: float, titre: float, days: float) -> float:
@@ -217,7 +217,7 @@ def test_metrics_follow_from_the_simulation_and_the_bill(process_problem, publis
     assert int(trace.status[0]) == 0
     titre = trace.observed[0, problem.observed.index("titre"), -1]
     assert m["titre_g_per_l"] == pytest.approx(titre)
-    h = Harvest(*(jnp.asarray(v)[0] for v in trace.harvest))
+    h = HarvestedBatch(*(jnp.asarray(v)[0] for v in trace.harvest))
     costs = problem.book.costs(jnp.asarray(problem.book.prices()), h)
     assert m["cost_eur"] == pytest.approx(float(costs.sum()))
     assert m["yield_per_cost_g_per_eur"] * m["cogs_eur_per_g"] == pytest.approx(1.0)

@@ -21,10 +21,11 @@ from optim.data.schedules import schedule_of
 from optim.data.screened import Screen
 from optim.data.writer import write_dataset
 from optim.errors import ConfigError, DatasetError, DisagreementWarning, IncompatibleError
-from optim.estimation.fit import fit
-from optim.optimisation.optimise import optimise, parameter_sets
+from optim.estimation.fit import fit_problem
+from optim.optimisation.optimise import optimise_process, parameter_sets
 from optim.optimisation.process_program import ProcessProgram
-from optim.optimisation.solve import best, solve
+from optim.optimisation.solve import best_solution, solve
+from optim.optimisation.study import Study
 from optim.process.decision import Decision
 from optim.process.design import Design
 from optim.replanning.remaining import remaining
@@ -59,7 +60,7 @@ def cfg(small_screen):
 @pytest.fixture(scope="module")
 def old(small_problem):
     settings = FitSettings(1, 15, 1e-4, 16, 0.3, 1, quality=False, identify=False)
-    return fit(small_problem, settings, seed=1, model_name="cho_moller")
+    return fit_problem(small_problem, settings, seed=1, model_name="cho_moller")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,9 @@ def process(cfg, small_screen):
 def optimum(process, old):
     sets = parameter_sets(old, process.model, CLONE)
     options = OptimiseSettings(starts=4, max_iterations=80, tolerance=1e-8)
-    return optimise(replace(process, screened={}), CLONE, sets, options, Lineage.from_parents(old, seed=1))
+    return optimise_process(
+        Study(replace(process, screened={}), options, Lineage.from_parents(old, seed=1)), CLONE, sets
+    )
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +192,7 @@ def test_without_readings_the_plan_is_kept_and_is_the_optimum_of_the_prior(plann
     o = planned_anew(a_run([sample(0.0)]), [], 0.0, whole=False)
     lane = estimate(o)
     settings = OptimiseSettings(max_iterations=150, tolerance=1e-9)
-    again = best(solve(ProcessProgram(o.problem, lane), o.design.platform[None], settings))
+    again = best_solution(solve(ProcessProgram(o.problem, lane), o.design.platform[None], settings))
     ours = o.problem.evaluate(o.planned[None], lane).objective[0]
     assert again.objective < ours + 2e-4
 

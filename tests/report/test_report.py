@@ -20,9 +20,10 @@ from optim.estimation.data_quality.finding import Finding
 from optim.estimation.result import StartReport
 from optim.export.folder import EXPORTERS, export_view
 from optim.export.text_files import csv_text
-from optim.optimisation.evaluate import outcome
-from optim.optimisation.optimise import optimise
+from optim.optimisation.evaluate import evaluate_process
+from optim.optimisation.optimise import optimise_process
 from optim.optimisation.result import DecisionValue
+from optim.optimisation.study import Study
 from optim.recipe.document import read_document, recipe_document
 from optim.recipe.recipe import Provenance, Recipe, recipe_from_outcome
 from optim.recipe.rounding import broken_limits, kept_best, rounded_decisions, rounding_choices
@@ -39,10 +40,10 @@ WHERE = Provenance("2026-01-01 00:00", "0.1.0", "", "3.13", "0.12", "abc", "seed
 
 @pytest.fixture(scope="module")
 def fitted(small_problem):
-    from optim.estimation.fit import fit
+    from optim.estimation.fit import fit_problem
     from optim.settings.estimation import FitSettings
 
-    return fit(small_problem, FitSettings(1, 10, 1e-4, 6, 0.3, 1), seed=1, model_name="cho_moller")
+    return fit_problem(small_problem, FitSettings(1, 10, 1e-4, 6, 0.3, 1), seed=1, model_name="cho_moller")
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +53,16 @@ def optimum(process_problem, published, fitted):
     ensemble[0] = published[0]
     lineage = Lineage.from_parents(fitted, seed=1, notes=("SIMULATED data: nothing here was measured",))
     problem = replace(process_problem, screened={"bolus": (0.0, 0.4)})
-    return optimise(problem, "C01", ensemble, OptimiseSettings(2, 1, 15, 1e-5), lineage), ensemble
+    return optimise_process(Study(problem, OptimiseSettings(2, 1, 15, 1e-5), lineage), "C01", ensemble), ensemble
 
 
 @pytest.fixture(scope="module")
 def recipe(process_problem, optimum) -> Recipe:
     o, ensemble = optimum
     x = np.array(rounded_decisions(o.optimum.decisions))
-    rounded = outcome(replace(process_problem, screened={"bolus": (0.0, 0.4)}), "optimum", x, ensemble)
+    rounded = evaluate_process(
+        replace(process_problem, screened={"bolus": (0.0, 0.4)}), "optimum", x, ensemble=ensemble
+    )
     return recipe_from_outcome("A title", o, rounded, provenance=WHERE)
 
 

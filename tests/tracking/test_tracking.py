@@ -10,8 +10,9 @@ import matplotlib.figure
 import numpy as np
 import pytest
 
+from optim.errors import TrackingWarning
 from optim.settings.tracking import TrackingSettings
-from optim.tracking.mlflow import NullTracker, TrackingWarning, open_tracker
+from optim.tracking.mlflow import NullTracker, open_tracker
 
 
 @pytest.fixture

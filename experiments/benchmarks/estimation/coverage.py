@@ -33,7 +33,7 @@ from optim.estimation.posterior import Point, Posterior
 from optim.estimation.predictive import Z90
 from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
-from optim.estimation.transfer.new_clone import predict_new_clone
+from optim.estimation.transfer.new_clone import predict_clones
 from optim.parameters import ParameterSpec, ParameterTable
 from optim.runtime import configure
 from optim.settings.estimation import FitSettings, PlaceSettings
@@ -195,7 +195,7 @@ def placing(fitted: FitResult, seed: int) -> tuple[list[Row], list[Row]]:
     assert truth is not None
     problem = build_fit(compose([]), new)
     found, readings = [], []
-    for at in predict_new_clone(fitted, problem, PlaceSettings(days=DAYS, draws=DRAWS), seed=seed).placed:
+    for at in predict_clones(fitted, problem, PlaceSettings(days=DAYS, draws=DRAWS), seed=seed).placed:
         base = {"seed": seed, "clone": at.clone, "day": at.day}
         for p in at.parameters:
             row = problem.table[p.name]

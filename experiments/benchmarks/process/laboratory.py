@@ -15,7 +15,7 @@ from scipy.stats import qmc
 from optim.app.build import build_process, compose
 from optim.data.open import read_dataset
 from optim.data.screened import Screen
-from optim.process.cost import Harvest
+from optim.process.cost import HarvestedBatch
 from optim.process.design import BOLUS_COVERS_H, Design
 from optim.process.problem import ProcessProblem
 from optim.synthetic import INOCULUM_SD, SCREEN_ASSAYS, ScreenOptions, clone_truth
@@ -88,7 +88,7 @@ class Laboratory:
         end = float(t.max())
         when = np.unique([int(np.argmin(np.abs(t - s))) for s in (*np.arange(0.0, end, HOURS_PER_DAY), end)])
         assayed = {name: self._assay(name, values[when]) for name, values in seen.items()}
-        harvest = Harvest(*(float(np.asarray(v)[0]) for v in trace.harvest))
+        harvest = HarvestedBatch(*(float(np.asarray(v)[0]) for v in trace.harvest))
         harvest = harvest._replace(titre=assayed[p.product.variable][-1], viability=assayed["viability"][-1])
         room = []
         for c in p.constraints:

@@ -15,10 +15,11 @@ from laboratory import VALUE, Laboratory, Recommendation
 from optim.app.build import build_fit, build_process, compose
 from optim.artefact import Lineage
 from optim.data.open import read_dataset
-from optim.estimation.fit import fit
-from optim.optimisation.optimise import optimise, parameter_sets
+from optim.estimation.fit import fit_problem
+from optim.optimisation.optimise import optimise_process, parameter_sets
 from optim.optimisation.rank import best_of_each, rank_clones
 from optim.optimisation.result import Optimum
+from optim.optimisation.study import Study
 from optim.process.lanes import Lanes
 from optim.settings.objective import RiskSettings
 from optim.settings.optimisation import OptimiseSettings
@@ -53,18 +54,19 @@ def learn(seed: int, mismatch: bool = False) -> tuple[Learnt, Learnt]:
         cfg = compose(["tracking=off", f"dataset.name={made}"])
         dataset = read_dataset(cfg.dataset.name)
     options = replace(cfg.fit, quality=False, identify=False)
-    found = fit(build_fit(cfg, dataset), options, seed=cfg.seed, model_name=cfg.model.name)
+    found = fit_problem(build_fit(cfg, dataset), options, seed=cfg.seed, model_name=cfg.model.name)
     problem = build_process(cfg, found.screen)
     sets = {c: parameter_sets(found, problem.model, c) for c in found.clones}
     lineage = Lineage.from_parents(found, seed=cfg.seed)
     search = cfg.optimise
-    ranking = rank_clones(problem, sets, search, lineage)
+    study = Study(problem, search, lineage)
+    ranking = rank_clones(study, sets)
     clone = ranking.rows[0].clone
     x = np.array([ranking.rows[0].decisions[d.name] for d in problem.design.decisions])
-    best = optimise(problem, clone, sets[clone], search, lineage, x)
+    best = optimise_process(study, clone, sets[clone], first=x)
     seconds = time.perf_counter() - start
     order, runs = tuple(r.clone for r in ranking.rows), len(dataset.runs)
-    careful = optimise(problem, clone, sets[clone], search, lineage, x, risk=CAREFUL)
+    careful = optimise_process(replace(study, risk=CAREFUL), clone, sets[clone], first=x)
     return _learnt(best, order, runs, seconds), _learnt(careful, order, runs, time.perf_counter() - start)
 
 

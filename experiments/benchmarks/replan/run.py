@@ -27,7 +27,7 @@ from optim.estimation.result import FitResult
 from optim.optimisation.optimise import NEWCOMER
 from optim.optimisation.process_program import ProcessProgram, start_points
 from optim.optimisation.result import Optimum, Series
-from optim.optimisation.solve import best, solve
+from optim.optimisation.solve import best_solution, solve
 from optim.process.problem import ProcessProblem
 from optim.recipe.rounding import rounded_decisions
 from optim.replanning.replan import ReplanOptions, replan
@@ -73,7 +73,7 @@ class Bench:
         """The optimum for one who knows everything; what the pump withholds is asked for in addition."""
         starts = start_points(self.problem, 6, 0)
         program = ProcessProgram(self.problem, truth.lane().tiled(len(starts)))
-        found = best(solve(program, starts, OptimiseSettings(tolerance=1e-7)))
+        found = best_solution(solve(program, starts, OptimiseSettings(tolerance=1e-7)))
         assert found is not None
         names = [d.name for d in self.problem.design.decisions]
         plan = dict(zip(names, (float(v) for v in found.x), strict=True))

@@ -21,11 +21,12 @@ from scipy.stats import wilcoxon
 from optim.app.build import build_fit, build_process, compose
 from optim.artefact import Lineage
 from optim.data.open import read_dataset
-from optim.estimation.fit import fit
-from optim.optimisation.optimise import optimise, parameter_sets
+from optim.estimation.fit import fit_problem
+from optim.optimisation.optimise import optimise_process, parameter_sets
 from optim.optimisation.rank import rank_clones
 from optim.optimisation.robust import FEASIBLE, risk_measure
-from optim.process.disturbance import executed
+from optim.optimisation.study import Study
+from optim.process.disturbance import sample_execution_errors
 from optim.process.lanes import Lanes
 from optim.runtime import configure
 from optim.settings.objective import RiskSettings
@@ -46,19 +47,20 @@ def one_screen(seed: int, folder: Path) -> dict[str, object]:
     cfg = compose(["objective=robust", f"dataset.name={data}"])
     dataset = read_dataset(str(data))
     options = replace(cfg.fit, starts=2, ensemble=64, quality=False, identify=False)
-    result = fit(build_fit(cfg, dataset), options, seed=seed, model_name=cfg.model.name)
+    result = fit_problem(build_fit(cfg, dataset), options, seed=seed, model_name=cfg.model.name)
     problem = build_process(cfg, result.screen)
     lineage = Lineage.from_parents(result, seed=seed)
     search = OptimiseSettings(8, 2, cfg.optimise.max_iterations, cfg.optimise.tolerance)
     ensembles = {c: parameter_sets(result, problem.model, c) for c in result.clones}
-    clone = rank_clones(problem, ensembles, search, lineage).rows[0].clone
+    study = Study(problem, search, lineage)
+    clone = rank_clones(study, ensembles).best
     risk = cfg.objective.risk
-    found = optimise(problem, clone, ensembles[clone], search, lineage, risk=risk)
+    found = optimise_process(replace(study, risk=risk), clone, ensembles[clone])
     assert found.robustness is not None
     assert dataset.truth is not None
     known = dataset.truth[""] | dataset.truth[clone]
     truth = np.array([known[n] for n in problem.model.Parameters._fields])
-    plant = executed(risk.execution, DRAWS, 10_000 + seed)
+    plant = sample_execution_errors(risk.execution, DRAWS, 10_000 + seed)
     place = list(problem.metrics).index(problem.metric)
     rows: dict[str, object] = {"seed": seed, "clone": clone, "promised": {}}
     for name, process in (

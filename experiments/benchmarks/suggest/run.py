@@ -32,12 +32,12 @@ from optim.doe.posterior_normal import belief_of
 from optim.doe.selection import State
 from optim.doe.suggest import ExperimentProblem, Weighed, chosen, runs_to_do, weighed
 from optim.doe.uncertain_process import UncertainProcess
-from optim.estimation.fit import fit
+from optim.estimation.fit import fit_problem
 from optim.estimation.posterior import Point, Posterior
-from optim.estimation.transfer.continued_fit import revive_posterior, update
+from optim.estimation.transfer.continued_fit import revive_posterior, update_fit
 from optim.kinetics.cho_moller import Parameters
 from optim.optimisation.process_program import ProcessProgram
-from optim.optimisation.solve import best, solve
+from optim.optimisation.solve import best_solution, solve
 from optim.process.lanes import Lanes
 from optim.process.problem import ProcessProblem
 from optim.runtime import configure
@@ -119,7 +119,7 @@ class Campaign:
         owner = np.repeat(np.arange(len(clones)), len(starts))
         program = ProcessProgram(self.process, Lanes(self.true_parameters(clones)[owner]))
         found = solve(program, np.tile(starts, (len(clones), 1)), SOLVING)
-        tops = [best([s for s, o in zip(found, owner, strict=True) if o == c]) for c in range(len(clones))]
+        tops = [best_solution([s for s, o in zip(found, owner, strict=True) if o == c]) for c in range(len(clones))]
         values = [-np.inf if s is None else s.objective for s in tops]
         self.best = float(np.exp(max(values)))
         return clones[int(np.argmax(values))]
@@ -161,7 +161,7 @@ def campaign(seed: int, strategies: tuple[str, ...]) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         c = Campaign(seed, Path(folder))
         problem = build_fit(c.cfg, c.data("round0"))
-        first = fit(problem, FIT, seed=seed, model_name=c.cfg.model.name)
+        first = fit_problem(problem, FIT, seed=seed, model_name=c.cfg.model.name)
         posterior, point = revive_posterior(first, problem)
         w = weighed(ExperimentProblem(posterior, point, c.process, c.setting), SUGGEST, solving=SOLVING, seed=seed)
         clone, processes = decided(w)
@@ -183,7 +183,7 @@ def campaign(seed: int, strategies: tuple[str, ...]) -> Row:
                 after = f"{by}-after{k}"
                 append_runs(c.folder / at, c.folder / f"{by}{k}", c.folder / after)
                 problem = build_fit(c.cfg, c.data(after))
-                now, at = update(now, problem, FIT, seed=seed, model_name=c.cfg.model.name), after
+                now, at = update_fit(now, problem, FIT, seed=seed, model_name=c.cfg.model.name), after
                 posterior, point = revive_posterior(now, problem)
                 if k < ROUNDS:
                     # what the others choose by does not need the alternatives between which the first one decides

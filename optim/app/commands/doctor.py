@@ -1,4 +1,4 @@
-"""Says what this installation is and what is wrong with it: versions, devices, precision, cache, tracking address."""
+"""Checks the installation: versions, devices, precision, cache, tracking address."""
 
 from __future__ import annotations
 

@@ -30,14 +30,14 @@ from optim.replanning.running_batch import BatchRecord, Plan, RunningBatch
 from optim.schedule.actions import start_time, used_feed, with_feed
 from optim.schedule.grid import padded_length
 
-RUN_ENDS_AFTER_H = 0.01  # what is done at this very moment lies within the run
+RUN_ENDS_AFTER_H = 0.01  # actions at the present moment lie within the run
 
 
 def replan_command(s: Session) -> Replan:
-    """Plan the rest of a running batch anew; writes `out/replan`.
+    """Re-optimise the rest of a running batch; writes `out/replan`.
 
     The run is `replan.run` of the configured dataset, the fit that of `replan.fit`, and the plan `replan.plan`. The
-    dataset is read since it holds what the fit has not seen: the batch's readings, and what was done to it.
+    dataset is read because it holds data that the fit lacks: the batch's readings and actions.
     """
     cfg = s.cfg.replan
     folder = Path(cfg.fit) if cfg.fit else s.out
@@ -85,7 +85,10 @@ def chosen_run(dataset: Dataset, wanted: str | None) -> int:
 
 
 def now_of(dataset: Dataset, index: int, wanted: float | None) -> float:
-    """The time now: as given, or that of the last thing read or done. What is later is no record of this batch."""
+    """The present time of a batch in h: as given, or the time of its last reading or action.
+
+    Raises `ConfigError` where the batch has a later reading or action.
+    """
     run, m = dataset.runs[index], dataset.measurements
     times = [(float(t), f"a reading of {m.variable[i]}") for i, t in enumerate(m.time_h) if int(m.run[i]) == index]
     for a in run.actions:
@@ -110,7 +113,7 @@ def now_of(dataset: Dataset, index: int, wanted: float | None) -> float:
 def running_batch_problem(
     problem: ProcessProblem, dataset: Dataset, index: int, *, now_h: float
 ) -> tuple[ProcessProblem, BatchRecord]:
-    """The process problem for this very run (its start, and every feed that it was given), and the batch."""
+    """The process problem of a running batch (its own start and feeds), and the batch itself."""
     run, model = dataset.runs[index], problem.model
     names, rows = list(problem.design.feeds), list(problem.feeds)
     renamed: dict[str, str] = {}
@@ -118,7 +121,7 @@ def running_batch_problem(
         own = np.asarray(model.feed(dataset.medium(feed, run.run_id)), float)
         if feed in names and np.allclose(own, rows[names.index(feed)]):
             continue
-        # of another composition than the design's: given as it was, and no decision of the design
+        # a feed of another composition than the design's is part of the past, and no decision of the design
         renamed[feed] = feed if feed not in names else f"{feed} (as given)"
         names.append(renamed[feed])
         rows.append(own)
@@ -129,7 +132,7 @@ def running_batch_problem(
 
 
 def problem_until_now(cfg: Any, dataset: Dataset, index: int, *, now_h: float) -> FitProblem:
-    """The running vessel alone, with what was done to it and read of it until now.
+    """The fit problem of the running vessel alone, with its actions and readings until now.
 
     Raises `DatasetError` when there is no reading in the dataset at all.
     """
@@ -156,7 +159,7 @@ def _roomy(problem: FitProblem) -> FitProblem:
 
 
 def read_plan(folder: Path, problem: ProcessProblem, fit: FitResult, *, fit_folder: Path) -> Plan:
-    """The plan of the folder of an optimum, of a recipe, or of a batch planned anew before.
+    """The current plan of a batch, from the folder of an optimum, a recipe, or an earlier re-plan.
 
     Raises `IncompatibleError` when it is none of them, of another design, or made from another fit.
     """

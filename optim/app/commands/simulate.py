@@ -9,7 +9,7 @@ from optim.app.session import Session
 from optim.data.open import read_dataset
 from optim.data.screened import Screen
 from optim.export.text_files import csv_text
-from optim.optimisation.evaluate import outcome
+from optim.optimisation.evaluate import evaluate_process
 from optim.optimisation.result import ProcessOutcome
 from optim.report.process import trajectory_frame, trajectory_lines
 
@@ -20,7 +20,7 @@ def simulate_command(s: Session) -> ProcessOutcome:
     problem = build_process(s.cfg, Screen.from_dataset(dataset))
     values = build_table(s.cfg.model, problem.model).natural_values()
     p = np.array([[values[n] for n in problem.model.Parameters._fields]])
-    found = outcome(problem, "platform", problem.design.platform, p)
+    found = evaluate_process(problem, "platform", problem.design.platform, ensemble=p)
     file = s.out / "simulation.csv"
     file.write_text(csv_text(trajectory_frame(found.trajectory)))
     s.say(f"{s.cfg.title}: platform process at the model's published parameters")

@@ -1,4 +1,4 @@
-"""Shows what parameters, prices and disturbances do to the optimum."""
+"""Analyses the sensitivity of the optimum to parameters, prices and disturbances."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optim.optimisation.sensitivity import Stress
 
 
 def stress_command(s: Session) -> Stress:
-    """Sensitivity of the optimum; reads `out/fit` and `out/optimum`, writes `out/stress`."""
+    """Sensitivity analysis of the optimum; reads `out/fit` and `out/optimum`, writes `out/stress`."""
     result = stored_fit(s)
     process = configured_process(s.cfg, result)
     optimum = stored_optimum(s, result, process.problem)

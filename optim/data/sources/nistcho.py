@@ -46,7 +46,7 @@ NOTES = (
 
 
 def read_nistcho(folder: Path, source: dict[str, Any]) -> Dataset:
-    """The data set in canonical form. Raises `DatasetError` that lists every cell that cannot be meant."""
+    """Read the dataset in canonical form. Raises one `DatasetError` that lists every invalid cell."""
     table = read_table(folder, COUNTS_FILE, COLUMNS)
     _check(table)
     inoculum = table[table["TP"] == "TP1"].groupby("Batch")["Total_VCD"].mean().to_dict()
@@ -93,7 +93,7 @@ def _check(table: pd.DataFrame) -> None:
 
 
 def _incomplete(table: pd.DataFrame) -> list[str]:
-    """A note on each vessel that lacks samples which others of its batch and strategy have."""
+    """Notes on vessels that lack samples which others of their batch and strategy have."""
     notes = []
     for (batch, condition), group in table.groupby(["Batch", "Condition"]):
         planned = sorted(group["TP"].unique(), key=lambda tp: int(tp[2:]))

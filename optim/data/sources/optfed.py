@@ -27,7 +27,7 @@ ASSAY_COLUMNS = {"X": "biomass", "P": "product", "G": "glycerol"}
 
 
 def read_optfed(folder: Path, source: dict[str, Any]) -> Dataset:
-    """The data set in canonical form. Raises `DatasetError` when the raw files do not have the expected columns."""
+    """Read the dataset in canonical form. Raises `DatasetError` when a raw file lacks an expected column."""
     samples = read_table(folder, "sampling_points.csv", {"t", "X", "P", "G", "V", "process"}, index=True)
     feed_glycerol = read_table(folder, "c_feed.csv", {"process", "c_feed"}).set_index("process")["c_feed"]
     temperatures = read_table(folder, "temperatures.csv", {"t", "T", "process"}, index=True)

@@ -1,4 +1,4 @@
-"""What adapters of public sets share: reading a raw table, one hash over its files, and the dataset they make."""
+"""Shared parts of the adapters of public datasets: raw tables, a hash over the files, and the dataset."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from optim.errors import DatasetError
 
 
 def read_table(folder: Path, file: str, columns: set[str], *, index: bool = False) -> pd.DataFrame:
-    """A raw CSV table, its first column as index if `index`. Raises `DatasetError` when it lacks one of `columns`."""
+    """Read a raw CSV table, with its first column as index if `index`.
+
+    Raises `DatasetError` when the file cannot be read, or lacks one of `columns`.
+    """
     try:
         frame = pd.read_csv(folder / file, index_col=0 if index else None)
     except (OSError, ValueError) as err:
@@ -27,7 +30,7 @@ def read_table(folder: Path, file: str, columns: set[str], *, index: bool = Fals
 
 
 def files_hash(files: Mapping[str, object]) -> str:
-    """SHA-256 over names and checksums of the files of a source."""
+    """SHA-256 over the names and checksums of the files of a source."""
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.encode() + b"\0" + str(files[file]).encode())
@@ -42,7 +45,7 @@ def dataset_of(
     media: dict[str, dict[str, float]],
     notes: tuple[str, ...],
 ) -> Dataset:
-    """The measured dataset of a source; `rows` are (place of the run, time in h, variable, value)."""
+    """Build the measured dataset of a source; `rows` are (index of the run, time in h, variable, value)."""
     return Dataset(
         name=source["name"],
         description=source["description"],

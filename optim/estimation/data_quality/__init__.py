@@ -1,1 +1,1 @@
-"""Faults of the data: outliers, swapped vessels, slips of units, dead probes, each told in words."""
+"""Data quality: outliers, swapped vessels, wrong units, dead probes and misfits, each reported in words."""

@@ -1,4 +1,4 @@
-"""A finding about data, in words: what was seen, by how much, and what to check at the bench."""
+"""A finding about the data in words: which fault, its size, and what to check at the bench."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from optim.errors import ConfigError
 from optim.units import VARIABLES, display_unit
 
 SEVERITIES = ("error", "warning", "note")
-# a run longer than this is told in days, as its people do
+# times of a run that is longer than this are written in days, as laboratories do
 DAYS_FROM_H = 96.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or odd, in the data.
+    """One fault or oddity of the data.
 
-    error: leave the readings out or correct them before a decision is taken; warning: look at it; note: know it.
-    `vessel` and `variable` are '' where more than one is meant; `time_h` is where it is seen or begins, or None.
+    Severity error: correct the readings or leave them out before a decision is taken; warning: look at them; note: for
+    information. `vessel` and `variable` are '' where the finding is about several; `time_h` is when it begins, or None.
     """
 
     kind: str
@@ -33,24 +33,24 @@ class Finding:
 
 
 def order_findings(findings: list[Finding]) -> tuple[Finding, ...]:
-    """The gravest first; otherwise as they were found, each said once."""
+    """Findings without repetitions, the gravest first, otherwise in their order."""
     different = list(dict.fromkeys(findings))
     return tuple(sorted(different, key=lambda f: SEVERITIES.index(f.severity)))
 
 
 def time_text(time_h: float, end_h: float) -> str:
-    """A time as the people of a run tell it: in days where it takes days."""
+    """A time in words: in days for a run that takes days, else in hours."""
     return f"day {time_h / 24.0:.3g}" if end_h >= DAYS_FROM_H else f"{time_h:.3g} h"
 
 
 def value_text(variable: str, value: float) -> str:
-    """A reading with its unit."""
+    """A reading in words, with the unit of its variable."""
     unit = display_unit(VARIABLES[variable].unit)
     return f"{value:.3g}" if unit in ("-", "1") else f"{value:.3g} {unit}"
 
 
 def join_names(names: list[str], most: int = 6) -> str:
-    """Names in a sentence; the rest is counted."""
+    """Names as part of a sentence, at most `most` of them, the others counted."""
     if len(names) > most:
         return f"{', '.join(names[:most])} and {len(names) - most} more"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,7 +1,7 @@
-"""What is wrong with the data, in words a bench scientist understands.
+"""Inspection of the data for faults, reported in words that a bench scientist understands.
 
-Faults distort the fit by which they would be found. So they are looked for in residuals of a robust reference fit, the
-gross ones first; each is left out, and the reference is fitted again, before the finer ones are judged.
+Faults distort the fit by which they would be detected. So they are detected in the residuals of a robust fit, the gross
+ones first; these are excluded and the robust fit is repeated before the finer ones are judged.
 """
 
 from __future__ import annotations
@@ -41,16 +41,17 @@ from optim.estimation.problem import FitProblem, observable_names
 from optim.runtime import require_float64
 from optim.units import VARIABLES
 
-BATCH_TOLERANCE = 0.5  # of a logarithm: how far usual parameters may be from those of a batch
-MOST_INSPECTIONS = 8  # gross faults may hide each other: how often they are looked for, at most
+BATCH_TOLERANCE = 0.5  # in logarithms: how far the factor of a whole batch may be from that of a known slip
+MOST_INSPECTIONS = 8  # gross faults may hide each other: the search for them is repeated so often at most
 
 
 @dataclass(frozen=True)
 class QualityReport:
-    """The findings, the gravest first, and how many would be expected of clean data.
+    """Findings, the gravest first, and the number of false ones to expect.
 
-    `suspect` [B, M]: readings that the findings mean, in the order of `FitProblem.vessels`; leaving them out (weight 0)
-    gives a fit without them. `expected_outliers`: single readings named by chance alone, were the noise normal.
+    `readings`: number of readings inspected. `expected_outliers`: number of single outliers that clean data with normal
+    noise would give. `suspect` [B, M]: readings that the findings are about, in the order of `FitProblem.vessels`; see
+    `without_suspects`. `reference`: the last robust fit.
     """
 
     findings: tuple[Finding, ...]
@@ -64,7 +65,7 @@ class QualityReport:
         return tuple(f for f in self.findings if f.severity == severity)
 
     def text_lines(self) -> list[str]:
-        """The findings as text, one a line, with what was looked at."""
+        """The findings as lines of text, after a line with their number."""
         head = (
             f"{self.readings} readings looked at: {count_kinds(self.findings)} (of clean data, "
             f"{self.expected_outliers:g} single outliers are expected)"
@@ -73,9 +74,9 @@ class QualityReport:
 
 
 def inspect_data(posterior: Posterior, best: Point) -> QualityReport:
-    """Look for faults of the data behind a fit, starting from its best point.
+    """Inspect the data of a fit for faults, by robust fits that start from its mode `best`.
 
-    Raises `FitError` when no robust reference can be simulated; `inspect_raw` then still says something.
+    Raises `FitError` when no robust fit can be simulated; `inspect_dataset` then inspects the data without a model.
     """
     require_float64("inspect_data")
     problem = posterior.problem
@@ -105,8 +106,8 @@ def inspect_data(posterior: Posterior, best: Point) -> QualityReport:
     if factors:
         r = _fitted(posterior, [r.point], excluded)
     found += merge_over_batches(r, suspicions + factors)
-    told = {f.variable for f in found if f.kind == "wrong unit"}
-    found += [f for f in _of_whole_batches(posterior, r) if f.variable not in told]
+    reported = {f.variable for f in found if f.kind == "wrong unit"}
+    found += [f for f in _of_whole_batches(posterior, r) if f.variable not in reported]
     found += misfit_vessels(r, excluded) + one_sided_assays(r, excluded)
     single = single_outliers(r, excluded)
     _leave_out(excluded, single)
@@ -120,25 +121,25 @@ def inspect_data(posterior: Posterior, best: Point) -> QualityReport:
 def _confirmed(
     r: RobustFit, suspicions: list[SuspectReadings], excluded: np.ndarray
 ) -> tuple[list[SuspectReadings], bool]:
-    """Suspicions as they look against a reference without them; the readings of the others are used again.
+    """Suspicions that hold against a robust fit without them, and whether any did not; `excluded` is updated in place.
 
-    The first references are bent by all faults at once, and so are the factors seen against them.
+    The first robust fits are distorted by all faults at once, and so are the factors relative to them.
     """
-    kept, dropped = list[SuspectReadings](), False
+    confirmed, dropped = list[SuspectReadings](), False
     for s in suspicions:
         without_own = excluded.copy()
         without_own[s.vessel, s.rows] = False
         find = dead_probes if s.finding.kind == "dead probe" else wrong_units
         again = [o for o in find(r, without_own) if o.vessel == s.vessel and o.finding.variable == s.finding.variable]
-        kept += again
+        confirmed += again
         if not again:
             excluded[s.vessel, s.rows] = False
             dropped = True
-    return kept, dropped
+    return confirmed, dropped
 
 
 def _of_whole_batches(posterior: Posterior, r: RobustFit) -> list[Finding]:
-    """Slips that a whole batch shares: the fit follows them, so readings are held against media and against priors."""
+    """Wrong units of a whole batch, which the fit follows: readings are compared with media and with priors."""
     p = posterior.problem
     first = [
         SuspectReadings(f, p.dataset.run_ids.index(f.vessel), np.zeros(0, int))
@@ -146,25 +147,23 @@ def _of_whole_batches(posterior: Posterior, r: RobustFit) -> list[Finding]:
         if f.variable in p.variables
     ]
     found = [f for f in merge_over_batches(r, first) if not f.vessel]
-    told = {f.variable for f in found}
+    reported = {f.variable for f in found}
     y, status = p.predict(posterior.lane_parameters(posterior.prior_point()))
     for i, name in enumerate(p.variables):
         for batch, batch_name in enumerate(p.batches):
-            seen = (
-                r.uncensored & (p.vessels.variable == i) & (status == 0)[:, None] & (p.vessels.value > 0.0) & (y > 0.0)
-            )
-            seen &= (p.vessel_batch == batch)[:, None]
-            if name in told or seen.sum() < 10:
+            use = r.uncensored & (p.vessels.variable == i) & (p.vessels.value > 0.0) & (y > 0.0)
+            use &= ((status == 0) & (p.vessel_batch == batch))[:, None]
+            if name in reported or use.sum() < 10:
                 continue
-            ratios = np.log(p.vessels.value[seen] / y[seen])
+            ratios = np.log(p.vessels.value[use] / y[use])
             ratio = float(np.median(ratios))
-            # what runs out is off by any factor: a slip is one factor throughout
+            # an exhausted substrate is off by any factor; a slip is one factor throughout
             alike = MAD * float(np.median(np.abs(ratios - ratio))) < BATCH_TOLERANCE
             slip = nearest_slip(name, ratio, BATCH_TOLERANCE) if alike and abs(ratio) > np.log(4.0) else None
             if slip is not None:
                 statement = (
                     f"{name} in batch {batch_name} reads {np.exp(ratio):.3g} times what is usual for such cells and "
-                    f"media, in the middle of {int(seen.sum())} readings: the factor of {slip[0]:.3g} would fit "
+                    f"media, in the middle of {int(use.sum())} readings: the factor of {slip[0]:.3g} would fit "
                     f"{slip[1]}; the fit may have followed it, so check the unit in which the batch was exported"
                 )
                 found.append(Finding("wrong unit", "warning", "", name, None, statement))
@@ -172,9 +171,10 @@ def _of_whole_batches(posterior: Posterior, r: RobustFit) -> list[Finding]:
 
 
 def inspect_dataset(dataset: Dataset, expected: tuple[str, ...] = ()) -> tuple[Finding, ...]:
-    """What the dataset alone says, for when a fit cannot: missing assays, readings that cannot be, stuck values, units.
+    """Inspect a dataset without a model: missing assays, impossible readings, stuck values, wrong units.
 
-    Vessels are compared with each other at the same time, and the first sample with the medium.
+    `expected` are variables that should be measured. Vessels are compared with each other at the same time, and the
+    first sample with the medium.
     """
     found = [
         *missing_assays(dataset, expected),
@@ -186,7 +186,7 @@ def inspect_dataset(dataset: Dataset, expected: tuple[str, ...] = ()) -> tuple[F
 
 
 def impossible_readings(dataset: Dataset) -> list[Finding]:
-    """Readings outside what their assay can read."""
+    """Readings outside the possible range of their assay."""
     m, findings = dataset.measurements, []
     for k, name in enumerate(m.variable):
         run, value, upper = dataset.runs[int(m.run[k])], float(m.value[k]), VARIABLES[name].upper
@@ -202,7 +202,7 @@ def impossible_readings(dataset: Dataset) -> list[Finding]:
 
 
 def _standing_still(dataset: Dataset) -> list[Finding]:
-    """Four or more equal readings in a row where the same assay moves by a fifth or more in other vessels."""
+    """Four or more equal readings in a row, where the same assay moves by a fifth or more in other vessels."""
     m, findings = dataset.measurements, []
     name_of, free = np.array(m.variable), np.array([c == "" for c in m.censored])
     for name in dict.fromkeys(m.variable):
@@ -232,7 +232,7 @@ def _standing_still(dataset: Dataset) -> list[Finding]:
 
 
 def _against_medium(dataset: Dataset) -> list[Finding]:
-    """First samples that are off from the medium's composition by the factor of a slip between units."""
+    """First samples that differ from the composition of the medium by the factor of a slip between units."""
     findings = []
     for b, run in enumerate(dataset.runs):
         medium = dataset.medium(run.medium_id, run.run_id)
@@ -252,13 +252,13 @@ def _against_medium(dataset: Dataset) -> list[Finding]:
 
 
 def without_suspects(problem: FitProblem, quality: QualityReport) -> FitProblem:
-    """The problem without the readings that errors mean, and without single outliers."""
+    """The fit problem without the suspect readings of an inspection (their weight becomes 0)."""
     v = problem.vessels
     return replace(problem, vessels=v._replace(weight=np.where(quality.suspect, 0.0, v.weight)))
 
 
 def _expected(problem: FitProblem) -> tuple[str, ...]:
-    """Assays that the model predicts and whose noise is stated."""
+    """Variables that the model predicts and whose noise is stated."""
     stated: NoiseModel = problem.noise
     with jax.ensure_compile_time_eval():
         names = observable_names(problem.model, problem.table)

@@ -1,6 +1,7 @@
-"""Readings that cannot be right: dead probes, wrong units, single outliers, assays that are missing.
+"""Faulty readings: dead probes, wrong units, calibration factors, single outliers, missing assays.
 
-Each finder says in words what it saw, and which readings it means, so that what follows can do without them.
+Each detector returns findings in words with the readings that they are about, so that later ones can exclude them.
+`excluded` [B, M] marks readings already judged faulty; b is the index of a vessel, i that of a variable.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from optim.estimation.data_quality.robust_fit import MAD, MEDIAN_ERROR, RobustFi
 from optim.estimation.noise import ABOVE, MEASURED
 from optim.units import VARIABLES, conversion_factor, display_unit
 
-# a run of readings is stuck when they lie within this share of the noise of one reading: four normal readings do so
-# once in 300 times, and the model must move by MODEL_RANGE times the noise besides
+# consecutive readings are stuck when their range is below this fraction of the noise: four normal readings are so once
+# in 300 times; the model must move by MODEL_RANGE times the noise besides
 STUCK_RANGE, LEAST_STUCK, MODEL_RANGE = 0.3, 4, 4.0
-# outliers expected by chance in all readings together, were the noise normal
+# number of outliers to expect in all readings together when the noise is normal
 EXPECTED_OUTLIERS = 0.05
 # units in which laboratories report, by canonical unit
 LABORATORY_UNITS: dict[str, tuple[str, ...]] = {
@@ -39,14 +40,13 @@ UNEXPLAINED_SLIPS = {
     24.0: "hours and days",
     100.0: "percent",
 }
-SLIP_TOLERANCE = (
-    0.3  # of a logarithm: how far the factor seen may be from that of a unit, since faults bend the reference
-)
+# in logarithms: how far an observed factor may be from that of a slip, since faults distort the robust fit
+SLIP_TOLERANCE = 0.3
 
 
 @dataclass(frozen=True)
 class SuspectReadings:
-    """A finding, and the readings that it means: places along M of one vessel."""
+    """A finding with the readings that it is about: indices `rows` along M of one vessel."""
 
     finding: Finding
     vessel: int
@@ -57,7 +57,7 @@ class SuspectReadings:
 
 
 def dead_probes(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]:
-    """Assays of a vessel that stand still while the model moves; readings in `but` [B, M] are known to be wrong."""
+    """Assays of a vessel that stand still, or stay at a limit of quantification, while the model moves."""
     found = []
     for b, run in enumerate(r.problem.dataset.runs):
         for i, name in enumerate(r.problem.variables):
@@ -86,9 +86,8 @@ def dead_probes(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]:
 
 
 def _stuck(r: RobustFit, b: int, rows: np.ndarray) -> np.ndarray | None:
-    """The longest run of readings that stand still while the model moves, if there is one."""
+    """Indices of the longest series of readings that stand still while the model moves; None where there is none."""
     value, best = r.problem.vessels.value[b], np.zeros(0, int)
-    # without the noise of one reading: the deviation that it makes
     sd = r.posterior.noise.sd[b]
     for first in range(len(rows)):
         last = first + 1
@@ -102,18 +101,18 @@ def _stuck(r: RobustFit, b: int, rows: np.ndarray) -> np.ndarray | None:
 
 
 def _still(value: np.ndarray, sd: np.ndarray) -> bool:
-    """Little movement by the noise, and by the level too: what is far too small as a whole moves all the same."""
+    """Whether readings move little compared with their noise and with their level (tiny readings have a tiny range)."""
     return bool(np.ptp(value) <= min(STUCK_RANGE * float(np.median(sd)), 0.05 * float(np.abs(value).max())))
 
 
 def _unit_sd(r: RobustFit, b: int, rows: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """Noise in the unit of the assay."""
+    """Noise of some readings of one variable in its unit, from noise on the scale of the assay."""
     name = r.problem.variables[r.problem.vessels.variable[b, rows[0]]]
     return r.problem.noise.reading_sd(name, r.predicted[b, rows], sd[rows])
 
 
 def _beyond(r: RobustFit, b: int, i: int, excluded: np.ndarray) -> np.ndarray | None:
-    """A run of readings beyond a limit of quantification where the model is clearly within."""
+    """Indices of consecutive readings beyond a limit of quantification, where the model is clearly within."""
     v, rows = r.problem.vessels, r.readings_of(b, i, censored=True)
     rows = rows[~excluded[b, rows]]
     bad = (v.censored[b, rows] != MEASURED) & (np.abs(r.z[b, rows]) > 3.0)
@@ -129,7 +128,7 @@ def _beyond(r: RobustFit, b: int, i: int, excluded: np.ndarray) -> np.ndarray | 
 
 
 def unit_factors(name: str) -> list[tuple[float, str]]:
-    """Factors by which an assay's readings are off when a unit is taken for another, each with the slip in words."""
+    """Factors by which readings are off when one unit is taken for another, each with the slip in words."""
     quantity = VARIABLES[name]
     found: list[tuple[float, str]] = []
     units = LABORATORY_UNITS.get(quantity.unit, ())
@@ -151,7 +150,8 @@ def unit_factors(name: str) -> list[tuple[float, str]]:
 def wrong_units(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]:
     """Assays of a vessel whose readings are all off by the factor of a known slip between units.
 
-    Of one clone the worst vessel only: the reference lies between it and the others, which look wrong likewise.
+    Only the worst vessel of each group is reported: the robust fit lies between it and the others, which then seem
+    wrong too.
     """
     found, largest = list[SuspectReadings](), dict[tuple[int, int], tuple[float, int]]()
     for b, run in enumerate(r.problem.dataset.runs):
@@ -181,13 +181,13 @@ def wrong_units(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]:
 
 
 def nearest_slip(name: str, log_ratio: float, near: float = SLIP_TOLERANCE) -> tuple[float, str] | None:
-    """The known slip nearest to a factor; None: no slip is near."""
+    """The known slip nearest to a factor, as (factor, words); None where none is within `near` logarithms."""
     ratio, words = min(unit_factors(name), key=lambda f: abs(np.log(f[0]) - log_ratio))
     return (ratio, words) if abs(np.log(ratio) - log_ratio) < near else None
 
 
 def off_by_a_factor(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]:
-    """Assays of a vessel that are off by one factor which is that of no unit: calibration, or dilution."""
+    """Assays of a vessel that are off by one factor which belongs to no unit: calibration or dilution."""
     found = []
     for b, run in enumerate(r.problem.dataset.runs):
         for i, name in enumerate(r.problem.variables):
@@ -197,7 +197,7 @@ def off_by_a_factor(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]
             log_ratio = np.log(r.problem.vessels.value[b, rows] / r.predicted[b, rows])
             middle = float(np.median(log_ratio))
             error = MEDIAN_ERROR * MAD * float(np.median(np.abs(log_ratio - middle))) / np.sqrt(len(rows))
-            # one factor, not a drift: the scatter about it is that of the noise
+            # the scatter about one factor must be small, unlike that about a drift
             if abs(middle) < max(np.log(1.25), 6.0 * error) or not _better_by(r, b, rows, float(np.exp(middle))):
                 continue
             statement = (
@@ -212,20 +212,20 @@ def off_by_a_factor(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]
 
 
 def _with_ratio(r: RobustFit, b: int, i: int, excluded: np.ndarray) -> np.ndarray:
-    """Readings whose ratio to the prediction says something: both well above the noise floor."""
+    """Indices of the readings with a meaningful ratio to the prediction: both positive, the larger well above noise."""
     rows = r.readings_of(b, i)
     if not len(rows):
         return rows
     y, value = r.predicted[b, rows], r.problem.vessels.value[b, rows]
     sd = _unit_sd(r, b, rows, r.posterior.noise.sd[b])
-    # a reading far too low says as much as one far too high: it is the larger of the two that must be seen
+    # a reading far too low is as informative as one far too high: the larger of the two must exceed the noise
     return np.asarray(rows[(y > 0.0) & (value > 0.0) & (np.maximum(y, value) > 4.0 * sd) & ~excluded[b, rows]])
 
 
 def _better_by(r: RobustFit, b: int, rows: np.ndarray, ratio: float) -> bool:
-    """Whether the readings fit once they are divided by a factor, and do not as they are."""
+    """Whether readings fit when divided by a factor, and do not fit as they are."""
     y, value = r.predicted[b, rows], r.problem.vessels.value[b, rows]
-    # what everything else says of this assay is itself not exact: a tenth
+    # the prediction itself is uncertain by about a tenth
     sd = np.hypot(_unit_sd(r, b, rows, r.posterior.noise.sd[b]), 0.1 * y)
     before, after = (np.abs(x - y) / sd for x in (value, value / ratio))
     gain = float(np.sum(np.log1p(before**2 / 5.0) - np.log1p(after**2 / 5.0))) * 2.5
@@ -238,7 +238,7 @@ def _times(log_ratio: float) -> str:
 
 
 def merge_over_batches(r: RobustFit, suspicions: list[SuspectReadings]) -> list[Finding]:
-    """What is alike in every vessel of a batch is said once, of the batch."""
+    """Findings of suspicions, with those that most vessels of a batch share merged into one."""
     p = r.problem
     findings: list[Finding] = []
     for key in dict.fromkeys((s.finding.kind, s.finding.variable) for s in suspicions):
@@ -265,15 +265,16 @@ def merge_over_batches(r: RobustFit, suspicions: list[SuspectReadings]) -> list[
 
 
 def outlier_threshold(readings: int, of_assay: int) -> float:
-    """Distance beyond which `CHANCE` of so many normal readings lie, their noise being found from `of_assay` of them.
+    """Distance, in units of the noise, beyond which `EXPECTED_OUTLIERS` of so many normal readings lie.
 
-    A scatter found by the median is worth 0.37 of as many readings (Rousseeuw & Croux 1993, J Am Stat Assoc 88:1273).
+    The noise is estimated from `of_assay` of them. A scatter estimated by the median is worth 0.37 of as many readings
+    (Rousseeuw & Croux 1993, J Am Stat Assoc 88:1273).
     """
     return float(stats.t.isf(0.5 * EXPECTED_OUTLIERS / max(readings, 1), max(0.37 * of_assay, 4.0)))
 
 
 def single_outliers(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]:
-    """Single readings far from what all others say of them, while the readings around them lie well."""
+    """Single readings far from their prediction by all others, while the readings around them fit."""
     judged, found = r.use & ~excluded, list[tuple[float, SuspectReadings]]()
     n, width = int(judged.sum()), _local_width(r, judged)
     v = r.problem.vessels
@@ -306,9 +307,9 @@ def single_outliers(r: RobustFit, excluded: np.ndarray) -> list[SuspectReadings]
 
 
 def _local_width(r: RobustFit, judged: np.ndarray) -> np.ndarray:
-    """How wide readings of an assay lie about their predictions without them [B, M], at levels like theirs.
+    """Scatter of the readings of an assay at similar levels [B, M], in units of the noise, at least 1.
 
-    At least 1: where the noise model is wrong about high or low readings, these are not all outliers.
+    Where the noise model is wrong about high or low readings, these are then not all outliers.
     """
     width = np.ones(judged.shape)
     for i in range(len(r.problem.variables)):
@@ -323,11 +324,11 @@ def _local_width(r: RobustFit, judged: np.ndarray) -> np.ndarray:
     return width
 
 
-# --- what is missing, and what raw data say without any fit ---
+# --- missing assays ---
 
 
 def missing_assays(dataset: Dataset, expected: tuple[str, ...]) -> list[Finding]:
-    """Assays that others have and a vessel or clone has not; and `expected` ones that nobody has."""
+    """Assays that a vessel or clone lacks while others have them, and `expected` ones that no vessel has."""
     m, findings = dataset.measurements, []
     name_of = np.array(m.variable)
     for name in dict.fromkeys((*m.variable, *expected)):

@@ -1,6 +1,6 @@
-"""What residuals say beyond single readings: vessels that do not fit, structure, replicates, and the noise itself.
+"""Residual analysis: misfitting vessels, trends and autocorrelation, lack of fit from replicates, wrong noise.
 
-All of it speaks of residuals of the reference fit, from which known faults are left out.
+All tests use the residuals of a robust fit; `excluded` [B, M] marks readings already judged faulty.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from optim.estimation.data_quality.finding import Finding, join_names, time_text
 from optim.estimation.data_quality.robust_fit import MAD, MEDIAN_ERROR, RobustFit
 from optim.estimation.noise import MEASURED
 
-# a statement that is wrong once in so many clean datasets, over all that is looked at
+# probability of a false finding in a clean dataset, over all tests of one kind
 FALSE_ALARM_RATE = 0.01
-SQUARE_CAP = 9.0  # squares count no more: one outlier does not make a vessel
+SQUARE_CAP = 9.0  # largest squared residual that counts: one outlier does not make a vessel misfit
 MEAN_CAPPED_SQUARE = float(
     stats.chi2.cdf(SQUARE_CAP, 3) + SQUARE_CAP * stats.chi2.sf(SQUARE_CAP, 1)
-)  # mean of such a square, normal noise
-MISFIT_RATIO = 1.7  # times the usual mean square, from which a vessel is worth a look
-NOISE_RATIO = 2.0  # a factor on the stated noise worth telling
+)  # mean of a capped square of a normal residual
+MISFIT_RATIO = 1.7  # mean square of a misfitting vessel, relative to the usual one
+NOISE_RATIO = 2.0  # factor on the stated noise from which a finding is reported
 
 
 def misfit_vessels(r: RobustFit, excluded: np.ndarray) -> list[Finding]:
-    """Vessels whose residuals are wider than those of all vessels, by chi-square with capped squares."""
+    """Vessels whose residuals are wider than those of the others, by chi-square with capped squares."""
     runs, use = r.problem.dataset.runs, r.use & ~excluded
     n = use.sum(axis=1)
     square = np.where(use, np.minimum(r.z**2, SQUARE_CAP), 0.0)
     mean = square.sum(axis=1) / np.maximum(n, 1) / MEAN_CAPPED_SQUARE
-    seen = np.flatnonzero(n >= 8)
-    if len(seen) < 3:
+    enough = np.flatnonzero(n >= 8)
+    if len(enough) < 3:
         return []
-    usual = float(np.median(mean[seen]))
-    # deviations within a vessel go together where the model is not perfect: the spread between vessels, not theory
-    # alone, says what is unusual
-    spread = MAD * float(np.median(np.abs(mean[seen] - usual)))
+    usual = float(np.median(mean[enough]))
+    # deviations within a vessel are correlated where the model is not perfect: theory alone would underestimate the
+    # spread between vessels, so it is measured
+    spread = MAD * float(np.median(np.abs(mean[enough] - usual)))
     findings = []
-    for b in seen:
-        # what is usual is itself found from few vessels, by the median
-        error = max(spread, usual * np.sqrt(2.0 / n[b])) * np.sqrt(1.0 + 1.57 / len(seen))
+    for b in enough:
+        # the usual value is itself estimated from few vessels, by the median
+        error = max(spread, usual * np.sqrt(2.0 / n[b])) * np.sqrt(1.0 + 1.57 / len(enough))
         distance = (mean[b] - usual) / error
-        if distance < stats.norm.isf(FALSE_ALARM_RATE / len(seen)) or mean[b] < MISFIT_RATIO * usual:
+        if distance < stats.norm.isf(FALSE_ALARM_RATE / len(enough)) or mean[b] < MISFIT_RATIO * usual:
             continue
         worst = _worst(r, int(b), use)
         ratio = np.sqrt(mean[b] / usual)
@@ -56,7 +56,7 @@ def misfit_vessels(r: RobustFit, excluded: np.ndarray) -> list[Finding]:
 
 
 def _worst(r: RobustFit, b: int, use: np.ndarray) -> str:
-    """The assay that fits worst in a vessel, and on which side and when it starts."""
+    """The assay that fits worst in a vessel, in words: its name, the side of its deviation and the time it begins."""
     p = r.problem
     best, text = -1.0, ""
     for i, name in enumerate(p.variables):
@@ -74,7 +74,7 @@ def _worst(r: RobustFit, b: int, use: np.ndarray) -> str:
 
 
 def residual_structure(r: RobustFit, excluded: np.ndarray) -> list[Finding]:
-    """What is left in the residuals of every assay: trend in time, memory, dependence on level."""
+    """Structure in the residuals of every assay: trend in time, autocorrelation, dependence on level."""
     p, findings = r.problem, []
     for i, name in enumerate(p.variables):
         series = []
@@ -85,7 +85,7 @@ def residual_structure(r: RobustFit, excluded: np.ndarray) -> list[Finding]:
                 series.append((r.time_h[b, rows], np.clip(r.z[b, rows], -4.0, 4.0), r.predicted[b, rows]))
         if sum(len(z) for _, z, _ in series) < 12:
             continue
-        found = [_trend(name, series), _memory(name, series), _level(name, series)]
+        found = [_trend(name, series), _autocorrelation(name, series), _level(name, series)]
         findings += [f for f in found if f is not None]
     return findings
 
@@ -98,7 +98,7 @@ def _limit(tests: int = 21) -> float:
 
 
 def _trend(name: str, series: Series) -> Finding | None:
-    """The mean slope of residuals over time, vessels being what is independent."""
+    """Finding of a trend: the mean slope of residuals over time, with vessels as independent samples."""
     if len(series) < 4:
         return None
     end = max(float(t[-1]) for t, _, _ in series)
@@ -115,8 +115,8 @@ def _trend(name: str, series: Series) -> Finding | None:
     return Finding("trend", "warning", "", name, None, statement)
 
 
-def _memory(name: str, series: Series) -> Finding | None:
-    """Lag-1 autocorrelation and runs of one sign: neighbours err alike where the model's curve has the wrong shape."""
+def _autocorrelation(name: str, series: Series) -> Finding | None:
+    """Finding of lag-1 autocorrelation: neighbouring residuals are alike where the model has the wrong shape."""
     pairs = [(z[:-1], z[1:]) for _, z, _ in series]
     first, second = (np.concatenate([pair[k] for pair in pairs]) for k in (0, 1))
     total = float(np.sum(np.concatenate([z for _, z, _ in series]) ** 2)) / sum(len(z) for _, z, _ in series)
@@ -137,7 +137,7 @@ def _memory(name: str, series: Series) -> Finding | None:
 
 
 def _level(name: str, series: Series) -> Finding | None:
-    """Whether the size of residuals depends on the level: the shares of relative and constant noise are wrong."""
+    """Finding that residuals depend on the level: relative and constant noise are in the wrong proportion."""
     size = np.concatenate([np.abs(z) for _, z, _ in series])
     level = np.concatenate([y for _, _, y in series])
     if np.ptp(level) <= 0.0 or np.ptp(size) <= 0.0 or len(size) < 20:
@@ -158,7 +158,7 @@ def _level(name: str, series: Series) -> Finding | None:
 
 
 def noise_factors(r: RobustFit) -> list[Finding]:
-    """Assays whose readings scatter far from what was stated."""
+    """Assays whose scatter differs much from their stated noise."""
     findings, v = [], r.problem.vessels
     for i, name in enumerate(r.problem.variables):
         n = int(np.sum(r.uncensored & (v.variable == i)))
@@ -182,7 +182,7 @@ def noise_factors(r: RobustFit) -> list[Finding]:
 
 
 def lack_of_fit(r: RobustFit, excluded: np.ndarray) -> list[Finding]:
-    """Residuals against what replicates differ by: of one sample, and of vessels of one clone treated alike."""
+    """Lack of fit: residuals against the differences of replicate readings, and of vessels treated alike."""
     findings = []
     for i, name in enumerate(r.problem.variables):
         within, n_within, groups, spread = _pure_error(r, i, excluded)
@@ -209,7 +209,8 @@ def lack_of_fit(r: RobustFit, excluded: np.ndarray) -> list[Finding]:
 
 
 def _pure_error(r: RobustFit, i: int, excluded: np.ndarray) -> tuple[float, int, int, float]:
-    """Variance within repeated readings and its degrees of freedom; number of samples, and what their means say."""
+    """Pure error of a variable: variance within repeated readings of a sample and its degrees of freedom, then the
+    number of such samples and the variance of their means about the model."""
     within, n_within, means = 0.0, 0, []
     for b in range(len(r.problem.dataset.runs)):
         rows = r.readings_of(b, i)
@@ -224,13 +225,13 @@ def _pure_error(r: RobustFit, i: int, excluded: np.ndarray) -> tuple[float, int,
 
 
 def _of_twins(r: RobustFit, i: int, excluded: np.ndarray) -> np.ndarray:
-    """Residuals [n, 2] of vessels of one clone with the same schedule, at the same times; each vessel in one pair."""
-    runs, pairs, taken = r.problem.dataset.runs, [], set[int]()
+    """Residuals [n, 2] of pairs of vessels treated alike, at the same times; each vessel is in one pair at most."""
+    runs, pairs, paired = r.problem.dataset.runs, [], set[int]()
     for a in range(len(runs)):
         for b in range(a + 1, len(runs)):
-            if {a, b} & taken or not treated_alike(runs[a], runs[b]):
+            if {a, b} & paired or not treated_alike(runs[a], runs[b]):
                 continue
-            taken |= {a, b}
+            paired |= {a, b}
             rows = [[k for k in r.readings_of(v, i) if not excluded[v, k]] for v in (a, b)]
             at = [{float(r.time_h[v, k]): float(r.z[v, k]) for k in own} for v, own in zip((a, b), rows, strict=True)]
             pairs += [(at[0][t], at[1][t]) for t in at[0] if t in at[1]]
@@ -238,7 +239,7 @@ def _of_twins(r: RobustFit, i: int, excluded: np.ndarray) -> np.ndarray:
 
 
 def treated_alike(a: Run, b: Run) -> bool:
-    """Vessels of one clone in one batch, to which the same was done."""
+    """Whether two runs are of one clone and one experiment, with the same start and the same actions."""
     same = (
         "clone_id",
         "experiment_id",
@@ -253,7 +254,7 @@ def treated_alike(a: Run, b: Run) -> bool:
 
 
 def one_sided_assays(r: RobustFit, excluded: np.ndarray) -> list[Finding]:
-    """Assays of one vessel that lie on one side of the model throughout, as single readings do not show."""
+    """Assays of one vessel that lie on one side of the model throughout; single readings do not show it."""
     p, found = r.problem, []
     tests = len(p.variables) * len(p.dataset.runs)
     for b, run in enumerate(p.dataset.runs):
@@ -283,6 +284,6 @@ def one_sided_assays(r: RobustFit, excluded: np.ndarray) -> list[Finding]:
 
 
 def count_kinds(findings: tuple[Finding, ...]) -> str:
-    """How many findings of which kind, in one line."""
+    """Number of findings of each kind, in one line."""
     kinds = list(dict.fromkeys(f.kind for f in findings))
     return join_names([f"{sum(f.kind == k for f in findings)} {k}" for k in kinds], 20) if kinds else "nothing found"

@@ -1,7 +1,7 @@
-"""A reference fit that gross faults do not pull: Student-t noise, and the scatter of every assay from its median.
+"""Robust fit: Student-t noise, and the scatter of every assay by its median absolute residual.
 
-Faults of data are judged against it. A least-squares fit bends towards them, and calls the good readings beside them
-wrong.
+Faults of the data are judged against it. A least-squares fit follows gross faults, and makes the good readings beside
+them seem wrong.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ STATED_NOISE_READINGS = 4.0
 
 @dataclass(frozen=True)
 class RobustFit:
-    """A robust fit and how every reading lies about it. All arrays [B, M], of readings as in `FitProblem.vessels`.
+    """A robust fit with the residual of every reading. Arrays are [B, M], in the order of `FitProblem.vessels`.
 
-    `z`: reading less prediction, in units of the noise found, on the scale on which the assay scatters; a censored one
-    by the probability of its side. `alone`: the same for a reading that is predicted without itself. `use`: readings
-    that are judged. `scale` [V]: the noise found, over the noise stated.
+    `predicted`: in the unit of the assay. `use`: readings that are judged. `z`: reading less prediction in units of the
+    estimated noise, on the scale on which the assay scatters; that of a censored reading is the normal deviate of the
+    same probability. `alone`: the leave-one-out residual, of a reading predicted without itself. `scale` [V]: estimated
+    over stated noise.
     """
 
     posterior: Posterior
@@ -48,59 +49,61 @@ class RobustFit:
 
     @property
     def problem(self) -> FitProblem:
+        """The fit problem, with robust noise."""
         return self.posterior.problem
 
     @property
     def time_h(self) -> np.ndarray:
-        """Time of every reading."""
+        """Time of every reading [B, M]."""
         v = self.problem.vessels
         return np.asarray(np.take_along_axis(np.asarray(v.grid.t), v.node, axis=1))
 
     @property
     def uncensored(self) -> np.ndarray:
-        """Readings that are judged and not censored."""
+        """Mask [B, M] of the readings that are judged and not censored."""
         return np.asarray(self.use & (self.problem.vessels.censored == MEASURED))
 
     def readings_of(self, vessel: int, variable: int, censored: bool = False) -> np.ndarray:
-        """Places of the readings of an assay in a vessel, in order of time."""
+        """Indices along M of the readings of a variable in a vessel, in order of time."""
         mask = self.use if censored else self.uncensored
-        found = np.flatnonzero(mask[vessel] & (self.problem.vessels.variable[vessel] == variable))
-        return np.asarray(found[np.argsort(self.time_h[vessel, found], kind="stable")])
+        rows = np.flatnonzero(mask[vessel] & (self.problem.vessels.variable[vessel] == variable))
+        return np.asarray(rows[np.argsort(self.time_h[vessel, rows], kind="stable")])
 
 
-def with_robust_noise(problem: FitProblem, left_out: np.ndarray | None = None) -> FitProblem:
-    """The problem with Student-t noise in every assay, without the readings of `left_out` [B, M]."""
+def with_robust_noise(problem: FitProblem, excluded: np.ndarray | None = None) -> FitProblem:
+    """The problem with Student-t noise in every assay, without the readings of `excluded` [B, M]."""
     assays = {name: replace(a, robust=a.robust or DEGREES_OF_FREEDOM) for name, a in problem.noise.assays.items()}
     v = problem.vessels
-    weight = v.weight if left_out is None else np.where(left_out, 0.0, v.weight)
+    weight = v.weight if excluded is None else np.where(excluded, 0.0, v.weight)
     noise = NoiseModel(assays, problem.noise.estimate_scale)
     return replace(problem, noise=noise, vessels=v._replace(weight=weight))
 
 
-def fit_robustly(posterior: Posterior, starts: list[Point], left_out: np.ndarray | None = None) -> RobustFit:
-    """The robust fit from several starts, the readings of `left_out` [B, M] unseen but judged against it all the same.
+def fit_robustly(posterior: Posterior, starts: list[Point], excluded: np.ndarray | None = None) -> RobustFit:
+    """Robust fit from several starts, without the readings of `excluded` [B, M], which are judged against it as well.
 
-    Points whose simulation fails are dropped; with none left the result judges nothing (`use` is empty).
+    Noise starts from the predictions at the first start. The best start is kept; when every start fails, `use` is
+    empty.
     """
-    problem = with_robust_noise(posterior.problem, left_out)
+    problem = with_robust_noise(posterior.problem, excluded)
     noise = _by_prediction(posterior, starts[0], np.ones(len(problem.variables)))
-    at = Posterior(problem, noise, posterior.spread)
+    robust = Posterior(problem, noise, posterior.spread)
     fresh = [replace(p, damping=1e-2, reason="", iterations=0, history=[], arrow=None) for p in starts]
-    best = min(minimise(at, fresh, ROBUST_SEARCH, progress=_quiet), key=lambda p: p.cost)
+    best = min(minimise(robust, fresh, ROBUST_SEARCH, progress=_quiet), key=lambda p: p.cost)
     for _ in range(2):
-        scale = median_scale(at, best)
-        at = Posterior(problem, _by_prediction(at, best, scale), posterior.spread)
+        scale = median_scale(robust, best)
+        robust = Posterior(problem, _by_prediction(robust, best, scale), posterior.spread)
         again = replace(best, damping=1e-3, reason="", iterations=0, history=[])
-        best = minimise(at, [again], ROBUST_SEARCH, progress=_quiet)[0]
-    return judge_readings(at, best, posterior.problem.vessels.weight > 0.0, scale=scale)
+        best = minimise(robust, [again], ROBUST_SEARCH, progress=_quiet)[0]
+    return judge_readings(robust, best, posterior.problem.vessels.weight > 0.0, scale=scale)
 
 
 def judge_readings(at: Posterior, point: Point, use: np.ndarray, *, scale: np.ndarray) -> RobustFit:
-    """How readings lie about a point that has been evaluated."""
+    """Residuals of the readings in `use` [B, M] about an evaluated point; `scale` [V] as in `RobustFit`."""
     v = at.problem.vessels
     y, status = at.problem.predict(at.lane_parameters(point))
     use = use & (status == 0)[:, None] & np.isfinite(y)
-    # left-out readings have no residual in the fit: they are judged by their deviation
+    # excluded readings have no residual in the fit: they are judged by their deviation
     z = np.where(use, -at.problem.scaled_deviation(np.where(use, y, 1.0)) / at.noise.sd, 0.0)
     if point.residual is not None:
         z = np.where(use & (v.censored != MEASURED), _as_normal(point.residual), z)
@@ -108,7 +111,7 @@ def judge_readings(at: Posterior, point: Point, use: np.ndarray, *, scale: np.nd
 
 
 def median_scale(at: Posterior, point: Point) -> np.ndarray:
-    """Factor on the stated noise [V] from the median absolute residual of each assay."""
+    """Factor on the stated noise [V] by the median absolute residual of each assay."""
     problem, v = at.problem, at.problem.vessels
     y, status = problem.predict(at.lane_parameters(point))
     use = (v.weight * point.weight[:, None] > 0.0) & (v.censored == MEASURED) & (status == 0)[:, None]
@@ -118,27 +121,27 @@ def median_scale(at: Posterior, point: Point) -> np.ndarray:
         if not own.any():
             continue
         size, n = np.abs(deviation[own]) / problem.noise.sd_on_scale(variable, y[own]), own.sum()
-        found = MAD * float(np.median(size))
-        scale[i] = np.clip(np.sqrt((n * found**2 + STATED_NOISE_READINGS) / (n + STATED_NOISE_READINGS)), 0.1, 10.0)
+        scatter = MAD * float(np.median(size))
+        scale[i] = np.clip(np.sqrt((n * scatter**2 + STATED_NOISE_READINGS) / (n + STATED_NOISE_READINGS)), 0.1, 10.0)
     return scale
 
 
 def lane_covariance(posterior: Posterior, arrow: Arrow) -> np.ndarray:
-    """Covariance [B, Q, Q] of the parameters of every vessel's lane. Raises `LinAlgError` when singular."""
+    """Posterior covariance of the parameters of every vessel [B, Q, Q]. Raises `LinAlgError` when singular."""
     shared, own, across = arrow.covariance()
-    clone, outer, columns = posterior.problem.vessel_group, posterior.shared_columns, posterior.block_columns
+    group, outer, columns = posterior.problem.vessel_group, posterior.shared_columns, posterior.block_columns
     ss = shared[outer[:, :, None], outer[:, None, :]]
-    cc = own[clone[:, None, None], columns[:, :, None], columns[:, None, :]]
-    cs = across[clone[:, None, None], columns[:, :, None], outer[:, None, :]]
+    cc = own[group[:, None, None], columns[:, :, None], columns[:, None, :]]
+    cs = across[group[:, None, None], columns[:, :, None], outer[:, None, :]]
     return np.concatenate(
         [np.concatenate([ss, np.swapaxes(cs, 1, 2)], axis=2), np.concatenate([cs, cc], axis=2)], axis=1
     )
 
 
 def _alone(at: Posterior, point: Point, z: np.ndarray) -> np.ndarray:
-    """Residuals of readings predicted without themselves, in units of what is then expected of them.
+    """Leave-one-out residuals [B, M], in units of their expected deviation.
 
-    One step of Newton without the reading (Cook & Weisberg 1982, Residuals and influence in regression, 2.2).
+    By one Newton step without the reading (Cook & Weisberg 1982, Residuals and influence in regression, 2.2).
     """
     if point.arrow is None or point.slopes is None:
         return z
@@ -162,13 +165,13 @@ def _as_normal(residual: np.ndarray) -> np.ndarray:
 
 
 def _by_prediction(at: Posterior, point: Point, scale: np.ndarray) -> Noise:
-    """Noise of every reading by its prediction: by the reading, a fault would state its own noise."""
+    """Noise of every reading from its prediction; from the reading, a fault would set its own noise."""
     problem, sd = at.problem, at.problem.vessels.sd.copy()
     y, status = problem.predict(at.lane_parameters(point))
     for i, variable in enumerate(problem.variables):
         own = problem.vessels.variable == i
-        seen = own & (status == 0)[:, None] & np.isfinite(y)
-        sd[seen] = problem.noise.sd_on_scale(variable, y[seen])
+        use = own & (status == 0)[:, None] & np.isfinite(y)
+        sd[use] = problem.noise.sd_on_scale(variable, y[use])
         sd[own] *= scale[i]
     return Noise(scale, sd)
 

@@ -1,7 +1,7 @@
-"""Mix-ups of vessels: whose readings, or whose clone, would two vessels have to exchange to fit much better.
+"""Sample swaps: pairs of vessels that fit much better when their readings, or their groups, are exchanged.
 
-Shared parameters are held at the reference fit; the parameters of the clones concerned are found anew under every
-exchange, so that exchanges are compared by their likelihoods.
+Shared parameters are fixed at the robust fit; the parameters of the groups concerned are fitted again under every swap,
+so that swaps are compared by their likelihoods. In messages a group is called a clone.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from optim.estimation.noise import MEASURED, robust_loss
 from optim.estimation.posterior import Noise, Point, Posterior
 from optim.estimation.problem import FitProblem
 
-# the gain in log-likelihood at which an exchange is believed: both hypotheses have equally many parameters
+# gain in log-likelihood from which a swap is credible: both hypotheses have equally many parameters
 CREDIBLE_GAIN = 20.0
-INDISTINGUISHABLE_GAIN = 3.0  # exchanges whose gains differ by less cannot be told apart
-MOST_SUSPECTS = 6  # vessels that fit worse than usual, at most so many, among which all pairs are tried
+INDISTINGUISHABLE_GAIN = 3.0  # swaps whose gains differ by less cannot be distinguished
+MOST_SUSPECTS = 6  # number of vessels, the worst ones, among which all pairs are tried
 MOST_BLOCK_STEPS = 12
-SAME_TIME_H = 1.0  # a reading has its place in another vessel where that has a node within this time
+SAME_TIME_H = 1.0  # a reading is assigned to a node of another vessel within this time
 
 
 @dataclass(frozen=True)
 class VesselPairing:
-    """A vessel's controls, the readings that are held against them (of vessel `read`), and the clone they belong to."""
+    """Hypothesis about one vessel: the controls of one vessel, the readings of vessel `read`, and a group."""
 
     controls: int
     read: int
@@ -37,20 +37,20 @@ class VesselPairing:
 
 @dataclass(frozen=True)
 class VesselSwap:
-    """Two vessels exchanged: `what` is 'readings' or 'clones'; `gain` in log-likelihood, of both and of each."""
+    """A swap of vessels a and b: `what` is 'readings' or 'clones'; `gain` in log-likelihood, and that of `each`."""
 
     a: int
     b: int
     what: str
     gain: float
     each: tuple[float, float]
-    left: float  # loss per reading of both that is left
+    left: float  # remaining loss per reading of the two
 
 
 def find_swap(r: RobustFit, excluded: np.ndarray) -> tuple[Finding, tuple[int, int]] | None:
-    """The pair of vessels that is most clearly mixed up, if there is one; `but` [B, M] are known to be wrong.
+    """The most credible swap of two vessels, as a finding and the indices of the vessels; None where there is none.
 
-    One at a time: the best exchange changes what every other one would gain.
+    `excluded` [B, M] are readings already judged faulty. One swap is reported at a time: it changes the gain of others.
     """
     trials = _SwapTrials(r, excluded)
     exchanges = sorted(trials.try_swaps(), key=lambda e: -e.gain)
@@ -82,7 +82,7 @@ def find_swap(r: RobustFit, excluded: np.ndarray) -> tuple[Finding, tuple[int, i
 
 
 class _SwapTrials:
-    """Exchanges tried, as many in one batched simulation as there are vessels: no new program is compiled."""
+    """Trials of swaps, as many in one batched simulation as there are vessels, so that no new program is compiled."""
 
     def __init__(self, r: RobustFit, excluded: np.ndarray):
         self.r, self.problem = r, r.problem
@@ -91,7 +91,7 @@ class _SwapTrials:
         self.sd = v.sd * r.scale[v.variable]
         self.clone = self.problem.vessel_group
         every = range(len(self.clone))
-        # every vessel with clone parameters of its own: scatter that no mix-up widens
+        # the scatter when every vessel has group parameters of its own: no swap widens it
         alone = self._tried([[VesselPairing(b, b, b)] for b in every])
         self.sd = v.sd * self._scale([residual for _, _, residual in alone])[v.variable]
         self.base = self._tried([self._lanes({int(c)}) for c in np.unique(self.clone)])
@@ -101,23 +101,23 @@ class _SwapTrials:
         self.readings = np.maximum(self.weight.sum(axis=1), 1.0)
 
     def _scale(self, residuals: list[np.ndarray]) -> np.ndarray:
-        """Factor on the stated noise [V] from vessels that each have parameters of their own."""
+        """Factor on the stated noise [V], from residuals of vessels that each have group parameters of their own."""
         v, residual = self.problem.vessels, np.concatenate(residuals)
-        found = self.r.scale.copy()
-        for i in range(len(found)):
+        scale = self.r.scale.copy()
+        for i in range(len(scale)):
             own = (v.variable == i) & (self.weight > 0.0) & (v.censored == MEASURED)
             if own.any():
                 n, size = own.sum(), MAD * float(np.median(np.abs(residual[own]))) * self.r.scale[i]
-                found[i] = np.sqrt((n * size**2 + STATED_NOISE_READINGS) / (n + STATED_NOISE_READINGS))
-        # only what the reference had too wide: parameters of their own also take up some of the noise
-        return np.minimum(self.r.scale, np.clip(1.2 * found, 0.1, 10.0))
+                scale[i] = np.sqrt((n * size**2 + STATED_NOISE_READINGS) / (n + STATED_NOISE_READINGS))
+        # never wider than the robust fit; parameters of their own also take up some of the noise, hence the factor
+        return np.minimum(self.r.scale, np.clip(1.2 * scale, 0.1, 10.0))
 
     def try_swaps(self) -> list[VesselSwap]:
-        """All pairs of one batch among the worst vessels, exchanged in readings and in clones."""
+        """Try all pairs of one batch among the worst vessels, with readings and with groups exchanged."""
         per_reading = self.loss / self.readings
-        # of two vessels that are mixed up both fit worse than the middle one
+        # two swapped vessels both fit worse than the median
         worst = [b for b in np.argsort(-per_reading)[:MOST_SUSPECTS] if per_reading[b] >= np.median(per_reading)]
-        # labels are mixed up among vessels that ran together; two campaigns differ in more than a label
+        # labels are swapped among vessels that ran together; two experiments differ in more than a label
         batch = self.problem.vessel_batch
         pairs = [(int(min(a, b)), int(max(a, b))) for a, b in combinations(worst, 2) if batch[a] == batch[b]]
         tried = [(a, b, "readings") for a, b in pairs]
@@ -128,7 +128,7 @@ class _SwapTrials:
             groups = sorted({int(self.clone[a]), int(self.clone[b])})
             before = sum(self.base[int(np.flatnonzero(np.unique(self.clone) == c)[0])][0] for c in groups)
             lanes = self._exchanged(a, b, what)
-            # of the readings of each, wherever they are held against
+            # loss of the readings of each, whatever they are compared with
             after = [float(losses[[lane.read for lane in lanes].index(k)]) for k in (a, b)]
             rest = sum(after) / float(self.readings[a] + self.readings[b])
             each = (float(self.loss[a] - after[0]), float(self.loss[b] - after[1]))
@@ -136,7 +136,7 @@ class _SwapTrials:
         return exchanges
 
     def is_credible(self, e: VesselSwap) -> bool:
-        """Much better, for the two as a whole, and good enough afterwards to be the truth."""
+        """Whether a swap gains enough in log-likelihood, and leaves no more than the usual loss per reading."""
         usual = float(np.median(self.loss / self.readings))
         return e.gain > CREDIBLE_GAIN and e.left < 2.0 * usual + 0.2
 
@@ -155,19 +155,19 @@ class _SwapTrials:
         return lanes
 
     def _tried(self, hypotheses: list[list[VesselPairing]]) -> list[tuple[float, np.ndarray, np.ndarray]]:
-        """Of every hypothesis its cost, the loss of each of its lanes, and their residuals [lanes, M]."""
+        """Cost of every hypothesis, the loss of each of its lanes, and their residuals [lanes, M]."""
         found: list[tuple[float, np.ndarray, np.ndarray]] = []
         size, some = len(self.clone), list[list[VesselPairing]]()
         for hypothesis in [*hypotheses, []]:
             if some and (not hypothesis or sum(map(len, some)) + len(hypothesis) > size):
-                found += self._settled(some)
+                found += self._fitted(some)
                 some = []
             if hypothesis:
                 some.append(hypothesis)
         return found
 
-    def _settled(self, hypotheses: list[list[VesselPairing]]) -> list[tuple[float, np.ndarray, np.ndarray]]:
-        """Hypotheses side by side as clones of one problem with as many vessels as the whole."""
+    def _fitted(self, hypotheses: list[list[VesselPairing]]) -> list[tuple[float, np.ndarray, np.ndarray]]:
+        """Fit hypotheses side by side, as groups of one problem with as many vessels as the original."""
         lanes, groups, spans = list[VesselPairing](), list[int](), list[slice]()
         names: dict[tuple[int, int], int] = {}
         for h, hypothesis in enumerate(hypotheses):
@@ -196,7 +196,7 @@ class _SwapTrials:
     def _start(
         self, at: Posterior, lanes: list[VesselPairing], groups: np.ndarray, of_group: np.ndarray, use: np.ndarray
     ) -> Point:
-        """Clones where the reference has them, vessels likewise."""
+        """Start of the block fits: groups and vessels at the robust fit."""
         old, now = self.r.posterior, self.r.point
         block = np.tile(at.mean_block, (at.n_groups, 1))
         block[:, : at.n_per_group] = now.block[of_group, : at.n_per_group]
@@ -209,14 +209,14 @@ class _SwapTrials:
 def _rearranged(
     problem: FitProblem, lanes: list[VesselPairing], groups: np.ndarray, weight: np.ndarray, sd: np.ndarray
 ) -> FitProblem:
-    """A problem with as many vessels, made of controls and readings of vessels of the old one."""
+    """The fit problem with the controls, readings and groups of the hypotheses, one per vessel."""
     controls = np.array([lane.controls for lane in lanes])
     read = np.array([lane.read for lane in lanes])
     v = problem.vessels
     grid = jax.tree.map(lambda x: np.asarray(x)[controls], v.grid)
     time = np.take_along_axis(np.asarray(v.grid.t), v.node, axis=1)[read]
     apart = np.abs(grid.t[:, None, :] - time[:, :, None])
-    # the first of equal nodes is the one before padding
+    # among equal times the first node is the one before padding
     node = np.where((controls == read)[:, None], v.node[read], np.argmin(apart, axis=2))
     near = np.min(apart, axis=2) < SAME_TIME_H
     vessels = v._replace(
@@ -242,7 +242,7 @@ def _rearranged(
 
 
 def fit_group_blocks(at: Posterior, point: Point) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Clone blocks found with all else held, each by steps of its own (Levenberg-Marquardt).
+    """Fit the blocks of all groups with the shared part fixed, each by damped steps of its own (Levenberg-Marquardt).
 
     Returns the cost of every block with its priors [C], the loss of every vessel [B], and residuals [B, M].
     """
@@ -254,10 +254,10 @@ def fit_group_blocks(at: Posterior, point: Point) -> tuple[np.ndarray, np.ndarra
         at.evaluate([point])
         assert point.arrow is not None
         a, m = point.arrow, np.arange(at.block_width)
-        _, held = at.immovable_parameters(point)
+        _, fixed = at.immovable_parameters(point)
         matrix = np.where(np.isfinite(a.cc), a.cc, 0.0)
         diagonal = np.maximum(matrix[:, m, m], 1e-8)
-        matrix[:, m, m] += damping[:, None] * diagonal + np.where(held, 1e12 * (1.0 + diagonal), 0.0)
+        matrix[:, m, m] += damping[:, None] * diagonal + np.where(fixed, 1e12 * (1.0 + diagonal), 0.0)
         step = -np.linalg.solve(matrix, np.nan_to_num(a.gc)[..., None])[..., 0]
         trial = replace(point, block=np.clip(point.block + np.clip(step, -1.0, 1.0), at.lower_block, at.upper_block))
         new, new_loss, new_residual = _block_costs(at, trial, lanes.vessel_costs(at.lane_parameters(trial)))
@@ -274,9 +274,9 @@ def fit_group_blocks(at: Posterior, point: Point) -> tuple[np.ndarray, np.ndarra
 
 
 def _block_costs(
-    at: Posterior, point: Point, found: tuple[np.ndarray, np.ndarray]
+    at: Posterior, point: Point, results: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    p, (ends, residual) = at.problem, found
+    p, (ends, residual) = at.problem, results
     freedom = np.where(p.vessels.censored == MEASURED, p.scatter.robust[p.vessels.variable], 0.0)
     loss = np.where(np.isfinite(ends), np.asarray(robust_loss(residual**2, freedom)[0]).sum(axis=1), np.inf)
     cost = np.zeros(at.n_groups)

@@ -1,7 +1,7 @@
-"""Measurements that were not made, and what they would tell: gain in information on a combination of parameters.
+"""Candidate measurements: the gain in information of further readings or vessels on a combination of parameters.
 
 Candidates are every assay with a stated noise at every node of every vessel, at times between nodes as far as the
-padding of the grids allows, and whole vessels run again, as they were or otherwise.
+padding of the grids allows, and whole vessels run again, unchanged or with another design.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import FitProblem, observable_names
 from optim.schedule.grid import IntervalGrid, split_interval
 
-MOST_ADDED_NODES = 16  # nodes put between those of the grids, at most
-LEAST_VARIANCE_SHARE = 0.1  # share of the variance that a proposal must take away
-APART_H = 12.0  # proposals of one assay are that far apart
+MOST_ADDED_NODES = 16  # nodes that are added between those of the grids
+LEAST_VARIANCE_SHARE = 0.1  # fraction of the variance that a proposal must remove
+APART_H = 12.0  # least time between proposals of one assay
 
-# what a vessel may be run with instead: factors on feeds, on the medium, on the inoculum, and how it reads
+# designs of a repeated vessel: factors on feeds, medium and inoculum, and words
 REPEAT_DESIGNS: tuple[tuple[float, float, float, str], ...] = (
     (1.0, 1.0, 1.0, "once more as it was"),
     (0.0, 1.0, 1.0, "without feeds"),
@@ -39,7 +39,7 @@ REPEAT_DESIGNS: tuple[tuple[float, float, float, str], ...] = (
 
 @dataclass(frozen=True)
 class Proposal:
-    """A measurement, or a vessel, that would help, and the share of a combination's variance that it takes away."""
+    """A proposed measurement or vessel, with the fraction of a combination's variance that it removes (`gain`)."""
 
     kind: str  # reading | vessel
     vessel: str
@@ -51,14 +51,14 @@ class Proposal:
 
 
 class CandidateMeasurements:
-    """Readings that could be made in vessels as they were, with their derivatives; and designs, when asked for."""
+    """Candidate readings in the vessels as they were run, with their derivatives; repeated vessels when needed."""
 
     def __init__(self, posterior: Posterior, point: Point):
         self.posterior, self.point = posterior, point
         p = posterior.problem
         names = observable_names(p.model, p.table)
         self.variables = tuple(dict.fromkeys((*p.variables, *(n for n in names if n in p.noise.assays))))
-        # with an assay more it is another program; with the same ones none is compiled
+        # a further assay needs another program; with the same assays none is compiled
         self.problem = p if self.variables == p.variables else replace(p, variables=self.variables)
         self.scale = np.ones(len(self.variables))
         self.scale[: len(p.variables)] = posterior.noise.scale
@@ -77,7 +77,7 @@ class CandidateMeasurements:
     def _slopes(
         self, v: Vessels, node: np.ndarray, variable: np.ndarray, valid: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Whitened derivatives [B, Q, R] and predictions [B, R] of readings, as many at a time as a vessel holds."""
+        """Whitened derivatives [B, Q, R] and predictions [B, R] of R candidate readings per vessel."""
         b, width = self.posterior.problem.vessels.value.shape
         jacobians, readings = [], []
         for first in range(0, node.shape[1], width):
@@ -91,21 +91,24 @@ class CandidateMeasurements:
                 sd=np.ones((b, width)),
             )
             y, status = replace(self.problem, vessels=some).predict(self.u)
-            seen = (status == 0)[:, None] & np.isfinite(y) & valid[:, rows]
+            use = (status == 0)[:, None] & np.isfinite(y) & valid[:, rows]
             sd = np.ones((b, width))
             for i, name in enumerate(self.variables):
-                own = seen & (variable[:, rows] == i)
+                own = use & (variable[:, rows] == i)
                 sd[own] = self.problem.noise.sd_on_scale(name, y[own]) * self.scale[i]
-            some = some._replace(value=np.where(seen, y, 1.0), sd=sd, weight=seen.astype(float))
+            some = some._replace(value=np.where(use, y, 1.0), sd=sd, weight=use.astype(float))
             slopes = replace(self.problem, vessels=some).all_lanes.vessel_equations(self.u).jacobian
             keep = slice(0, min(width, node.shape[1] - first))
             jacobians.append(np.where(np.isfinite(slopes), slopes, 0.0)[:, :, keep])
-            readings.append(np.where(seen, y, np.nan)[:, keep])
+            readings.append(np.where(use, y, np.nan)[:, keep])
         return np.concatenate(jacobians, axis=2), np.concatenate(readings, axis=1)
 
     def best_readings(self, arrow: Arrow, target: np.ndarray, most: int) -> list[Proposal]:
-        """Single readings, the most telling first. `target` [n]: the combination, over the shared part."""
-        covariance, towards, variance = self._known(arrow, target)
+        """The `most` single readings that inform a combination best, by gain.
+
+        `target` [n] is the combination as weights of the shared part, `arrow` the information with priors.
+        """
+        covariance, towards, variance = self._covariances(arrow, target)
         own = np.einsum("bqr,bqp,bpr->br", self.jacobian, covariance, self.jacobian)
         gain = np.einsum("bq,bqr->br", towards, self.jacobian) ** 2 / (variance * (1.0 + own))
         gain = np.where(self.valid, gain, 0.0)
@@ -127,10 +130,10 @@ class CandidateMeasurements:
         return found
 
     def best_vessels(self, arrow: Arrow, target: np.ndarray, most: int) -> list[Proposal]:
-        """Vessels run anew, each sampled as the one that it repeats; the best of every design."""
-        covariance, towards, variance = self._known(arrow, target)
+        """The `most` repeated vessels that inform a combination best: for every design, the best vessel to repeat."""
+        covariance, towards, variance = self._covariances(arrow, target)
         at, p = self.posterior, self.posterior.problem
-        # what is known of an old vessel's own deviations is not known of a new one's
+        # a new vessel has deviations of its own, of which only the prior is known
         first = at.n_shared + at.n_per_batch + at.n_per_group
         sd = np.array([row.prior_sd_fitted() or 1.0 for row in p.vessel_specs])
         covariance, towards = covariance.copy(), towards.copy()
@@ -153,7 +156,7 @@ class CandidateMeasurements:
         return sorted(found, key=lambda f: -f.gain)[:most]
 
     def _of_designs(self) -> list[tuple[np.ndarray, str]]:
-        """Derivatives [B, Q, M] of the samples of every vessel, run under every design that differs."""
+        """Derivatives [B, Q, M] of the samples of every vessel under every design that applies, with its words."""
         if self._designs is None:
             p, self._designs = self.posterior.problem, []
             actions = p.vessels.grid.actions
@@ -166,8 +169,8 @@ class CandidateMeasurements:
                 self._designs.append((jacobian, words))
         return self._designs
 
-    def _known(self, arrow: Arrow, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """Covariance of every lane [B, Q, Q], its covariance with the target [B, Q], the target's variance."""
+    def _covariances(self, arrow: Arrow, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """Covariance of every lane [B, Q, Q], its covariance with the target [B, Q], and the variance of the target."""
         at = self.posterior
         shared, _, across = arrow.covariance()
         s, c = target @ shared, across @ target  # [n], [C, m]
@@ -177,7 +180,7 @@ class CandidateMeasurements:
 
 
 def _refined(grid: IntervalGrid) -> IntervalGrid:
-    """The grids of all vessels with nodes in the middle of their longest intervals, as far as there is padding."""
+    """The grids with nodes added in the middle of the longest intervals, as far as the padding allows."""
     grid = jax.tree.map(np.asarray, grid)
     free = grid.t.shape[1] - 1 - int(np.max(grid.intervals))
     divide = jax.jit(jax.vmap(split_interval))
@@ -186,12 +189,12 @@ def _refined(grid: IntervalGrid) -> IntervalGrid:
         rows = np.arange(len(k))
         middle = 0.5 * (grid.t[rows, k] + grid.t[rows, k + 1])
         grid = jax.tree.map(np.asarray, divide(grid, jnp.asarray(k, jnp.int32), jnp.asarray(middle)))
-    found: IntervalGrid = grid
-    return found
+    refined: IntervalGrid = grid
+    return refined
 
 
 def _redesigned(p: FitProblem, feeds: float, medium: float, cells: float) -> Vessels:
-    """Vessels with other feeds, medium or inoculum."""
+    """The vessels with feeds, medium and inoculum multiplied by factors."""
     v, a = p.vessels, p.vessels.grid.actions
     liquid: dict[str, Any] = {name: getattr(a, name) * feeds for name in ("bolus", "rate_start", "rate_end")}
     model = p.model

@@ -1,7 +1,8 @@
-"""Identifiability in words: what the data say of each parameter, what they cannot tell apart, and what would.
+"""Practical identifiability in words: how well the data determine each parameter, which ones they cannot separate, and
+which measurements would help.
 
-Information is that of the normal equations at the optimum. Clones and vessels are eliminated (Schur complement), so a
-combination counts as seen only by what they cannot take up.
+The information is that of the normal equations at the optimum. The parameters of groups and vessels are eliminated
+(Schur complement), so only the part of it that they cannot absorb counts.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ from optim.parameters import ParameterSpec
 from optim.runtime import require_float64
 
 WELL, POORLY, PRIOR = "well determined", "poorly determined", "determined by the prior only"
-# posterior over prior standard deviation: below, the data have at least three quarters of the say; above, none
+# posterior over prior standard deviation: below INFORMED the data give three quarters of the information or more, above
+# UNINFORMED next to none
 INFORMED, UNINFORMED = 0.5, 0.9
-LARGEST_KNOWN_SD = 0.35  # standard deviation, on the fitted scale (of a logarithm: 35 %), that may still count as known
+# largest standard deviation of a well determined parameter, on the fitted scale (of a logarithm: 35 %)
+LARGEST_KNOWN_SD = 0.35
 HIGH_CORRELATION = 0.95
-UNSEEN_INFORMATION = 1.0  # a combination of which the data know less than the priors do
-LONGEST_SHOWN_STEP = np.log(1.3)  # the step by which a combination is shown
-LEAST_PART = 0.3  # share of the largest part, in units of the priors, from which a parameter is part of a combination
+UNSEEN_INFORMATION = 1.0  # information from data over that from priors, below which a combination is not determined
+LONGEST_SHOWN_STEP = np.log(1.3)  # largest change of a parameter in the sentence of a combination
+LEAST_PART = 0.3  # fraction of the largest part, in units of the priors, from which a parameter is in a combination
 
 
 @dataclass(frozen=True)
 class ParameterVerdict:
-    """What is known of one parameter. Standard deviations on the fitted scale; of clone level, the middle clone's."""
+    """Verdict on one parameter; standard deviations on the fitted scale, at level clone those of the median group."""
 
     name: str
     level: str  # shared | population | batch | clone
@@ -38,16 +41,16 @@ class ParameterVerdict:
     verdict: str
     sd: float
     prior_sd: float
-    shrinkage: float  # sd / prior_sd: 1 = the data say nothing
+    shrinkage: float  # sd / prior_sd; 1: the data add no information
     sentence: str
 
 
 @dataclass(frozen=True)
 class PracticalNonIdentifiability:
-    """Parameters that the data cannot tell apart (or one that they do not see), and what would help.
+    """Parameters that the data cannot separate, or one that they do not determine, with proposed measurements.
 
-    `change`: by how much, in units of its noise, the reading changes most when `names` move by `factors`; `alone`: the
-    same when only one of them moves, at most. `shrinkage` is that of the combination.
+    `change`: the largest change of a reading, in units of its noise, when `names` change by `factors` together;
+    `alone`: the same when only one of them changes. `shrinkage`: posterior over prior sd of the combination.
     """
 
     names: tuple[str, ...]
@@ -61,7 +64,7 @@ class PracticalNonIdentifiability:
 
 @dataclass(frozen=True)
 class Identifiability:
-    """Verdicts, combinations (the least seen first), correlated pairs, and all of it in sentences."""
+    """Verdicts, non-identifiable combinations (the least determined first), correlated pairs, and all in sentences."""
 
     parameters: tuple[ParameterVerdict, ...]
     combinations: tuple[PracticalNonIdentifiability, ...]
@@ -69,15 +72,15 @@ class Identifiability:
     sentences: tuple[str, ...]
 
     def verdict_of(self, name: str) -> str:
-        """Of a shared parameter, or the population mean of a clone parameter."""
+        """Verdict of a shared parameter, or of the population mean of a group parameter."""
         return next(k.verdict for k in self.parameters if k.name == name and k.level != "clone")
 
 
 def assess_identifiability(posterior: Posterior, best: Point, *, most: int = 4, proposals: int = 3) -> Identifiability:
-    """Judge every parameter at the best point, and look for measurements that would separate what is not seen.
+    """Assess practical identifiability at the mode `best`, and propose measurements that would improve it.
 
-    `most` combinations are told, each with so many `proposals` of readings and of vessels (0: none are looked for).
-    Raises `FitError` when the point cannot be simulated.
+    At most `most` combinations are reported (twice as many with correlated pairs), each with up to `proposals` readings
+    and vessels (0: none). Raises `FitError` when the point cannot be simulated.
     """
     require_float64("assess_identifiability")
     point = best
@@ -86,37 +89,39 @@ def assess_identifiability(posterior: Posterior, best: Point, *, most: int = 4, 
         posterior.evaluate([point])
     if point.arrow is None or not np.isfinite(point.cost):
         raise FitError("the simulation at the estimate did not end well, so nothing can be said of its parameters")
-    known = _SharedInformation(posterior, point)
-    parameters = known.verdicts_of_all()
-    pairs = known.correlated_pairs()
-    combinations = known.unseen_directions(most)
-    told = {frozenset(names) for names, _ in combinations}
+    information = _SharedInformation(posterior, point)
+    parameters = information.verdicts_of_all()
+    pairs = information.correlated_pairs()
+    combinations = information.unseen_directions(most)
+    reported = {frozenset(names) for names, _ in combinations}
     for a, b, _ in pairs:
-        i, j = known.names.index(a), known.names.index(b)
-        both_known = all(known.shrinkage[k] < INFORMED and known.sd[k] < LARGEST_KNOWN_SD for k in (i, j))
-        if not both_known and not any({a, b} <= names for names in told) and len(combinations) < 2 * most:
-            combinations.append(((a, b), known.least_known_direction(i, j)))
+        i, j = information.names.index(a), information.names.index(b)
+        both_determined = all(
+            information.shrinkage[k] < INFORMED and information.sd[k] < LARGEST_KNOWN_SD for k in (i, j)
+        )
+        if not both_determined and not any({a, b} <= names for names in reported) and len(combinations) < 2 * most:
+            combinations.append(((a, b), information.least_known_direction(i, j)))
     candidates = CandidateMeasurements(posterior, point) if proposals and combinations else None
-    told_of = tuple(
-        known.describe_direction(names, step, candidates=candidates, proposals=proposals)
+    described = tuple(
+        information.describe_direction(names, step, candidates=candidates, proposals=proposals)
         for names, step in combinations
     )
     sentences = [k.sentence for k in parameters if k.verdict != WELL]
-    for c in told_of:
+    for c in described:
         sentences.append(c.sentence)
         sentences += [p.sentence for p in c.proposals]
-    return Identifiability(parameters, told_of, tuple(pairs), tuple(sentences))
+    return Identifiability(parameters, described, tuple(pairs), tuple(sentences))
 
 
 class _SharedInformation:
-    """Information on the shared part (shared, population, batch), from data and from priors, in units of the latter."""
+    """Information on the shared part (shared, population, batch) from data and from priors."""
 
     def __init__(self, posterior: Posterior, point: Point):
         assert point.arrow is not None
         self.at, self.point = posterior, point
         rows = posterior.shared_part_specs
         prior = np.array([float(row.prior_score(point.shared[i])[2]) for i, row in enumerate(rows)])
-        # where there is no prior, the bounds say what is possible
+        # without a prior, the width of the bounds stands for its standard deviation
         width = np.array([np.subtract(*row.fitted_bounds()[::-1]) for row in rows])
         self.precision = np.where(prior > 0.0, prior, 12.0 / width**2)
         self.arrow: Arrow = replace(point.arrow, ss=point.arrow.ss + np.diag(self.precision - prior))
@@ -130,13 +135,14 @@ class _SharedInformation:
         self.names = [row.name + ("" if i < first else batches[i - first]) for i, row in enumerate(rows)]
 
     def verdicts_of_all(self) -> tuple[ParameterVerdict, ...]:
+        """Verdicts of the shared part, and of the group parameters."""
         at, found = self.at, list[ParameterVerdict]()
-        held, _ = at.immovable_parameters(self.point)
+        fixed, _ = at.immovable_parameters(self.point)
         for i, row in enumerate(at.shared_part_specs):
             level = "shared" if i < at.n_shared else "population" if i < at.n_shared + at.n_per_group else "batch"
             owner = "" if level != "batch" else at.problem.batches[(i - at.n_shared - at.n_per_group) // at.n_per_batch]
             prior_sd = float(1.0 / np.sqrt(self.precision[i]))
-            found.append(_knowledge(row, level, owner, float(self.sd[i]), prior_sd, bool(held[i])))
+            found.append(_knowledge(row, level, owner, float(self.sd[i]), prior_sd, bool(fixed[i])))
         if at.n_per_group:
             _, own = self.arrow.variances()
             for i, row in enumerate(at.problem.group_specs):
@@ -145,20 +151,20 @@ class _SharedInformation:
         return tuple(found)
 
     def correlated_pairs(self) -> list[tuple[str, str, float]]:
-        """Pairs whose correlation, given data and priors, is near one."""
+        """Pairs with a posterior correlation above `HIGH_CORRELATION` in size, as (name, name, correlation)."""
         correlation = self.covariance / np.outer(self.sd, self.sd)
         first, second = np.nonzero(np.triu(np.abs(correlation) > HIGH_CORRELATION, 1))
         return [(self.names[i], self.names[j], float(correlation[i, j])) for i, j in zip(first, second, strict=True)]
 
     def unseen_directions(self, most: int) -> list[tuple[tuple[str, ...], np.ndarray]]:
-        """Directions [n] of which the data know less than the priors, with the parameters that matter in them."""
+        """Directions [n] on which the data are less informative than the priors, with the names that matter in them."""
         root = np.sqrt(self.precision)
         value, vector = np.linalg.eigh(self.data / np.outer(root, root))
         found: list[tuple[tuple[str, ...], np.ndarray]] = []
         for k in np.flatnonzero(value < UNSEEN_INFORMATION)[:most]:
             step = vector[:, k] / root
             step = step * np.sign(step[np.argmax(np.abs(vector[:, k]))])
-            # parts that are small, but whose absence the data would see
+            # small parts without which the data would show the change
             alone = np.sqrt(np.maximum(np.diag(self.data), 0.0)) * np.abs(step)
             part = np.abs(vector[:, k]) > LEAST_PART * np.abs(vector[:, k]).max()
             part |= (alone > 1.0) & (alone > LEAST_PART * alone.max())
@@ -168,7 +174,7 @@ class _SharedInformation:
         return found
 
     def least_known_direction(self, i: int, j: int) -> np.ndarray:
-        """The direction [n] in which two parameters are least known, all else following as it does."""
+        """The direction [n] in which two parameters are least determined, the others following by their correlation."""
         root = np.sqrt(self.precision[[i, j]])
         _, vector = np.linalg.eigh(self.covariance[np.ix_([i, j], [i, j])] * np.outer(root, root))
         target = np.zeros(len(self.sd))
@@ -179,7 +185,7 @@ class _SharedInformation:
     def describe_direction(
         self, names: tuple[str, ...], step: np.ndarray, *, candidates: CandidateMeasurements | None, proposals: int
     ) -> PracticalNonIdentifiability:
-        """A direction as a sentence, and what would help."""
+        """A direction in words, with proposed measurements."""
         at = self.at
         of = [self.names.index(name) for name in names]
         step = step * min(1.0, LONGEST_SHOWN_STEP / float(np.abs(step[of]).max()))
@@ -201,20 +207,20 @@ class _SharedInformation:
             )
             if alone > 2.0 * change:
                 sentence += f" (one of them alone: {alone:.2g})"
-        # the coordinate along the direction, in units of the priors
+        # the coordinate along the direction, as weights of the parameters, in units of the priors
         target = self.precision * step
         target = target / np.sqrt(target @ (target / self.precision))
         shrinkage = float(np.sqrt(target @ self.covariance @ target))
-        found: tuple[Proposal, ...] = ()
+        chosen: tuple[Proposal, ...] = ()
         if candidates is not None:
             ways = candidates.best_readings(self.arrow, target, proposals) + candidates.best_vessels(
                 self.arrow, target, proposals
             )
-            found = tuple(sorted(ways, key=lambda w: -w.gain))
-        return PracticalNonIdentifiability(names, factors, shrinkage, change, alone, sentence, found)
+            chosen = tuple(sorted(ways, key=lambda w: -w.gain))
+        return PracticalNonIdentifiability(names, factors, shrinkage, change, alone, sentence, chosen)
 
     def _change(self, step: np.ndarray) -> float:
-        """The largest change of a reading, in units of its noise, for a step of the shared part; clones follow."""
+        """Largest change of a reading, in units of its noise, for a step of the shared part [n]; the blocks follow."""
         assert self.point.slopes is not None
         block = -np.einsum("cmn,n->cm", self.gain, step)
         lanes = self.at.lane_parameters(Point(step, block, self.point.weight))
@@ -223,7 +229,7 @@ class _SharedInformation:
 
 
 def _knowledge(
-    row: ParameterSpec, level: str, owner: str, sd: float, prior_sd: float, held: bool, group: str = "clone"
+    row: ParameterSpec, level: str, owner: str, sd: float, prior_sd: float, at_bound: bool, group: str = "clone"
 ) -> ParameterVerdict:
     shrinkage = sd / prior_sd
     verdict = WELL if shrinkage < INFORMED and sd < LARGEST_KNOWN_SD else PRIOR if shrinkage > UNINFORMED else POORLY
@@ -236,6 +242,6 @@ def _knowledge(
         POORLY: f"{who} is poorly determined: known to {unit}, {1.0 / shrinkage:.1f} times better than {what}",
         PRIOR: f"{who} is determined by {what} only ({unit}); these data say next to nothing of it",
     }[verdict]
-    if held:
+    if at_bound:
         sentence += "; it lies at a bound"
     return ParameterVerdict(row.name, level, owner, verdict, sd, prior_sd, shrinkage, sentence)

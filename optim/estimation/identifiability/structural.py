@@ -1,7 +1,7 @@
-"""What no data of this kind can tell: combinations of parameters on which perfect readings do not depend.
+"""Structural identifiability: combinations of parameters that even perfect readings do not determine.
 
-The readings are replaced by the model's own predictions, without noise, and the stated noise is made very small. What
-is uncertain even then is a matter of the model and of what is measured when, not of how well.
+The readings are replaced by the model's own predictions and their noise is made very small. What is uncertain even then
+is due to the model and the design, not to the quality of the measurements.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from optim.estimation.parameter_index import ParameterIndex, all_parameters
 from optim.estimation.posterior import Parts, Point, Posterior, Readings
 from optim.runtime import require_float64
 
-# share of the stated noise that perfect readings still have
+# noise of perfect readings, as a fraction of the stated noise
 PERFECT_NOISE = 1e-3
-# standard deviation, in units of the scale of a parameter, beyond which even perfect readings tell nothing
+# standard deviation, in units of the scale of a parameter, from which a direction is not identifiable
 UNIDENTIFIABLE_SD = 1.0
-# sensitivities must be exact, lest what the integrator adds looks like information
+# sensitivities must be exact, or errors of the integrator would look like information
 TIGHT_RTOL, TIGHT_ATOL = 1e-9, 1e-10
 # entries of a direction below this share of its largest are round-off
 ROUND_OFF_ENTRY = 0.02
@@ -30,9 +30,9 @@ ROUND_OFF_ENTRY = 0.02
 
 @dataclass(frozen=True)
 class StructuralNonIdentifiability:
-    """A direction along which readings do not change, on the fitted scale; its largest entry is 1.
+    """A direction along which no reading changes, on the fitted scale; its largest entry is 1.
 
-    Where it is the same for several clones it is stated once: `owners` are the clones, () for shared parameters alone.
+    Where it is the same for several groups it is stated once: `owners` are the groups, () for shared parameters alone.
     """
 
     names: tuple[str, ...]
@@ -41,7 +41,7 @@ class StructuralNonIdentifiability:
 
     @property
     def sentence(self) -> str:
-        """It in words."""
+        """The direction in words."""
         whose = f" (of {', '.join(self.owners)})" if self.owners else ""
         if len(self.names) == 1:
             return f"nothing that is measured depends on {self.names[0]}{whose}"
@@ -58,12 +58,12 @@ class StructuralNonIdentifiability:
 def structural_identifiability(
     posterior: Posterior, point: Point, known: Sequence[str] = ("batch", "vessel")
 ) -> tuple[StructuralNonIdentifiability, ...]:
-    """The combinations that perfect readings of the same design leave open, at `point`; () when there are none.
+    """Structurally non-identifiable combinations at `point`, for readings of the same design; () when there are none.
 
-    Priors are left out, but for those of the levels `known`: what was done to a vessel is known beforehand. So is
-    pooling: a clone's parameters must follow from its own vessels, given what is shared. Population means are not among
-    the parameters: they are as open as those of the clones. Cost is linear in the number of clones. Raises `FitError`
-    where `point` cannot be simulated.
+    Only priors of the levels `known` count, since the experimenter controls a vessel's and a batch's deviations.
+    Pooling does not: the parameters of a group must follow from its own vessels, given the shared ones. Population
+    means are left out: they are as identifiable as the parameters of the groups. Cost is linear in the number of
+    groups. Raises `FitError` when `point` cannot be simulated.
     """
     require_float64("structural_identifiability")
     p, data, prior = _information(posterior, point, known)
@@ -90,7 +90,7 @@ def structural_identifiability(
 
 
 def _information(posterior: Posterior, point: Point, known: Sequence[str]) -> tuple[Posterior, Arrow, Arrow]:
-    """Information from perfect readings with the stated noise, and from the priors of the levels that are known."""
+    """The posterior with tight tolerances, and information from perfect readings and from priors of known levels."""
     integrator = posterior.problem.integrator
     tight = replace(integrator, rtol=min(integrator.rtol, TIGHT_RTOL), atol=min(integrator.atol, TIGHT_ATOL))
     p = Posterior(replace(posterior.problem, integrator=tight), posterior.noise, posterior.spread)
@@ -100,11 +100,11 @@ def _information(posterior: Posterior, point: Point, known: Sequence[str]) -> tu
         raise FitError("the model cannot be simulated at this point, so that its structure cannot be looked at")
     perfect = Readings(np.where((v.censored == MEASURED) & (v.weight > 0.0), y, v.value), v.censored)
     none = np.zeros(point.shared.shape), np.zeros(point.block.shape)
-    kept: Parts = none[0].copy(), none[1].copy()
-    for place in all_parameters(p):
-        if place.level in known:
-            place.set_in(*kept, 1.0)
-    both = [replace(point, readings=perfect, prior_weight=belief) for belief in (none, kept)]
+    ones: Parts = none[0].copy(), none[1].copy()
+    for index in all_parameters(p):
+        if index.level in known:
+            index.set_in(*ones, 1.0)
+    both = [replace(point, readings=perfect, prior_weight=weight) for weight in (none, ones)]
     p.evaluate(both)
     data, with_prior = (x.arrow for x in both)
     assert data is not None
@@ -118,7 +118,7 @@ def _perfect(data: np.ndarray, prior: np.ndarray) -> np.ndarray:
 
 
 def _scale(place: ParameterIndex) -> float:
-    """What counts as a large change: a factor of e or of the odds, else the prior's width or a quarter of the range."""
+    """Scale of a large change: a factor e (also of the odds), else the prior's sd or a quarter of the range."""
     if place.spec.scale != "identity":
         return 1.0
     lower, upper = place.spec.fitted_bounds()
@@ -126,7 +126,7 @@ def _scale(place: ParameterIndex) -> float:
 
 
 def _split(information: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Directions [k, n] of which nothing is known, and the inverse of the information on all others."""
+    """Non-identifiable directions [k, n], and the inverse of the information on all others."""
     if not len(information):
         return np.zeros((0, 0)), np.zeros((0, 0))
     values, vectors = np.linalg.eigh(0.5 * (information + information.T))
@@ -136,7 +136,7 @@ def _split(information: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _plain(basis: np.ndarray) -> np.ndarray:
-    """The same space of directions [k, n], each with as few parameters as may be: reduced to echelon form."""
+    """Basis of the same space of directions [k, n] with as few parameters each as possible (echelon form)."""
     basis = basis.copy()
     for i in range(len(basis)):
         # the largest entry of the rows that are left
@@ -157,7 +157,7 @@ def _combination(own: Sequence[ParameterIndex], direction: np.ndarray, clone: st
 def _with_clones(
     shared: Sequence[ParameterIndex], direction: np.ndarray, gains: list[tuple[list[ParameterIndex], np.ndarray]]
 ) -> StructuralNonIdentifiability:
-    """A direction of the shared parameters, with what clones' own ones must do to make up for it."""
+    """A direction of the shared parameters, with the compensating changes of the group parameters."""
     names = [x.full_name for x in shared]
     entries = list(direction * np.array([_scale(x) for x in shared]))
     answers: dict[str, list[float]] = {}
@@ -172,14 +172,14 @@ def _with_clones(
 
 
 def _sorted(names: Sequence[str], direction: np.ndarray, owners: tuple[str, ...]) -> StructuralNonIdentifiability:
-    """Largest entry first and 1; what is round-off left out."""
+    """A direction with its largest entry first and equal to 1, without round-off."""
     order = np.argsort(-np.abs(direction), kind="stable")
     order = order[np.abs(direction[order]) > ROUND_OFF_ENTRY * np.abs(direction).max()]
     return StructuralNonIdentifiability(tuple(names[i] for i in order), direction[order] / direction[order[0]], owners)
 
 
 def _merged(found: list[StructuralNonIdentifiability]) -> tuple[StructuralNonIdentifiability, ...]:
-    """What several clones have in common, stated once."""
+    """Directions that several groups have in common, stated once."""
     groups: list[StructuralNonIdentifiability] = []
     for new in found:
         for i, old in enumerate(groups):

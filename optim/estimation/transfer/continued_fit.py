@@ -37,7 +37,7 @@ def revive_posterior(old: FitResult, problem: FitProblem) -> tuple[Posterior, Po
     return posterior, point
 
 
-def update(
+def update_fit(
     old: FitResult,
     problem: FitProblem,
     options: FitSettings,
@@ -52,7 +52,7 @@ def update(
     parameter name and by the ids of clones, vessels and batches. There is one start, whatever `options.starts` says.
     Raises `FitError` when the starting point cannot be simulated.
     """
-    require_float64("update")
+    require_float64("update_fit")
     posterior, point = _at_estimates(old, problem)
     point = minimise(posterior, [point], search_of(options), progress=progress)[0]
     if not np.isfinite(point.cost):

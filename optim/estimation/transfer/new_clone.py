@@ -33,7 +33,7 @@ from optim.runtime import require_float64
 from optim.settings.estimation import PlaceSettings
 
 
-def predict_new_clone(
+def predict_clones(
     old: FitResult,
     problem: FitProblem,
     options: PlaceSettings,
@@ -52,7 +52,7 @@ def predict_new_clone(
     Raises `IncompatibleError` when the two are not of one model, or a clone is not new; `FitError` when no member can
     be simulated.
     """
-    require_float64("predict_new_clone")
+    require_float64("predict_clones")
     earlier = EarlierFit(old)
     _check_new(earlier, problem)
     predicted = []

@@ -49,7 +49,7 @@ def follow_vessel(
 ) -> VesselPosterior:
     """Posterior of one vessel from its readings, under the population of a fit or the posterior of its own clone.
 
-    Members of the ensemble of `old` are conditioned and weighted as in `predict_new_clone`. Raises `IncompatibleError`
+    Members of the ensemble of `old` are conditioned and weighted as in `predict_clones`. Raises `IncompatibleError`
     when fit and problem are not of one model, or `problem` has more than one vessel; `FitError` when no member can be
     simulated.
     """

@@ -1,4 +1,4 @@
-"""Whether ways to find the uncertainty of a parameter agree: Laplace approximation, profile, sampler."""
+"""Agreement of uncertainty methods: Laplace approximation, profile likelihood and sampler."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from optim.estimation.result import ParameterEstimate
 from optim.estimation.uncertainty.nuts import PosteriorSample
 from optim.estimation.uncertainty.profile import LikelihoodProfile
 
-# R-hat above which draws of different chains are not of one distribution (Vehtari et al. 2021, Bayesian Anal 16:667,
+# R-hat above which the chains do not sample one distribution (Vehtari et al. 2021, Bayesian Anal 16:667,
 # ask for 1.01; draws for an interval do with less)
 LARGEST_R_HAT = 1.05
 
 
 @dataclass(frozen=True)
 class MethodInterval:
-    """A 90 % interval of one parameter, on the natural scale, and where it is from."""
+    """A 90 % interval of one parameter by one method, on the natural scale."""
 
     method: str  # laplace | profile | nuts
     lower90: float
@@ -31,10 +31,10 @@ class MethodInterval:
 
 @dataclass(frozen=True)
 class IntervalComparison:
-    """The intervals of one parameter, and whether they agree.
+    """Comparison of the intervals of one parameter.
 
-    `factor`: the largest ratio of two widths, of the whole interval or of its part on one side of the estimate, on the
-    fitted scale; inf where one of them is open.
+    `factor`: the largest ratio of two widths on the fitted scale, of the whole intervals or of their parts on one side
+    of the estimate; inf where one of them is open.
     """
 
     name: str
@@ -47,7 +47,7 @@ class IntervalComparison:
 
     @property
     def sentence(self) -> str:
-        """It in words."""
+        """The comparison in words."""
         whose = f" of {self.owner}" if self.owner else ""
         ends = ", ".join(f"{x.method} [{x.lower90:.4g}, {x.upper90:.4g}]" for x in self.intervals)
         by = f"by a factor of {self.factor:.2g}" if np.isfinite(self.factor) else "without limit"
@@ -62,10 +62,10 @@ def compare_intervals(
     sampled: PosteriorSample | None = None,
     factor: float = 1.5,
 ) -> tuple[IntervalComparison, ...]:
-    """Compare the intervals of every parameter for which there are at least two; warn where they differ too much.
+    """Compare the 90 % intervals of every parameter that has at least two of them.
 
-    Profiles must be of the posterior (`priors=True`): those without the parameter's prior answer another question, and
-    are passed over. The warning is an `ApproximationWarning` that names parameter and methods.
+    Intervals agree when no ratio of widths exceeds `factor`; else an `ApproximationWarning` names parameter and
+    methods. Profiles without the parameter's prior (`priors=False`) answer another question and are ignored.
     """
     rows = {(r.name, r.owner, r.level): r for r in laplace}
     walked = {(x.name, x.owner, x.level): x for x in profiles if x.priors}

@@ -1,6 +1,6 @@
-"""Bootstrap: how estimates scatter when the vessels, or their readings, had come out otherwise.
+"""Bootstrap: scatter of the estimates over resampled vessels or readings.
 
-Noise and spread between clones stay as they were found: what is asked is how the parameters scatter.
+Noise and spread between groups stay fixed at their estimates.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from optim.runtime import require_float64
 from optim.settings.estimation import AssaySettings, FitSettings
 
 BootstrapKind = Literal["auto", "vessels", "parametric"]
-# replicates that are fitted side by side; bounds the memory of their Jacobians
+# number of replicates that are fitted side by side; bounds the memory of their Jacobians
 REPLICATES_AT_ONCE = 64
 
 
@@ -28,8 +28,8 @@ REPLICATES_AT_ONCE = 64
 class BootstrapOptions:
     """Settings of a bootstrap.
 
-    vessels: whole vessels are drawn again, within each clone. parametric: new readings are drawn about the fit. auto:
-    vessels where every clone has at least two, else parametric.
+    Kind vessels: whole vessels are resampled within each group. parametric: new readings are drawn about the fit. auto:
+    vessels where every group has at least two, else parametric.
     """
 
     replicates: int = FitSettings.draws
@@ -39,11 +39,11 @@ class BootstrapOptions:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Refitted parameters, member 0 the estimate itself."""
+    """Refitted parameters; member 0 is the estimate itself."""
 
     draws: Draws
     kind: str  # vessels | parametric
-    failed: int  # refits that did not converge, and are not among the draws
+    failed: int  # number of refits that did not converge; they are not among the draws
 
 
 def bootstrap(
@@ -54,17 +54,16 @@ def bootstrap(
     seed: int = 0,
     progress: Progress = lambda text: None,
 ) -> Bootstrap:
-    """Refits of all replicates from the optimum `best`, many at a time.
+    """Bootstrap a fit: refit all replicates from the mode `best`, many at a time.
 
-    Clones are taken as given: of a population mean the scatter shows what is due to vessels or readings, not that other
-    clones might have been screened. Raises `FitError` when more than half of the refits failed, or where vessels are to
-    be drawn again of which a clone has only one.
+    The groups are fixed: the scatter of a population mean is that due to vessels or readings, not to other groups that
+    might have been screened. Raises `FitError` when more than half of the refits fail, or when vessels are to be
+    resampled and a group has only one.
     """
     require_float64("bootstrap")
     options = options or BootstrapOptions()
     rng = np.random.default_rng(seed)
-    clone = posterior.problem.vessel_group
-    several = bool(np.all(np.bincount(clone) >= 2))
+    several = bool(np.all(np.bincount(posterior.problem.vessel_group) >= 2))
     kind = ("vessels" if several else "parametric") if options.kind == "auto" else options.kind
     if kind == "vessels" and not several:
         raise FitError("vessels cannot be drawn again where a clone has only one; use a parametric bootstrap")
@@ -72,7 +71,7 @@ def bootstrap(
     if kind == "vessels":
         points = [_weighted(posterior, fresh, rng) for _ in range(options.replicates)]
     else:
-        draw = _Readings(posterior, best)
+        draw = _ReadingSampler(posterior, best)
         points = [replace(fresh, readings=draw(rng)) for _ in range(options.replicates)]
     ends: list[Point] = []
     for first in range(0, len(points), REPLICATES_AT_ONCE):
@@ -92,21 +91,21 @@ def bootstrap(
 def _weighted(p: Posterior, point: Point, rng: np.random.Generator) -> Point:
     """A replicate in which every vessel counts as often as it was drawn.
 
-    Of a clone's k vessels k - 1 are drawn and count k / (k - 1) times each: with few vessels, k draws would scatter too
-    little (Rao & Wu 1988, J Am Stat Assoc 83:231).
+    Of the k vessels of a group k - 1 are drawn and count k / (k - 1) times each: with few vessels, k draws would
+    scatter too little (Rao & Wu 1988, J Am Stat Assoc 83:231).
     """
     weight = np.zeros(len(p.problem.vessel_group))
     for c in range(p.n_groups):
         own = np.flatnonzero(p.problem.vessel_group == c)
         k = len(own)
         np.add.at(weight, rng.choice(own, k - 1), k / (k - 1))
-    return replace(point, weight=weight, prior_weight=_belief(p, weight))
+    return replace(point, weight=weight, prior_weight=_prior_weight(p, weight))
 
 
-def _belief(p: Posterior, weight: np.ndarray) -> Parts:
-    """A vessel that counts twice stands for two, each with parameters of its own and their prior.
+def _prior_weight(p: Posterior, weight: np.ndarray) -> Parts:
+    """Weights of the priors: a vessel that counts twice stands for two, each with its own parameters and prior.
 
-    One that does not count keeps its prior, which then decides alone.
+    The parameters of a vessel that does not count keep their prior alone.
     """
     block = np.ones((p.n_groups, p.block_width))
     for b, c in enumerate(p.problem.vessel_group):
@@ -114,11 +113,10 @@ def _belief(p: Posterior, weight: np.ndarray) -> Parts:
     return np.ones(len(p.shared_part_specs)), block
 
 
-class _Readings:
-    """Draws readings of all vessels about the predictions of a fit.
+class _ReadingSampler:
+    """Sampler of readings of all vessels about the predictions of a fit.
 
-    A reading beyond a limit of its assay is censored there. Of limits only those are known that censored readings of
-    the same assay show.
+    A reading beyond a limit of its assay is censored there. The limits are those of the censored readings in the data.
     """
 
     def __init__(self, posterior: Posterior, point: Point):
@@ -131,31 +129,31 @@ class _Readings:
         v = self.problem.vessels
         value, censored = v.value.copy(), v.censored.copy()
         z = rng.standard_normal(v.value.shape)
-        share = rng.random(v.value.shape)
+        quantile = rng.random(v.value.shape)
         for i, variable in enumerate(self.problem.variables):
             own = (v.variable == i) & (v.weight > 0.0)
             assay = self.problem.noise.assay_noise(variable)
-            seen = self._scattered(assay, self.y[own], self.sd[own], z[own], share[own])
-            seen = np.clip(seen, *self.problem.noise.reading_range(variable))
-            code = np.full(seen.shape, MEASURED)
+            drawn = self._scattered(assay, self.y[own], self.sd[own], z[own], quantile[own])
+            drawn = np.clip(drawn, *self.problem.noise.reading_range(variable))
+            code = np.full(drawn.shape, MEASURED)
             for side, beyond in ((BELOW, np.less), (ABOVE, np.greater)):
                 limits = v.value[own & (v.censored == side)]
                 if limits.size:
-                    # each censored reading has its limit; for the others that of most
+                    # each censored reading has its own limit; the others have the median limit
                     limit = np.where(v.censored[own] == side, v.value[own], np.median(limits))
-                    out = beyond(seen, limit)
-                    seen, code = np.where(out, limit, seen), np.where(out, side, code)
-            value[own], censored[own] = seen, code
+                    out = beyond(drawn, limit)
+                    drawn, code = np.where(out, limit, drawn), np.where(out, side, code)
+            value[own], censored[own] = drawn, code
         return Readings(value, censored)
 
     def _scattered(
-        self, assay: AssaySettings, y: np.ndarray, sd: np.ndarray, z: np.ndarray, share: np.ndarray
+        self, assay: AssaySettings, y: np.ndarray, sd: np.ndarray, z: np.ndarray, quantile: np.ndarray
     ) -> np.ndarray:
-        """Readings about y, from standard normal z; heavy tails, where the noise is robust, from uniform shares."""
+        """Readings about y from standard normal z; heavy tails, where the noise is robust, from uniform quantiles."""
         if assay.robust:
             nu = assay.robust
-            # small residuals are as those of a normal distribution, which makes the t wider by this factor
-            z = z * np.sqrt(nu / chi2.ppf(share, nu)) * np.sqrt((nu + 1.0) / nu)
+            # small residuals scatter as in a normal distribution, so the t distribution is wider by this factor
+            z = z * np.sqrt(nu / chi2.ppf(quantile, nu)) * np.sqrt((nu + 1.0) / nu)
         if assay.kind == "lognormal":
             return np.asarray((y + assay.floor) * np.exp(sd * z) - assay.floor)
         if assay.kind == "logit":

@@ -1,11 +1,11 @@
-"""Draws from the posterior itself: the no-U-turn sampler (Hoffman & Gelman 2014, J Mach Learn Res 15:1593) of blackjax.
+"""Sampling of the posterior by the no-U-turn sampler (Hoffman & Gelman 2014, J Mach Learn Res 15:1593) of blackjax.
 
 The chains move in coordinates z in which the Laplace approximation is a standard normal: theta = mode + L^-T z, with L
 the Cholesky factor of the information, so that no mass matrix has to be learnt. Bounds reflect: theta is folded back
 at them. Folding keeps volumes, so the density needs no correction, and a parameter may pile up at its bound, where a
 smooth bijection would have to go to infinity.
 
-One evaluation of density and gradient is one run of `likelihood.blocks` over the vessels of all chains.
+One evaluation of density and gradient is one run of `likelihood.vessel_equations` over the vessels of all chains.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SampleOptions:
     """Settings of the sampler. `accept` is the acceptance rate that the step size is tuned to."""
 
     draws: int = FitSettings.draws  # kept of each chain
-    warmup: int = 200  # before, to find the typical set and the step size
+    warmup: int = 200  # iterations to reach the typical set and to tune the step size
     chains: int = 4
     accept: float = 0.8
     doublings: int = 8  # a trajectory has at most 2^doublings steps
@@ -51,7 +51,7 @@ class SampleOptions:
 
 @dataclass(frozen=True)
 class PosteriorSample:
-    """Draws of all chains, chain after chain, with diagnostics.
+    """Posterior draws of all chains, one chain after the other, with diagnostics.
 
     `r_hat` and `ess` belong to the entries of the draws, as (shared part [n], blocks [C, m]): split R-hat and effective
     sample size of the ranks (Vehtari et al. 2021, Bayesian Anal 16:667).
@@ -61,18 +61,18 @@ class PosteriorSample:
     r_hat: tuple[np.ndarray, np.ndarray]
     ess: tuple[np.ndarray, np.ndarray]
     divergences: int  # after warm-up
-    saturated: int  # trajectories that were as long as they may be
+    saturated: int  # trajectories of the largest allowed length
     acceptance: float
     step: tuple[float, ...]  # of each chain
     evaluations: int  # of the density, summed over chains, after warm-up
 
 
 class Priors(NamedTuple):
-    """Priors of rows of parameters as arrays, one entry per row."""
+    """Priors of several parameters as arrays, one entry per parameter."""
 
     family: Array
     scale: Array
-    stated: Array  # whether a family was named, rather than taken from the scale
+    stated: Array  # whether the family was stated, rather than derived from the scale
     centre: Array  # on the natural scale
     centre_fitted: Array
     sd: Array
@@ -81,7 +81,7 @@ class Priors(NamedTuple):
 
 
 class Target(NamedTuple):
-    """All numbers of the density, so that one compiled program serves every problem of one shape."""
+    """All numbers of the posterior density, so that one compiled program serves every problem of one shape."""
 
     mode_s: Array  # [n]
     mode_c: Array  # [C, m]
@@ -92,12 +92,12 @@ class Target(NamedTuple):
     upper_shared: Array
     lower_block: Array
     upper_block: Array
-    outer: Array  # [B, .] where a vessel's parameters stand
-    columns: Array
-    clone: Array  # [B]
+    outer: Array  # [B, n_shared + n_per_batch] columns of a vessel's parameters in the shared part
+    columns: Array  # [B, n_per_group + n_per_vessel] in the block of its group
+    group: Array  # [B]
     weight: Array  # [B]
-    population: Array  # [nc]
-    pool: Array  # [nc]
+    population: Array  # [n_per_group] entries of the population means in the shared part
+    pooling: Array  # [n_per_group] precision about the population mean
     priors_s: Priors
     priors_v: Priors
     fixed: Array
@@ -114,30 +114,30 @@ def sample_posterior(
     seed: int = 0,
     progress: Progress = lambda text: None,
 ) -> PosteriorSample:
-    """Draws from the posterior, the chains started around its mode `point`.
+    """Sample the posterior with chains that start around its evaluated mode `point`.
 
     Raises `FitError` where blackjax is not installed, or the information at the mode is singular.
     """
     require_float64("sample_posterior")
     options = options or SampleOptions()
     target = whitened_target(posterior, point)
-    n, clones, width = len(posterior.shared_part_specs), posterior.n_groups, posterior.block_width
+    n, groups, width = len(posterior.shared_part_specs), posterior.n_groups, posterior.block_width
     z, info = run_chains(
-        Density(posterior.problem.layout), target, n + clones * width, options=options, seed=seed, progress=progress
+        Density(posterior.problem.layout), target, n + groups * width, options=options, seed=seed, progress=progress
     )
     shared, block = (np.asarray(part) for part in jax.vmap(partial(parameters_at, target))(z.reshape(-1, z.shape[-1])))
-    both = np.concatenate([shared, block.reshape(len(block), clones * width)], axis=1).reshape(z.shape)
+    both = np.concatenate([shared, block.reshape(len(block), groups * width)], axis=1).reshape(z.shape)
     r_hat, ess = chain_diagnostics(both)
 
-    def parts(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return x[:n], x[n:].reshape(clones, width)
+    def _parts(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return x[:n], x[n:].reshape(groups, width)
 
-    return PosteriorSample(Draws(shared, block), parts(r_hat), parts(ess), **info)
+    return PosteriorSample(Draws(shared, block), _parts(r_hat), _parts(ess), **info)
 
 
 @dataclass(frozen=True)
 class Density:
-    """The logarithm of a posterior's density as a function that a compiled program can be told apart by."""
+    """Log-density of a posterior as a hashable function: equal layouts share compiled programs."""
 
     layout: Layout
 
@@ -154,38 +154,40 @@ def run_chains(
     seed: int,
     progress: Progress,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Draws z [chains, draws, size] from `density(target, z)`, about standard normal, and what was met on the way.
+    """Run NUTS chains on the log-density `density(target, z)`, which should be near a standard normal.
 
-    Programs are kept per `density`, so one that is equal to an earlier one is not compiled again.
+    Returns draws z [chains, draws, size], and diagnostics by the names of `PosteriorSample`. Programs are cached per
+    `density`, so one that is equal to an earlier one is not compiled again.
     """
     _library()
     key = jax.random.key(seed)
     static = replace(options, draws=0, warmup=0)
     state, adapting = _start(density, static, size, target, jax.random.fold_in(key, 0))
-    kept, met, step = [], [], jnp.zeros(options.chains)
+    draws, diagnostics, step = [], [], jnp.zeros(options.chains)
     total = options.warmup + options.draws
     for i in range(total):
         warming = i < options.warmup
-        own = jax.random.fold_in(key, i + 1)
-        state, adapting, found, step = _draw(density, static, target, own, state, adapting, np.asarray(warming))
+        state, adapting, own, step = _draw(
+            density, static, target, jax.random.fold_in(key, i + 1), state, adapting, np.asarray(warming)
+        )
         if not warming:
-            kept.append(np.asarray(state.position))
-            met.append(np.asarray(found))
+            draws.append(np.asarray(state.position))
+            diagnostics.append(np.asarray(own))
         if (i + 1) % 25 == 0:
             progress(f"sampler: {i + 1} of {total} draws of {options.chains} chains")
-    seen = np.stack(met)  # [draws, chains, 3]
-    return np.stack(kept, axis=1), {
-        "divergences": int(seen[..., 0].sum()),
-        "saturated": int((seen[..., 1] >= 2**options.doublings - 1).sum()),
-        "acceptance": float(seen[..., 2].mean()),
+    per_draw = np.stack(diagnostics)  # [draws, chains, 3]
+    return np.stack(draws, axis=1), {
+        "divergences": int(per_draw[..., 0].sum()),
+        "saturated": int((per_draw[..., 1] >= 2**options.doublings - 1).sum()),
+        "acceptance": float(per_draw[..., 2].mean()),
         "step": tuple(float(s) for s in step),
-        "evaluations": int(seen[..., 1].sum()),
+        "evaluations": int(per_draw[..., 1].sum()),
     }
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _start(density: Any, options: SampleOptions, size: int, target: Any, key: Array) -> Any:
-    """Chains near the mode, and the state of their step sizes."""
+    """Initial states of the chains near the mode, and of their step size adaptation."""
     nuts, adaptation = _library()
     first, _, _ = adaptation.dual_averaging_adaptation(options.accept)
     z = 0.5 * jax.random.normal(key, (options.chains, size))
@@ -197,31 +199,31 @@ def _start(density: Any, options: SampleOptions, size: int, target: Any, key: Ar
 def _draw(
     density: Any, options: SampleOptions, target: Any, key: Array, state: Any, adapting: Any, warming: Array
 ) -> Any:
-    """One draw of every chain; what was met [chains, 3]: divergence, steps, acceptance; and the step size of each."""
+    """One draw of every chain, with [chains, 3] divergence, steps and acceptance, and the step size of each."""
     nuts, adaptation = _library()
     _, update, final = adaptation.dual_averaging_adaptation(options.accept)
     kernel = nuts.build_kernel()
 
-    def one(key: Array, state: Any, adapting: Any) -> tuple[Any, Any, Array, Array]:
+    def _one(key: Array, state: Any, adapting: Any) -> tuple[Any, Any, Array, Array]:
         step = jnp.where(warming, jnp.exp(adapting.log_step_size), final(adapting))
         mass = jnp.ones_like(state.position)
         state, info = kernel(key, state, partial(density, target), step, mass, options.doublings)
-        # a trajectory that leaves where nothing can be simulated was accepted nowhere
+        # a trajectory into a region that cannot be simulated has acceptance 0
         rate = jnp.nan_to_num(info.acceptance_rate)
         tuned = update(adapting, rate)
         adapting = jax.tree.map(lambda new, old: jnp.where(warming, new, old), tuned, adapting)
         return state, adapting, jnp.stack([info.is_divergent, info.num_integration_steps, rate]), step
 
-    return _plain(jax.vmap(one)(jax.random.split(key, options.chains), state, adapting))
+    return _plain(jax.vmap(_one)(jax.random.split(key, options.chains), state, adapting))
 
 
 def _plain(tree: Any) -> Any:
-    """The same with types as they are: types of a Python number would have the program compiled again."""
+    """The tree with strong types: weak types of Python numbers would make the program compile again."""
     return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), tree)
 
 
 def _library() -> tuple[Any, Any]:
-    """The sampler and its step size adaptation; blackjax is needed for nothing else."""
+    """Import the sampler and its step size adaptation. Raises `FitError` when blackjax is not installed."""
     try:
         from blackjax.adaptation import step_size
         from blackjax.mcmc import nuts
@@ -231,7 +233,10 @@ def _library() -> tuple[Any, Any]:
 
 
 def chain_diagnostics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Split R-hat and effective sample size of ranks, of draws [chains, draws, parameters]."""
+    """Rank-normalised split R-hat and effective sample size, [parameters] each.
+
+    `x` [chains, draws, parameters]; Vehtari et al. 2021, Bayesian Anal 16:667.
+    """
     _library()
     from blackjax.diagnostics import effective_sample_size, potential_scale_reduction
     from scipy.stats import norm, rankdata
@@ -264,10 +269,10 @@ def whitened_target(posterior: Posterior, point: Point) -> Target:
             upper_block=posterior.upper_block,
             outer=posterior.shared_columns,
             columns=posterior.block_columns,
-            clone=problem.vessel_group,
+            group=problem.vessel_group,
             weight=point.weight,
             population=posterior.n_shared + np.arange(posterior.n_per_group),
-            pool=posterior.pooling,
+            pooling=posterior.pooling,
             priors_s=prior_arrays(posterior.shared_part_specs),
             priors_v=prior_arrays(posterior.vessel_part_specs),
             fixed=problem.fixed_values,
@@ -279,7 +284,7 @@ def whitened_target(posterior: Posterior, point: Point) -> Target:
 
 
 def _roots(arrow: Arrow) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """L^-T of the information on the shared part and of each clone's block, and the gain that couples them."""
+    """L^-T of the information on the shared part and of each block, and the gain that couples them."""
     schur, gain = arrow.schur_complement()
     try:
         shared, own = (np.linalg.cholesky(0.5 * (m + np.swapaxes(m, -1, -2))) for m in (schur, arrow.cc))
@@ -292,7 +297,7 @@ def _roots(arrow: Arrow) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def parameters_at(t: Target, z: Array) -> tuple[Array, Array]:
-    """Shared part [n] and blocks [C, m] on the fitted scale, from whitened coordinates z."""
+    """Shared part [n] and blocks [C, m] on the fitted scale at whitened coordinates z."""
     n = t.mode_s.shape[0]
     step_s = t.root_s @ z[:n]
     own = jnp.einsum("cij,cj->ci", t.root_c, z[n:].reshape(t.mode_c.shape))
@@ -303,22 +308,22 @@ def parameters_at(t: Target, z: Array) -> tuple[Array, Array]:
 
 
 def _folded(x: Array, lower: Array, upper: Array) -> Array:
-    """Reflected at the bounds, as often as it takes."""
+    """Fold x into the bounds by reflections."""
     width = upper - lower
     return lower + width - jnp.abs(jnp.mod(x - lower, 2.0 * width) - width)
 
 
 def log_density(layout: Layout, t: Target, z: Array) -> Array:
-    """Logarithm of the posterior's density at z, constants left out: the same as the cost of `Posterior`."""
+    """Log-density of the posterior at z without constants: minus the cost of `Posterior`."""
     shared, block = parameters_at(t, z)
-    own = jnp.take_along_axis(block[t.clone], t.columns, axis=1)
+    own = jnp.take_along_axis(block[t.group], t.columns, axis=1)
     u = jnp.concatenate([shared[t.outer], own], axis=1)
     cost = _vessel_cost(layout, u, t.fixed, t.vessels, t.scatter, t.integrator)
-    # a vessel that is left out may fail
+    # a vessel with weight 0 may fail
     data = jnp.sum(jnp.where(t.weight > 0.0, cost, 0.0) * t.weight)
-    nc = t.pool.shape[0]
+    nc = t.pooling.shape[0]
     away = block[:, :nc] - shared[t.population]
-    prior = 0.5 * jnp.sum(t.pool * away**2) + jnp.sum(prior_cost(t.priors_s, shared))
+    prior = 0.5 * jnp.sum(t.pooling * away**2) + jnp.sum(prior_cost(t.priors_s, shared))
     return -(data + prior + jnp.sum(prior_cost(t.priors_v, block[:, nc:])))
 
 
@@ -343,7 +348,7 @@ _vessel_cost.defvjp(_forward, _backward)
 def _cost_and_gradient(
     layout: Layout, u: Array, fixed: Array, v: Vessels, scatter: Scatter, integrator: Integrator
 ) -> tuple[Array, Array]:
-    """Cost [B] and its gradient [B, Q]; under `vmap` the vessels of all chains stand side by side on the lanes."""
+    """Cost [B] and its gradient [B, Q]; under `vmap` the vessels of all chains share the lanes of one call."""
 
     @jax.custom_batching.custom_vmap
     def _of_lanes(u: Array, fixed: Array, v: Vessels, scatter: Scatter, integrator: Integrator) -> tuple[Array, Array]:
@@ -352,18 +357,18 @@ def _cost_and_gradient(
 
     @_of_lanes.def_vmap
     def _of_chains(size: int, batched: Any, u: Array, fixed: Array, v: Vessels, *rest: Any) -> Any:
-        # chains differ in their parameters alone
+        # chains differ only in their parameters
         several = jax.tree.map(lambda a: jnp.tile(a, (size, *([1] * (a.ndim - 1)))), v)
         cost, gradient = _of_lanes(u.reshape(-1, u.shape[-1]), fixed, several, *rest)
         return (cost.reshape(size, -1), gradient.reshape(u.shape)), (True, True)
 
-    # everything goes in as an argument: what is only closed over gets lost in the sampler's loops
+    # all arrays are arguments: closed-over ones are lost in the loops of the sampler
     cost, gradient = _of_lanes(u, fixed, v, scatter, integrator)
     return cost, gradient
 
 
 def prior_arrays(rows: tuple[ParameterSpec, ...]) -> Priors:
-    """Priors of rows of parameters as arrays."""
+    """Priors of several parameters as arrays."""
     sd = [row.prior_sd or 1.0 for row in rows]
     return Priors(
         np.array([FAMILY_CODES["gaussian" if row.has_gaussian_prior() else row.prior_family] for row in rows], int),
@@ -378,16 +383,16 @@ def prior_arrays(rows: tuple[ParameterSpec, ...]) -> Priors:
 
 
 def prior_cost(p: Priors, u: Array) -> Array:
-    """Negative logarithm of each prior's density over the fitted scale u [..., rows]: `ParameterSpec.prior_score`."""
+    """Negative log prior densities over the fitted scale u [..., rows]; equals `ParameterSpec.prior_score`."""
     logit, log = p.scale == SCALE_CODES["logit"], p.scale == SCALE_CODES["log"]
     width = p.upper - p.lower
-    # only the branch of its own scale may see a value, lest another's overflow reach the gradient
+    # other branches get 0, or their overflow would reach the gradient
     exp = jnp.exp(jnp.where(log, u, 0.0))
     odds = jnp.where(logit, u, 0.0)
-    share = jax.nn.sigmoid(odds)
-    x = jnp.where(log, exp, jnp.where(logit, p.lower + width * share, u))
-    log_share = jax.nn.log_sigmoid(odds) + jax.nn.log_sigmoid(-odds)
-    log_slope = jnp.where(log, u, jnp.where(logit, jnp.log(width) + log_share, 0.0))
+    fraction = jax.nn.sigmoid(odds)
+    x = jnp.where(log, exp, jnp.where(logit, p.lower + width * fraction, u))
+    log_odds_slope = jax.nn.log_sigmoid(odds) + jax.nn.log_sigmoid(-odds)
+    log_slope = jnp.where(log, u, jnp.where(logit, jnp.log(width) + log_odds_slope, 0.0))
     log_slope = jnp.where(p.stated, log_slope, 0.0)
     skewed = p.family == FAMILY_CODES["lognormal"]
     log_x = jnp.log(jnp.where(skewed, x, 1.0))
@@ -395,6 +400,6 @@ def prior_cost(p: Priors, u: Array) -> Array:
     gaussian = 0.5 * ((u - p.centre_fitted) / p.sd) ** 2
     plain = 0.5 * ((x - p.centre) / p.sd) ** 2 - log_slope
     lognormal = 0.5 * ((log_x - log_centre) / p.sd) ** 2 + log_x - log_slope
-    found = jnp.where(skewed, lognormal, plain)
-    found = jnp.where(p.family == FAMILY_CODES["gaussian"], gaussian, found)
-    return jnp.where(p.family == FAMILY_CODES["uniform"], -log_slope, found)
+    cost = jnp.where(skewed, lognormal, plain)
+    cost = jnp.where(p.family == FAMILY_CODES["gaussian"], gaussian, cost)
+    return jnp.where(p.family == FAMILY_CODES["uniform"], -log_slope, cost)

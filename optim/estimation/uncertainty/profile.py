@@ -1,7 +1,7 @@
-"""Profile likelihoods: the cost along one parameter, all others fitted again.
+"""Profile likelihoods: the cost along one parameter, with all others fitted again (Raue et al. 2009, Bioinformatics
+25:1923).
 
-Raue et al. 2009, Bioinformatics 25:1923. Many profiles are walked at once, each to both sides, so that their
-simulations fill the lanes of one program.
+Many profiles are computed at once, each to both sides, so that their simulations fill the lanes of one program.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from optim.runtime import require_float64
 
 # rise of the cost at the ends of a 90 % interval: half the 0.90 quantile of chi square with one degree of freedom
 INTERVAL_RISE = 0.5 * Z90**2
-# a step that was too long, or could not be simulated, is tried again this often, each time shorter
+# number of shorter steps that are tried when a step was too long or could not be simulated
 MOST_RETRIES = 5
 VERDICTS = {
     (True, True): "identifiable",
@@ -31,28 +31,28 @@ VERDICTS = {
 
 @dataclass(frozen=True)
 class ProfileOptions:
-    """Settings of profiles.
+    """Settings of profile likelihoods.
 
-    `priors`: of the posterior; else the prior of the profiled parameter (for one of a clone: its pooling) is left out,
-    so that the verdict is about the data. `step` is what one step adds to the root of twice the rise, which is a
-    parabola's distance in standard deviations. `disagreement`: the ratio of half-widths beyond which the Laplace
-    interval is said to disagree.
+    `priors`: profile the posterior; else without the prior of the profiled parameter (of a group parameter: its
+    pooling), so that the verdict is about the data. `step`: increase per step of the root of twice the rise, for a
+    parabola the distance in standard deviations. `disagreement`: ratio of half-widths from which the Laplace interval
+    disagrees.
     """
 
     priors: bool = True
     points: int = 14  # of each side, at most
     step: float = 0.45
-    beyond: float = 1.2  # how far past the level a side is walked, as a factor
+    beyond: float = 1.2  # factor on the rise of the interval up to which a side is computed
     disagreement: float = 1.5
     search: Search = field(default_factory=lambda: Search(25, 1e-6))
 
 
 @dataclass(frozen=True)
 class LikelihoodProfile:
-    """The cost along one parameter, all others fitted again; on the natural scale.
+    """Profile likelihood of one parameter, on the natural scale.
 
-    An end of the interval that was not reached is the parameter's bound; `ends` says why it was not.
-    `ratio` compares the half-widths below and above the estimate, on the fitted scale, with those of the Laplace
+    Where the profile does not reach the rise of a 90 % interval, that end of the interval is the bound, and `ends`
+    states why. `ratio`: half-widths below and above the estimate, on the fitted scale, relative to the Laplace
     approximation; inf where the end was not reached.
     """
 
@@ -61,7 +61,7 @@ class LikelihoodProfile:
     level: str  # shared | population | clone | batch | vessel
     unit: str
     value: np.ndarray  # [P] ascending
-    rise: np.ndarray  # [P] of the cost above its least
+    rise: np.ndarray  # [P] cost less its minimum
     estimate: float
     lower90: float
     upper90: float
@@ -70,13 +70,13 @@ class LikelihoodProfile:
     laplace90: tuple[float, float]
     ratio: tuple[float, float]
     laplace_disagrees: bool
-    priors: bool  # whether the parameter's own prior is in it
-    gained: float  # by how much a lower cost was found than that of the fit; above 0.1 the fit was not at its optimum
+    priors: bool  # whether the prior of the parameter is included
+    gained: float  # cost of the fit less the lowest cost of the profile; above 0.1 the fit was not at its optimum
 
 
 @dataclass
 class _Side:
-    """The way from the optimum to one side."""
+    """One side of a profile, from the optimum outwards."""
 
     place: ParameterIndex
     sign: float
@@ -86,37 +86,38 @@ class _Side:
     upper: float
     points: list[Point] = field(default_factory=list)
     roots: list[float] = field(default_factory=list)
-    misses: int = 0  # steps too long, since the last point
+    misses: int = 0  # number of steps that were too long since the last point
     failures: int = 0
     ended: str = ""
 
     @property
     def fitted_value(self) -> float:
+        """The profiled parameter at the last point, on the fitted scale."""
         return float(self.place.value_in(self.at.shared, self.at.block))
 
     def next_value(self) -> float:
-        """Where the next point is held."""
+        """The profiled parameter at the next point, on the fitted scale."""
         return float(np.clip(self.fitted_value + self.sign * self.step, self.lower, self.upper))
 
-    def judge_point(self, found: Point, least: float, options: ProfileOptions) -> None:
-        """Take a point that was fitted, or go back to a shorter step; with a reason where the side ends."""
-        if not np.isfinite(found.cost):
+    def judge_point(self, fitted: Point, least: float, options: ProfileOptions) -> None:
+        """Accept a fitted point, or retry with a shorter step; set `ended` where the side ends."""
+        if not np.isfinite(fitted.cost):
             self.failures += 1
             self.step *= 0.25
-            # as many in all: a wall would be crept up to without end
+            # limited in total, or a region that fails would be approached without end
             self.ended = "failed" if self.failures > MOST_RETRIES else ""
             return
-        root = np.sqrt(2.0 * max(found.cost - least, 0.0))
+        root = np.sqrt(2.0 * max(fitted.cost - least, 0.0))
         last = self.roots[-1] if self.roots else 0.0
         if root - last > 2.5 * options.step and self.misses < MOST_RETRIES:
             self.misses += 1
             self.step *= max(0.25, options.step / (root - last))
             return
-        moved = abs(float(self.place.value_in(found.shared, found.block)) - self.fitted_value)
-        self.points.append(found)
+        moved = abs(float(self.place.value_in(fitted.shared, fitted.block)) - self.fitted_value)
+        self.points.append(fitted)
         self.roots.append(float(root))
-        self.at, self.misses = found, 0
-        # along a flat profile steps grow, but not so fast that the others cannot follow
+        self.at, self.misses = fitted, 0
+        # steps grow along a flat profile, but slowly enough for the other parameters to follow
         self.step = min(moved * float(np.clip(options.step / max(root - last, 1e-9), 0.4, 2.5)), LONGEST_STEP)
         if 0.5 * root**2 >= INTERVAL_RISE * options.beyond:
             self.ended = "reached"
@@ -134,10 +135,10 @@ def profile_likelihoods(
     options: ProfileOptions | None = None,
     progress: Progress = lambda text: None,
 ) -> tuple[LikelihoodProfile, ...]:
-    """Profiles of the given parameters from the optimum `best`, with the noise and spread of `posterior`.
+    """Profile likelihoods of some parameters, from the mode `best` of a posterior with fixed noise and spread.
 
-    A point that cannot be fitted is tried nearer; it ends its own side at worst. Raises `FitError` where not even the
-    optimum can be simulated.
+    A point that cannot be simulated is retried nearer; at worst it ends its side. Raises `FitError` when the optimum
+    itself cannot be simulated.
     """
     require_float64("profile_likelihoods")
     options = options or ProfileOptions()
@@ -167,22 +168,22 @@ def profile_likelihoods(
 def _starts(
     posterior: Posterior, best: Point, places: Sequence[ParameterIndex], options: ProfileOptions
 ) -> list[Point]:
-    """The optimum of what each profile is of."""
+    """The optimum of each profile: of the posterior, or of that without the parameter's prior."""
     fresh = replace(best, damping=1e-4, reason="", iterations=0, history=[], needs_acceleration=False)
     if options.priors:
         found = minimise(posterior, [fresh], options.search, progress=lambda text: None) * len(places)
     else:
-        loose = [replace(fresh, prior_weight=_without(place, best)) for place in places]
+        loose = [replace(fresh, prior_weight=_without_prior(place, best)) for place in places]
         found = minimise(posterior, loose, options.search, progress=lambda text: None)
     if not all(np.isfinite(p.cost) for p in found):
         raise FitError("the optimum cannot be simulated, so that nothing can be profiled from it")
     return found
 
 
-def _without(place: ParameterIndex, point: Point) -> Parts:
-    belief = np.ones(point.shared.shape), np.ones(point.block.shape)
-    place.set_in(*belief, 0.0)
-    return belief
+def _without_prior(place: ParameterIndex, point: Point) -> Parts:
+    weight = np.ones(point.shared.shape), np.ones(point.block.shape)
+    place.set_in(*weight, 0.0)
+    return weight
 
 
 def _bounds(p: Posterior, place: ParameterIndex) -> tuple[float, float]:
@@ -192,7 +193,7 @@ def _bounds(p: Posterior, place: ParameterIndex) -> tuple[float, float]:
 
 
 def _column(place: ParameterIndex, point: Point) -> Parts | None:
-    """The column of the inverse of the information that belongs to a parameter; None where it is singular."""
+    """Column of the posterior covariance that belongs to a parameter; None where the information is singular."""
     assert point.arrow is not None
     gs, gc = np.zeros_like(point.arrow.gs), np.zeros_like(point.arrow.gc)
     place.set_in(gs, gc, -1.0)
@@ -206,20 +207,20 @@ def _column(place: ParameterIndex, point: Point) -> Parts | None:
 
 
 def _sd(place: ParameterIndex, point: Point) -> float:
-    """Standard deviation of a parameter by the curvature at a point; inf where there is none."""
+    """Standard deviation of a parameter by the curvature at a point; inf where the information is singular."""
     column = _column(place, point)
     return np.inf if column is None else float(np.sqrt(place.value_in(*column)))
 
 
 def _ahead(posterior: Posterior, side: _Side) -> Point:
-    """Where the next fit begins: the others follow along the tangent of the profile."""
+    """Start of the next fit: the other parameters follow along the tangent of the profile."""
     place, at = side.place, side.at
     target = side.next_value()
     shared, block = at.shared.copy(), at.block.copy()
     column = None if side.misses > 1 or side.failures > 1 else _column(place, at)
     if column is not None:
-        share = (target - side.fitted_value) / place.value_in(*column)
-        step_s, step_c = share * column[0], share * column[1]
+        factor = (target - side.fitted_value) / place.value_in(*column)
+        step_s, step_c = factor * column[0], factor * column[1]
         if max(np.abs(step_s).max(initial=0.0), np.abs(step_c).max(initial=0.0)) <= LONGEST_STEP:
             moved = posterior.move_point(replace(at, fixed=None), step_s, step_c)
             shared, block = moved.shared, moved.block
@@ -271,9 +272,9 @@ def _profile(
 
 
 def _crossing(u: np.ndarray, rise: np.ndarray, bound: float) -> tuple[float, bool]:
-    """Where the rise passes the level, walking outwards; the bound where it does not.
+    """Value at which the rise of the cost reaches that of the interval, going outwards, and whether it does.
 
-    The root of the rise is near a straight line, so it is what is interpolated.
+    The bound where it does not. The root of the rise is nearly linear, so that is interpolated.
     """
     past = np.flatnonzero(rise >= INTERVAL_RISE)
     if not past.size:
