@@ -24,13 +24,14 @@ ENTRIES = {
     "estimation.identifiability.practical": ["assess_identifiability"],
     "estimation.identifiability.structural": ["structural_identifiability"],
     "estimation.data_quality.inspect": ["inspect_data"],
-    "optimisation.optimise": ["optimise", "rank"],
+    "optimisation.optimise": ["optimise"],
+    "optimisation.rank": ["rank_clones"],
     "optimisation.pareto": ["pareto"],
     "optimisation.sensitivity": ["stress"],
     "optimisation.evaluate": ["outcome"],
     "doe.suggest": ["weighed", "suggest"],
     "replanning.replan": ["replan"],
-    "optimal_control.maximise": ["maximise_control"],
+    "optimisation.control_profiles": ["optimise_profiles"],
     "synthetic": ["simulate_screen"],
 }
 

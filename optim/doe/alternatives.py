@@ -14,19 +14,18 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import qmc
 
-from optim.doe.posterior_normal import Belief, parameters
+from optim.doe.posterior_normal import Belief
 from optim.doe.selection import Alternatives
+from optim.doe.uncertain_process import UncertainProcess
 from optim.errors import SimulationError
-from optim.estimation.problem import FitProblem
 from optim.optimisation.optimise import DISTINCT_SPAN
 from optim.optimisation.process_program import ProcessProgram
 from optim.optimisation.rank import best_of_each
 from optim.optimisation.solve import Progress, SequentialQuadratic, Solution, silent, solve
-from optim.process.lanes import Lanes
 from optim.process.problem import ProcessProblem
+from optim.settings.doe import SuggestSettings
 from optim.settings.optimisation import OptimiseSettings
 
-# of a decision's span: processes that differ by less count as one
 # what the line through values leaves to chance, in draws: keeps slopes small that few draws tell
 RIDGE = 2.0
 COMMON = 5  # processes of leading clones that are tried for all
@@ -54,10 +53,9 @@ class Decision:
 
 
 def best_processes(
-    process: ProcessProblem,
-    fit: FitProblem,
-    belief: Belief,
+    uncertain: UncertainProcess,
     options: OptimiseSettings,
+    *,
     seed: int,
     known: Mapping[str, np.ndarray] | None = None,
     progress: Progress = silent,
@@ -67,50 +65,50 @@ def best_processes(
     `known` processes by clone are started from, where there are some; else the best that many starts find for one
     promising clone. Raises `InfeasibleError` when no clone has a process within the limits.
     """
-    clones = np.arange(len(belief.clones))
-    p = parameters(fit, belief, np.tile(belief.mean, (len(clones), 1)), clones)
+    belief = uncertain.belief
+    lanes = uncertain.at_mean(np.arange(len(belief.clones)))
     places = {c: known[name] for c, name in enumerate(belief.clones) if known and name in known}
-    found = best_of_each(process, Lanes(p), options, seed=seed, known=places, progress=progress)
+    found = best_of_each(uncertain.process, lanes, options, seed=seed, known=places, progress=progress)
     return {c: s for c, s in enumerate(found) if s is not None}
 
 
 def decision(
-    process: ProcessProblem,
-    fit: FitProblem,
-    belief: Belief,
+    uncertain: UncertainProcess,
     own: Mapping[int, Solution],
-    options: OptimiseSettings,
-    members: int,
-    top: int,
-    draws: int,
+    options: SuggestSettings,
+    *,
+    solving: OptimiseSettings,
     seed: int,
     progress: Progress = silent,
 ) -> Decision:
-    """Every clone at its best process at the estimate; the `top` ones in others, too, where they are the best.
+    """Every clone at its best process at the estimate; the leading `options.top` in others, too, where they are best.
 
-    Those others are the best for `members` draws of the parameters, those of clones beside it, and more cautious ones,
-    half way to the platform. Raises `SimulationError` when too few of the `draws` can be simulated.
+    Those others are the best for `options.optima` draws of the parameters, those of clones beside it, and more cautious
+    ones, half way to the platform. Raises `SimulationError` when too few of the `options.scenarios` draws can be
+    simulated.
     """
+    process, belief, members = uncertain.process, uncertain.belief, options.optima
     clones = np.array(sorted(own))
     x = np.array([own[c].x for c in clones])
-    theta = np.concatenate([belief.mean[None], _filling(belief, draws, seed)])
+    theta = np.concatenate([belief.mean[None], _filling(belief, options.scenarios, seed)])
     scale = float(np.exp(max(own[c].objective for c in clones)))
-    value = _values(process, fit, belief, clones, x, theta, scale)
-    leading = _nearest(value)[:top]
+    value = _values(uncertain, clones, x, theta=theta, scale=scale)
+    sampled = _Sampled(clones, x, value, theta, scale)
+    leading = _nearest(value)[: options.top]
     if members and len(leading):
         which, drawn = np.repeat(leading, members), np.tile(theta[1 : 1 + members], (len(leading), 1))
-        program = ProcessProgram(process, Lanes(parameters(fit, belief, drawn, clones[which])))
+        program = ProcessProgram(process, uncertain.lanes(drawn, clones[which]))
         near = SequentialQuadratic.near([own[int(c)] for c in clones[which]])
-        found = solve(program, x[which], options, method=near, progress=progress)
+        found = solve(program, x[which], solving, method=near, progress=progress)
         more = [s.x for s in found if s.feasible]
         cautious = [0.5 * (y + process.design.platform) for y in (*x[leading], *more)]
         pool = np.array(_distinct(process, [*x[leading], *more, *cautious]))
-        rows, won = _others(process, fit, belief, clones, x, value, leading, [pool] * len(leading), theta, scale)
+        rows, won = _others(uncertain, sampled, leading, [pool] * len(leading))
         # what is best for them is tried for all: a process that only the estimate recommends is no fair match for it
         rest = np.setdiff1d(np.arange(len(clones)), leading)
         liked = pool[np.argsort(-won, kind="stable")[:COMMON]]
         tried = [np.concatenate([liked, 0.5 * (x[i] + process.design.platform)[None]]) for i in rest]
-        rows += _others(process, fit, belief, clones, x, value, rest, tried, theta, scale)[0]
+        rows += _others(uncertain, sampled, rest, tried)[0]
         clones = np.concatenate([clones, [r.clone for r in rows]]).astype(int)
         x = np.concatenate([x, *(r.x[None] for r in rows)])
         value = np.concatenate([value, *(r.value[None] for r in rows)])
@@ -127,37 +125,39 @@ class _Other:
     value: np.ndarray
 
 
+@dataclass(frozen=True)
+class _Sampled:
+    """Clones [A], each in its own process, and their values over draws of the parameters, in units of `scale`."""
+
+    clones: np.ndarray
+    x: np.ndarray  # [A, D]
+    value: np.ndarray  # [A, M]
+    theta: np.ndarray  # [M, D]
+    scale: float
+
+
 def _others(
-    process: ProcessProblem,
-    fit: FitProblem,
-    belief: Belief,
-    clones: np.ndarray,
-    x: np.ndarray,
-    value: np.ndarray,
-    some: np.ndarray,
-    tried: list[np.ndarray],
-    theta: np.ndarray,
-    scale: float,
+    uncertain: UncertainProcess, sampled: _Sampled, some: np.ndarray, tried: list[np.ndarray]
 ) -> tuple[list[_Other], np.ndarray]:
     """Of the processes `tried` for some clones, those that are the best in some draw or on the whole; and how often
     each place among them was."""
     if not len(some):
         return [], np.zeros(0)
     who, there = (
-        np.concatenate([np.full(len(t), clones[i]) for i, t in zip(some, tried, strict=True)]),
+        np.concatenate([np.full(len(t), sampled.clones[i]) for i, t in zip(some, tried, strict=True)]),
         np.concatenate(tried),
     )
-    found = _values(process, fit, belief, who, there, theta, scale)
+    found = _values(uncertain, who, there, theta=sampled.theta, scale=sampled.scale)
     rows, won, at = list[_Other](), np.zeros(max(len(t) for t in tried)), 0
     for i, t in zip(some, tried, strict=True):
-        every = np.concatenate([value[i][None], found[at : at + len(t)]])
+        every = np.concatenate([sampled.value[i][None], found[at : at + len(t)]])
         first = np.argmax(np.nan_to_num(every, nan=-np.inf), axis=0)
         times = np.bincount(first[first > 0] - 1, minlength=len(t))
         whole = int(_mean(every).argmax())
-        kept = np.flatnonzero(times >= OFTEN * len(theta))
+        kept = np.flatnonzero(times >= OFTEN * len(sampled.theta))
         if whole:
             kept = np.union1d(kept, [whole - 1])
-        rows += [_Other(int(clones[i]), t[k], found[at + k]) for k in kept]
+        rows += [_Other(int(sampled.clones[i]), t[k], found[at + k]) for k in kept]
         won[: len(t)] += times
         at += len(t)
     return rows, won
@@ -171,18 +171,12 @@ def _filling(belief: Belief, n: int, seed: int) -> np.ndarray:
 
 
 def _values(
-    process: ProcessProblem,
-    fit: FitProblem,
-    belief: Belief,
-    clone: np.ndarray,
-    x: np.ndarray,
-    theta: np.ndarray,
-    scale: float,
+    uncertain: UncertainProcess, clone: np.ndarray, x: np.ndarray, *, theta: np.ndarray, scale: float
 ) -> np.ndarray:
     """Values [A, M] of clones in processes x [A, D] at parameters theta [M, D]; NaN where a simulation failed."""
     m = len(theta)
-    p = parameters(fit, belief, np.tile(theta, (len(clone), 1)), np.repeat(clone, m))
-    e = process.evaluate(np.repeat(x, m, axis=0), p)
+    p = uncertain.model_parameters(np.tile(theta, (len(clone), 1)), np.repeat(clone, m))
+    e = uncertain.process.evaluate(np.repeat(x, m, axis=0), p)
     broken = np.maximum(-e.margins.min(axis=1, initial=0.0), 0.0)
     value = np.where(e.status == 0, np.exp(e.objective - broken) / scale, np.nan)
     return value.reshape(len(clone), m)

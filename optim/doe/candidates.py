@@ -12,12 +12,13 @@ import numpy as np
 from scipy.stats import qmc
 
 from optim.data.dataset import Dataset, Measurements, Run
-from optim.doe.posterior_normal import Belief, lanes, parameters
+from optim.doe.posterior_normal import Belief, lanes
 from optim.doe.selection import Candidates
+from optim.doe.uncertain_process import UncertainProcess
 from optim.errors import ConfigError, InfeasibleError, nearest
 from optim.estimation.noise import MEASURED
 from optim.estimation.posterior import Posterior
-from optim.estimation.problem import FitProblem, build_problem
+from optim.estimation.problem import build_problem
 from optim.optimisation.solve import FEASIBLE
 from optim.process.design import Design
 from optim.process.problem import ProcessProblem
@@ -104,9 +105,16 @@ def coordinates(design: Design, x: np.ndarray) -> np.ndarray:
 
 
 def runs_of(
-    process: ProcessProblem, x: np.ndarray, plan: np.ndarray, plans: Sequence[Sequence[float]], setting: Setting
+    process: ProcessProblem,
+    x: np.ndarray,
+    setting: Setting,
+    *,
+    plan: np.ndarray,
+    plans: Sequence[Sequence[float]],
 ) -> tuple[Run, ...]:
     """What would be done to vessels of processes x [R, D], clones yet to be named.
+
+    `plans` are sampling times in hours, and `plan` [R] is the index of each run's.
 
     Raises `ConfigError` for a design that a run cannot state.
     """
@@ -196,12 +204,11 @@ def sampled_h(run: Run) -> tuple[float, ...]:
 
 
 def safe(
-    process: ProcessProblem,
-    fit: FitProblem,
-    belief: Belief,
+    uncertain: UncertainProcess,
     pool: np.ndarray,
-    plans: Sequence[tuple[float, ...]],
     safety: Safety,
+    *,
+    plans: Sequence[tuple[float, ...]],
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
     """Clone [R], process [R, D], plan [R] and probability to meet all limits [R] of what is safe enough.
@@ -209,10 +216,11 @@ def safe(
     Of every clone at most `per_clone` processes of the pool [P, D] are looked at: the best, then those farthest from
     the ones before it, out of all that meet the limits at the estimate. Raises `InfeasibleError` when none is safe.
     """
+    process, belief = uncertain.process, uncertain.belief
     clones, n, members, least = np.arange(len(belief.clones)), len(pool), safety.members, safety.least
     by_plan = [replace(process, design=replace(process.design, sample_times_h=times)) for times in plans]
     who, which = np.repeat(clones, n), np.tile(np.arange(n), len(clones))
-    first = by_plan[0].evaluate(pool[which], parameters(fit, belief, np.tile(belief.mean, (len(who), 1)), who))
+    first = by_plan[0].evaluate(pool[which], uncertain.at_mean(who).parameters)
     met = (first.status == 0) & (first.margins.min(axis=1, initial=np.inf) >= -FEASIBLE)
     value = np.where(met, first.objective, -np.inf).reshape(len(clones), n)
     where = coordinates(process.design, pool)
@@ -223,7 +231,7 @@ def safe(
     clone, row = (np.array(column) for column in zip(*looked, strict=True))
     drawn = np.concatenate([belief.mean[None], belief.draws(members - 1, np.random.default_rng(seed))])
     theta = np.tile(drawn, (len(clone), 1))
-    p = parameters(fit, belief, theta, np.repeat(clone, members))
+    p = uncertain.model_parameters(theta, np.repeat(clone, members))
     found = []
     for k, one in enumerate(by_plan):
         e = one.evaluate(pool[np.repeat(row, members)], p)
@@ -282,7 +290,7 @@ def information(
         noise=problem.noise,
         integrator=problem.integrator,
     )
-    u = lanes(problem, belief, np.tile(belief.mean, (len(clone), 1)), clone)
+    u = lanes(problem, belief, np.tile(belief.mean, (len(clone), 1)), clone=clone)
     y, status = future.predict(u, run)
     v = future.vessels
     sd = np.ones_like(y)
@@ -324,9 +332,9 @@ def _planned(dataset: Dataset, runs: Sequence[Run], planned: list[tuple[int, flo
 
 def trials(
     posterior: Posterior,
-    process: ProcessProblem,
-    belief: Belief,
+    uncertain: UncertainProcess,
     pool: np.ndarray,
+    *,
     plans: Sequence[tuple[float, ...]],
     setting: Setting,
     safety: Safety,
@@ -335,9 +343,10 @@ def trials(
     """All runs that may be chosen. Raises `ConfigError` for no plan, `InfeasibleError` when no run is safe enough."""
     if not plans:
         raise ConfigError("suggest: no plan of sampling; give suggest.every_d or suggest.days")
-    clone, x, plan, met, refused = safe(process, posterior.problem, belief, pool, plans, safety, seed)
+    process, belief = uncertain.process, uncertain.belief
+    clone, x, plan, met, refused = safe(uncertain, pool, safety, plans=plans, seed=seed)
     distinct, run = np.unique(np.column_stack([plan, x]), axis=0, return_inverse=True)
-    runs = runs_of(process, distinct[:, 1:], distinct[:, 0].astype(int), plans, setting)
+    runs = runs_of(process, distinct[:, 1:], setting, plan=distinct[:, 0].astype(int), plans=plans)
     media = planned_media(process.design, distinct[:, 1:], setting)
     info = information(posterior, belief, runs, clone=clone, run=run.ravel(), media=media)
     size, vectors = np.linalg.eigh(info)

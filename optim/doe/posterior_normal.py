@@ -111,15 +111,15 @@ def _without_noise(covariance: np.ndarray) -> np.ndarray:
     return found
 
 
-def parameters(problem: FitProblem, belief: Belief, theta: np.ndarray, clone: np.ndarray) -> np.ndarray:
+def parameters(problem: FitProblem, belief: Belief, theta: np.ndarray, *, clone: np.ndarray) -> np.ndarray:
     """Parameters [L, P] in the order of the model's, of clones [L] at theta [L, D], in a vessel as planned."""
-    u = lanes(problem, belief, theta, clone)
+    u = lanes(problem, belief, theta, clone=clone)
     named = problem.layout.natural_parameters(u.T, problem.fixed_values)
     columns = [np.broadcast_to(np.asarray(named[name]), len(u)) for name in problem.model.Parameters._fields]
     return np.stack(columns, axis=1)
 
 
-def lanes(problem: FitProblem, belief: Belief, theta: np.ndarray, clone: np.ndarray) -> np.ndarray:
+def lanes(problem: FitProblem, belief: Belief, theta: np.ndarray, *, clone: np.ndarray) -> np.ndarray:
     """Parameters [L, Q] of a fit's lanes: those of clones [L] at theta [L, D], then of a vessel as planned."""
     u = np.take_along_axis(theta, belief.places(clone), axis=1)
     vessel = np.array([row.to_fitted(row.value) for row in problem.vessel_specs])

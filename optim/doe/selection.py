@@ -64,7 +64,7 @@ class Chosen:
 class State:
     """What is known after some runs, for every draw of the truth and of what those runs would read."""
 
-    def __init__(self, covariance: np.ndarray, alternatives: Alternatives, draws: int, seed: int):
+    def __init__(self, covariance: np.ndarray, alternatives: Alternatives, *, draws: int, seed: int):
         size = len(covariance)
         self.covariance, self.alternatives = covariance, alternatives
         self.seed, self.round = seed, 0
@@ -163,7 +163,8 @@ def choose(
         ways = [False]
     # where samples are scarce: by worth, and by worth per sample; one of the two is never far from the best batch
     # (Leskovec et al. 2007, KDD 13:420)
-    found = [_greedy(by, State(covariance, alternatives, draws, seed), candidates, runs, budget, per) for per in ways]
+    states = [State(covariance, alternatives, draws=draws, seed=seed) for _ in ways]
+    found = [_greedy(by, s, candidates, runs, budget, per) for s, per in zip(states, ways, strict=True)]
     worth = [sum(c.information if by == "d_optimal" else c.gain for c in batch) for batch in found]
     return found[int(np.argmax(worth))]
 

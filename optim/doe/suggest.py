@@ -25,16 +25,28 @@ from optim.doe.candidates import (
 from optim.doe.posterior_normal import Belief, belief_of
 from optim.doe.result import CloneChance, SuggestedRun, Suggestion
 from optim.doe.selection import Alternatives, Chosen, State, choose
+from optim.doe.uncertain_process import UncertainProcess
 from optim.errors import ConfigError
 from optim.estimation.posterior import Point, Posterior
 from optim.optimisation.evaluate import decision_values
-from optim.optimisation.solve import Progress
+from optim.optimisation.solve import Progress, silent
 from optim.process.problem import ProcessProblem
 from optim.runtime import require_float64
 from optim.settings.doe import SuggestSettings
 from optim.settings.optimisation import OptimiseSettings
 
 NEW = "NEW"  # clones that no run has seen: NEW1, NEW2, ...
+
+
+@dataclass(frozen=True)
+class ExperimentProblem:
+    """What experiments are designed for: the posterior of a fit at its mode, the process to decide on, and what all
+    runs have in common."""
+
+    posterior: Posterior
+    point: Point
+    process: ProcessProblem
+    setting: Setting
 
 
 @dataclass(frozen=True)
@@ -48,21 +60,20 @@ class Weighed:
 
 
 def weighed(
-    posterior: Posterior,
-    point: Point,
-    process: ProcessProblem,
-    setting: Setting,
+    problem: ExperimentProblem,
     options: SuggestSettings,
+    *,
     solving: OptimiseSettings,
     seed: int,
     known: Mapping[str, np.ndarray] | None = None,
-    progress: Progress = lambda text: None,
+    progress: Progress = silent,
 ) -> Weighed:
     """The decision that is to be taken, and all runs that are safe enough.
 
     Raises `InfeasibleError` when no clone has a process within the limits, or no run is safe.
     """
     require_float64("weighed")
+    posterior, process, setting = problem.posterior, problem.process, problem.setting
     if process.objective.target.signed or process.objective.target.less_is_better:
         raise ConfigError(
             f"objective.maximise: runs are weighed by metrics of which more is better, not by {process.metric}; "
@@ -70,40 +81,38 @@ def weighed(
         )
     fit, taken = posterior.problem, set(posterior.problem.groups)
     fresh = [name for i in range(len(taken) + options.new_clones) if (name := f"{NEW}{i + 1}") not in taken]
-    belief = belief_of(posterior, point, fresh[: options.new_clones])
+    belief = belief_of(posterior, problem.point, fresh[: options.new_clones])
     check_written(process.design, setting)
     progress("suggest: the best process of every clone")
-    own = best_processes(process, fit, belief, solving, seed, known, progress)
-    decided = decision(
-        process, fit, belief, own, solving, options.optima, options.top, options.scenarios, seed, progress
-    )
+    uncertain = UncertainProcess(process, fit, belief)
+    own = best_processes(uncertain, solving, seed=seed, known=known, progress=progress)
+    decided = decision(uncertain, own, options, solving=solving, seed=seed, progress=progress)
     progress("suggest: runs that meet the limits")
     pool = _pool(process, decided.x, options.processes, seed)
     safety = Safety(options.per_clone, options.safe, options.members)
-    found = trials(posterior, process, belief, pool, _plans(process, options), setting, safety, seed)
+    plans = _plans(process, options)
+    found = trials(posterior, uncertain, pool, plans=plans, setting=setting, safety=safety, seed=seed)
     return Weighed(belief, decided, found, posterior.problem.groups)
 
 
 def suggest(
-    posterior: Posterior,
-    point: Point,
-    process: ProcessProblem,
-    setting: Setting,
+    problem: ExperimentProblem,
     options: SuggestSettings,
+    *,
     solving: OptimiseSettings,
     lineage: Lineage,
     known: Mapping[str, np.ndarray] | None = None,
-    progress: Progress = lambda text: None,
+    progress: Progress = silent,
 ) -> Suggestion:
     """The next runs, from the posterior of a fit at its mode. `known` processes by clone are where optima are sought.
 
     Raises `ConfigError` when runs and samples do not suffice for each other, `InfeasibleError` when nothing is safe.
     """
     require_float64("suggest")
-    w = weighed(posterior, point, process, setting, options, solving, lineage.seed, known, progress)
+    w = weighed(problem, options, solving=solving, seed=lineage.seed, known=known, progress=progress)
     progress(f"suggest: the worth of {len(w.trials.clone)} runs")
     batch = chosen(w, options, lineage.seed)
-    return _suggestion(process, w, batch, setting, options, lineage)
+    return _suggestion(problem, w, batch, options, lineage)
 
 
 def chosen(w: Weighed, options: SuggestSettings, seed: int) -> list[Chosen]:
@@ -111,10 +120,10 @@ def chosen(w: Weighed, options: SuggestSettings, seed: int) -> list[Chosen]:
     return choose(w.belief.covariance, w.decided.alternatives, w.trials.candidates, options=options, seed=seed)
 
 
-def runs_to_do(process: ProcessProblem, w: Weighed, batch: list[Chosen], setting: Setting) -> tuple[Run, ...]:
+def runs_to_do(process: ProcessProblem, w: Weighed, batch: list[Chosen], *, setting: Setting) -> tuple[Run, ...]:
     """The runs of a batch by name, clone by clone."""
     picked = np.array([c.run for c in batch])
-    runs = runs_of(process, w.trials.x[picked], w.trials.plan[picked], w.trials.plans, setting)
+    runs = runs_of(process, w.trials.x[picked], setting, plan=w.trials.plan[picked], plans=w.trials.plans)
     names = [f"{setting.experiment_id}-{k + 1}" for k in range(len(runs))]
     clones = [w.belief.clones[c] for c in w.trials.clone[picked]]
     rows = zip(runs, names, clones, strict=True)
@@ -141,18 +150,14 @@ def _plans(process: ProcessProblem, options: SuggestSettings) -> tuple[tuple[flo
 
 
 def _suggestion(
-    process: ProcessProblem,
-    w: Weighed,
-    batch: list[Chosen],
-    setting: Setting,
-    options: SuggestSettings,
-    lineage: Lineage,
+    problem: ExperimentProblem, w: Weighed, batch: list[Chosen], options: SuggestSettings, lineage: Lineage
 ) -> Suggestion:
+    process, setting = problem.process, problem.setting
     belief, decided, found = w.belief, w.decided, w.trials
-    before = State(belief.covariance, decided.alternatives, options.draws, lineage.seed)
+    before = State(belief.covariance, decided.alternatives, draws=options.draws, seed=lineage.seed)
     loss, chance = before.outlook()
     rows, covariance = [], belief.covariance
-    for c, run in zip(batch, runs_to_do(process, w, batch, setting), strict=True):
+    for c, run in zip(batch, runs_to_do(process, w, batch, setting=setting), strict=True):
         places = found.candidates.places[c.run]
         rows.append(
             SuggestedRun(

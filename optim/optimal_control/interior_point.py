@@ -17,7 +17,9 @@ import numpy as np
 
 from optim.errors import Status
 from optim.optimal_control.problem import ControlProblem, LanePath
+from optim.settings.optimisation import OptimiseSettings
 
+FIRST_BARRIER = 0.1
 TRIAL_STEPS = 16  # halvings of a step before the line search ends
 SMALLEST_CURVATURE = 1e-6  # eigenvalues below it count as negative curvature
 STRETCH_FACTOR = 3.0  # by which a good step along a direction of negative curvature is longer the next time
@@ -30,15 +32,6 @@ MERGE_DISTANCE = 5e-3  # lanes whose decisions differ by less are continued as o
 BARRIER_FACTOR = 0.2  # by which mu falls
 BARRIER_PATIENCE = 15  # iterations at one mu, after which only the noise of the simulation is left
 BARRIER_ACCURACY = 10.0  # mu falls when the barrier problem is solved to this multiple of mu
-
-
-@dataclass(frozen=True)
-class InteriorOptions:
-    """Settings of the interior-point method."""
-
-    tolerance: float = 1e-6  # of the scaled KKT conditions
-    barrier: float = 0.1  # first mu, relative to the size of the objective; a small one stays near the start
-    max_iterations: int = 100
 
 
 @dataclass
@@ -82,7 +75,7 @@ class InteriorSolution:
 def solve_interior_point(
     problem: ControlProblem,
     starts: np.ndarray,
-    options: InteriorOptions,
+    options: OptimiseSettings,
     *,
     scale: float,
     reserve: np.ndarray | None = None,
@@ -94,10 +87,11 @@ def solve_interior_point(
     Args:
         problem: the optimal-control problem.
         starts: decisions [L, D], scaled to 0..1.
-        options: settings of the method.
+        options: the tolerance of the scaled KKT conditions, and the most iterations.
         scale: a typical size of the value.
         reserve: smallest allowed margin of every limit [L, R]; 0 by default.
-        barrier: first mu of every start [L], in place of that of the options.
+        barrier: first mu of every start [L], relative to the size of the value: a large one forgets where it started, a
+            small one stays near. FIRST_BARRIER by default.
         progress: called with a line of text before every iteration.
 
     Returns:
@@ -144,7 +138,7 @@ def _merge_lanes(lanes: LaneIterates) -> None:
 def _initial_iterates(
     problem: ControlProblem,
     starts: np.ndarray,
-    options: InteriorOptions,
+    options: OptimiseSettings,
     scale: float,
     reserve: np.ndarray | None,
     barrier: np.ndarray | None,
@@ -152,7 +146,7 @@ def _initial_iterates(
     w = np.clip(starts, 0.01, 0.99)
     run = problem.simulate_decisions(w)
     count = len(w)
-    mu = np.full(count, options.barrier) if barrier is None else np.array(barrier, float)
+    mu = np.full(count, FIRST_BARRIER) if barrier is None else np.array(barrier, float)
     c = run.margins - (0.0 if reserve is None else reserve)
     s = np.where(c > 1e-4, c, 0.01)
     message = np.where(run.status == 0, "", "the start could not be simulated").astype(object)
@@ -181,7 +175,7 @@ def _iterate(
     problem: ControlProblem,
     lanes: LaneIterates,
     at: np.ndarray,
-    options: InteriorOptions,
+    options: OptimiseSettings,
     scale: float,
     reserve: np.ndarray,
 ) -> None:

@@ -35,7 +35,7 @@ def rank_clones(
     Raises:
         InfeasibleError: no clone has a process that meets all limits; names those in conflict.
     """
-    require_float64("rank")
+    require_float64("rank_clones")
     problem, options, lineage, progress = study.problem, study.search, study.lineage, study.progress
     clones = tuple(ensembles)
     members = len(next(iter(ensembles.values())))

@@ -10,7 +10,6 @@ from scipy.stats import chi2
 from optim.artefact import Lineage
 from optim.estimation.noise import MEASURED
 from optim.estimation.problem import FitProblem
-from optim.estimation.result import FitResult
 from optim.optimisation.result import ProcessOutcome
 from optim.process.lanes import Lanes
 from optim.process.problem import ProcessProblem, Trace
@@ -23,7 +22,7 @@ from optim.replanning.result import (
     Replan,
     SeenReading,
 )
-from optim.replanning.running_batch import Batch, Outlook, Plan
+from optim.replanning.running_batch import BatchRecord, Outlook, Plan, RunningBatch
 from optim.schedule.actions import Action, Sample, Setpoint, start_time, used_feed
 from optim.schedule.lines import SETPOINTS
 from optim.units import VARIABLES, display_unit
@@ -36,28 +35,28 @@ MATTERS = 1e-4  # of the objective
 BROKEN = -1e-3  # relative margin: a limit missed by less is not told of
 
 
-def account(
-    o: Outlook,
-    fitting: FitProblem,
-    old: FitResult,
-    batch: Batch,
-    plan: Plan,
-    before: ProcessOutcome,
-    after: ProcessOutcome,
-    x: np.ndarray,
-    eased: dict[str, float],
-    closed: frozenset[str],
-    lineage: Lineage,
-) -> Replan:
-    """The whole account of open decisions x [D] beside the plan's; `before` and `after` are the two processes, and
-    `closed` names decisions that nobody is there to carry out as planned."""
+@dataclass(frozen=True)
+class ReplannedProcess:
+    """The rest of a batch as it was re-optimised, beside the plan."""
+
+    x: np.ndarray  # [D] open decisions
+    before: ProcessOutcome  # under the plan's values of the open decisions
+    after: ProcessOutcome  # under x
+    eased: dict[str, float]  # limits that had to be eased: name -> to what
+    closed: frozenset[str]  # decisions that nobody is there to carry out as planned
+
+
+def account(o: Outlook, running: RunningBatch, new: ReplannedProcess, *, lineage: Lineage) -> Replan:
+    """The whole account of re-optimised decisions beside the plan's."""
+    batch, plan, fitting = running.record, running.plan, running.fitting
+    x, after = new.x, new.after
     here, lanes = o.problem, o.lanes
     traces = [here.trace(np.tile(at, (lanes.number, 1)), lanes) for at in (o.planned, x)]
     values = [_objective(here, t) for t in traces]
     both = (traces[0].status == 0) & (traces[1].status == 0)
     better = (here.objective.to_solver(traces[1].metrics) - here.objective.to_solver(traces[0].metrics))[both]
     kept = bool(np.array_equal(x, o.planned))
-    limits = _limits(here, batch, before, after, traces, eased)
+    limits = _limits(here, batch.now_h, new, traces)
     readings = _readings(o, fitting, plan)
     agreement = _agreement(readings)
     moved = _moved(o, fitting)
@@ -66,14 +65,14 @@ def account(
     samples = [a.time_h for a in ahead if isinstance(a, Sample) and a.time_h > batch.now_h + SAME_H]
     next_sample = min(samples, default=start_time(after.actions[-1]))
     failed = after.failed_members
-    notes = [a.statement for a in agreement if a.off] + _eased_notes(here, eased)
+    notes = [a.statement for a in agreement if a.off] + _eased_notes(here, new.eased)
     if failed:
         notes.append(f"{failed} of {lanes.number} parameter sets could not be simulated; left out")
     return Replan(
         lineage=lineage.with_notes(*notes),
         run=batch.run.run_id,
         clone=batch.run.clone_id,
-        known_clone=fitting.groups[0] in old.groups,
+        known_clone=fitting.groups[0] in running.old.groups,
         now_h=batch.now_h,
         next_sample_h=next_sample,
         objective=here.metric,
@@ -81,8 +80,8 @@ def account(
         next_actions=tuple(a for a in ahead if start_time(a) < next_sample - SAME_H),
         actions=ahead,
         done=tuple(a for a in after.actions if a not in ahead),
-        decisions=_decisions(o, plan, x, kept, closed),
-        plan=before,
+        decisions=_decisions(o, plan, x, kept, new.closed),
+        plan=new.before,
         replanned=after,
         chance_better=float(np.mean(np.where(np.abs(better) < 1e-9, 0.5, better > 0.0))),
         gain=gain,
@@ -112,7 +111,7 @@ def _objective(problem: ProcessProblem, trace: Trace) -> np.ndarray:
     return np.asarray(trace.metrics[:, list(problem.metrics).index(problem.metric)])
 
 
-def _ahead(actions: tuple[Action, ...], batch: Batch) -> tuple[Action, ...]:
+def _ahead(actions: tuple[Action, ...], batch: BatchRecord) -> tuple[Action, ...]:
     """What is still to be done; at this very moment, what was not done yet."""
     just = {_subject(a) for a in batch.run.actions if abs(start_time(a) - batch.now_h) <= SAME_H}
 
@@ -166,19 +165,14 @@ def _broken_h(course: _Course, good: np.ndarray) -> float:
 
 
 def _limits(
-    problem: ProcessProblem,
-    batch: Batch,
-    before: ProcessOutcome,
-    after: ProcessOutcome,
-    traces: list[Trace],
-    eased: dict[str, float],
+    problem: ProcessProblem, now_h: float, replanned: ReplannedProcess, traces: list[Trace]
 ) -> tuple[LimitOutlook, ...]:
-    courses = [_courses(problem, t, batch.now_h) for t in traces]
+    courses = [_courses(problem, t, now_h) for t in traces]
     rows = []
     for i, c in enumerate(problem.constraints):
-        old, new = before.constraints[i], after.constraints[i]
+        old, new = replanned.before.constraints[i], replanned.after.constraints[i]
         broken = [_broken_h(course[i], t.status == 0) for course, t in zip(courses, traces, strict=True)]
-        past_h, past_value = _past(problem, i, traces[1], batch.now_h)
+        past_h, past_value = _past(problem, i, traces[1], now_h)
         rows.append(
             LimitOutlook(
                 name=c.name,
@@ -194,7 +188,7 @@ def _limits(
                 broken_h=broken[1],
                 past_h=past_h,
                 past_value=past_value,
-                eased_to=eased.get(c.name, float("nan")),
+                eased_to=replanned.eased.get(c.name, float("nan")),
             )
         )
     return tuple(rows)

@@ -147,7 +147,7 @@ class Passed:
     done: float | None
 
 
-def remaining(design: Design, run: Run, now_h: float, feeds: Sequence[str]) -> tuple[Remaining, tuple[Passed, ...]]:
+def remaining(design: Design, run: Run, *, now_h: float, feeds: Sequence[str]) -> tuple[Remaining, tuple[Passed, ...]]:
     """What is left of a design at `now_h`, of a vessel to which `run` says what was done, and what has passed.
 
     `feeds` [J] names the columns of feeds, the design's first. Boluses and rates whose time is before now are done or

@@ -12,8 +12,6 @@ from scipy.optimize import least_squares
 
 from optim.artefact import Lineage
 from optim.errors import ConfigError, InfeasibleError
-from optim.estimation.problem import FitProblem
-from optim.estimation.result import FitResult
 from optim.optimisation.choices import solve_in_hours
 from optim.optimisation.evaluate import decision_values, evaluate_process
 from optim.optimisation.process_program import ProcessProgram, start_points, tiled_bounds
@@ -24,10 +22,10 @@ from optim.process.calendar import bounds_with, idle_decisions, timed_decisions
 from optim.process.lanes import Lanes
 from optim.process.problem import Constraint, ProcessProblem
 from optim.recipe.rounding import kept_best, rounding_choices
-from optim.replanning.explain import account
+from optim.replanning.explain import ReplannedProcess, account
 from optim.replanning.remaining import SAME_H, Remaining
 from optim.replanning.result import Replan
-from optim.replanning.running_batch import Batch, Outlook, Plan, outlook
+from optim.replanning.running_batch import Outlook, RunningBatch, outlook
 from optim.runtime import require_float64
 from optim.settings.objective import ExecutionSettings, RiskSettings
 from optim.settings.optimisation import OptimiseSettings
@@ -58,11 +56,9 @@ class ReplanOptions:
 
 def replan(
     problem: ProcessProblem,
-    fitting: FitProblem,
-    old: FitResult,
-    batch: Batch,
-    plan: Plan,
+    running: RunningBatch,
     options: ReplanOptions,
+    *,
     lineage: Lineage,
     progress: Progress = silent,
 ) -> Replan:
@@ -72,12 +68,13 @@ def replan(
     `InfeasibleError` when nothing that can still be done can be simulated, or falls into working hours.
     """
     require_float64("replan")
-    o = outlook(problem, fitting, old, batch, plan.decisions, options.replan.draws, lineage.seed, progress)
+    o = outlook(problem, running, draws=options.replan.draws, seed=lineage.seed, progress=progress)
     hours = _Hours(options.calendar, o.design)
     x, eased = _decided(o, hours, options, lineage.seed, progress)
     here = o.problem
     before, after = (evaluate_process(here, n, at, ensemble=o.lanes) for n, at in (("plan", o.planned), ("new", x)))
-    return account(o, fitting, old, batch, plan, before, after, x, eased, hours.closed(o.planned), lineage)
+    new = ReplannedProcess(x, before, after, eased, hours.closed(o.planned))
+    return account(o, running, new, lineage=lineage)
 
 
 class _Hours:

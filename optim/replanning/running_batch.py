@@ -17,7 +17,7 @@ from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
 from optim.estimation.transfer.running_vessel import VesselPosterior, follow_vessel
 from optim.optimisation.result import Series
-from optim.optimisation.solve import Progress
+from optim.optimisation.solve import Progress, silent
 from optim.process.lanes import Lanes, VesselStart
 from optim.process.problem import ProcessProblem
 from optim.replanning.remaining import Passed, Remaining, remaining
@@ -36,12 +36,23 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchRecord:
     """A running batch: the run with what was done to it, the time, and the names [J] of the process problem's feeds."""
 
     run: Run
     now_h: float
     feeds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunningBatch:
+    """All that is known of a running batch: its record, its plan, its vessel alone as a fit problem until now, and the
+    fit that came before it."""
+
+    record: BatchRecord
+    plan: Plan
+    fitting: FitProblem
+    old: FitResult
 
 
 @dataclass(frozen=True)
@@ -62,27 +73,25 @@ class Outlook:
 
 def outlook(
     problem: ProcessProblem,
-    fitting: FitProblem,
-    old: FitResult,
-    batch: Batch,
-    plan: dict[str, float],
+    running: RunningBatch,
+    *,
     draws: int = 63,
     seed: int = 0,
-    progress: Progress = lambda text: None,
+    progress: Progress = silent,
 ) -> Outlook:
     """Condition the fit's ensemble on the batch's readings, and set up what is left of `problem`.
 
-    `fitting` holds the running vessel alone, until now; `plan` the planned decisions by name. Raises `ConfigError` when
-    nothing is left to decide, `FitError` when no parameter set can be simulated.
+    Raises `ConfigError` when nothing is left to decide, `FitError` when no parameter set can be simulated.
     """
-    design, passed = remaining(problem.design, batch.run, batch.now_h, batch.feeds)
-    followed = follow_vessel(old, fitting, draws=draws, seed=seed, progress=progress)
-    planned = np.array([plan[d.name] for d in design.decisions])
+    record = running.record
+    design, passed = remaining(problem.design, record.run, now_h=record.now_h, feeds=record.feeds)
+    followed = follow_vessel(running.old, running.fitting, draws=draws, seed=seed, progress=progress)
+    planned = np.array([running.plan.decisions[d.name] for d in design.decisions])
     return Outlook(
         problem=replace(problem, design=design),
         passed=passed,
         followed=followed,
-        lanes=known_lanes(fitting, followed.lanes),
+        lanes=known_lanes(running.fitting, followed.lanes),
         planned=np.clip(planned, design.lower, design.upper),
     )
 

@@ -12,7 +12,7 @@ from optim.app.build import compose, model_names
 from optim.app.cli import main
 from optim.app.commands import load_command
 from optim.app.session import open_session
-from optim.units import VARIABLES, display
+from optim.units import VARIABLES, display_unit
 
 FAST = ("penicillin_bajpai_reuss",)
 
@@ -30,7 +30,7 @@ def test_every_model_runs_by_its_name(name, tmp_path, monkeypatch):
     ]
     units = dict(zip(shown, found.trajectory.units, strict=True))
     assert {n: units[n] for n in units if n in VARIABLES} == {
-        n: display(VARIABLES[n].unit) for n in units if n in VARIABLES
+        n: display_unit(VARIABLES[n].unit) for n in units if n in VARIABLES
     }
     assert np.isfinite(table.to_numpy()).all()
     assert table["time_h"].iloc[-1] == pytest.approx(next(d.value for d in found.decisions if d.kind == "harvest"))

@@ -31,7 +31,8 @@ from optim.doe.candidates import (
 )
 from optim.doe.posterior_normal import Belief, belief_of, lanes, parameters
 from optim.doe.selection import Alternatives, Candidates, State, choose
-from optim.doe.suggest import chosen, runs_to_do, weighed
+from optim.doe.suggest import ExperimentProblem, chosen, runs_to_do, weighed
+from optim.doe.uncertain_process import UncertainProcess
 from optim.errors import ConfigError, InfeasibleError, SimulationError
 from optim.estimation.levenberg_marquardt import Search, minimise
 from optim.estimation.posterior import Point, Posterior
@@ -72,7 +73,7 @@ def knowledge_gradient(step: float, distance: float) -> float:
 )
 def test_the_worth_of_a_reading_is_the_knowledge_gradient(mean, sd, noise):
     covariance, a, c = problem(mean, sd, noise)
-    state = State(covariance, a, DRAWS, 0)
+    state = State(covariance, a, draws=DRAWS, seed=0)
     gains = state.better(c, np.arange(2)).mean(axis=1)
     for r in range(2):
         step = sd[r] ** 2 / np.hypot(sd[r], noise[r])
@@ -107,7 +108,7 @@ def test_what_is_known_already_is_worth_less_the_second_time():
     assert {x.run for x in batch[:2]} == {0, 1}
     assert batch[0].gain > batch[1].gain > batch[2].gain
     assert [x.loss for x in batch] == sorted((x.loss for x in batch), reverse=True)
-    state = State(covariance, a, DRAWS, 0)
+    state = State(covariance, a, draws=DRAWS, seed=0)
     once, twice = state.take(c, 0), state.take(c, 0)
     assert twice.gain < 0.3 * once.gain
     assert twice.information < 0.3 * once.information
@@ -284,7 +285,8 @@ def test_the_covariance_after_runs_is_that_of_a_posterior_with_the_runs(fitted):
     size, vectors = np.linalg.eigh(info)
     root = np.sqrt(np.maximum(size, 0.0))[:, :, None] * np.swapaxes(vectors, 1, 2)
     c = Candidates(root, belief.places(clones), np.ones(3, int), clones, np.zeros((3, 1)))
-    state = State(belief.covariance, Alternatives(np.zeros(1), np.zeros((1, len(belief.mean))), np.zeros(1, int)), 4, 0)
+    flat = Alternatives(np.zeros(1), np.zeros((1, len(belief.mean))), np.zeros(1, int))
+    state = State(belief.covariance, flat, draws=4, seed=0)
     for k in range(3):
         state.take(c, k)
     assert np.allclose(state.covariance, expected, rtol=1e-6, atol=1e-12)
@@ -313,7 +315,7 @@ def fitted_quickly(problem):
 
 @pytest.fixture(scope="module")
 def plan(short, process_problem):
-    return weighed(*short, process_problem, SETTING, SMALL, QUICK, 0)
+    return weighed(ExperimentProblem(*short, process_problem, SETTING), SMALL, solving=QUICK, seed=0)
 
 
 def test_runs_do_what_the_design_says(process_problem):
@@ -325,7 +327,7 @@ def test_runs_do_what_the_design_says(process_problem):
     steps = x / np.array([d.resolution for d in design.decisions])
     assert np.allclose(steps, np.round(steps), atol=1e-6)
     for run, own in zip(
-        runs_of(process_problem, x, np.zeros(6, int), [design.sample_times_h], SETTING), x, strict=True
+        runs_of(process_problem, x, SETTING, plan=np.zeros(6, int), plans=[design.sample_times_h]), x, strict=True
     ):
         pairs = list(zip(run.plan(), process_actions(process_problem, own), strict=True))
         assert all(type(a) is type(b) for a, b in pairs)
@@ -400,7 +402,7 @@ def test_every_decision_of_a_run_is_in_its_sheet(case):
     process = types.SimpleNamespace(design=design)
     setting = Setting("basal_a", 0.5, "NEXT1", {name: {} for name in ("basal_a", *design.feeds)})
     x = np.array([values])
-    (run,) = runs_of(process, x, np.zeros(1, int), [design.sample_times_h], setting)
+    (run,) = runs_of(process, x, setting, plan=np.zeros(1, int), plans=[design.sample_times_h])
     s = jax.tree.map(np.asarray, design.schedule(jnp.asarray(x[0])))
     end = float(s.end)
     mine = schedule_of(run, s.times[s.times < end], names)
@@ -418,16 +420,14 @@ def test_a_sheet_has_names_media_and_cells_of_its_own():
     design, values, _ = CASES["fed"]
     media = {name: {"glucose": 1.0} for name in ("basal_a", *NAMES, "medium")}
     setting = Setting("basal_a", 0.5, "NEXT1", media)
-    (run,) = runs_of(
-        types.SimpleNamespace(design=design), np.array([values]), np.zeros(1, int), [design.sample_times_h], setting
-    )
+    process, plans = types.SimpleNamespace(design=design), [design.sample_times_h]
+    (run,) = runs_of(process, np.array([values]), setting, plan=np.zeros(1, int), plans=plans)
     assert run.inoculum_vcd == 0.8
     assert {a.feed for a in run.actions if isinstance(a, Bolus)} == {"salt", "inducer"}
     assert [a for a in run.actions if isinstance(a, Setpoint)] == [Setpoint(50.0, temperature_c=32.0, ph=6.7)]
     design, values, names = CASES["perfused"]
-    (run,) = runs_of(
-        types.SimpleNamespace(design=design), np.array([values]), np.zeros(1, int), [design.sample_times_h], setting
-    )
+    process, plans = types.SimpleNamespace(design=design), [design.sample_times_h]
+    (run,) = runs_of(process, np.array([values]), setting, plan=np.zeros(1, int), plans=plans)
     made = planned_media(design, np.array([values]), setting)
     assert run.medium_id == "basal_a, 44 mmol/L glucose"
     assert made[run.medium_id] == {"glucose": 44.0}
@@ -471,8 +471,9 @@ def test_a_run_is_simulated_as_its_process(short, process_problem):
     posterior, point = short
     belief = belief_of(posterior, point)
     x = process_problem.design.platform[None]
-    (run,) = runs_of(process_problem, x, np.zeros(1, int), [process_problem.design.sample_times_h], SETTING)
-    u = lanes(posterior.problem, belief, belief.mean[None], np.array([0]))
+    plans = [process_problem.design.sample_times_h]
+    (run,) = runs_of(process_problem, x, SETTING, plan=np.zeros(1, int), plans=plans)
+    u = lanes(posterior.problem, belief, belief.mean[None], clone=np.array([0]))
     dataset = replace(
         posterior.problem.dataset,
         runs=(replace(run, run_id="R", clone_id="any"),),
@@ -485,7 +486,7 @@ def test_a_run_is_simulated_as_its_process(short, process_problem):
         noise=posterior.problem.noise,
         integrator=posterior.problem.integrator,
     )
-    p = parameters(posterior.problem, belief, belief.mean[None], np.array([0]))
+    p = parameters(posterior.problem, belief, belief.mean[None], clone=np.array([0]))
     metrics = dict(zip(process_problem.metrics, process_problem.evaluate(x, p).metrics[0], strict=True))
     assert future.predict(u)[0][0, 0] == pytest.approx(metrics["titre_g_per_l"], rel=1e-5)
 
@@ -499,12 +500,13 @@ def test_no_run_is_weighed_that_is_not_safe(short, plan, process_problem):
     # all of them meet every limit at the estimate, by the process problem itself
     there = replace(process_problem, design=replace(process_problem.design, sample_times_h=t.plans[0]))
     theta = np.tile(plan.belief.mean, (len(t.clone), 1))
-    e = there.evaluate(t.x, parameters(posterior.problem, plan.belief, theta, t.clone))
+    e = there.evaluate(t.x, parameters(posterior.problem, plan.belief, theta, clone=t.clone))
     assert e.margins.min() >= -1e-6
     none = Safety(per_clone=2, least=1.0, members=4)
     full = np.tile(process_problem.design.upper, (2, 1))
+    uncertain = UncertainProcess(process_problem, posterior.problem, plan.belief)
     with pytest.raises(InfeasibleError, match="no process to try meets all limits"):
-        safe(process_problem, posterior.problem, plan.belief, full, t.plans, none, 0)
+        safe(uncertain, full, none, plans=t.plans, seed=0)
 
 
 @pytest.mark.slow
@@ -512,11 +514,12 @@ def test_no_run_is_weighed_that_is_not_safe(short, plan, process_problem):
 def test_every_way_chooses_runs_by_name_and_within_samples(plan, process_problem, by):
     options = replace(SMALL, by=by, samples=3 * int(plan.trials.candidates.samples.max()))
     batch = chosen(plan, options, 0)
-    runs = runs_to_do(process_problem, plan, batch, SETTING)
+    runs = runs_to_do(process_problem, plan, batch, setting=SETTING)
     assert [run.run_id for run in runs] == ["NEXT1-1", "NEXT1-2", "NEXT1-3"]
     assert sum(len(sampled_h(run)) for run in runs) <= options.samples
     assert all(run.clone_id in plan.belief.clones for run in runs)
-    assert batch[-1].loss < State(plan.belief.covariance, plan.decided.alternatives, 256, 0).outlook()[0] + 1e-3
+    before = State(plan.belief.covariance, plan.decided.alternatives, draws=256, seed=0)
+    assert batch[-1].loss < before.outlook()[0] + 1e-3
 
 
 @pytest.mark.slow
@@ -552,7 +555,8 @@ def test_expected_values_are_means_of_the_simulated_process(short, plan, process
     d, lead = plan.decided, plan.decided.chosen
     theta = plan.belief.draws(200, np.random.default_rng(11))
     clone = np.full(200, d.alternatives.group[lead])
-    e = process_problem.evaluate(np.tile(d.x[lead], (200, 1)), parameters(posterior.problem, plan.belief, theta, clone))
+    p = parameters(posterior.problem, plan.belief, theta, clone=clone)
+    e = process_problem.evaluate(np.tile(d.x[lead], (200, 1)), p)
     value = np.exp(e.objective + np.minimum(e.margins.min(axis=1), 0.0)) / d.scale
     assert (e.status == 0).all()
     assert d.alternatives.mean[lead] == pytest.approx(value.mean(), abs=4.0 * value.std() / np.sqrt(SMALL.scenarios))
@@ -571,8 +575,9 @@ def test_the_order_of_clones_changes_nothing(short, plan, process_problem):
     moved.shared, moved.block = point.shared.copy(), point.block[turned].copy()
     again.evaluate([moved])
     assert moved.cost == pytest.approx(point.cost, rel=1e-9)
-    w = weighed(again, moved, process_problem, SETTING, SMALL, QUICK, 0)
-    ours, theirs = (runs_to_do(process_problem, x, chosen(x, SMALL, 0), SETTING) for x in (plan, w))
+    problem = ExperimentProblem(again, moved, process_problem, SETTING)
+    w = weighed(problem, SMALL, solving=QUICK, seed=0)
+    ours, theirs = (runs_to_do(process_problem, x, chosen(x, SMALL, 0), setting=SETTING) for x in (plan, w))
     assert [r.clone_id for r in ours] == [r.clone_id for r in theirs]
     assert [r.actions for r in ours] == [r.actions for r in theirs]
 

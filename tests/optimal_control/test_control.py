@@ -11,18 +11,24 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from support.models import Inert, Monod, Undefined
+from support.quadratic import Toy, members
 
 from optim.errors import ConfigError, InfeasibleError
-from optim.optimal_control.interior_point import InteriorOptions, solve_interior_point
-from optim.optimal_control.maximise import (
-    ControlOptions,
+from optim.optimal_control.interior_point import solve_interior_point
+from optim.optimal_control.problem import ControlLimit, ControlProblem, ControlProfile
+from optim.optimal_control.second_order import RADAU, _inverse
+from optim.optimisation.control_profiles import (
+    ControlProgram,
+    InteriorPoint,
     coarsen_problem,
-    maximise_control,
+    optimise_profiles,
     random_starts,
     resample_decisions,
 )
-from optim.optimal_control.problem import ControlLimit, ControlProblem, ControlProfile
-from optim.optimal_control.second_order import RADAU, _inverse
+from optim.optimisation.process_program import ProcessProgram
+from optim.optimisation.solve import SequentialQuadratic, best_solution, solve
+from optim.process.lanes import Lanes
+from optim.settings.optimisation import OptimiseSettings
 from optim.simulation.engine.march import Integrator
 
 FOLDER = ROOT / "experiments" / "benchmarks" / "optimal_control"
@@ -111,7 +117,7 @@ def test_a_lane_does_not_depend_on_those_beside_it():
 def test_what_must_be_fed_is_fed_and_no_more():
     # nothing reacts: 10 g/L times what fits into the vessel, however it is spread
     p = problem(Inert(), value=lambda end: end.state.S * end.volume, limits=(VOLUME,), hours=(16.0, 16.0))
-    found = maximise_control(p, ControlOptions(4))
+    found = optimise_profiles(p, OptimiseSettings(4))
     assert found.value == pytest.approx(0.2 + 10.0, rel=1e-5)
     assert found.binding == ("volume",)
     assert all(s.success for s in found.starts)
@@ -119,7 +125,7 @@ def test_what_must_be_fed_is_fed_and_no_more():
 
 def test_cells_are_kept_at_the_temperature_that_they_like():
     p = problem(profiles=HEATED, limits=(VOLUME,), hours=(12.0, 12.0), value=lambda end: end.state.X * end.volume)
-    found = maximise_control(p, ControlOptions(4))
+    found = optimise_profiles(p, OptimiseSettings(4))
     assert found.controls[:, 1] == pytest.approx(37.0, abs=0.05)
     assert len(found.distinct_optima) == 1
 
@@ -127,9 +133,9 @@ def test_cells_are_kept_at_the_temperature_that_they_like():
 def test_a_limit_holds_between_the_nodes_too():
     # fed hard over few intervals, S peaks within them: a limit at their ends alone would be broken
     p = problem(intervals=3, hours=(15.0, 15.0), limits=(SUBSTRATE, VOLUME), value=lambda end: end.state.X * end.volume)
-    loose = solve_interior_point(p, np.full((1, p.decision_count), 0.3), InteriorOptions(), scale=1.0)
+    loose = solve_interior_point(p, np.full((1, p.decision_count), 0.3), OptimiseSettings(), scale=1.0)
     assert p.margins_along_path(loose.w[0], loose.paths[0]).min() < -1e-4
-    found = maximise_control(p, ControlOptions(3))
+    found = optimise_profiles(p, OptimiseSettings(3))
     assert found.violation <= 1e-6
     fine = replace(p, parts=200)
     nodes = fine.simulate_decisions(fine.encode_decisions(found.controls[None], np.array([found.hours]))).margins
@@ -140,7 +146,7 @@ def test_a_limit_holds_between_the_nodes_too():
 def test_what_cannot_be_met_is_named():
     needed = ControlLimit("biomass", lambda c, v: c.X, "min", 50.0, "end")
     with pytest.raises(InfeasibleError, match=r"biomass \(min 50, violated by"):
-        maximise_control(problem(limits=(VOLUME, needed)), ControlOptions(3))
+        optimise_profiles(problem(limits=(VOLUME, needed)), OptimiseSettings(3))
 
 
 def test_bad_problems_are_refused():
@@ -163,22 +169,40 @@ def test_bad_problems_are_refused():
 
 def test_a_start_of_the_wrong_size_is_refused():
     with pytest.raises(ConfigError, match="expected 7 scaled decisions per start"):
-        maximise_control(problem(), ControlOptions(1), first=np.zeros(6))
+        optimise_profiles(problem(), OptimiseSettings(1), first=np.zeros(6))
+
+
+def test_both_methods_find_the_same_optimum_by_one_face():
+    p = problem(limits=(VOLUME,), hours=(12.0, 12.0))
+    program, options = ControlProgram(p), OptimiseSettings(max_iterations=200)
+    starts = program.unscaled(random_starts(p, 3, 1))
+    exact = solve(program, starts, options)
+    first = solve(program, starts, options, method=SequentialQuadratic())
+    assert all(s.success for s in (*exact, *first))
+    assert best_solution(first).objective == pytest.approx(best_solution(exact).objective, rel=1e-5)
+    assert all(np.all((s.x >= program.lower) & (s.x <= program.upper)) for s in (*exact, *first))
+
+
+def test_a_process_has_no_second_derivatives():
+    with pytest.raises(ConfigError, match="a ProcessProgram does not have; use SequentialQuadratic"):
+        solve(
+            ProcessProgram(Toy(), Lanes(members([3.0]))), np.zeros((1, 2)), OptimiseSettings(), method=InteriorPoint()
+        )
 
 
 def test_what_did_not_converge_says_so():
     p = problem(limits=(VOLUME,))
-    found = maximise_control(p, ControlOptions(2, interior=InteriorOptions(max_iterations=2)))
+    found = optimise_profiles(p, OptimiseSettings(2, max_iterations=2))
     assert not found.success
     assert found.message == "iterations used up"
     assert not found.distinct_optima
-    assert maximise_control(p, ControlOptions(2)).success
+    assert optimise_profiles(p, OptimiseSettings(2)).success
 
 
 def test_what_cannot_be_simulated_is_no_number():
     p = problem(Undefined())
     with np.errstate(all="ignore"), pytest.raises(InfeasibleError, match="no start could be simulated"):
-        maximise_control(p, ControlOptions(2))
+        optimise_profiles(p, OptimiseSettings(2))
     run = p.simulate_decisions(np.full((1, p.decision_count), 0.5))
     assert np.isnan(run.value[0])
     assert run.status[0] != 0
@@ -204,7 +228,7 @@ def test_published_problems_are_solved_from_the_naive_feed(name):
     case = CASES[name]
     p = case.problem(20)
     naive = p.encode_decisions(np.tile(case.naive, (1, 20, 1)), np.full(1, np.mean(p.hours)))
-    found = maximise_control(p, ControlOptions(0), first=naive)
+    found = optimise_profiles(p, OptimiseSettings(), first=naive, random=False)
     value, violation = resimulated(name, found.controls, found.hours)
     assert found.value == pytest.approx(value, rel=1e-6)
     assert violation <= 1e-6
@@ -214,7 +238,7 @@ def test_published_problems_are_solved_from_the_naive_feed(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_random_starts_find_the_published_optimum_and_keep_its_limits(name):
-    found = maximise_control(CASES[name].problem(20), ControlOptions(8))
+    found = optimise_profiles(CASES[name].problem(20), OptimiseSettings(8))
     value, violation = resimulated(name, found.controls, found.hours)
     assert found.value == pytest.approx(value, rel=1e-5)
     assert violation <= 1e-6
@@ -223,10 +247,9 @@ def test_random_starts_find_the_published_optimum_and_keep_its_limits(name):
 
 def test_equal_seeds_give_equal_numbers_and_every_start_is_reported():
     p = problem()
-    a, b = (maximise_control(p, ControlOptions(5, seed=3)) for _ in range(2))
+    a, b = (optimise_profiles(p, OptimiseSettings(5), seed=3) for _ in range(2))
     assert np.array_equal(a.controls, b.controls)
     assert [s.start for s in a.starts] == list(range(5))
-    leads = [a.starts[s.joined] for s in a.starts]
-    assert all(lead.joined == lead.start for lead in leads)
-    assert [s.value for s in a.starts] == [lead.value for lead in leads]
-    assert a.value >= max(s.value for s in a.starts if s.success) - 1e-12
+    assert all(a.joined[lead] == lead for lead in a.joined)
+    assert [s.objective for s in a.starts] == [a.starts[lead].objective for lead in a.joined]
+    assert a.value >= max(s.objective for s in a.starts if s.success) - 1e-12

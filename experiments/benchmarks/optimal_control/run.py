@@ -31,27 +31,30 @@ def one(name: str, intervals: int, starts: int) -> dict:
     from problems import CASES
     from resimulate import resimulated
 
-    from optim.optimal_control.maximise import ControlOptions, maximise_control
+    from optim.optimisation.control_profiles import optimise_profiles
+    from optim.settings.optimisation import OptimiseSettings
 
     case = CASES[name]
     problem = case.problem(intervals)
     naive = problem.encode_decisions(np.tile(case.naive, (1, intervals, 1)), np.full(1, np.mean(problem.hours)))
 
-    def timed(options: ControlOptions, first: np.ndarray | None) -> tuple:
+    options = OptimiseSettings(starts, max_iterations=100, tolerance=1e-6)
+
+    def timed(first: np.ndarray | None) -> tuple:
         wall, cpu = time.perf_counter(), time.process_time()
-        found = maximise_control(problem, options, first=first)
+        found = optimise_profiles(problem, options, first=first, random=first is None)
         return found, time.perf_counter() - wall, time.process_time() - cpu
 
-    best, cold, cold_cpu = timed(ControlOptions(starts), None)
-    _, warm, warm_cpu = timed(ControlOptions(starts), None)
-    alone, alone_warm, _ = timed(ControlOptions(0), naive)
+    best, cold, cold_cpu = timed(None)
+    _, warm, warm_cpu = timed(None)
+    alone, alone_warm, _ = timed(naive)
     value, violation = resimulated(name, best.controls, best.hours)
     naive_value, naive_violation = resimulated(name, alone.controls, alone.hours)
     ended = [s for s in best.starts if s.success]
     return {
         "problem": name, "intervals": intervals, "value": value, "violation": violation, "hours": best.hours,
         "kkt": best.kkt, "own": best.value, "naive": naive_value, "naive_violation": naive_violation,
-        "success": best.success, "naive_success": alone.success, "values": [s.value for s in ended],
+        "success": best.success, "naive_success": alone.success, "values": [s.objective for s in ended],
         "failed": len(best.starts) - len(ended), "optima": list(best.distinct_optima), "cold": cold,
         "cold_cpu": cold_cpu,
         "warm": warm, "warm_cpu": warm_cpu, "naive_warm": alone_warm, "binding": list(best.binding),

@@ -30,7 +30,8 @@ from optim.doe.alternatives import best_processes
 from optim.doe.candidates import Setting, sampled_h
 from optim.doe.posterior_normal import belief_of
 from optim.doe.selection import State
-from optim.doe.suggest import Weighed, chosen, runs_to_do, weighed
+from optim.doe.suggest import ExperimentProblem, Weighed, chosen, runs_to_do, weighed
+from optim.doe.uncertain_process import UncertainProcess
 from optim.estimation.fit import fit_problem
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.transfer.continued_fit import revive_posterior, update_fit
@@ -129,7 +130,7 @@ def decide(
 ) -> tuple[str, dict[str, np.ndarray]]:
     """The clone with the best value at the estimate, and the best process of each."""
     belief = belief_of(posterior, point)
-    own = best_processes(c.process, posterior.problem, belief, SOLVING, c.seed, known)
+    own = best_processes(UncertainProcess(c.process, posterior.problem, belief), SOLVING, seed=c.seed, known=known)
     lead = max(own, key=lambda i: own[i].objective)
     return belief.clones[lead], {belief.clones[i]: s.x for i, s in own.items()}
 
@@ -162,12 +163,13 @@ def campaign(seed: int, strategies: tuple[str, ...]) -> Row:
         problem = build_fit(c.cfg, c.data("round0"))
         first = fit_problem(problem, FIT, seed=seed, model_name=c.cfg.model.name)
         posterior, point = revive_posterior(first, problem)
-        w = weighed(posterior, point, c.process, c.setting, SUGGEST, SOLVING, seed)
+        w = weighed(ExperimentProblem(posterior, point, c.process, c.setting), SUGGEST, solving=SOLVING, seed=seed)
         clone, processes = decided(w)
         starts = np.unique(np.array([processes[clone], *list(processes.values())[: TRUTH_STARTS - 1]]), axis=0)
         true_best = c.find_best(starts)
         start = _row(c, true_best, 0, clone, processes[clone])
-        start["expected_loss"] = State(w.belief.covariance, w.decided.alternatives, SUGGEST.draws, seed).outlook()[0]
+        before = State(w.belief.covariance, w.decided.alternatives, draws=SUGGEST.draws, seed=seed)
+        start["expected_loss"] = before.outlook()[0]
         found: Row = {"seed": seed, "best": c.best, "best_clone": true_best, "first": start, "strategies": {}}
         for by in strategies:
             rows, chosen_runs, now, at = [start], [], first, "round0"
@@ -175,7 +177,7 @@ def campaign(seed: int, strategies: tuple[str, ...]) -> Row:
             for k in range(1, ROUNDS + 1):
                 setting = replace(c.setting, experiment_id=f"{by}{k}")
                 batch = chosen(here, replace(SUGGEST, by=by), seed + k)
-                runs = runs_to_do(c.process, here, batch, setting)
+                runs = runs_to_do(c.process, here, batch, setting=setting)
                 chosen_runs.append([[r.clone_id, len(sampled_h(r))] for r in runs])
                 c.do(runs, f"{by}{k}", [sampled_h(r) for r in runs])
                 after = f"{by}-after{k}"
@@ -186,7 +188,8 @@ def campaign(seed: int, strategies: tuple[str, ...]) -> Row:
                 if k < ROUNDS:
                     # what the others choose by does not need the alternatives between which the first one decides
                     options = SUGGEST if by == "decision" else replace(SUGGEST, optima=0)
-                    here = weighed(posterior, point, c.process, c.setting, options, SOLVING, seed, own)
+                    now_known = ExperimentProblem(posterior, point, c.process, c.setting)
+                    here = weighed(now_known, options, solving=SOLVING, seed=seed, known=own)
                     clone, own = decided(here)
                 else:
                     clone, own = decide(c, posterior, point, own)

@@ -26,7 +26,7 @@ from optim.recipe.recipe import Recipe
 from optim.replanning.replan import ReplanOptions
 from optim.replanning.replan import replan as replan_batch
 from optim.replanning.result import Replan
-from optim.replanning.running_batch import Batch, Plan
+from optim.replanning.running_batch import BatchRecord, Plan, RunningBatch
 from optim.schedule.actions import start_time, used_feed, with_feed
 from optim.schedule.grid import padded_length
 
@@ -59,7 +59,8 @@ def replan_command(s: Session) -> Replan:
     lineage = Lineage.from_parents(old, seed=s.cfg.seed, notes=notes)
     lineage = lineage.with_data(dataset.name, dataset.content_hash, dataset.simulated)
     lineage = replace(lineage, parents={**lineage.parents, **plan.source})
-    found = replan_batch(problem, fitting, old, batch, plan, options, lineage, s.progress)
+    running = RunningBatch(batch, plan, fitting, old)
+    found = replan_batch(problem, running, options, lineage=lineage, progress=s.progress)
     s.publish(found)
     off = [a.variable for a in found.agreement if a.off]
     if off:
@@ -111,7 +112,7 @@ def now_of(dataset: Dataset, index: int, wanted: float | None) -> float:
 
 def running_batch_problem(
     problem: ProcessProblem, dataset: Dataset, index: int, *, now_h: float
-) -> tuple[ProcessProblem, Batch]:
+) -> tuple[ProcessProblem, BatchRecord]:
     """The process problem of a running batch (its own start and feeds), and the batch itself."""
     run, model = dataset.runs[index], problem.model
     names, rows = list(problem.design.feeds), list(problem.feeds)
@@ -127,7 +128,7 @@ def running_batch_problem(
     actions = tuple(with_feed(a, renamed.get(used_feed(a), used_feed(a))) for a in run.actions)
     start = model.initial(dataset.medium(run.medium_id, run.run_id), run.inoculum_vcd, dataset.initial_sample(index))
     problem = replace(problem, feeds=np.array(rows, float), initial=np.array([start[n] for n in model.names()], float))
-    return problem, Batch(replace(run, actions=actions), now_h, tuple(names))
+    return problem, BatchRecord(replace(run, actions=actions), now_h, tuple(names))
 
 
 def problem_until_now(cfg: Any, dataset: Dataset, index: int, *, now_h: float) -> FitProblem:

@@ -13,6 +13,7 @@ from optim.data.open import read_dataset
 from optim.data.screened import Screen
 from optim.doe.candidates import Setting
 from optim.doe.result import Suggestion
+from optim.doe.suggest import ExperimentProblem
 from optim.doe.suggest import suggest as suggest_runs
 from optim.errors import ConfigError
 from optim.estimation.result import FitResult
@@ -40,15 +41,12 @@ def suggest_command(s: Session, result: FitResult | None = None) -> Suggestion:
     setting = _setting(cfg, dataset, result.screen)
     ranking = stored_ranking(s, result)
     found = suggest_runs(
-        posterior,
-        point,
-        process,
-        setting,
+        ExperimentProblem(posterior, point, process, setting),
         cfg.suggest,
-        cfg.optimise,
-        process_lineage(result, process, *([ranking] if ranking else []), seed=cfg.seed),
-        _ranked(process, ranking),
-        s.progress,
+        solving=cfg.optimise,
+        lineage=process_lineage(result, process, *([ranking] if ranking else []), seed=cfg.seed),
+        known=_ranked(process, ranking),
+        progress=s.progress,
     )
     s.publish(found)
     folder = write_plan(found, dataset, posterior.problem.variables, folder=s.out / "next")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from optim.errors import ConfigError, InfeasibleError
-from optim.optimal_control.interior_point import InteriorOptions, InteriorSolution, solve_interior_point
-from optim.optimal_control.problem import ControlProblem
+from optim.optimal_control.interior_point import FIRST_BARRIER, solve_interior_point
+from optim.optimal_control.problem import ControlProblem, LanePath
+from optim.optimisation.result import SolveReport
+from optim.optimisation.sequential_quadratic import FEASIBLE
+from optim.optimisation.solve import Answers, Bounds, Method, Program, Progress, Solution, silent, solve
 from optim.runtime import require_float64
+from optim.settings.optimisation import OptimiseSettings
 
-LARGEST_VIOLATION = 1e-6  # relative violation of a limit, anywhere along the path, up to which it is met
 FIRST_BARRIERS = (0.1, 1.0, 0.01, 0.001)  # first mu of each copy of a start that the caller passes
 COARSE_INTERVALS = 30  # intervals that suffice to separate the local optima
 RESTART_BARRIER = 1e-3  # first mu when a solution on a coarse grid is continued
@@ -26,26 +29,90 @@ SAME_VALUE = 1e-6  # relative difference in value below which two optima count a
 
 
 @dataclass(frozen=True)
-class ControlOptions:
-    """Settings of a multi-start search over control profiles."""
+class ControlProgram:
+    """The value of an optimal-control problem to maximise within its limits; decisions are in units of the controls."""
 
-    starts: int = 32  # random starts
-    seed: int = 0  # of the random starts
-    interior: InteriorOptions = field(default_factory=InteriorOptions)
+    problem: ControlProblem
+
+    @property
+    def lower(self) -> np.ndarray:
+        """Lower bounds [D] of the decisions."""
+        return self.problem.decision_bounds[0]
+
+    @property
+    def upper(self) -> np.ndarray:
+        """Upper bounds [D] of the decisions."""
+        return self.problem.decision_bounds[1]
+
+    @property
+    def method(self) -> Method:
+        """By second derivatives."""
+        return InteriorPoint()
+
+    def scaled(self, x: np.ndarray) -> np.ndarray:
+        """Decisions [L, D] scaled to 0..1."""
+        return np.asarray((x - self.lower) / (self.upper - self.lower))
+
+    def unscaled(self, w: np.ndarray) -> np.ndarray:
+        """Decisions [L, D] in their units."""
+        return np.asarray(self.lower + (self.upper - self.lower) * w)
+
+    def answers(self, x: np.ndarray, lanes: np.ndarray) -> Answers:
+        """Values and first derivatives at points x [l, D]."""
+        w, width = self.scaled(x), self.upper - self.lower
+        run = self.problem.simulate_decisions(w)
+        gradient, jacobian = np.zeros_like(w), np.zeros((*run.margins.shape, w.shape[1]))
+        good = np.flatnonzero(run.status == 0)
+        if len(good):
+            slopes = self.problem.first_derivatives(w[good], [run.paths[i] for i in good])
+            gradient[good], jacobian[good] = slopes.value / width, slopes.margins / width
+        return Answers(run.value, gradient, run.margins, jacobian, run.status == 0)
 
 
 @dataclass(frozen=True)
-class ControlStart:
-    """The result of one start."""
+class InteriorPoint:
+    """The interior-point method, by exact second derivatives: for control profiles with hundreds of values."""
 
-    start: int  # its index
-    value: float
-    violation: float  # largest relative violation of a limit along the whole path
-    kkt: float  # residual of the KKT conditions
-    iterations: int
-    joined: int  # index of the start that it was merged into, or its own
-    success: bool  # whether it converged with all limits met
-    message: str  # why it ended
+    barrier: np.ndarray | None = None  # [L] first mu of every start, relative to the size of the value
+    reserve: np.ndarray | None = None  # [L, R] smallest allowed margin of every limit
+    scale: float | None = None  # typical size of the value; None: its median over the starts
+
+    def __call__(
+        self, program: Program, starts: np.ndarray, options: OptimiseSettings, bounds: Bounds, progress: Progress
+    ) -> list[Solution]:
+        """One solution per start. Raises `ConfigError` for a program that knows no second derivatives."""
+        if not isinstance(program, ControlProgram):
+            raise ConfigError(
+                f"the interior-point method needs second derivatives, which a {type(program).__name__} does not have; "
+                "use SequentialQuadratic"
+            )
+        if any(np.any(own != whole) for own, whole in zip(bounds, (program.lower, program.upper), strict=True)):
+            raise ConfigError("the interior-point method takes no bounds of single lanes; use SequentialQuadratic")
+        problem, w = program.problem, program.scaled(starts)
+        found = solve_interior_point(
+            problem,
+            w,
+            options,
+            scale=_typical_value(problem, w) if self.scale is None else self.scale,
+            reserve=self.reserve,
+            barrier=self.barrier,
+            progress=progress,
+        )
+        x, violation = program.unscaled(found.w), np.maximum(-found.margins, 0.0).max(axis=1, initial=0.0)
+        return [
+            Solution(
+                start=i,
+                x=x[i],
+                objective=float(found.value[i]),
+                max_violation=float(violation[i]),
+                kkt=float(found.kkt[i]),
+                iterations=int(found.iterations[i]),
+                success=bool(found.success[i] and violation[i] <= FEASIBLE),
+                message=found.message[i],
+                joined=int(found.joined[i]) if found.joined[i] != i else -1,
+            )
+            for i in range(len(x))
+        ]
 
 
 @dataclass(frozen=True)
@@ -60,32 +127,37 @@ class ControlOptimum:
     success: bool  # whether the best start converged
     message: str  # why the best start ended
     binding: tuple[str, ...]  # names of the limits that are active
-    starts: tuple[ControlStart, ...]
+    starts: tuple[SolveReport, ...]
+    joined: tuple[int, ...]  # index of the start that each was merged into, or its own
 
     @property
     def distinct_optima(self) -> tuple[float, ...]:
         """Values of the distinct local optima, best first."""
         optima: list[float] = []
-        for value in sorted((s.value for s in self.starts if s.success), reverse=True):
+        for value in sorted((s.objective for s in self.starts if s.success), reverse=True):
             if not optima or optima[-1] - value > SAME_VALUE * abs(optima[-1]):
                 optima.append(value)
         return tuple(optima)
 
 
-def maximise_control(
+def optimise_profiles(
     problem: ControlProblem,
-    options: ControlOptions | None = None,
+    options: OptimiseSettings,
     *,
+    seed: int = 0,
     first: np.ndarray | None = None,
-    progress: Callable[[str], None] = lambda text: None,
+    random: bool = True,
+    progress: Progress = silent,
 ) -> ControlOptimum:
     """Maximise the value of an optimal-control problem from many starts.
 
     Args:
         problem: the optimal-control problem with D decisions.
-        options: number and seed of the random starts, and settings of the interior-point method.
+        options: number of the random starts, tolerance of the KKT conditions, and the most iterations.
+        seed: of the random starts.
         first: further starts [F, D], decisions scaled to 0..1. They come before the random starts. Each is run with
             several first values of mu and counts as as many starts.
+        random: whether there are random starts.
         progress: called with a line of text before every iteration.
 
     Returns:
@@ -93,14 +165,13 @@ def maximise_control(
 
     Raises:
         InfeasibleError: no start met all limits; the message names the limits in conflict.
-        ConfigError: `first` has another number of decisions.
+        ConfigError: `first` has another number of decisions, or there are no starts.
         OptimError: JAX is set to single precision.
     """
-    require_float64("maximise_control")
-    options = options or ControlOptions()
+    require_float64("optimise_profiles")
     coarse = coarsen_problem(problem)
-    starts = random_starts(coarse, options.starts, options.seed)
-    barrier = np.full(len(starts), options.interior.barrier)
+    starts = random_starts(coarse, options.starts if random else 0, seed)
+    barrier = np.full(len(starts), FIRST_BARRIER)
     if first is not None:
         if np.shape(first)[-1:] != (problem.decision_count,):
             raise ConfigError(
@@ -109,46 +180,48 @@ def maximise_control(
         copies = np.repeat(resample_decisions(problem, coarse, np.atleast_2d(first)), len(FIRST_BARRIERS), axis=0)
         starts = np.concatenate([copies, starts])
         barrier = np.concatenate([np.resize(FIRST_BARRIERS, len(copies)), barrier])
-    scale = _typical_value(coarse, starts)
-    solution = solve_interior_point(coarse, starts, options.interior, scale=scale, barrier=barrier, progress=progress)
-    joined, iterations = solution.joined, solution.iterations
+    if not len(starts):
+        raise ConfigError("optimise_profiles: there are no starts; give `first`, or draw random ones")
+    search = _Search(options, _typical_value(coarse, starts), progress)
+    found = search.solve(coarse, starts, barrier)
+    joined, iterations = found.joined, found.iterations
     if coarse is not problem:
-        w = resample_decisions(coarse, problem, solution.w)
-        solution = _continue(problem, w, solution, options, scale, RESTART_BARRIER, None, progress)
-        iterations = iterations + solution.iterations
-    problem, solution, path_margins, more = _within_limits(problem, solution, options, scale, progress)
+        found = search.go_on(problem, resample_decisions(coarse, problem, found.w), found, RESTART_BARRIER)
+        iterations = iterations + found.iterations
+    problem, found, path_margins, more = _within_limits(problem, found, search)
     violation = np.array([np.max(-b, initial=0.0) for b in path_margins])
-    violation[~np.isfinite(solution.value)] = np.nan
-    success = solution.success & (violation <= LARGEST_VIOLATION)
+    violation[~np.isfinite(found.value)] = np.nan
+    success = found.success & (violation <= FEASIBLE)
     reports = tuple(
-        ControlStart(
-            i, float(solution.value[i]), float(violation[i]), float(solution.kkt[i]), int(iterations[i] + more[i]),
-            int(joined[i]), bool(success[i]), _message(solution.message[i], violation[i]),
+        SolveReport(
+            i, float(found.value[i]), float(violation[i]), float(found.kkt[i]), int(iterations[i] + more[i]),
+            bool(success[i]), _message(found.message[i], violation[i]),
         )
         for i in range(len(starts))
     )  # fmt: skip
-    usable = np.flatnonzero((violation <= LARGEST_VIOLATION) & np.isfinite(solution.value))
+    usable = np.flatnonzero((violation <= FEASIBLE) & np.isfinite(found.value))
     if not len(usable):
-        raise InfeasibleError(_conflict(problem, solution, path_margins))
+        raise InfeasibleError(_conflict(problem, found, path_margins))
     # a start that did not converge is no success, but its feasible process may still be the best
-    best = int(usable[np.argmax(solution.value[usable])])
-    controls, hours = problem.decode_decisions(solution.w[best][None])
+    best = int(usable[np.argmax(found.value[usable])])
+    controls, hours = problem.decode_decisions(found.w[best][None])
     close = path_margins[best].min(axis=0, initial=np.inf) < BINDING_MARGIN
     return ControlOptimum(
         controls[0],
         float(hours[0]),
-        float(solution.value[best]),
+        float(found.value[best]),
         float(violation[best]),
-        float(solution.kkt[best]),
+        float(found.kkt[best]),
         bool(success[best]),
-        solution.message[best],
+        found.message[best],
         tuple(limit.name for limit, near in zip(problem.limits, close, strict=True) if near),
         reports,
+        tuple(int(i) for i in joined),
     )
 
 
 def _message(message: str, violation: float) -> str:
-    if np.isfinite(violation) and violation > LARGEST_VIOLATION:
+    if np.isfinite(violation) and violation > FEASIBLE:
         return f"a limit is violated by {violation:.2g} of it ({message})"
     return message
 
@@ -221,41 +294,70 @@ def _typical_value(problem: ControlProblem, starts: np.ndarray) -> float:
 # --- continuing ---
 
 
-def _continue(
-    problem: ControlProblem,
-    w: np.ndarray,
-    before: InteriorSolution,
-    options: ControlOptions,
-    scale: float,
-    barrier: float,
-    reserve: np.ndarray | None,
-    progress: Callable[[str], None],
-) -> InteriorSolution:
-    """Continue an earlier solution from decisions w; merged lanes are solved once."""
-    alone, back = np.unique(before.joined, return_inverse=True)
-    solution = solve_interior_point(
-        problem,
-        np.clip(w[alone], INSET, 1.0 - INSET),
-        options.interior,
-        scale=scale,
-        reserve=None if reserve is None else reserve[alone],
-        barrier=np.full(len(alone), barrier),
-        progress=progress,
-    )
-    return InteriorSolution(
-        solution.w[back], solution.value[back], solution.margins[back], solution.kkt[back], solution.iterations[back],
-        solution.success[back], [solution.message[i] for i in back], [solution.paths[i] for i in back],
-        before.joined,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class _Found:
+    """Where lanes L ended, with the paths of their simulations."""
+
+    w: np.ndarray  # [L, D] decisions, scaled to 0..1
+    value: np.ndarray
+    margins: np.ndarray  # [L, R] at the nodes
+    kkt: np.ndarray
+    iterations: np.ndarray
+    success: np.ndarray
+    message: list[str]
+    paths: list[LanePath]
+    joined: np.ndarray  # [L] index of the start that each was merged into, or its own
+
+    @classmethod
+    def of(cls, problem: ControlProblem, solutions: Sequence[Solution]) -> _Found:
+        """Of solutions, simulated once more."""
+        w = ControlProgram(problem).scaled(np.array([s.x for s in solutions]))
+        run = problem.simulate_decisions(w)
+        return cls(
+            w,
+            run.value,
+            run.margins,
+            np.array([s.kkt for s in solutions]),
+            np.array([s.iterations for s in solutions]),
+            np.array([s.success for s in solutions]),
+            [s.message for s in solutions],
+            run.paths,
+            np.array([i if s.joined < 0 else s.joined for i, s in enumerate(solutions)]),
+        )
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A search over profiles by the interior-point method, on one grid after another."""
+
+    options: OptimiseSettings
+    scale: float  # typical size of the value
+    progress: Progress
+
+    def solve(
+        self, problem: ControlProblem, w: np.ndarray, barrier: np.ndarray, reserve: np.ndarray | None = None
+    ) -> _Found:
+        """From decisions w [L, D], scaled to 0..1."""
+        program, method = ControlProgram(problem), InteriorPoint(barrier, reserve, self.scale)
+        found = solve(program, program.unscaled(w), self.options, method=method, progress=self.progress)
+        return _Found.of(problem, found)
+
+    def go_on(
+        self, problem: ControlProblem, w: np.ndarray, before: _Found, barrier: float, reserve: np.ndarray | None = None
+    ) -> _Found:
+        """Continue from decisions w of an earlier solution; merged lanes are solved once."""
+        alone, back = np.unique(before.joined, return_inverse=True)
+        kept = None if reserve is None else reserve[alone]
+        f = self.solve(problem, np.clip(w[alone], INSET, 1.0 - INSET), np.full(len(alone), barrier), kept)
+        return _Found(
+            f.w[back], f.value[back], f.margins[back], f.kkt[back], f.iterations[back], f.success[back],
+            [f.message[i] for i in back], [f.paths[i] for i in back], before.joined,
+        )  # fmt: skip
 
 
 def _within_limits(
-    problem: ControlProblem,
-    solution: InteriorSolution,
-    options: ControlOptions,
-    scale: float,
-    progress: Callable[[str], None],
-) -> tuple[ControlProblem, InteriorSolution, list[np.ndarray], np.ndarray]:
+    problem: ControlProblem, solution: _Found, search: _Search
+) -> tuple[ControlProblem, _Found, list[np.ndarray], np.ndarray]:
     """Constraint tightening: continue the solution until the limits are met between the nodes as well.
 
     If a limit is violated by much between two nodes, every interval is divided into more parts. A small violation is
@@ -270,7 +372,7 @@ def _within_limits(
         short = np.where(np.isfinite(short), short, 0.0)
         worst = short.max(axis=1, initial=0.0)
         # a lane that violates a limit at the nodes as well did not converge, and a finer grid does not help
-        again = (worst > 0.5 * LARGEST_VIOLATION) & (-solution.margins.min(axis=1, initial=0.0) < REFINING_VIOLATION)
+        again = (worst > 0.5 * FEASIBLE) & (-solution.margins.min(axis=1, initial=0.0) < REFINING_VIOLATION)
         if not again.any():
             break
         barrier = REPAIR_BARRIER
@@ -279,7 +381,7 @@ def _within_limits(
             reserve = np.zeros((len(solution.w), int(problem.margin_places.sum())))
         else:
             reserve[again] = np.maximum(reserve[again], _needed_reserve(problem, solution.margins[again], short[again]))
-        solution = _continue(problem, solution.w, solution, options, scale, barrier, reserve, progress)
+        solution = search.go_on(problem, solution.w, solution, barrier, reserve)
         more += solution.iterations
         path_margins = [problem.margins_along_path(w, path) for w, path in zip(solution.w, solution.paths, strict=True)]
     return problem, solution, path_margins, more
@@ -292,11 +394,11 @@ def _needed_reserve(problem: ControlProblem, margins: np.ndarray, short: np.ndar
     whole[:, problem.margin_places], at_nodes[:, problem.margin_places] = short, margins
     before = np.concatenate([whole[:, 1:], np.zeros_like(whole[:, :1])], axis=1)
     most = np.maximum(whole, before)
-    needed = np.where(most > 0.0, at_nodes + 1.05 * most + 0.2 * LARGEST_VIOLATION, 0.0)
+    needed = np.where(most > 0.0, at_nodes + 1.05 * most + 0.2 * FEASIBLE, 0.0)
     return np.asarray(np.maximum(needed, 0.0)[:, problem.margin_places])
 
 
-def _conflict(problem: ControlProblem, solution: InteriorSolution, path_margins: list[np.ndarray]) -> str:
+def _conflict(problem: ControlProblem, solution: _Found, path_margins: list[np.ndarray]) -> str:
     """The message of an infeasible problem: the limits that the least infeasible lane violates."""
     whole = {i: b.min(axis=0) for i, b in enumerate(path_margins) if np.isfinite(solution.value[i]) and b.size}
     if not whole:
@@ -305,6 +407,6 @@ def _conflict(problem: ControlProblem, solution: InteriorSolution, path_margins:
     violated = [
         f"{limit.name} ({limit.kind} {limit.limit:g}, violated by {-m:.2g} of it)"
         for limit, m in zip(problem.limits, whole[least], strict=True)
-        if m < -LARGEST_VIOLATION
+        if m < -FEASIBLE
     ]
     return f"no profile meets all limits. The closest one violates {', '.join(violated)}"
