@@ -21,7 +21,7 @@ FAST = ("penicillin_bajpai_reuss",)
 def test_every_model_runs_by_its_name(name, tmp_path, monkeypatch):
     monkeypatch.delenv("OPTIM_DATA", raising=False)
     said: list[str] = []
-    with open_session(compose([f"model={name}", "tracking=off", f"out={tmp_path}"]), "simulate", said.append) as s:
+    with open_session(compose([f"model={name}", "tracking=off", f"out={tmp_path}"]), "simulate", say=said.append) as s:
         found = load_command("simulate")(s)
     table = pd.read_csv(tmp_path / "simulation.csv")
     shown = found.trajectory.names
