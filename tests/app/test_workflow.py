@@ -208,7 +208,7 @@ def test_what_was_made_from_another_fit_is_refused(done, small_screen, command, 
     old = load_artefact(FitResult, done / "fit")
     new = replace(old, lineage=replace(old.lineage, seed=99))
     save_artefact(new, done / "fit")
-    run = f"replan.run={old.run_ids[0]}"
+    run = f"replan.run={old.vessels[0]}"
     text = rf"{folder} was made from fit {old.id[:12]}, but \S+fit holds fit {new.id[:12]}; run `{remedy}` again"
     with pytest.raises(IncompatibleError, match=text):
         go(done, f"dataset.name={small_screen}", run, command=command)

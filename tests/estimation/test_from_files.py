@@ -9,15 +9,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.toys import optimum
 
 from optim.app.build import build_table, model_config
 from optim.data.dataset import Run
 from optim.data.reader import read_folder
 from optim.data.writer import event_table, media_table, run_table, write_dataset
 from optim.errors import DatasetError
-from optim.estimation.levenberg_marquardt import Search, minimise
 from optim.estimation.noise import NoiseModel
-from optim.estimation.posterior import Posterior
 from optim.estimation.problem import FitProblem, build_problem
 from optim.kinetics import load_kinetics
 from optim.kinetics.base import AbstractKineticModel
@@ -200,8 +199,7 @@ def problem_of(name: str, folder: Path) -> tuple[FitProblem, dict[str, float]]:
 )
 def test_known_parameters_come_back_from_files(name, tmp_path):
     problem, truth = problem_of(name, tmp_path / "d")
-    posterior = Posterior(problem)
-    best = minimise(posterior, [posterior.prior_point()], Search(40, 1e-10), lambda text: None)[0]
+    _, best = optimum(problem)
     found = dict(zip([row.name for row in problem.shared_specs], np.exp(best.shared), strict=False))
     assert found == pytest.approx(truth, rel=2e-3)
 
