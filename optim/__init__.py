@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 # The face, stated once: type checkers read this block, and `__getattr__` reads it as text.
 if TYPE_CHECKING:
+    from optim.app.build import model_names as model_names
     from optim.app.library import fit as fit
     from optim.app.library import load as load
     from optim.app.library import make_recipe as make_recipe
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from optim.app.library import sensitivity as sensitivity
     from optim.app.model import Model as Model
     from optim.app.model import load_model as load_model
-    from optim.app.model import model_names as model_names
     from optim.app.process import Process as Process
     from optim.app.process import load_process as load_process
     from optim.data.dataset import Dataset as Dataset

@@ -28,7 +28,7 @@ configure()
 ROOT = Path(__file__).resolve().parent.parent
 PUBLIC_SET = "optfed_ecoli_proteinL"
 COUNTS_SET = "nistcho_feeding_strategies"
-# experiments on data that know no process: these are fitted, and no more
+# experiments whose data say nothing of feeds and product: these are fitted, and no more
 FIT_ONLY = ("nistcho_growth",)
 
 

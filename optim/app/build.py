@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from optim.app.schema import as_yaml, schema_of, typed_settings
+from optim.app.schema import as_yaml, composed_settings, schema_of
 from optim.errors import ConfigError, nearest
 from optim.paths import configs_dir
 from optim.settings.model import ModelSettings
@@ -34,7 +36,7 @@ def register_schema() -> None:
     """Tell Hydra the schema; `configs/config.yaml` names it first among its defaults."""
     from hydra.core.config_store import ConfigStore
 
-    ConfigStore.instance().store(name="schema", node=schema_of(Settings))
+    ConfigStore.instance().store(name="schema", node=schema_of(Settings, open_entries=True))
 
 
 def compose(overrides: list[str], config_dir: Path | None = None) -> Settings:
@@ -48,15 +50,13 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> Settings:
     from hydra.errors import HydraException
 
     register_schema()
-    GlobalHydra.instance().clear()
+    running = GlobalHydra.instance()
+    outer = running.hydra  # of a sweep, within which models are composed to be compared
+    running.clear()
     extra = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
     try:
         with initialize_config_dir(str(configs_dir()), version_base="1.3"):
-            cfg = hydra_compose("config", [*extra, *overrides])
-            missing = sorted(OmegaConf.missing_keys(cfg))
-            if missing:
-                raise ConfigError(f"no value for {', '.join(missing)}; set it, e.g. {missing[0]}=...")
-            return typed_settings(Settings, cfg)
+            return composed_settings(hydra_compose("config", [*extra, *completed_overrides(overrides)]))
     except (HydraException, OmegaConfBaseException) as err:
         raise ConfigError(explain_error(err, overrides)) from err
     except (AttributeError, AssertionError) as err:  # Hydra's own, where an override reaches into what is not there
@@ -64,6 +64,21 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> Settings:
             f"an override reaches into a section that is not configured ({' '.join(overrides)}); choose an option "
             "of its group first (e.g. objective=profit, calendar=weekdays), then change its keys"
         ) from err
+    finally:
+        running.hydra = outer
+
+
+def completed_overrides(overrides: list[str]) -> list[str]:
+    """Overrides as Hydra takes them.
+
+    A model that is chosen has its own data, design and name, not those of the embedded experiment. `group=null` means
+    that nothing is chosen from a group.
+    """
+    keys = {re.split(r"[=@]", text.lstrip("+~"))[0] for text in overrides}
+    if "model" in keys and "experiment" not in keys:
+        overrides = [*overrides, "experiment=null"]
+    empty = {f"{group.name}=null": f"~{group.name}" for group in configs_dir().iterdir() if group.is_dir()}
+    return [empty.get(text, text) for text in overrides]
 
 
 def explain_error(err: Exception, overrides: list[str]) -> str:
@@ -83,7 +98,14 @@ def explain_error(err: Exception, overrides: list[str]) -> str:
             allowed = _allowed(path)
             hint = nearest(key, allowed) if allowed else ""
             listed = f" Allowed here: {', '.join(allowed)}." if allowed else ""
-            return f"unknown key '{path}'.{hint}{listed}"
+            return f"unknown key '{path}'.{hint}{listed}{_added(path)}"
+    inline = re.search(r"Could not override '([^']+)'", " ".join(texts))
+    if inline and (configs_dir() / inline.group(1)).is_dir():
+        group = inline.group(1)
+        return (
+            f"{group}=...: the chosen model states its {group} itself, in configs/model. Change its keys one by one "
+            f"({group}.key=...), add what is missing (+{group}.key=...), or copy the model's file and change it there"
+        )
     option = re.search(r"Could not find '([^']+)'", " ".join(texts))
     if option:
         group, _, name = option.group(1).rpartition("/")
@@ -106,6 +128,23 @@ def explain_error(err: Exception, overrides: list[str]) -> str:
 
 def _allowed(path: str) -> list[str]:
     """Keys that the schema has beside the last part of a dotted path."""
+    node = _section(path)
+    return [str(k) for k in node] if isinstance(node, DictConfig) else []
+
+
+def _added(path: str) -> str:
+    """How an entry is added at a path within a mapping of sections; nothing for any other path."""
+    node = _section(path)
+    kind = node._metadata.element_type if isinstance(node, DictConfig) else None
+    if not is_dataclass(kind):
+        return ""
+    missing = OmegaConf.missing_keys(OmegaConf.structured(kind))
+    needed = ", ".join(f"{f.name}: ..." for f in fields(kind) if f.name in missing)
+    return f" To add it, write '+{path}={{{needed}}}'."
+
+
+def _section(path: str) -> Any:
+    """The section of the schema that holds the last part of a dotted path; None where there is none."""
     node: Any = OmegaConf.structured(schema_of(Settings))
     for part in path.split(".")[:-1]:
         element = node._metadata.element_type if isinstance(node, DictConfig) else None
@@ -114,8 +153,8 @@ def _allowed(path: str) -> list[str]:
             # the schema of a mapping knows the kind of its entries, not their names
             node = node[part] if known else OmegaConf.structured(element)
         except (OmegaConfBaseException, TypeError, KeyError, ValueError):
-            return []
-    return [str(k) for k in node] if isinstance(node, DictConfig) else []
+            return None
+    return node
 
 
 def config_hash(cfg: Settings) -> str:
@@ -124,17 +163,18 @@ def config_hash(cfg: Settings) -> str:
     return hashlib.sha256(as_yaml(kept, sort_keys=True).encode()).hexdigest()
 
 
+def model_names() -> tuple[str, ...]:
+    """Names of the models that `load_model` and `model=...` know."""
+    return tuple(sorted(p.stem for p in (configs_dir() / "model").glob("*.yaml")))
+
+
+@cache
 def model_config(name: str) -> ModelSettings:
     """One model of `configs/model`, checked against the schema. Raises `ConfigError`."""
-    file = configs_dir() / "model" / f"{name}.yaml"
-    known = sorted(p.stem for p in file.parent.glob("*.yaml"))
+    known = model_names()
     if name not in known:
         raise ConfigError(f"fit.compare: unknown model '{name}'.{nearest(name, known)} Available: {', '.join(known)}")
-    try:
-        node = OmegaConf.merge(OmegaConf.structured(schema_of(ModelSettings)), OmegaConf.load(file))
-        return typed_settings(ModelSettings, node)  # type: ignore[arg-type]
-    except OmegaConfBaseException as err:
-        raise ConfigError(f"{file.name}: {explain_error(err, [])}") from err
+    return compose([f"model={name}"]).model
 
 
 def configured_kinetics(name: str) -> tuple[Any, Any]:
@@ -192,12 +232,7 @@ def build_process(
     equations = load_kinetics(cfg.model.kinetics)
     observed = observable_names(equations, build_table(cfg.model, equations))
     feeds = {name: equations.feed(holds) for name, holds in feed_media(d, screen).items()}
-    if d.medium_id not in screen.media:
-        raise ConfigError(
-            f"design.medium_id: dataset '{screen.name}' has no medium '{d.medium_id}'."
-            f"{nearest(d.medium_id, screen.media)} Known: {', '.join(screen.media)}"
-        )
-    start = equations.initial(screen.media[d.medium_id], d.inoculum_vcd_1e6_per_ml, dict(d.initial))
+    start = equations.initial(basal_medium(d, screen), d.inoculum_vcd_1e6_per_ml, dict(d.initial))
     samples: list[float] = []
     if d.sample_every_h:
         samples = list(np.arange(0.0, d.sample_until_h + 1e-9, d.sample_every_h))
@@ -220,7 +255,7 @@ def build_process(
         inoculum_species=tuple(equations.names().index(name) for name in equations.inoculum_species),
         components=components,
     )
-    book = CostBook(**vars(cfg.cost))
+    book = CostBook(**vars(cfg.cost)) if cfg.cost else CostBook.unpriced(design.start_volume_l)
     return ProcessProblem(
         model=equations,
         design=design,
@@ -229,7 +264,7 @@ def build_process(
         objective=_objective(cfg, equations, book, maximise),
         observed=observed,
         initial=np.array([start[name] for name in equations.names()]),
-        feeds=np.array(list(feeds.values())),
+        feeds=np.array(list(feeds.values())).reshape(len(feeds), len(start)),
         integrator=integrator_for(equations, cfg.integrator),
         screened=screen.ranges,
     )
@@ -250,9 +285,9 @@ def feed_media(design: DesignSettings, screen: Screen) -> dict[str, dict[str, fl
 
     Raises `ConfigError` for a feed that neither knows, and for a component that no medium can hold.
     """
-    from optim.units import VARIABLES
-
     wanted = {"feed_id": {design.feed_id: dict(design.feed_composition)}, "further_feeds": dict(design.further_feeds)}
+    if not design.feed_id:
+        del wanted["feed_id"]
     if design.second_feed_id not in ("", *wanted["further_feeds"]):
         wanted["second_feed_id"] = {design.second_feed_id: {}}
     found: dict[str, dict[str, float]] = {}
@@ -260,19 +295,36 @@ def feed_media(design: DesignSettings, screen: Screen) -> dict[str, dict[str, fl
         for name, holds in feeds.items():
             if name in found:
                 raise ConfigError(f"design.{key}: '{name}' is the name of another feed of the design already")
-            if not holds and name not in screen.media:
-                raise ConfigError(
-                    f"design.{key}: dataset '{screen.name}' has no medium '{name}'.{nearest(name, screen.media)} "
-                    f"Known: {', '.join(screen.media)}. A feed of your own needs its composition in the design"
-                )
-            for component in holds:
-                if component not in VARIABLES:
-                    raise ConfigError(
-                        f"design.{key}: '{name}' cannot hold '{component}'.{nearest(component, VARIABLES)} "
-                        f"Known: {', '.join(VARIABLES)}"
-                    )
-            found[name] = {str(k): float(v) for k, v in (holds or screen.media[name]).items()}
+            found[name] = _composition(f"design.{key}", name, holds, design, screen)
     return found
+
+
+def basal_medium(design: DesignSettings, screen: Screen) -> dict[str, float]:
+    """Composition of the basal medium of a design. Raises `ConfigError` as `feed_media` does."""
+    holds = dict(design.medium_composition)
+    return _composition("design.medium_id", design.medium_id, holds, design, screen) if design.medium_id else holds
+
+
+def _composition(
+    key: str, name: str, holds: Mapping[str, float], design: DesignSettings, screen: Screen
+) -> dict[str, float]:
+    from optim.units import VARIABLES
+
+    known = design.media | screen.media
+    if not holds and name not in known:
+        where = f"dataset '{screen.name}' has" if screen.name else "without a dataset there is"
+        raise ConfigError(
+            f"{key}: {where} no medium '{name}'.{nearest(name, known)} Known: {', '.join(known) or 'none'}. "
+            "A medium or feed of your own needs its composition in the design"
+        )
+    chosen = {str(k): float(v) for k, v in (holds or known[name]).items()}
+    for component in chosen:
+        if component not in VARIABLES:
+            raise ConfigError(
+                f"{key}: '{name}' cannot hold '{component}'.{nearest(component, VARIABLES)} "
+                f"Known: {', '.join(VARIABLES)}"
+            )
+    return chosen
 
 
 def _components(d: DesignSettings, equations: Any) -> tuple[Any, ...]:

@@ -164,7 +164,7 @@ def _multirun(args: argparse.Namespace) -> int:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from optim.app.build import register_schema
+    from optim.app.build import completed_overrides, register_schema
     from optim.paths import configs_dir
 
     register_schema()
@@ -172,18 +172,17 @@ def _multirun(args: argparse.Namespace) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1" if args.debug else "0"
 
     def _job(cfg) -> None:  # type: ignore[no-untyped-def]
-        from optim.app.schema import typed_settings
-        from optim.settings.settings import Settings
+        from optim.app.schema import composed_settings
 
         cfg.out = HydraConfig.get().runtime.output_dir
         try:
-            _command(command, typed_settings(Settings, cfg), quiet)
+            _command(command, composed_settings(cfg), quiet)
         except OptimError as err:
             print(f"optim: {err}", file=sys.stderr)
             raise SystemExit(2) from None
 
     extra = ["--config-dir", str(args.config_dir)] if args.config_dir else []
-    argv, sys.argv = sys.argv, ["optim", "--multirun", *extra, *args.overrides]
+    argv, sys.argv = sys.argv, ["optim", "--multirun", *extra, *completed_overrides(args.overrides)]
     try:
         hydra.main(config_path=str(configs_dir()), config_name="config", version_base="1.3")(_job)()
     finally:

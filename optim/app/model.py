@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from optim.app.build import build_table, compose
-from optim.paths import configs_dir
 from optim.settings.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,11 +45,6 @@ class Model:
             f"  states: {', '.join(s.name for s in self.kinetics.species)}\n"
             f"  {len(rows)} parameters, {free} estimated; assays: {', '.join(self.settings.noise.assays)}"
         )
-
-
-def model_names() -> tuple[str, ...]:
-    """Names of the models that `load_model` knows."""
-    return tuple(sorted(f.stem for f in (configs_dir() / "model").glob("*.yaml")))
 
 
 def load_model(name: str, *overrides: str) -> Model:

@@ -127,9 +127,9 @@ def open_session(
             {
                 "experiment": cfg.name,
                 "model": cfg.model.name,
-                "dataset": cfg.dataset.name,
+                "dataset": cfg.dataset.name or "none",
                 "maximise": cfg.objective.maximise,
-                "cost": cfg.cost.name,
+                "cost": cfg.cost.name if cfg.cost else "none",
                 "seed": cfg.seed,
                 "starts": cfg.optimise.starts,
             }

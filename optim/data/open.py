@@ -45,6 +45,8 @@ def read_dataset(name: str | Path) -> Dataset:
             a rule; all of these are listed, with file, row, column and value.
     """
     name = str(name)
+    if not name:
+        raise DatasetError("no dataset is configured; name one (dataset.name=...), shipped or a folder of your own")
     path = Path(name).expanduser()
     if (path / "dataset.yaml").exists():
         return read_folder(path)
@@ -61,6 +63,18 @@ def read_dataset(name: str | Path) -> Dataset:
     raise DatasetError(
         f"unknown dataset '{name}': neither a folder nor one of {', '.join(known)}.{nearest(name, known)}"
     )
+
+
+def is_at_hand(name: str) -> bool:
+    """Whether `open_dataset` finds a dataset of this name without fetching anything."""
+    if not name:
+        return False
+    source = datasets_dir() / name / "source.yaml"
+    if "/" in name or not source.exists():
+        return Path(name).expanduser().is_dir() or (datasets_dir() / name / "dataset.yaml").exists()
+    given = os.environ.get("OPTIM_DATA")
+    folder = (Path(given).expanduser() if given else cache_dir() / "data") / name
+    return all((folder / file).is_file() for file in yaml.safe_load(source.read_text(encoding="utf-8"))["files"])
 
 
 def _raw_folder(name: str, source: dict[str, Any]) -> Path:

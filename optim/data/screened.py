@@ -26,6 +26,11 @@ class Screen:
     folder: str = ""
 
     @classmethod
+    def without_data(cls) -> Screen:
+        """No screening data: the design states all media."""
+        return cls("", {}, {})
+
+    @classmethod
     def from_dataset(cls, dataset: Dataset) -> Screen:
         """The media, screened ranges and truth of a dataset."""
         return cls(dataset.name, dataset.media, screened_ranges(dataset), dataset.truth)

@@ -83,6 +83,12 @@ class CostBook(CostSettings):
         """The items with their names, in the order of the book."""
         return tuple(PriceItem(name=name, **vars(row)) for name, row in self.items.items())
 
+    @classmethod
+    def unpriced(cls, volume_l: float) -> CostBook:
+        """A book without prices, for a batch of this starting volume that is all released. Costs are nan."""
+        said = dict.fromkeys(("production_volume_l", "turnaround_h", "success", "stage_yields"), "no price book")
+        return cls("", "no price book", "EUR", volume_l, 0.0, 1.0, {}, said, {})
+
     @property
     def recovery(self) -> float:
         """Share of the product in the harvest that leaves the last stage."""
@@ -107,7 +113,7 @@ class CostBook(CostSettings):
 
     def drivers(self, h: HarvestedBatch) -> dict[str, Scalar]:
         """Amount of each driver of a batch."""
-        first = next(iter(self.stage_yields.values()))
+        first = next(iter(self.stage_yields.values()), 1.0)
         soft = jax.nn.softplus
         rise = soft((CLARITY_VIABILITY - h.viability) / CLARITY_WIDTH) / soft(CLARITY_VIABILITY / CLARITY_WIDTH)
         return {
@@ -125,6 +131,8 @@ class CostBook(CostSettings):
         amount = self.drivers(h)
         # a dilute product must not make a negative power infinite where a start has made nothing yet
         titre = jnp.maximum(h.titre, 1e-6)
+        if not self.items:
+            return jnp.zeros(0)
         return jnp.stack(
             [
                 prices[i]

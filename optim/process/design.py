@@ -279,7 +279,12 @@ class Design:
             j = self.feeds.index(self.second_feed)
             start[j] = start[j] + self.second_feed_ratio * start[0]
             stop[j] = stop[j] + self.second_feed_ratio * stop[0]
-        return jnp.asarray(starts), jnp.stack(start, axis=1), jnp.stack(stop, axis=1)
+        none = jnp.zeros((len(starts), 0), x.dtype)  # a design without feeds
+        return (
+            jnp.asarray(starts),
+            jnp.stack(start, axis=1) if start else none,
+            jnp.stack(stop, axis=1) if stop else none,
+        )
 
     def _steps(self, x: Array, places: list[int], unit: float) -> _Line | None:
         if not places:

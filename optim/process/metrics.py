@@ -51,7 +51,7 @@ class FinishedBatch(NamedTuple):
     """What metrics are computed from: a batch at production scale. All scalars; amounts in the product's unit."""
 
     released: Scalar  # amount of product per attempted batch
-    cost: Scalar  # EUR per attempted batch; nan without a price book
+    cost: Scalar | None  # EUR per attempted batch; None without a price book
     titre: Scalar  # amount of product per L of harvest
     harvest_l: Scalar
     culture_h: Scalar
@@ -139,11 +139,11 @@ def batch_metrics(product: Product) -> dict[str, Metric]:
 
 
 def compute_metrics(batch: FinishedBatch, product: Product) -> Array:
-    """Every metric of a batch, [len(METRICS)]; nan where the model does not observe what the metric needs."""
+    """Every metric of a batch, [len(METRICS)]; nan where the model or the prices lack what it needs."""
     rows = []
     for m in batch_metrics(product).values():
         assert m.compute is not None
-        known = all(name in batch.observed for name in m.needs)
+        known = all(name in batch.observed for name in m.needs) and not (m.priced and batch.cost is None)
         rows.append(m.compute(batch) if known else jnp.full((), jnp.nan))
     return jnp.stack(rows)
 

@@ -135,6 +135,10 @@ class ProcessProblem:
                 f"the product is '{self.product.variable}', which the model does not predict. "
                 f"It predicts {', '.join(self.observed)}"
             )
+        priced = [known[c.variable].key for c in self.constraints if c.variable in known and known[c.variable].priced]
+        if not self.book.items and (priced or any(OBJECTIVES[key].priced for key in self.objective.names)):
+            key = (priced or [k for k in self.objective.names if OBJECTIVES[k].priced])[0]
+            raise ConfigError(f"{key} needs a price book; choose one (cost=...), or another objective and other limits")
         for key in self.objective.names:
             lacking = [v for v in OBJECTIVES[key].needs if v not in self.observed]
             if lacking:
@@ -267,7 +271,7 @@ def _metrics(s: _Static, prices: Array, h: HarvestedBatch, seen: dict[str, Array
     book = s.book.book
     batch = FinishedBatch(
         released=book.released_amount(h),
-        cost=jnp.sum(book.costs(prices, h)),
+        cost=jnp.sum(book.costs(prices, h)) if book.items else None,
         titre=h.titre,
         harvest_l=h.harvest_l,
         culture_h=h.culture_h,

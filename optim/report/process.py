@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from optim.optimisation.result import ProcessOutcome, Series
-from optim.process.metrics import name_of_metric
+from optim.process.metrics import find_metric, name_of_metric, readable_name
 from optim.report.actions import drawn_feeds
 from optim.report.style import BLUE, GREEN, GREY, ORANGE, STYLE, new_figure, panel_grid, tidy_axes
 from optim.schedule.actions import start_time
@@ -60,6 +60,35 @@ def trajectory_lines(s: Series, rows: int = 14) -> list[str]:
         values = "".join(f"{v:>{w}.4g}" for v, w in zip(s.p50[:, i], wide, strict=True))
         lines.append(f"  {s.time_h[i]:>8.1f}{values}")
     return lines
+
+
+def simulation_lines(process: ProcessOutcome) -> list[str]:
+    """A simulated process: its trajectories, its metrics, and the limits that it breaks."""
+    lines = trajectory_lines(process.trajectory)
+    for name, value in process.metrics.items():
+        m = find_metric(name)
+        lines.append(f"  {m.title:<28}{m.text(value.p50):>12} {process.metric_units[name]}")
+    broken = [c for c in process.constraints if c.margin < 0.0]
+    for c in broken:
+        lines.append(f"  limit broken: {c.name}, {c.value:.4g} {c.unit} where {c.kind} {c.limit:g} is allowed")
+    if process.constraints and not broken:
+        lines.append(f"  all limits are met: {', '.join(c.name for c in process.constraints)}")
+    return lines
+
+
+def draw_simulation(s: Series, title: str) -> Figure:
+    """All variables of a simulated process over time, each with its unit."""
+    figure, axes = panel_grid(len(s.names), title, False, size=(2.5, 1.9))
+    day = float(s.time_h.max()) > 72.0
+    t = s.time_h / (24.0 if day else 1.0)
+    for name, unit, values, a in zip(s.names, s.units, s.p50, axes, strict=True):
+        if name == "temperature":
+            a.step(t, values, where="pre", color=BLUE, linewidth=1.4)
+        else:
+            a.plot(t, values, color=BLUE, linewidth=1.4)
+        a.set_title(f"{readable_name(name)} [{unit}]", fontsize=STYLE["font"])
+    axes[-1].set_xlabel("day" if day else "h", fontsize=STYLE["small"])
+    return figure
 
 
 def draw_processes(c: Comparison) -> Figure:

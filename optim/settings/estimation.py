@@ -17,7 +17,7 @@ ENSEMBLES = ("laplace", "bootstrap", "nuts")
 class DatasetSettings:
     """Which data are fitted."""
 
-    name: str  # shipped or registered name, or the path of a dataset folder
+    name: str = ""  # shipped or registered name, or the path of a dataset folder; empty: no data
     group_by: str = "clone"  # clone | experiment: what the parameters of level clone are estimated for
 
     def __post_init__(self) -> None:

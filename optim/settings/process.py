@@ -46,14 +46,16 @@ class DesignSettings:
     """A family of processes: what is fixed, and what may be chosen."""
 
     title: str  # for people
-    feed_id: str  # the feed, as the dataset names it
-    medium_id: str  # the basal medium, as the dataset names it
+    feed_id: str  # the first feed, as the dataset or `media` names it; empty: no feed
+    medium_id: str  # the basal medium, as the dataset or `media` names it; empty: it holds nothing that the model uses
     temperature_c: float  # degC, where no decision says otherwise
     end_h: float  # h, harvest where it is no decision
     inoculum_vcd_1e6_per_ml: float | None = None  # viable cells at the start
     initial: dict[str, float] = field(default_factory=dict)  # first sample of a microbial process, by variable
+    medium_composition: dict[str, float] = field(default_factory=dict)  # of the basal medium; empty: the dataset's
     feed_composition: dict[str, float] = field(default_factory=dict)  # canonical units; empty: the dataset's feed
     further_feeds: dict[str, dict[str, float]] = field(default_factory=dict)  # compositions; empty: the dataset's
+    media: dict[str, dict[str, float]] = field(default_factory=dict)  # compositions that no dataset states, by name
     second_feed_id: str = ""  # what flows with the first feed: a further feed, or a medium of the dataset
     second_feed_ratio: float = 0.0  # L of it that flow with every L of the first feed
     ph: float = 7.0  # where no decision says otherwise

@@ -22,12 +22,12 @@ class Settings:
     name: str  # of the experiment, and of its output folder
     title: str  # for people
     model: ModelSettings  # equations and parameter table
-    dataset: DatasetSettings  # the data
-    noise: NoiseSettings  # of every assay
     design: DesignSettings  # the family of processes
-    cost: CostSettings  # price book and downstream train
-    constraints: ConstraintsSettings  # limits of the process
     vessel: VesselSettings  # that the process is designed for
+    dataset: DatasetSettings = field(default_factory=DatasetSettings)  # the data
+    noise: NoiseSettings = field(default_factory=NoiseSettings)  # of every assay
+    constraints: ConstraintsSettings = field(default_factory=ConstraintsSettings)  # limits of the process
+    cost: CostSettings | None = None  # price book and downstream train; none: nothing is priced
     seed: int = 0  # of everything that is drawn
     out: str = "outputs/${name}"  # folder that holds every artefact of a run
     fit: FitSettings = field(default_factory=FitSettings)  # estimation

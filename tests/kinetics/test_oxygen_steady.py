@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.cases import PULSES, process, program, simulated, stacked, typed, typical
+from support.cases import process, program, simulated, stacked, typed, typical
+from support.processes.ecoli_oxygen import PULSES
 
 from optim.errors import ConfigError, DatasetError
 from optim.kinetics import load_kinetics

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from optim.app.build import build_process, build_table
 from optim.app.session import Session
-from optim.data.open import read_dataset
+from optim.data.open import is_at_hand, read_dataset
 from optim.data.screened import Screen
 from optim.export.text_files import csv_text
 from optim.optimisation.evaluate import evaluate_process
 from optim.optimisation.result import ProcessOutcome
-from optim.report.process import trajectory_frame, trajectory_lines
+from optim.report.process import draw_simulation, simulation_lines, trajectory_frame
+from optim.report.view import View
 
 
 def simulate_command(s: Session) -> ProcessOutcome:
-    """Simulate the platform process with the model's configured parameter values; writes `out/simulation.csv`."""
-    dataset = read_dataset(s.cfg.dataset.name)
-    problem = build_process(s.cfg, Screen.from_dataset(dataset))
+    """Simulate the platform process with the model's configured parameter values.
+
+    Needs neither data nor a price book. Media are those of the dataset where one is configured and at hand, and else
+    those that the design states. Writes `out/simulation.csv` and `out/plots/simulation.png`.
+    """
+    name = s.cfg.dataset.name
+    screen = Screen.from_dataset(read_dataset(name)) if is_at_hand(name) else Screen.without_data()
+    problem = build_process(s.cfg, screen)
     values = build_table(s.cfg.model, problem.model).natural_values()
     p = np.array([[values[n] for n in problem.model.Parameters._fields]])
     found = evaluate_process(problem, "platform", problem.design.platform, ensemble=p)
-    file = s.out / "simulation.csv"
-    file.write_text(csv_text(trajectory_frame(found.trajectory)))
-    s.say(f"{s.cfg.title}: platform process at the model's published parameters")
-    s.say_lines(trajectory_lines(found.trajectory))
-    s.say(f"  written to {file}")
-    s.tracker.log_metrics({f"simulation/{k}": m.p50 for k, m in found.metrics.items()})
+    title = f"{s.cfg.model.title}: {s.cfg.design.title}"
+    s.say(f"{title}, at the configured parameter values")
+    view = View(
+        "simulation",
+        title,
+        lines=simulation_lines(found),
+        notes=() if s.cfg.model.verified else ("this model has not been checked against its publication",),
+        metrics={f"simulation/{k}": m.p50 for k, m in found.metrics.items()},
+        figures={"simulation": lambda: draw_simulation(found.trajectory, title)},
+    )
+    s.show_view(view)
+    file = s.write_file(csv_text(trajectory_frame(found.trajectory)).encode(), Path("simulation.csv"))
+    s.say(f"  written to {file} and {s.out / 'plots' / 'simulation.png'}")
     return found
