@@ -47,8 +47,8 @@ def test_every_command_of_the_documentation_composes(page, line, tmp_path):
     command, *rest = [w for w in words if not w.startswith("-")]
     assert command in command_summaries()
     sweep = "-m" in words
-    choices = [[f"{key}={v}" for v in value.split(",")] if sweep else [f"{key}={value}"]
-               for key, _, value in (word.partition("=") for word in rest)]  # fmt: skip
+    choices = [[f"{key}={v}" for v in value.split(",")] if sweep else [f"{key}{equals}{value}"]
+               for key, equals, value in (word.partition("=") for word in rest)]  # fmt: skip
     for overrides in itertools.product(*choices):
         assert compose(list(overrides), config_dir)
 
