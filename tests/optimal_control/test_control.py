@@ -26,7 +26,7 @@ from optim.optimisation.control_profiles import (
     resample_decisions,
 )
 from optim.optimisation.process_program import ProcessProgram
-from optim.optimisation.solve import SequentialQuadratic, best, solve
+from optim.optimisation.solve import SequentialQuadratic, best_solution, solve
 from optim.process.lanes import Lanes
 from optim.settings.optimisation import OptimiseSettings
 from optim.simulation.engine.march import Integrator
@@ -179,7 +179,7 @@ def test_both_methods_find_the_same_optimum_by_one_face():
     exact = solve(program, starts, options)
     first = solve(program, starts, options, method=SequentialQuadratic())
     assert all(s.success for s in (*exact, *first))
-    assert best(first).objective == pytest.approx(best(exact).objective, rel=1e-5)
+    assert best_solution(first).objective == pytest.approx(best_solution(exact).objective, rel=1e-5)
     assert all(np.all((s.x >= program.lower) & (s.x <= program.upper)) for s in (*exact, *first))
 
 
