@@ -1,4 +1,4 @@
-"""The decision that data serve: which clone, in which process; and how the value of each depends on the parameters.
+"""The alternatives of a decision (clone and process), their values linear in the uncertain parameters.
 
 Alternatives are clones in processes that are the best at the estimate or for other plausible parameters. Their values
 are simulated over draws of the parameters, and told by their mean and the best line through them (statistical
@@ -14,8 +14,8 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import qmc
 
-from optim.doe.posterior_normal import Belief
-from optim.doe.selection import Alternatives
+from optim.doe.posterior_normal import GaussianPosterior
+from optim.doe.selection import LinearValues
 from optim.doe.uncertain_process import UncertainProcess
 from optim.errors import SimulationError
 from optim.optimisation.optimise import DISTINCT_SPAN
@@ -34,22 +34,22 @@ LEAST_DRAWS = 8  # draws that can be simulated for all alternatives
 
 
 @dataclass(frozen=True)
-class Decision:
-    """Alternatives A with their processes.
+class Alternatives:
+    """The alternatives A of the decision: clones, each in its process, and their values.
 
     Values are shares of `scale`, the metric of the best clone at the estimate; a limit that is broken by one percent
     costs one percent.
     """
 
-    alternatives: Alternatives
+    values: LinearValues
     x: np.ndarray  # [A, D]
     scale: float
     at_estimate: np.ndarray  # [A]
 
     @property
-    def chosen(self) -> int:
-        """The alternative that would be decided for now."""
-        return int(np.argmax(self.alternatives.mean))
+    def leading(self) -> int:
+        """Index of the alternative with the highest expected value."""
+        return int(np.argmax(self.values.mean))
 
 
 def best_processes(
@@ -60,7 +60,9 @@ def best_processes(
     known: Mapping[str, np.ndarray] | None = None,
     progress: Progress = silent,
 ) -> dict[int, Solution]:
-    """The best process of every clone (by place in the belief) at the estimate; those that have none are left out.
+    """The optimal process of every clone (by its index) at the posterior mean.
+
+    Clones without a feasible process are left out.
 
     `known` processes by clone are started from, where there are some; else the best that many starts find for one
     promising clone. Raises `InfeasibleError` when no clone has a process within the limits.
@@ -72,7 +74,7 @@ def best_processes(
     return {c: s for c, s in enumerate(found) if s is not None}
 
 
-def decision(
+def find_alternatives(
     uncertain: UncertainProcess,
     own: Mapping[int, Solution],
     options: SuggestSettings,
@@ -80,7 +82,7 @@ def decision(
     solving: OptimiseSettings,
     seed: int,
     progress: Progress = silent,
-) -> Decision:
+) -> Alternatives:
     """Every clone at its best process at the estimate; the leading `options.top` in others, too, where they are best.
 
     Those others are the best for `options.optima` draws of the parameters, those of clones beside it, and more cautious
@@ -113,7 +115,7 @@ def decision(
         x = np.concatenate([x, *(r.x[None] for r in rows)])
         value = np.concatenate([value, *(r.value[None] for r in rows)])
     mean, slope = _line(belief, clones, theta[1:], value[:, 1:])
-    return Decision(Alternatives(mean, slope, clones), x, scale, value[:, 0])
+    return Alternatives(LinearValues(mean, slope, clones), x, scale, value[:, 0])
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def _others(
     return rows, won
 
 
-def _filling(belief: Belief, n: int, seed: int) -> np.ndarray:
+def _filling(belief: GaussianPosterior, n: int, seed: int) -> np.ndarray:
     """Draws [n, D] of the belief that fill space, in pairs about the mean: curvature then does not pass for slope."""
     half = qmc.Sobol(len(belief.mean), rng=np.random.default_rng((seed, 7))).random(max(1, n // 2))
     z = ndtri(np.clip(half, 1e-9, 1.0 - 1e-9))
@@ -199,7 +201,9 @@ def _nearest(value: np.ndarray) -> np.ndarray:
     return np.argsort(distance, kind="stable")
 
 
-def _line(belief: Belief, clone: np.ndarray, theta: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _line(
+    belief: GaussianPosterior, clone: np.ndarray, theta: np.ndarray, value: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean [A] and slope [A, D] of values [A, M] over draws [M, D]: ridge regression on a clone's own parameters."""
     whole = np.isfinite(value).all(axis=0)
     if whole.sum() < LEAST_DRAWS:
@@ -211,7 +215,7 @@ def _line(belief: Belief, clone: np.ndarray, theta: np.ndarray, value: np.ndarra
     slope = np.zeros((len(clone), len(belief.mean)))
     mean: np.ndarray = value[:, whole].mean(axis=1)
     for a, c in enumerate(clone):
-        at = belief.places(int(c))
+        at = belief.clone_columns(int(c))
         z = (theta[whole][:, at] - belief.mean[at]) / np.maximum(sd[at], 1e-12)
         z = z - z.mean(axis=0)
         normal = z.T @ z + RIDGE * np.eye(len(at))

@@ -1,5 +1,5 @@
-"""Runs that could be done next: clones x processes x plans of sampling, each checked against the limits, and what its
-readings would say."""
+"""Candidate experiments: clone x process x sampling times, each feasible with a given probability, with the information
+of its readings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from optim.data.dataset import Dataset, Measurements, Run
-from optim.doe.posterior_normal import Belief, lanes
+from optim.doe.posterior_normal import GaussianPosterior, fit_lanes
 from optim.doe.selection import Candidates
 from optim.doe.uncertain_process import UncertainProcess
 from optim.errors import ConfigError, InfeasibleError, nearest
@@ -55,8 +55,11 @@ class Safety:
 
 
 @dataclass(frozen=True)
-class Trials:
-    """Runs R that are safe enough. `refused` counts clones x processes that were not."""
+class CandidateRuns:
+    """Candidate runs R that meet the limits with the probability asked for.
+
+    `refused` counts clones x processes that do not.
+    """
 
     clone: np.ndarray  # [R] place in the belief
     x: np.ndarray  # [R, D] decisions, at what pumps and controllers can do
@@ -64,14 +67,17 @@ class Trials:
     plans: tuple[tuple[float, ...], ...]  # hours at which each plan draws a sample; each run is also sampled at harvest
     met: np.ndarray  # [R] probability to meet all limits
     refused: int
-    candidates: Candidates
+    readings: Candidates
 
 
 # --- processes to try ---
 
 
-def processes(design: Design, n: int, seed: int) -> np.ndarray:
-    """Processes [n, D] that fill the design's bounds. A profile of feeds is told by its level and its trend."""
+def space_filling_processes(design: Design, n: int, seed: int) -> np.ndarray:
+    """Space-filling design (Sobol) of processes [n, D] within the bounds of the decisions.
+
+    A profile of feeds is described by its level and its trend.
+    """
     groups = [g for kind in PROFILE if len(g := [i for i, d in enumerate(design.decisions) if d.kind == kind]) > 1]
     single = [i for i in range(len(design.decisions)) if not any(i in g for g in groups)]
     size = 1 << int(np.ceil(np.log2(max(2, n))))
@@ -82,10 +88,10 @@ def processes(design: Design, n: int, seed: int) -> np.ndarray:
         when = np.array([design.decisions[i].time_h for i in g])
         late = 2.0 * (when - when.min()) / max(np.ptp(when), 1e-9) - 1.0
         z[:, g] = np.clip(u[:, 2 * k, None] * (1.0 + (2.0 * u[:, 2 * k + 1, None] - 1.0) * late), 0.0, 1.0)
-    return rounded(design, design.lower + z * (design.upper - design.lower))
+    return rounded_processes(design, design.lower + z * (design.upper - design.lower))
 
 
-def rounded(design: Design, x: np.ndarray) -> np.ndarray:
+def rounded_processes(design: Design, x: np.ndarray) -> np.ndarray:
     """Decisions [..., D] at the nearest step that pumps and controllers can do, within bounds."""
     step = np.array([d.resolution for d in design.decisions])
     unit = np.where(step > 0.0, step, 1.0)
@@ -93,8 +99,8 @@ def rounded(design: Design, x: np.ndarray) -> np.ndarray:
     return np.where(step > 0.0, np.round(np.clip(np.round(x / unit) * unit, low, high), 10), x)
 
 
-def coordinates(design: Design, x: np.ndarray) -> np.ndarray:
-    """Where processes lie, [..., D] between 0 and 1 and weighted so that a whole profile counts as one decision."""
+def process_coordinates(design: Design, x: np.ndarray) -> np.ndarray:
+    """Coordinates of processes [..., D] between 0 and 1, weighted so that a whole profile counts as one decision."""
     kinds = [d.kind for d in design.decisions]
     weight = np.array([1.0 / np.sqrt(kinds.count(k)) if k in PROFILE else 1.0 for k in kinds])
     z: np.ndarray = weight * (x - design.lower) / (design.upper - design.lower)
@@ -203,7 +209,7 @@ def sampled_h(run: Run) -> tuple[float, ...]:
 # --- safety ---
 
 
-def safe(
+def safe_candidates(
     uncertain: UncertainProcess,
     pool: np.ndarray,
     safety: Safety,
@@ -211,7 +217,7 @@ def safe(
     plans: Sequence[tuple[float, ...]],
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
-    """Clone [R], process [R, D], plan [R] and probability to meet all limits [R] of what is safe enough.
+    """Feasible candidates: clone [R], process [R, D], sampling plan [R] and probability [R] to meet all limits.
 
     Of every clone at most `per_clone` processes of the pool [P, D] are looked at: the best, then those farthest from
     the ones before it, out of all that meet the limits at the estimate. Raises `InfeasibleError` when none is safe.
@@ -223,7 +229,7 @@ def safe(
     first = by_plan[0].evaluate(pool[which], uncertain.at_mean(who).parameters)
     met = (first.status == 0) & (first.margins.min(axis=1, initial=np.inf) >= -FEASIBLE)
     value = np.where(met, first.objective, -np.inf).reshape(len(clones), n)
-    where = coordinates(process.design, pool)
+    where = process_coordinates(process.design, pool)
     looked = [(c, i) for c in clones for i in _spread(value[c], where, safety.per_clone)]
     refused = len(who) - int(met.sum())
     if not looked:
@@ -267,16 +273,16 @@ def _spread(value: np.ndarray, where: np.ndarray, n: int) -> list[int]:
 # --- what readings would say ---
 
 
-def information(
+def information_matrices(
     posterior: Posterior,
-    belief: Belief,
+    belief: GaussianPosterior,
     runs: Sequence[Run],
     *,
     clone: np.ndarray,
     run: np.ndarray,
     media: Media,
 ) -> np.ndarray:
-    """Information [R, Q, Q] on the belief's parameters from runs (one per process, `run` [R]) with clones [R].
+    """Fisher information [R, Q, Q] on the belief's parameters from runs (one per process, `run` [R]) with clones [R].
 
     `media` holds the compositions of their media and feeds. Every assay that was fitted is read at every sample. What
     is new in a vessel is averaged out under its prior. A run that cannot be simulated says nothing.
@@ -290,7 +296,7 @@ def information(
         noise=problem.noise,
         integrator=problem.integrator,
     )
-    u = lanes(problem, belief, np.tile(belief.mean, (len(clone), 1)), clone=clone)
+    u = fit_lanes(problem, belief, np.tile(belief.mean, (len(clone), 1)), clone=clone)
     y, status = future.predict(u, run)
     v = future.vessels
     sd = np.ones_like(y)
@@ -330,7 +336,7 @@ def _planned(dataset: Dataset, runs: Sequence[Run], planned: list[tuple[int, flo
     return replace(dataset, runs=named, measurements=readings, truth=None)
 
 
-def trials(
+def candidate_runs(
     posterior: Posterior,
     uncertain: UncertainProcess,
     pool: np.ndarray,
@@ -339,19 +345,22 @@ def trials(
     setting: Setting,
     safety: Safety,
     seed: int,
-) -> Trials:
-    """All runs that may be chosen. Raises `ConfigError` for no plan, `InfeasibleError` when no run is safe enough."""
+) -> CandidateRuns:
+    """All candidate runs with the information of their readings.
+
+    Raises `ConfigError` for no plan, `InfeasibleError` when no run is safe enough.
+    """
     if not plans:
         raise ConfigError("suggest: no plan of sampling; give suggest.every_d or suggest.days")
     process, belief = uncertain.process, uncertain.belief
-    clone, x, plan, met, refused = safe(uncertain, pool, safety, plans=plans, seed=seed)
+    clone, x, plan, met, refused = safe_candidates(uncertain, pool, safety, plans=plans, seed=seed)
     distinct, run = np.unique(np.column_stack([plan, x]), axis=0, return_inverse=True)
     runs = runs_of(process, distinct[:, 1:], setting, plan=distinct[:, 0].astype(int), plans=plans)
     media = planned_media(process.design, distinct[:, 1:], setting)
-    info = information(posterior, belief, runs, clone=clone, run=run.ravel(), media=media)
+    info = information_matrices(posterior, belief, runs, clone=clone, run=run.ravel(), media=media)
     size, vectors = np.linalg.eigh(info)
     root = np.sqrt(np.maximum(size, 0.0))[:, :, None] * np.swapaxes(vectors, 1, 2)
     samples = np.array([len(sampled_h(r)) for r in runs])[run.ravel()]
-    where = coordinates(process.design, x)
-    candidates = Candidates(root, belief.places(clone), samples, clone, where)
-    return Trials(clone, x, plan, tuple(plans), met, refused, candidates)
+    where = process_coordinates(process.design, x)
+    readings = Candidates(root, belief.clone_columns(clone), samples, clone, where)
+    return CandidateRuns(clone, x, plan, tuple(plans), met, refused, readings)

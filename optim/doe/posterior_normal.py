@@ -1,4 +1,4 @@
-"""What is believed of all parameters before the next runs: one normal distribution, from the posterior of a fit.
+"""Gaussian posterior of all parameters before the next runs, from the posterior of a fit (Laplace approximation).
 
 Clones stand in the order of their names, so that nothing found from a belief depends on the order of the data.
 """
@@ -18,8 +18,8 @@ from optim.parameters import ParameterSpec
 
 
 @dataclass(frozen=True)
-class Belief:
-    """A normal distribution of D parameters on the fitted scale.
+class GaussianPosterior:
+    """Gaussian posterior of D parameters on the fitted scale.
 
     `common` [Ns + Nb] are the places of what all runs to come share: the shared parameters, then those of their batch.
     `own` [C, Nc] are the places of every clone's. Vessels that were run are averaged out.
@@ -33,8 +33,8 @@ class Belief:
     common: np.ndarray
     own: np.ndarray
 
-    def places(self, clone: int | np.ndarray) -> np.ndarray:
-        """What a run of a clone depends on, [..., Q]: common parameters first."""
+    def clone_columns(self, clone: int | np.ndarray) -> np.ndarray:
+        """Columns [..., Q] of the parameters that a run of a clone depends on: the common ones first."""
         own = self.own[clone]
         return np.concatenate([np.broadcast_to(self.common, (*own.shape[:-1], len(self.common))), own], axis=-1)
 
@@ -53,7 +53,7 @@ class Belief:
         return np.clip(self.mean + rng.standard_normal((n, len(self.mean))) @ self.root.T, *self.bounds)
 
 
-def belief_of(posterior: Posterior, point: Point, newcomers: Sequence[str] = ()) -> Belief:
+def gaussian_posterior(posterior: Posterior, point: Point, newcomers: Sequence[str] = ()) -> GaussianPosterior:
     """The Laplace approximation at `point`; `newcomers` are clones of the population that no run has seen.
 
     Raises `FitError` when data and priors do not determine the parameters.
@@ -87,7 +87,7 @@ def belief_of(posterior: Posterior, point: Point, newcomers: Sequence[str] = ())
     full[: len(mean), : len(mean)] = covariance
     full[len(mean) :, len(mean) :] = np.diag(sd**2)
     clones = (*(names[c] for c in order), *newcomers)
-    return Belief(
+    return GaussianPosterior(
         rows=(
             *e.problem.shared_specs,
             *e.problem.group_specs,
@@ -111,16 +111,18 @@ def _without_noise(covariance: np.ndarray) -> np.ndarray:
     return found
 
 
-def parameters(problem: FitProblem, belief: Belief, theta: np.ndarray, *, clone: np.ndarray) -> np.ndarray:
+def model_parameters(
+    problem: FitProblem, belief: GaussianPosterior, theta: np.ndarray, *, clone: np.ndarray
+) -> np.ndarray:
     """Parameters [L, P] in the order of the model's, of clones [L] at theta [L, D], in a vessel as planned."""
-    u = lanes(problem, belief, theta, clone=clone)
+    u = fit_lanes(problem, belief, theta, clone=clone)
     named = problem.layout.natural_parameters(u.T, problem.fixed_values)
     columns = [np.broadcast_to(np.asarray(named[name]), len(u)) for name in problem.model.Parameters._fields]
     return np.stack(columns, axis=1)
 
 
-def lanes(problem: FitProblem, belief: Belief, theta: np.ndarray, *, clone: np.ndarray) -> np.ndarray:
+def fit_lanes(problem: FitProblem, belief: GaussianPosterior, theta: np.ndarray, *, clone: np.ndarray) -> np.ndarray:
     """Parameters [L, Q] of a fit's lanes: those of clones [L] at theta [L, D], then of a vessel as planned."""
-    u = np.take_along_axis(theta, belief.places(clone), axis=1)
+    u = np.take_along_axis(theta, belief.clone_columns(clone), axis=1)
     vessel = np.array([row.to_fitted(row.value) for row in problem.vessel_specs])
     return np.concatenate([u, np.tile(vessel, (len(u), 1))], axis=1)

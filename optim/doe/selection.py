@@ -1,4 +1,4 @@
-"""Choosing runs one after another: by what they are worth to a decision, by information alone, or by neither.
+"""Sequential selection of a batch by an acquisition function: knowledge gradient, D-optimal, space-filling or random.
 
 Parameters are normal, readings linear in them, and the decision takes the alternative with the highest expected value.
 A run moves expectations before the decision is taken; what the best of them gains on average is the run's value (the
@@ -22,8 +22,8 @@ RUNS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
-class Alternatives:
-    """What may be decided: value = mean + slope (theta - its mean). `group` is the clone of each, [A]."""
+class LinearValues:
+    """Values of alternatives, linear in the parameters: mean + slope (theta - its mean). `group` [A] is their clone."""
 
     mean: np.ndarray  # [A]
     slope: np.ndarray  # [A, D]
@@ -32,7 +32,7 @@ class Alternatives:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Runs that may be chosen, and chosen again, [R].
+    """Candidate runs [R] with the information of their readings; each may be selected more than once.
 
     The readings of a run say as much as Q readings `root` @ theta[places] with unit noise. `where` [R, F] tells
     processes apart, each coordinate between 0 and 1; `group` is the clone.
@@ -61,10 +61,10 @@ class Chosen:
     covariance: np.ndarray  # [D, D] after it
 
 
-class State:
-    """What is known after some runs, for every draw of the truth and of what those runs would read."""
+class Knowledge:
+    """State of knowledge after some runs, for every draw of the true parameters and of the readings of those runs."""
 
-    def __init__(self, covariance: np.ndarray, alternatives: Alternatives, *, draws: int, seed: int):
+    def __init__(self, covariance: np.ndarray, alternatives: LinearValues, *, draws: int, seed: int):
         size = len(covariance)
         self.covariance, self.alternatives = covariance, alternatives
         self.seed, self.round = seed, 0
@@ -82,69 +82,76 @@ class State:
         z = rng.standard_normal((len(self.away) // 2, width))
         return np.concatenate([z, -z])
 
-    def seen(self, c: Candidates, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Gain of the readings of runs: covariance[:, places] root^T L^-T [R, D, Q], and L, of their own covariance."""
+    def reading_gain(self, c: Candidates, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Kalman gain of the readings of runs, covariance[:, places] root^T L^-T [R, D, Q], and L of their own."""
         root, at = c.root[runs], c.places[runs]
         across = np.swapaxes(self.covariance[:, at], 0, 1) @ np.swapaxes(root, 1, 2)
         low = np.linalg.cholesky(np.eye(root.shape[1]) + root @ np.take_along_axis(across, at[:, :, None], axis=1))
         return np.swapaxes(np.linalg.solve(low, np.swapaxes(across, 1, 2)), 1, 2), low
 
-    def after(self, c: Candidates, runs: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For each of some runs, were it the next: expected values [R, N, A], gain [R, D, Q], surprises [R, N, Q]."""
-        gain, low = self.seen(c, runs)
+    def after_run(
+        self, c: Candidates, runs: np.ndarray, noise: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The posterior after each of some runs, were it the next.
+
+        Returns expected values [R, N, A], Kalman gain [R, D, Q] and innovations [R, N, Q].
+        """
+        gain, low = self.reading_gain(c, runs)
         inverse = np.swapaxes(np.linalg.inv(low), 1, 2)
         # of truth and noise in what is read, whitened
         told = np.swapaxes(c.root[runs], 1, 2) @ inverse
         surprise = np.swapaxes(self.away.T[c.places[runs]], 1, 2) @ told + noise @ inverse
         return self.expected + surprise @ np.swapaxes(self.alternatives.slope @ gain, 1, 2), gain, surprise
 
-    def information(self, c: Candidates, runs: np.ndarray) -> np.ndarray:
-        """Expected gain of information, [R] in nats."""
-        low = self.seen(c, runs)[1]
+    def information_gain(self, c: Candidates, runs: np.ndarray) -> np.ndarray:
+        """Expected gain of information on all parameters, [R] in nats (the D-optimal acquisition function)."""
+        low = self.reading_gain(c, runs)[1]
         found: np.ndarray = np.sum(np.log(np.einsum("rqq->rq", low)), axis=1)
         return found
 
-    def better(self, c: Candidates, runs: np.ndarray) -> np.ndarray:
-        """By how much the best expected value rises in every draw, [R, N], were a run the next."""
+    def expected_gain(self, c: Candidates, runs: np.ndarray) -> np.ndarray:
+        """Knowledge gradient of runs in every draw [R, N]: the rise of the best expected value after each."""
         noise, now = self.noise(c.root.shape[1]), self.expected.max(axis=1)
         parts = [runs[i : i + RUNS_AT_ONCE] for i in range(0, len(runs), RUNS_AT_ONCE)]
-        return np.concatenate([self.after(c, some, noise)[0].max(axis=2) - now for some in parts])
+        return np.concatenate([self.after_run(c, some, noise)[0].max(axis=2) - now for some in parts])
 
-    def take(self, c: Candidates, run: int) -> Chosen:
-        """The run is done."""
+    def add_run(self, c: Candidates, run: int) -> Chosen:
+        """Add a run to what is known, and return what it is worth given the runs before it."""
         one = np.array([run])
-        information = float(self.information(c, one)[0])
-        moved, gain, surprise = (part[0] for part in self.after(c, one, self.noise(c.root.shape[1])))
+        information = float(self.information_gain(c, one)[0])
+        moved, gain, surprise = (part[0] for part in self.after_run(c, one, self.noise(c.root.shape[1])))
         better = moved.max(axis=1) - self.expected.max(axis=1)
         self.expected, self.away = moved, self.away - surprise @ gain.T
         self.covariance = self.covariance - gain @ gain.T
         self.round += 1
-        loss, chance = self.outlook()
+        loss, chance = self.expected_loss_and_probability()
         error = float(better.std() / np.sqrt(len(better)))
         return Chosen(run, float(better.mean()), error, information, loss, chance, self.covariance)
 
-    def outlook(self) -> tuple[float, float]:
-        """What is expected to be lost by deciding now, and the chance that the decided group is the best."""
+    def expected_loss_and_probability(self) -> tuple[float, float]:
+        """Expected loss of deciding now, and the probability that the group decided for is the best."""
         group = self.alternatives.group
         right = group[self.expected.argmax(axis=1)] == group[self.true.argmax(axis=1)]
         # expectations of what is decided for are as good as its true values on average, and scatter less
         lost = self.true.max(axis=1) - self.expected.max(axis=1)
         return float(lost.mean()), float(right.mean())
 
-    def best(self) -> np.ndarray:
-        """How likely every alternative is the best, [A], as far as is known now."""
+    def probability_best(self) -> np.ndarray:
+        """Probability [A] of every alternative to be the best, given what is known now."""
         return np.bincount(self.true.argmax(axis=1), minlength=self.true.shape[1]) / len(self.true)
 
 
-def choose(
+def select_batch(
     covariance: np.ndarray,
-    alternatives: Alternatives,
+    alternatives: LinearValues,
     candidates: Candidates,
     *,
     options: SuggestSettings,
     seed: int = 0,
 ) -> list[Chosen]:
-    """A batch of runs, each chosen given those before it, within a number of samples where there is one.
+    """A batch of runs by the acquisition function `options.by`, each given those before it (greedy batch).
+
+    The samples of the batch stay within `options.samples`, where that is given.
 
     Raises `ConfigError` when runs or samples do not suffice for anything.
     """
@@ -163,13 +170,13 @@ def choose(
         ways = [False]
     # where samples are scarce: by worth, and by worth per sample; one of the two is never far from the best batch
     # (Leskovec et al. 2007, KDD 13:420)
-    states = [State(covariance, alternatives, draws=draws, seed=seed) for _ in ways]
+    states = [Knowledge(covariance, alternatives, draws=draws, seed=seed) for _ in ways]
     found = [_greedy(by, s, candidates, runs, budget, per) for s, per in zip(states, ways, strict=True)]
     worth = [sum(c.information if by == "d_optimal" else c.gain for c in batch) for batch in found]
     return found[int(np.argmax(worth))]
 
 
-def _greedy(by: str, s: State, c: Candidates, runs: int, budget: int, per_sample: bool) -> list[Chosen]:
+def _greedy(by: str, s: Knowledge, c: Candidates, runs: int, budget: int, per_sample: bool) -> list[Chosen]:
     rng = np.random.default_rng((s.seed, 0))
     chosen: list[Chosen] = []
     for left in range(runs, 0, -1):
@@ -180,10 +187,10 @@ def _greedy(by: str, s: State, c: Candidates, runs: int, budget: int, per_sample
         elif by == "space_filling":
             run = int(able[_farthest(c, able, [x.run for x in chosen], rng)])
         elif by == "d_optimal":
-            run = int(able[np.argmax(s.information(c, able) / cost)])
+            run = int(able[np.argmax(s.information_gain(c, able) / cost)])
         else:
             run = int(able[_worthiest(s, c, able, cost)])
-        chosen.append(s.take(c, run))
+        chosen.append(s.add_run(c, run))
         budget -= int(c.samples[run])
     return chosen
 
@@ -198,9 +205,9 @@ def _farthest(c: Candidates, able: np.ndarray, taken: list[int], rng: np.random.
     return int(rng.choice(best))
 
 
-def _worthiest(s: State, c: Candidates, able: np.ndarray, cost: np.ndarray) -> int:
+def _worthiest(s: Knowledge, c: Candidates, able: np.ndarray, cost: np.ndarray) -> int:
     """The candidate with the largest gain; among those the draws cannot tell apart, what tells alternatives apart."""
-    gains = s.better(c, able) / cost[:, None]  # [R, N]
+    gains = s.expected_gain(c, able) / cost[:, None]  # [R, N]
     mean = gains.mean(axis=1)
     best = int(np.argmax(mean))
     away = gains[best] - gains
@@ -208,11 +215,11 @@ def _worthiest(s: State, c: Candidates, able: np.ndarray, cost: np.ndarray) -> i
     if len(tied) == 1:
         return best
     contrast, weight = _in_question(s)
-    sharper = np.sum(weight[:, None] * (contrast @ s.seen(c, able[tied])[0]) ** 2, axis=(1, 2)) / cost[tied]
+    sharper = np.sum(weight[:, None] * (contrast @ s.reading_gain(c, able[tied])[0]) ** 2, axis=(1, 2)) / cost[tied]
     return int(tied[np.argmax(sharper)])
 
 
-def _in_question(s: State) -> tuple[np.ndarray, np.ndarray]:
+def _in_question(s: Knowledge) -> tuple[np.ndarray, np.ndarray]:
     """Contrasts of all alternatives with the leading one [A, D], and how much each matters, by how near it comes."""
     a = s.alternatives
     lead = int(np.argmax(a.mean))

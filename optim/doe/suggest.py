@@ -1,4 +1,4 @@
-"""The next experiments: runs that tell most about which clone to take, and in which process."""
+"""Sequential design of experiments: the batch of runs that informs the choice of clone and process most."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 
 from optim.artefact import Lineage
 from optim.data.dataset import Run
-from optim.doe.alternatives import Decision, best_processes, decision
+from optim.doe.alternatives import Alternatives, best_processes, find_alternatives
 from optim.doe.candidates import (
+    CandidateRuns,
     Safety,
     Setting,
-    Trials,
+    candidate_runs,
     check_written,
     planned_media,
-    processes,
-    rounded,
+    rounded_processes,
     runs_of,
     sampled_h,
-    trials,
+    space_filling_processes,
 )
-from optim.doe.posterior_normal import Belief, belief_of
+from optim.doe.posterior_normal import GaussianPosterior, gaussian_posterior
 from optim.doe.result import CloneChance, SuggestedRun, Suggestion
-from optim.doe.selection import Alternatives, Chosen, State, choose
+from optim.doe.selection import Chosen, Knowledge, LinearValues, select_batch
 from optim.doe.uncertain_process import UncertainProcess
 from optim.errors import ConfigError
 from optim.estimation.posterior import Point, Posterior
@@ -50,16 +50,16 @@ class ExperimentProblem:
 
 
 @dataclass(frozen=True)
-class Weighed:
-    """What a batch is chosen from, and for."""
+class WeighedCandidates:
+    """The candidate runs of a batch, the alternatives that it is to decide between, and the posterior of both."""
 
-    belief: Belief
-    decided: Decision
-    trials: Trials
+    belief: GaussianPosterior
+    alternatives: Alternatives
+    candidates: CandidateRuns
     screened: tuple[str, ...]  # clones that have runs
 
 
-def weighed(
+def weigh_candidates(
     problem: ExperimentProblem,
     options: SuggestSettings,
     *,
@@ -67,12 +67,12 @@ def weighed(
     seed: int,
     known: Mapping[str, np.ndarray] | None = None,
     progress: Progress = silent,
-) -> Weighed:
-    """The decision that is to be taken, and all runs that are safe enough.
+) -> WeighedCandidates:
+    """The alternatives (clone and process) to decide between, and all candidate runs that meet the limits.
 
     Raises `InfeasibleError` when no clone has a process within the limits, or no run is safe.
     """
-    require_float64("weighed")
+    require_float64("weigh_candidates")
     posterior, process, setting = problem.posterior, problem.process, problem.setting
     if process.objective.target.signed or process.objective.target.less_is_better:
         raise ConfigError(
@@ -81,21 +81,21 @@ def weighed(
         )
     fit, taken = posterior.problem, set(posterior.problem.groups)
     fresh = [name for i in range(len(taken) + options.new_clones) if (name := f"{NEW}{i + 1}") not in taken]
-    belief = belief_of(posterior, problem.point, fresh[: options.new_clones])
+    belief = gaussian_posterior(posterior, problem.point, fresh[: options.new_clones])
     check_written(process.design, setting)
     progress("suggest: the best process of every clone")
     uncertain = UncertainProcess(process, fit, belief)
     own = best_processes(uncertain, solving, seed=seed, known=known, progress=progress)
-    decided = decision(uncertain, own, options, solving=solving, seed=seed, progress=progress)
+    decided = find_alternatives(uncertain, own, options, solving=solving, seed=seed, progress=progress)
     progress("suggest: runs that meet the limits")
     pool = _pool(process, decided.x, options.processes, seed)
     safety = Safety(options.per_clone, options.safe, options.members)
     plans = _plans(process, options)
-    found = trials(posterior, uncertain, pool, plans=plans, setting=setting, safety=safety, seed=seed)
-    return Weighed(belief, decided, found, posterior.problem.groups)
+    found = candidate_runs(posterior, uncertain, pool, plans=plans, setting=setting, safety=safety, seed=seed)
+    return WeighedCandidates(belief, decided, found, posterior.problem.groups)
 
 
-def suggest(
+def suggest_runs(
     problem: ExperimentProblem,
     options: SuggestSettings,
     *,
@@ -104,28 +104,32 @@ def suggest(
     known: Mapping[str, np.ndarray] | None = None,
     progress: Progress = silent,
 ) -> Suggestion:
-    """The next runs, from the posterior of a fit at its mode. `known` processes by clone are where optima are sought.
+    """The next batch of runs by an acquisition function, from the posterior of a fit at its mode.
+
+    `known` are processes [D] by clone from which the best process of each is searched.
 
     Raises `ConfigError` when runs and samples do not suffice for each other, `InfeasibleError` when nothing is safe.
     """
-    require_float64("suggest")
-    w = weighed(problem, options, solving=solving, seed=lineage.seed, known=known, progress=progress)
-    progress(f"suggest: the worth of {len(w.trials.clone)} runs")
-    batch = chosen(w, options, lineage.seed)
+    require_float64("suggest_runs")
+    w = weigh_candidates(problem, options, solving=solving, seed=lineage.seed, known=known, progress=progress)
+    progress(f"suggest: the worth of {len(w.candidates.clone)} runs")
+    batch = select_runs(w, options, lineage.seed)
     return _suggestion(problem, w, batch, options, lineage)
 
 
-def chosen(w: Weighed, options: SuggestSettings, seed: int) -> list[Chosen]:
-    """The batch."""
-    return choose(w.belief.covariance, w.decided.alternatives, w.trials.candidates, options=options, seed=seed)
+def select_runs(w: WeighedCandidates, options: SuggestSettings, seed: int) -> list[Chosen]:
+    """The batch of runs that the acquisition function `options.by` selects among the candidates."""
+    return select_batch(w.belief.covariance, w.alternatives.values, w.candidates.readings, options=options, seed=seed)
 
 
-def runs_to_do(process: ProcessProblem, w: Weighed, batch: list[Chosen], *, setting: Setting) -> tuple[Run, ...]:
-    """The runs of a batch by name, clone by clone."""
+def runs_to_do(
+    process: ProcessProblem, w: WeighedCandidates, batch: list[Chosen], *, setting: Setting
+) -> tuple[Run, ...]:
+    """The runs of a batch as records to execute, each with its name and its clone."""
     picked = np.array([c.run for c in batch])
-    runs = runs_of(process, w.trials.x[picked], setting, plan=w.trials.plan[picked], plans=w.trials.plans)
+    runs = runs_of(process, w.candidates.x[picked], setting, plan=w.candidates.plan[picked], plans=w.candidates.plans)
     names = [f"{setting.experiment_id}-{k + 1}" for k in range(len(runs))]
-    clones = [w.belief.clones[c] for c in w.trials.clone[picked]]
+    clones = [w.belief.clones[c] for c in w.candidates.clone[picked]]
     rows = zip(runs, names, clones, strict=True)
     return tuple(replace(run, run_id=name, vessel_id=name, clone_id=clone) for run, name, clone in rows)
 
@@ -135,7 +139,9 @@ def _pool(process: ProcessProblem, best: np.ndarray, n: int, seed: int) -> np.nd
     design = process.design
     half = 0.5 * (best + design.platform)
     tried = np.concatenate([design.platform[None], best, half])
-    return np.unique(np.concatenate([rounded(design, tried), processes(design, n, seed)]), axis=0)
+    return np.unique(
+        np.concatenate([rounded_processes(design, tried), space_filling_processes(design, n, seed)]), axis=0
+    )
 
 
 def _plans(process: ProcessProblem, options: SuggestSettings) -> tuple[tuple[float, ...], ...]:
@@ -150,15 +156,15 @@ def _plans(process: ProcessProblem, options: SuggestSettings) -> tuple[tuple[flo
 
 
 def _suggestion(
-    problem: ExperimentProblem, w: Weighed, batch: list[Chosen], options: SuggestSettings, lineage: Lineage
+    problem: ExperimentProblem, w: WeighedCandidates, batch: list[Chosen], options: SuggestSettings, lineage: Lineage
 ) -> Suggestion:
     process, setting = problem.process, problem.setting
-    belief, decided, found = w.belief, w.decided, w.trials
-    before = State(belief.covariance, decided.alternatives, draws=options.draws, seed=lineage.seed)
-    loss, chance = before.outlook()
+    belief, decided, found = w.belief, w.alternatives, w.candidates
+    before = Knowledge(belief.covariance, decided.values, draws=options.draws, seed=lineage.seed)
+    loss, chance = before.expected_loss_and_probability()
     rows, covariance = [], belief.covariance
     for c, run in zip(batch, runs_to_do(process, w, batch, setting=setting), strict=True):
-        places = found.candidates.places[c.run]
+        places = found.readings.places[c.run]
         rows.append(
             SuggestedRun(
                 run=run,
@@ -171,7 +177,7 @@ def _suggestion(
                 loss=c.loss,
                 chance=c.chance,
                 met=float(found.met[c.run]),
-                reason=_reason(belief, decided.alternatives, places, covariance, c),
+                reason=_reason(belief, decided.values, places, covariance, c),
             )
         )
         covariance = c.covariance
@@ -194,7 +200,7 @@ def _suggestion(
     )
 
 
-def _notes(belief: Belief, found: Trials, rows: list[SuggestedRun]) -> tuple[str, ...]:
+def _notes(belief: GaussianPosterior, found: CandidateRuns, rows: list[SuggestedRun]) -> tuple[str, ...]:
     notes = list[str]()
     never = [c for i, c in enumerate(belief.clones) if not np.any(found.clone == i)]
     if never:
@@ -205,19 +211,19 @@ def _notes(belief: Belief, found: Trials, rows: list[SuggestedRun]) -> tuple[str
     return tuple(notes)
 
 
-def _chances(belief: Belief, decided: Decision, before: State) -> tuple[CloneChance, ...]:
-    a, chance = decided.alternatives, before.best()
+def _chances(belief: GaussianPosterior, alternatives: Alternatives, before: Knowledge) -> tuple[CloneChance, ...]:
+    a, chance = alternatives.values, before.probability_best()
     rows = []
     for c in np.unique(a.group):
         own = np.flatnonzero(a.group == c)
         lead = own[np.argmax(a.mean[own])]
         sd = float(np.sqrt(a.slope[lead] @ belief.covariance @ a.slope[lead]) / max(a.mean[lead], 1e-12))
-        value, likely = decided.scale * float(a.mean[lead]), float(chance[own].sum())
+        value, likely = alternatives.scale * float(a.mean[lead]), float(chance[own].sum())
         rows.append(CloneChance(belief.clones[c], value, sd, likely))
     return tuple(sorted(rows, key=lambda row: (-row.chance, -row.value)))
 
 
-def _reason(belief: Belief, a: Alternatives, places: np.ndarray, before: np.ndarray, c: Chosen) -> str:
+def _reason(belief: GaussianPosterior, a: LinearValues, places: np.ndarray, before: np.ndarray, c: Chosen) -> str:
     """The contrast that a run sharpens most by what it counts, and the parameter by which it does so."""
     lead = int(np.argmax(a.mean))
     gone = before - c.covariance

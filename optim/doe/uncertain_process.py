@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optim.doe.posterior_normal import Belief, parameters
+from optim.doe.posterior_normal import GaussianPosterior, model_parameters
 from optim.estimation.problem import FitProblem
 from optim.process.lanes import Lanes
 from optim.process.problem import ProcessProblem
@@ -18,11 +18,11 @@ class UncertainProcess:
 
     process: ProcessProblem
     fit: FitProblem
-    belief: Belief
+    belief: GaussianPosterior
 
     def model_parameters(self, theta: np.ndarray, clone: np.ndarray) -> np.ndarray:
         """Parameters [L, P] in the order of the model's, of clones [L] at theta [L, D]."""
-        return parameters(self.fit, self.belief, theta, clone=clone)
+        return model_parameters(self.fit, self.belief, theta, clone=clone)
 
     def lanes(self, theta: np.ndarray, clone: np.ndarray) -> Lanes:
         """The same as lanes of the process problem."""

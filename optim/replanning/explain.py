@@ -1,4 +1,4 @@
-"""The account of a plan made anew: what was seen, what has moved, and what each change is for, in words and figures."""
+"""Explains a re-plan: readings against the plan, parameters that moved, and the reason for each changed decision."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from optim.replanning.remaining import SAME_H, Passed
 from optim.replanning.result import (
     AssayAgreement,
     DecisionChange,
-    LimitOutlook,
+    LimitForecast,
     MovedParameter,
     Replan,
     SeenReading,
 )
-from optim.replanning.running_batch import BatchRecord, Outlook, Plan, RunningBatch
+from optim.replanning.running_batch import BatchForecast, BatchRecord, FollowedPlan, RunningBatch
 from optim.schedule.actions import Action, Sample, Setpoint, start_time, used_feed
 from optim.schedule.lines import SETPOINTS
 from optim.units import VARIABLES, display_unit
@@ -46,8 +46,11 @@ class ReplannedProcess:
     closed: frozenset[str]  # decisions that nobody is there to carry out as planned
 
 
-def account(o: Outlook, running: RunningBatch, new: ReplannedProcess, *, lineage: Lineage) -> Replan:
-    """The whole account of re-optimised decisions beside the plan's."""
+def explain_replan(o: BatchForecast, running: RunningBatch, new: ReplannedProcess, *, lineage: Lineage) -> Replan:
+    """The re-plan as an artefact: re-optimised decisions beside the plan's, with the reason for each change.
+
+    `o` is the forecast of the batch, `new` its re-optimised rest; `lineage` says what the re-plan was made from.
+    """
     batch, plan, fitting = running.record, running.plan, running.fitting
     x, after = new.x, new.after
     here, lanes = o.problem, o.lanes
@@ -102,7 +105,7 @@ def _starts(lanes: Lanes) -> np.ndarray:
     return np.concatenate([lanes.start.concentrations, np.asarray(lanes.start.volume_l)[:, None]], axis=1)
 
 
-def day(time_h: float) -> str:
+def day_text(time_h: float) -> str:
     """'day 5', as laboratories count."""
     return f"day {time_h / 24.0:.3g}"
 
@@ -166,7 +169,7 @@ def _broken_h(course: _Course, good: np.ndarray) -> float:
 
 def _limits(
     problem: ProcessProblem, now_h: float, replanned: ReplannedProcess, traces: list[Trace]
-) -> tuple[LimitOutlook, ...]:
+) -> tuple[LimitForecast, ...]:
     courses = [_courses(problem, t, now_h) for t in traces]
     rows = []
     for i, c in enumerate(problem.constraints):
@@ -174,7 +177,7 @@ def _limits(
         broken = [_broken_h(course[i], t.status == 0) for course, t in zip(courses, traces, strict=True)]
         past_h, past_value = _past(problem, i, traces[1], now_h)
         rows.append(
-            LimitOutlook(
+            LimitForecast(
                 name=c.name,
                 unit=c.unit,
                 kind=c.kind,
@@ -224,7 +227,7 @@ def _side(kind: str) -> str:
 # --- readings and parameters ---
 
 
-def _readings(o: Outlook, fitting: FitProblem, plan: Plan) -> tuple[SeenReading, ...]:
+def _readings(o: BatchForecast, fitting: FitProblem, plan: FollowedPlan) -> tuple[SeenReading, ...]:
     v, s = fitting.vessels, plan.trajectory
     u = o.followed.lanes
     y, status = fitting.predict(u, np.zeros(len(u), int))
@@ -267,15 +270,15 @@ def _agreement(readings: tuple[SeenReading, ...]) -> tuple[AssayAgreement, ...]:
             ways = "too high" if z.mean() > 0.0 else "too low"
             text = (
                 f"{name} does not agree with any plausible parameter set: {len(z)} readings are off by "
-                f"{np.sqrt(np.mean(z**2)):.1f} standard deviations, {ways} on the whole, worst on {day(worst.time_h)} "
-                f"({worst.value:.4g} read, {worst.explained:.4g} explained). Check the assay and what was done before "
-                "acting on this plan"
+                f"{np.sqrt(np.mean(z**2)):.1f} standard deviations, {ways} on the whole, worst on "
+                f"{day_text(worst.time_h)} ({worst.value:.4g} read, {worst.explained:.4g} explained). Check the "
+                "assay and what was done before acting on this plan"
             )
         rows.append(AssayAgreement(name, len(z), float(np.sqrt(np.mean(z**2))), chance, off, text))
     return tuple(rows)
 
 
-def _moved(o: Outlook, fitting: FitProblem) -> tuple[MovedParameter, ...]:
+def _moved(o: BatchForecast, fitting: FitProblem) -> tuple[MovedParameter, ...]:
     specs = {row.name: row for row in fitting.table.rows}
     found = []
     for i, (name, *_) in enumerate(fitting.layout.free):
@@ -306,7 +309,9 @@ def _gained(problem: ProcessProblem, new: float, old: float) -> float:
 # --- words ---
 
 
-def _decisions(o: Outlook, plan: Plan, x: np.ndarray, kept: bool, closed: frozenset[str]) -> tuple[DecisionChange, ...]:
+def _decisions(
+    o: BatchForecast, plan: FollowedPlan, x: np.ndarray, kept: bool, closed: frozenset[str]
+) -> tuple[DecisionChange, ...]:
     """Every decision of the design in its order: passed ones as done, open ones with what a change is for."""
     rows = {passed.decision.name: _passed(passed, plan) for passed in o.passed}
     here, lane = o.problem, o.lanes.rows(np.array([0]))
@@ -330,7 +335,7 @@ def _decisions(o: Outlook, plan: Plan, x: np.ndarray, kept: bool, closed: frozen
     return tuple(rows[name] for name in plan.decisions if name in rows)
 
 
-def _passed(passed: Passed, plan: Plan) -> DecisionChange:
+def _passed(passed: Passed, plan: FollowedPlan) -> DecisionChange:
     d, planned = passed.decision, plan.decisions[passed.decision.name]
     if passed.done is None:
         return DecisionChange(d.name, d.unit, False, planned, float("nan"), "its time has passed, and it was not done")
@@ -348,7 +353,7 @@ def _reason(problem: ProcessProblem, courses: list[_Course], lane: int, planned:
             when = float(course.t[lane][int(broken.argmax())])
             way = "over" if c.kind == "max" else "under"
             limit = f"{c.name.replace('_', ' ')} {way} {c.limit:g} {c.unit}"
-            return f"the planned {planned} would bring {limit} on {day(when)}"
+            return f"the planned {planned} would bring {limit} on {day_text(when)}"
     if loss < -MATTERS:
         return f"the planned {planned} would lose {-loss:.2%} of {problem.metric}"
     if loss > MATTERS:
@@ -357,12 +362,12 @@ def _reason(problem: ProcessProblem, courses: list[_Course], lane: int, planned:
 
 
 def _seen(
-    o: Outlook,
+    o: BatchForecast,
     fitting: FitProblem,
-    plan: Plan,
+    plan: FollowedPlan,
     readings: tuple[SeenReading, ...],
     moved: tuple[MovedParameter, ...],
-    limits: tuple[LimitOutlook, ...],
+    limits: tuple[LimitForecast, ...],
 ) -> tuple[str, ...]:
     text = []
     for name in dict.fromkeys(r.variable for r in readings):
@@ -376,7 +381,7 @@ def _seen(
         if abs(last.value - last.planned) > CLEARLY * float(sd) and last.planned > 0.0:
             share, unit = last.value / last.planned - 1.0, display_unit(VARIABLES[name].unit)
             text.append(
-                f"{name} on {day(last.time_h)} reads {last.value:.3g} {unit}, {abs(share):.0%} "
+                f"{name} on {day_text(last.time_h)} reads {last.value:.3g} {unit}, {abs(share):.0%} "
                 f"{'above' if share > 0.0 else 'below'} the plan ({last.planned:.3g})"
             )
     text += [
@@ -396,11 +401,11 @@ def _seen(
         if np.isfinite(c.past_h):
             text.append(
                 f"{words} was {'over' if c.kind == 'max' else 'under'} its limit of {c.limit:g} {c.unit} already "
-                f"({c.past_value:.3g} on {day(c.past_h)}); that cannot be undone, and counts no more"
+                f"({c.past_value:.3g} on {day_text(c.past_h)}); that cannot be undone, and counts no more"
             )
         if np.isfinite(c.planned_broken_h):
             text.append(
-                f"{words}: the limit of {c.limit:g} {c.unit} would be broken on {day(c.planned_broken_h)} under the "
-                f"old plan (probability {1.0 - c.planned_chance:.2f}; planned anew {1.0 - c.chance:.2f})"
+                f"{words}: the limit of {c.limit:g} {c.unit} would be broken on {day_text(c.planned_broken_h)} under "
+                f"the old plan (probability {1.0 - c.planned_chance:.2f}; planned anew {1.0 - c.chance:.2f})"
             )
     return tuple(text)

@@ -1,4 +1,4 @@
-"""What is left to decide of a process that runs: the past as it was really done, the future by decisions.
+"""Shrinking-horizon design of a running batch: the past as it was really done, the future by open decisions.
 
 The structure (what is still open, and how many things were done) is part of the compiled program; the numbers (when,
 and how much) are not, so that batches at the same time share one program.
@@ -147,12 +147,14 @@ class Passed:
     done: float | None
 
 
-def remaining(design: Design, run: Run, *, now_h: float, feeds: Sequence[str]) -> tuple[Remaining, tuple[Passed, ...]]:
-    """What is left of a design at `now_h`, of a vessel to which `run` says what was done, and what has passed.
+def remaining_design(
+    design: Design, run: Run, *, now_h: float, feeds: Sequence[str]
+) -> tuple[Remaining, tuple[Passed, ...]]:
+    """Shrinking-horizon design: what is left of a design at `now_h`, and what has passed.
 
-    `feeds` [J] names the columns of feeds, the design's first. Boluses and rates whose time is before now are done or
-    left out; one for now is open unless it was given. A shift is done where the temperature now differs from that at
-    the start. Raises `ConfigError` when nothing is left to decide.
+    `run` says what was done to the vessel, and `feeds` [J] names the columns of feeds, the design's first. Boluses and
+    rates whose time is before now are done or left out; one for now is open unless it was given. A shift is done where
+    the temperature now differs from that at the start. Raises `ConfigError` when nothing is left to decide.
     """
     latest = design.longest_h()
     if now_h >= latest - HARVEST_AFTER_H:

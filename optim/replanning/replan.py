@@ -1,4 +1,4 @@
-"""Re-planning a running batch: the open decisions by the parameters that its readings leave plausible.
+"""Shrinking-horizon re-optimisation of a running batch: open decisions, given the posterior after its readings.
 
 The past stays as it was; limits count from now on.
 """
@@ -22,10 +22,10 @@ from optim.process.calendar import bounds_with, idle_decisions, timed_decisions
 from optim.process.lanes import Lanes
 from optim.process.problem import Constraint, ProcessProblem
 from optim.recipe.rounding import kept_best, rounding_choices
-from optim.replanning.explain import ReplannedProcess, account
+from optim.replanning.explain import ReplannedProcess, explain_replan
 from optim.replanning.remaining import SAME_H, Remaining
 from optim.replanning.result import Replan
-from optim.replanning.running_batch import Outlook, RunningBatch, outlook
+from optim.replanning.running_batch import BatchForecast, RunningBatch, forecast_batch
 from optim.runtime import require_float64
 from optim.settings.objective import ExecutionSettings, RiskSettings
 from optim.settings.optimisation import OptimiseSettings
@@ -54,7 +54,7 @@ class ReplanOptions:
             )
 
 
-def replan(
+def replan_batch(
     problem: ProcessProblem,
     running: RunningBatch,
     options: ReplanOptions,
@@ -62,19 +62,19 @@ def replan(
     lineage: Lineage,
     progress: Progress = silent,
 ) -> Replan:
-    """Plan the rest of a running batch anew, at the estimate given its readings, and judge both plans.
+    """Re-optimise the rest of a running batch (shrinking horizon) given its readings, and evaluate both plans.
 
     Raises `ConfigError` when nothing is left to decide, `SimulationError` when the batch cannot be simulated, and
     `InfeasibleError` when nothing that can still be done can be simulated, or falls into working hours.
     """
-    require_float64("replan")
-    o = outlook(problem, running, draws=options.replan.draws, seed=lineage.seed, progress=progress)
+    require_float64("replan_batch")
+    o = forecast_batch(problem, running, draws=options.replan.draws, seed=lineage.seed, progress=progress)
     hours = _Hours(options.calendar, o.design)
     x, eased = _decided(o, hours, options, lineage.seed, progress)
     here = o.problem
     before, after = (evaluate_process(here, n, at, ensemble=o.lanes) for n, at in (("plan", o.planned), ("new", x)))
     new = ReplannedProcess(x, before, after, eased, hours.closed(o.planned))
-    return account(o, running, new, lineage=lineage)
+    return explain_replan(o, running, new, lineage=lineage)
 
 
 class _Hours:
@@ -107,7 +107,7 @@ class _Hours:
 
 
 def _decided(
-    o: Outlook, hours: _Hours, options: ReplanOptions, seed: int, progress: Progress
+    o: BatchForecast, hours: _Hours, options: ReplanOptions, seed: int, progress: Progress
 ) -> tuple[np.ndarray, dict[str, float]]:
     """The open decisions at pump resolution, and limits that had to be eased: name -> to what."""
     here, lane = o.problem, o.lanes.rows(np.array([0]))
@@ -156,7 +156,7 @@ def _nearest(found: list[Solution]) -> Solution:
 
 
 def _safer(
-    o: Outlook, x: np.ndarray, within: np.ndarray, keep: bool, options: ReplanOptions, progress: Progress
+    o: BatchForecast, x: np.ndarray, within: np.ndarray, keep: bool, options: ReplanOptions, progress: Progress
 ) -> np.ndarray:
     """The open decisions under the parameter sets that are plausible now: as safe as can be had, where the chance asked
     for cannot. What was done was done, so errors of execution are not drawn."""

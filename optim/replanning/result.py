@@ -67,8 +67,8 @@ class MovedParameter:
 
 
 @dataclass(frozen=True)
-class LimitOutlook:
-    """A limit from now on, under the plan and planned anew."""
+class LimitForecast:
+    """Forecast of a limit from now on, under the plan and as re-optimised."""
 
     name: str
     unit: str
@@ -109,7 +109,7 @@ class Replan(Artefact):
     replanned: ProcessOutcome
     chance_better: float  # that the new plan does better than the old one
     gain: float  # of the objective at the estimate, as a share
-    limits: tuple[LimitOutlook, ...]
+    limits: tuple[LimitForecast, ...]
     readings: tuple[SeenReading, ...]
     agreement: tuple[AssayAgreement, ...]
     parameters: tuple[MovedParameter, ...]

@@ -1,4 +1,4 @@
-"""A running batch as an optimisation problem: parameters by its readings, what is open, and what was done.
+"""Forecast of a running batch: posterior parameters given its readings, open decisions, and what was done.
 
 The state now is that of a simulation, from inoculation on, of what was really done, with the updated parameters: the
 two always belong together.
@@ -20,11 +20,11 @@ from optim.optimisation.result import Series
 from optim.optimisation.solve import Progress, silent
 from optim.process.lanes import Lanes, VesselStart
 from optim.process.problem import ProcessProblem
-from optim.replanning.remaining import Passed, Remaining, remaining
+from optim.replanning.remaining import Passed, Remaining, remaining_design
 
 
 @dataclass(frozen=True)
-class Plan:
+class FollowedPlan:
     """The process that a batch follows: decisions by name in their units, and what was predicted of it.
 
     `source` is the artefact that it was read from, its id by its kind.
@@ -37,7 +37,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class BatchRecord:
-    """A running batch: the run with what was done to it, the time, and the names [J] of the process problem's feeds."""
+    """Record of a running batch: the run with what was done to it, the time now, and the names of feeds.
+
+    `feeds` [J] are those of the process problem.
+    """
 
     run: Run
     now_h: float
@@ -50,14 +53,14 @@ class RunningBatch:
     fit that came before it."""
 
     record: BatchRecord
-    plan: Plan
+    plan: FollowedPlan
     fitting: FitProblem
     old: FitResult
 
 
 @dataclass(frozen=True)
-class Outlook:
-    """A running batch as an optimisation problem: open decisions, and lanes of E updated parameter sets."""
+class BatchForecast:
+    """Forecast of a running batch: the process problem of its open decisions, with E posterior parameter sets."""
 
     problem: ProcessProblem
     passed: tuple[Passed, ...]
@@ -71,23 +74,23 @@ class Outlook:
         return self.problem.design
 
 
-def outlook(
+def forecast_batch(
     problem: ProcessProblem,
     running: RunningBatch,
     *,
     draws: int = 63,
     seed: int = 0,
     progress: Progress = silent,
-) -> Outlook:
+) -> BatchForecast:
     """Condition the fit's ensemble on the batch's readings, and set up what is left of `problem`.
 
     Raises `ConfigError` when nothing is left to decide, `FitError` when no parameter set can be simulated.
     """
     record = running.record
-    design, passed = remaining(problem.design, record.run, now_h=record.now_h, feeds=record.feeds)
+    design, passed = remaining_design(problem.design, record.run, now_h=record.now_h, feeds=record.feeds)
     followed = follow_vessel(running.old, running.fitting, draws=draws, seed=seed, progress=progress)
     planned = np.array([running.plan.decisions[d.name] for d in design.decisions])
-    return Outlook(
+    return BatchForecast(
         problem=replace(problem, design=design),
         passed=passed,
         followed=followed,

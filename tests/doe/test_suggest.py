@@ -22,16 +22,16 @@ from optim.doe.candidates import (
     Safety,
     Setting,
     check_written,
-    information,
+    information_matrices,
     planned_media,
-    processes,
     runs_of,
-    safe,
+    safe_candidates,
     sampled_h,
+    space_filling_processes,
 )
-from optim.doe.posterior_normal import Belief, belief_of, lanes, parameters
-from optim.doe.selection import Alternatives, Candidates, State, choose
-from optim.doe.suggest import ExperimentProblem, chosen, runs_to_do, weighed
+from optim.doe.posterior_normal import GaussianPosterior, fit_lanes, gaussian_posterior, model_parameters
+from optim.doe.selection import Candidates, Knowledge, LinearValues, select_batch
+from optim.doe.suggest import ExperimentProblem, runs_to_do, select_runs, weigh_candidates
 from optim.doe.uncertain_process import UncertainProcess
 from optim.errors import ConfigError, InfeasibleError, SimulationError
 from optim.estimation.levenberg_marquardt import Search, minimise
@@ -51,10 +51,10 @@ DRAWS = 8192
 
 def problem(
     mean: list[float], sd: list[float], noise: list[float], samples: list[int] | None = None
-) -> tuple[np.ndarray, Alternatives, Candidates]:
+) -> tuple[np.ndarray, LinearValues, Candidates]:
     """One parameter per alternative, which is its value; candidate r reads parameter r with noise[r]."""
     n = len(mean)
-    a = Alternatives(np.array(mean), np.eye(n), np.arange(n))
+    a = LinearValues(np.array(mean), np.eye(n), np.arange(n))
     root = np.array([[[1.0 / s]] for s in noise])
     c = Candidates(
         root, np.arange(n)[:, None], np.array(samples or [1] * n), np.arange(n), np.linspace(0.0, 1.0, n)[:, None]
@@ -73,23 +73,23 @@ def knowledge_gradient(step: float, distance: float) -> float:
 )
 def test_the_worth_of_a_reading_is_the_knowledge_gradient(mean, sd, noise):
     covariance, a, c = problem(mean, sd, noise)
-    state = State(covariance, a, draws=DRAWS, seed=0)
-    gains = state.better(c, np.arange(2)).mean(axis=1)
+    state = Knowledge(covariance, a, draws=DRAWS, seed=0)
+    gains = state.expected_gain(c, np.arange(2)).mean(axis=1)
     for r in range(2):
         step = sd[r] ** 2 / np.hypot(sd[r], noise[r])
         assert gains[r] == pytest.approx(knowledge_gradient(step, mean[0] - mean[1]), rel=0.03)
     best = int(
         np.argmax([knowledge_gradient(sd[r] ** 2 / np.hypot(sd[r], noise[r]), mean[0] - mean[1]) for r in range(2)])
     )
-    assert choose(covariance, a, c, options=SuggestSettings(runs=1, draws=DRAWS))[0].run == best
+    assert select_batch(covariance, a, c, options=SuggestSettings(runs=1, draws=DRAWS))[0].run == best
 
 
 def test_the_worth_of_two_readings_of_correlated_values_is_that_of_their_difference():
     """Only the difference of two values decides: its variance before and after gives the worth in closed form."""
     covariance = np.array([[0.5, 0.3], [0.3, 0.4]])
-    a = Alternatives(np.array([0.1, 0.0]), np.eye(2), np.arange(2))
+    a = LinearValues(np.array([0.1, 0.0]), np.eye(2), np.arange(2))
     c = Candidates(np.array([np.diag([2.0, 1.5])]), np.array([[0, 1]]), np.array([1]), np.array([0]), np.zeros((1, 1)))
-    (found,) = choose(covariance, a, c, options=SuggestSettings(runs=1, draws=DRAWS))
+    (found,) = select_batch(covariance, a, c, options=SuggestSettings(runs=1, draws=DRAWS))
     after = np.linalg.inv(np.linalg.inv(covariance) + np.diag([2.0, 1.5]) ** 2)
     assert np.allclose(found.covariance, after, rtol=1e-10)
     d = np.array([1.0, -1.0])
@@ -104,12 +104,12 @@ def test_the_worth_of_two_readings_of_correlated_values_is_that_of_their_differe
 
 def test_what_is_known_already_is_worth_less_the_second_time():
     covariance, a, c = problem([0.0, 0.0, -9.0], [1.0, 0.7, 0.1], [0.3, 0.3, 0.3])
-    batch = choose(covariance, a, c, options=SuggestSettings(runs=3, draws=DRAWS))
+    batch = select_batch(covariance, a, c, options=SuggestSettings(runs=3, draws=DRAWS))
     assert {x.run for x in batch[:2]} == {0, 1}
     assert batch[0].gain > batch[1].gain > batch[2].gain
     assert [x.loss for x in batch] == sorted((x.loss for x in batch), reverse=True)
-    state = State(covariance, a, draws=DRAWS, seed=0)
-    once, twice = state.take(c, 0), state.take(c, 0)
+    state = Knowledge(covariance, a, draws=DRAWS, seed=0)
+    once, twice = state.add_run(c, 0), state.add_run(c, 0)
     assert twice.gain < 0.3 * once.gain
     assert twice.information < 0.3 * once.information
 
@@ -117,7 +117,7 @@ def test_what_is_known_already_is_worth_less_the_second_time():
 def test_where_no_single_run_changes_the_decision_what_tells_alternatives_apart_goes_first():
     # ten standard deviations of the difference apart: no draw changes the order
     covariance, a, c = problem([1.0, 0.0, -99.0], [0.01, 0.1, 1.0], [5.0, 5.0, 5.0])
-    batch = choose(covariance, a, c, options=SuggestSettings(runs=1))
+    batch = select_batch(covariance, a, c, options=SuggestSettings(runs=1))
     assert batch[0].gain == pytest.approx(0.0, abs=1e-12)
     assert batch[0].run == 1
 
@@ -126,7 +126,7 @@ def test_where_no_single_run_changes_the_decision_what_tells_alternatives_apart_
 def test_samples_stay_within_their_number(by):
     covariance, a, c = problem([0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.1, 0.5, 2.0], [9, 4, 2])
     for samples in (8, 15, 36):
-        batch = choose(covariance, a, c, options=SuggestSettings(by=by, runs=4, samples=samples))
+        batch = select_batch(covariance, a, c, options=SuggestSettings(by=by, runs=4, samples=samples))
         assert len(batch) == 4
         assert c.samples[[x.run for x in batch]].sum() <= samples
 
@@ -136,9 +136,9 @@ def test_scarce_samples_go_where_they_tell_most():
     covariance, a, c = problem([0.0, 0.0], [1.0, 1.0], [0.3, 0.3], [3, 3])
     root, places = np.concatenate([c.root, 1.1 * c.root]), np.tile(c.places, (2, 1))
     dear = Candidates(root, places, np.array([3, 3, 9, 9]), np.array([0, 1, 0, 1]), np.zeros((4, 1)))
-    batch = choose(covariance, a, dear, options=SuggestSettings(runs=3, samples=12, draws=DRAWS))
+    batch = select_batch(covariance, a, dear, options=SuggestSettings(runs=3, samples=12, draws=DRAWS))
     assert sum(x.gain for x in batch) >= 0.99 * sum(
-        x.gain for x in choose(covariance, a, c, options=SuggestSettings(runs=3, draws=DRAWS))
+        x.gain for x in select_batch(covariance, a, c, options=SuggestSettings(runs=3, draws=DRAWS))
     )
 
 
@@ -146,7 +146,7 @@ def test_space_is_filled_before_a_clone_comes_twice():
     covariance, a, c = problem([0.0] * 4, [1.0] * 4, [1.0] * 4)
     both = Candidates(np.tile(c.root, (2, 1, 1)), np.tile(c.places, (2, 1)), np.ones(8, int), np.tile(c.group, 2),
                       np.repeat([0.0, 1.0], 4)[:, None])  # fmt: skip
-    batch = choose(covariance, a, both, options=SuggestSettings(by="space_filling", runs=8))
+    batch = select_batch(covariance, a, both, options=SuggestSettings(by="space_filling", runs=8))
     clones = [int(both.group[x.run]) for x in batch]
     assert set(clones[:4]) == set(range(4))
     assert len({x.run for x in batch}) == 8
@@ -154,7 +154,7 @@ def test_space_is_filled_before_a_clone_comes_twice():
 
 def test_the_most_informative_run_is_that_of_a_d_optimal_design():
     covariance, a, c = problem([5.0, 0.0], [0.1, 1.0], [0.1, 0.5])
-    first = choose(covariance, a, c, options=SuggestSettings(by="d_optimal", runs=1))[0]
+    first = select_batch(covariance, a, c, options=SuggestSettings(by="d_optimal", runs=1))[0]
     assert first.run == 1
     assert first.information == pytest.approx(0.5 * np.log(1.0 + 4.0))
 
@@ -162,14 +162,14 @@ def test_the_most_informative_run_is_that_of_a_d_optimal_design():
 def test_what_cannot_be_done_is_refused():
     covariance, a, c = problem([0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [3, 5])
     with pytest.raises(ConfigError, match=r"suggest\.by: unknown 'decison'\. Did you mean 'decision'\?"):
-        choose(covariance, a, c, options=SuggestSettings(by="decison", runs=1))
+        select_batch(covariance, a, c, options=SuggestSettings(by="decison", runs=1))
     with pytest.raises(ConfigError, match=r"5 samples pay for 1 of 2 runs, of at least 3 samples each; raise it to 6"):
-        choose(covariance, a, c, options=SuggestSettings(runs=2, samples=5))
+        select_batch(covariance, a, c, options=SuggestSettings(runs=2, samples=5))
     with pytest.raises(ConfigError, match=r"suggest\.runs: 0"):
-        choose(covariance, a, c, options=SuggestSettings(runs=0))
+        select_batch(covariance, a, c, options=SuggestSettings(runs=0))
     none = replace(c, root=c.root[:0], places=c.places[:0], samples=c.samples[:0], group=c.group[:0], where=c.where[:0])
     with pytest.raises(ConfigError, match="no run to choose from"):
-        choose(covariance, a, none, options=SuggestSettings(runs=1))
+        select_batch(covariance, a, none, options=SuggestSettings(runs=1))
 
 
 # --- what readings would say ---
@@ -196,7 +196,7 @@ def planned(*clones: str) -> tuple[Run, ...]:
     )
 
 
-def with_runs(posterior: Posterior, point: Point, belief: Belief, runs: tuple[Run, ...]) -> np.ndarray:
+def with_runs(posterior: Posterior, point: Point, belief: GaussianPosterior, runs: tuple[Run, ...]) -> np.ndarray:
     """Covariance of the belief's parameters from a posterior that has the runs in it: inverse of the whole matrix."""
     old = posterior.problem
     m, values = old.dataset.measurements, []
@@ -248,7 +248,7 @@ def with_runs(posterior: Posterior, point: Point, belief: Belief, runs: tuple[Ru
 
 def test_the_belief_is_the_posterior_with_clones_in_order_of_their_names(fitted):
     posterior, point = fitted
-    belief = belief_of(posterior, point)
+    belief = gaussian_posterior(posterior, point)
     assert belief.clones == ("A", "B", "C")
     shared, own, _ = point.arrow.covariance()
     for c, name in enumerate(belief.clones):
@@ -260,7 +260,7 @@ def test_the_belief_is_the_posterior_with_clones_in_order_of_their_names(fitted)
 
 def test_a_clone_not_seen_is_the_population_and_its_spread(fitted):
     posterior, point = fitted
-    belief = belief_of(posterior, point, ("NEW1",))
+    belief = gaussian_posterior(posterior, point, ("NEW1",))
     at = belief.own[3, 0]
     assert belief.mean[at] == point.shared[0]
     assert belief.covariance[at, at] == pytest.approx(belief.covariance[0, 0] + 0.2**2)
@@ -270,25 +270,25 @@ def test_a_clone_not_seen_is_the_population_and_its_spread(fitted):
 def test_the_covariance_after_runs_is_that_of_a_posterior_with_the_runs(fitted):
     """Nuisance of new vessels averaged out, the coming batch's assay shared by all its runs."""
     posterior, point = fitted
-    belief = belief_of(posterior, point)
+    belief = gaussian_posterior(posterior, point)
     runs, clones = planned("B", "B", "A"), np.array([1, 1, 0])
-    info = information(
+    info = information_matrices(
         posterior, belief, runs[:1], clone=clones, run=np.zeros(3, int), media=posterior.problem.dataset.media
     )
     precision = np.linalg.inv(belief.covariance)
     for k in range(3):
-        at = belief.places(int(clones[k]))
+        at = belief.clone_columns(int(clones[k]))
         precision[np.ix_(at, at)] += info[k]
     expected = with_runs(posterior, point, belief, runs)
     assert np.allclose(np.linalg.inv(precision), expected, rtol=1e-6, atol=1e-12)
     # and the same one run after another, as they are chosen
     size, vectors = np.linalg.eigh(info)
     root = np.sqrt(np.maximum(size, 0.0))[:, :, None] * np.swapaxes(vectors, 1, 2)
-    c = Candidates(root, belief.places(clones), np.ones(3, int), clones, np.zeros((3, 1)))
-    flat = Alternatives(np.zeros(1), np.zeros((1, len(belief.mean))), np.zeros(1, int))
-    state = State(belief.covariance, flat, draws=4, seed=0)
+    c = Candidates(root, belief.clone_columns(clones), np.ones(3, int), clones, np.zeros((3, 1)))
+    flat = LinearValues(np.zeros(1), np.zeros((1, len(belief.mean))), np.zeros(1, int))
+    state = Knowledge(belief.covariance, flat, draws=4, seed=0)
     for k in range(3):
-        state.take(c, k)
+        state.add_run(c, k)
     assert np.allclose(state.covariance, expected, rtol=1e-6, atol=1e-12)
 
 
@@ -315,13 +315,13 @@ def fitted_quickly(problem):
 
 @pytest.fixture(scope="module")
 def plan(short, process_problem):
-    return weighed(ExperimentProblem(*short, process_problem, SETTING), SMALL, solving=QUICK, seed=0)
+    return weigh_candidates(ExperimentProblem(*short, process_problem, SETTING), SMALL, solving=QUICK, seed=0)
 
 
 def test_runs_do_what_the_design_says(process_problem):
     """Events against the actions of the very process that is simulated, and decisions at what pumps can do."""
     design = process_problem.design
-    x = processes(design, 6, 0)
+    x = space_filling_processes(design, 6, 0)
     assert (x >= design.lower - 1e-9).all()
     assert (x <= design.upper + 1e-9).all()
     steps = x / np.array([d.resolution for d in design.decisions])
@@ -469,11 +469,11 @@ def test_what_a_sheet_cannot_state_is_refused(row, change, words):
 def test_a_run_is_simulated_as_its_process(short, process_problem):
     """What a planned run reads at harvest is what the process problem predicts there."""
     posterior, point = short
-    belief = belief_of(posterior, point)
+    belief = gaussian_posterior(posterior, point)
     x = process_problem.design.platform[None]
     plans = [process_problem.design.sample_times_h]
     (run,) = runs_of(process_problem, x, SETTING, plan=np.zeros(1, int), plans=plans)
-    u = lanes(posterior.problem, belief, belief.mean[None], clone=np.array([0]))
+    u = fit_lanes(posterior.problem, belief, belief.mean[None], clone=np.array([0]))
     dataset = replace(
         posterior.problem.dataset,
         runs=(replace(run, run_id="R", clone_id="any"),),
@@ -486,7 +486,7 @@ def test_a_run_is_simulated_as_its_process(short, process_problem):
         noise=posterior.problem.noise,
         integrator=posterior.problem.integrator,
     )
-    p = parameters(posterior.problem, belief, belief.mean[None], clone=np.array([0]))
+    p = model_parameters(posterior.problem, belief, belief.mean[None], clone=np.array([0]))
     metrics = dict(zip(process_problem.metrics, process_problem.evaluate(x, p).metrics[0], strict=True))
     assert future.predict(u)[0][0, 0] == pytest.approx(metrics["titre_g_per_l"], rel=1e-5)
 
@@ -494,32 +494,32 @@ def test_a_run_is_simulated_as_its_process(short, process_problem):
 @pytest.mark.slow
 def test_no_run_is_weighed_that_is_not_safe(short, plan, process_problem):
     posterior, _ = short
-    t = plan.trials
+    t = plan.candidates
     assert t.refused > 0
     assert (t.met >= SMALL.safe).all()
     # all of them meet every limit at the estimate, by the process problem itself
     there = replace(process_problem, design=replace(process_problem.design, sample_times_h=t.plans[0]))
     theta = np.tile(plan.belief.mean, (len(t.clone), 1))
-    e = there.evaluate(t.x, parameters(posterior.problem, plan.belief, theta, clone=t.clone))
+    e = there.evaluate(t.x, model_parameters(posterior.problem, plan.belief, theta, clone=t.clone))
     assert e.margins.min() >= -1e-6
     none = Safety(per_clone=2, least=1.0, members=4)
     full = np.tile(process_problem.design.upper, (2, 1))
     uncertain = UncertainProcess(process_problem, posterior.problem, plan.belief)
     with pytest.raises(InfeasibleError, match="no process to try meets all limits"):
-        safe(uncertain, full, none, plans=t.plans, seed=0)
+        safe_candidates(uncertain, full, none, plans=t.plans, seed=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", CRITERIA)
 def test_every_way_chooses_runs_by_name_and_within_samples(plan, process_problem, by):
-    options = replace(SMALL, by=by, samples=3 * int(plan.trials.candidates.samples.max()))
-    batch = chosen(plan, options, 0)
+    options = replace(SMALL, by=by, samples=3 * int(plan.candidates.readings.samples.max()))
+    batch = select_runs(plan, options, 0)
     runs = runs_to_do(process_problem, plan, batch, setting=SETTING)
     assert [run.run_id for run in runs] == ["NEXT1-1", "NEXT1-2", "NEXT1-3"]
     assert sum(len(sampled_h(run)) for run in runs) <= options.samples
     assert all(run.clone_id in plan.belief.clones for run in runs)
-    before = State(plan.belief.covariance, plan.decided.alternatives, draws=256, seed=0)
-    assert batch[-1].loss < before.outlook()[0] + 1e-3
+    before = Knowledge(plan.belief.covariance, plan.alternatives.values, draws=256, seed=0)
+    assert batch[-1].loss < before.expected_loss_and_probability()[0] + 1e-3
 
 
 @pytest.mark.slow
@@ -527,7 +527,7 @@ def test_the_line_through_values_is_their_mean_and_slope(plan):
     """A value that is linear in a clone's parameters comes back, and curvature does not pass for slope."""
     belief, clone = plan.belief, np.array([1])
     theta = _filling(belief, 64, 0)
-    at, sd = belief.places(1), np.sqrt(np.diag(belief.covariance))
+    at, sd = belief.clone_columns(1), np.sqrt(np.diag(belief.covariance))
     z = (theta[:, at] - belief.mean[at]) / sd[at]
     weight = np.linspace(-0.2, 0.3, len(at))
     line, curve = (1.0 + z @ weight)[None], (z[:, 0] ** 2)[None]
@@ -552,16 +552,16 @@ def _on(values: np.ndarray, at: np.ndarray, size: int) -> np.ndarray:
 def test_expected_values_are_means_of_the_simulated_process(short, plan, process_problem):
     """Against other draws of the belief, simulated by themselves."""
     posterior, _ = short
-    d, lead = plan.decided, plan.decided.chosen
+    d, lead = plan.alternatives, plan.alternatives.leading
     theta = plan.belief.draws(200, np.random.default_rng(11))
-    clone = np.full(200, d.alternatives.group[lead])
-    p = parameters(posterior.problem, plan.belief, theta, clone=clone)
+    clone = np.full(200, d.values.group[lead])
+    p = model_parameters(posterior.problem, plan.belief, theta, clone=clone)
     e = process_problem.evaluate(np.tile(d.x[lead], (200, 1)), p)
     value = np.exp(e.objective + np.minimum(e.margins.min(axis=1), 0.0)) / d.scale
     assert (e.status == 0).all()
-    assert d.alternatives.mean[lead] == pytest.approx(value.mean(), abs=4.0 * value.std() / np.sqrt(SMALL.scenarios))
+    assert d.values.mean[lead] == pytest.approx(value.mean(), abs=4.0 * value.std() / np.sqrt(SMALL.scenarios))
     assert d.at_estimate.max() == pytest.approx(1.0, rel=1e-6)
-    assert (d.alternatives.mean <= d.alternatives.mean[lead]).all()
+    assert (d.values.mean <= d.values.mean[lead]).all()
 
 
 @pytest.mark.slow
@@ -576,8 +576,8 @@ def test_the_order_of_clones_changes_nothing(short, plan, process_problem):
     again.evaluate([moved])
     assert moved.cost == pytest.approx(point.cost, rel=1e-9)
     problem = ExperimentProblem(again, moved, process_problem, SETTING)
-    w = weighed(problem, SMALL, solving=QUICK, seed=0)
-    ours, theirs = (runs_to_do(process_problem, x, chosen(x, SMALL, 0), setting=SETTING) for x in (plan, w))
+    w = weigh_candidates(problem, SMALL, solving=QUICK, seed=0)
+    ours, theirs = (runs_to_do(process_problem, x, select_runs(x, SMALL, 0), setting=SETTING) for x in (plan, w))
     assert [r.clone_id for r in ours] == [r.clone_id for r in theirs]
     assert [r.actions for r in ours] == [r.actions for r in theirs]
 

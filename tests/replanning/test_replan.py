@@ -28,10 +28,10 @@ from optim.optimisation.solve import best_solution, solve
 from optim.optimisation.study import Study
 from optim.process.decision import Decision
 from optim.process.design import Design
-from optim.replanning.remaining import remaining
-from optim.replanning.replan import ReplanOptions, replan
+from optim.replanning.remaining import remaining_design
+from optim.replanning.replan import ReplanOptions, replan_batch
 from optim.replanning.result import Replan
-from optim.replanning.running_batch import Plan, RunningBatch, outlook
+from optim.replanning.running_batch import FollowedPlan, RunningBatch, forecast_batch
 from optim.report.replan import draw_replan, replan_lines
 from optim.schedule.actions import Bolus, Feed, Harvest, Sample, Setpoint, start_time, used_feed
 from optim.schedule.schedule import to_grid
@@ -79,7 +79,7 @@ def optimum(process, old):
 
 @pytest.fixture(scope="module")
 def plan(optimum):
-    return Plan({d.name: d.value for d in optimum.optimum.decisions}, optimum.optimum.trajectory)
+    return FollowedPlan({d.name: d.value for d in optimum.optimum.decisions}, optimum.optimum.trajectory)
 
 
 @pytest.fixture(scope="module")
@@ -163,8 +163,8 @@ def planned_anew(cfg, process, old, plan, small_screen):
         fitting = problem_until_now(cfg, data, 0, now_h=now_h)
         running = RunningBatch(batch, plan, fitting, old)
         if whole:
-            return replan(here, running, options, lineage=Lineage.from_parents(old, seed=1))
-        return outlook(here, running, draws=options.replan.draws, seed=1)
+            return replan_batch(here, running, options, lineage=Lineage.from_parents(old, seed=1))
+        return forecast_batch(here, running, draws=options.replan.draws, seed=1)
 
     return go
 
@@ -420,29 +420,29 @@ def test_a_limit_that_nothing_can_meet_is_eased_and_said(planned_anew, process, 
 
 def test_a_bolus_for_now_is_open_unless_given_and_an_early_one_is_not_given_twice(process):
     design, feeds = process.design, ("feed_a",)
-    left, _ = remaining(design, a_run([sample(0.0), sample(120.0)]), now_h=120.0, feeds=feeds)
+    left, _ = remaining_design(design, a_run([sample(0.0), sample(120.0)]), now_h=120.0, feeds=feeds)
     assert "feed_volume_day_5" in [d.name for d in left.decisions]
     assert 120.0 not in left.sample_times_h
-    given, passed = remaining(design, a_run([bolus(120.0, 0.4)]), now_h=120.0, feeds=feeds)
+    given, passed = remaining_design(design, a_run([bolus(120.0, 0.4)]), now_h=120.0, feeds=feeds)
     assert "feed_volume_day_5" not in [d.name for d in given.decisions]
     assert 120.0 in given.sample_times_h
     assert next(p.done for p in passed if p.decision.name == "feed_volume_day_5") == pytest.approx(0.4)
-    early, _ = remaining(design, a_run([bolus(117.0, 0.4)]), now_h=118.0, feeds=feeds)
+    early, _ = remaining_design(design, a_run([bolus(117.0, 0.4)]), now_h=118.0, feeds=feeds)
     assert "feed_volume_day_5" not in [d.name for d in early.decisions]
 
 
 def test_a_shift_is_done_once_the_temperature_has_changed_for_good(process):
     def names(*events):
-        left, _ = remaining(process.design, a_run(events), now_h=150.0, feeds=("feed_a",))
+        left, _ = remaining_design(process.design, a_run(events), now_h=150.0, feeds=("feed_a",))
         return {d.name for d in left.decisions}
 
     cold, back = Setpoint(100.0, temperature_c=33.0), Setpoint(103.0, temperature_c=36.8)
     assert {"shift_time", "shift_temperature"} <= names()
     assert not {"shift_time", "shift_temperature"} & names(cold)
     assert {"shift_time", "shift_temperature"} <= names(cold, back)
-    left, _ = remaining(process.design, a_run(()), now_h=150.0, feeds=("feed_a",))
+    left, _ = remaining_design(process.design, a_run(()), now_h=150.0, feeds=("feed_a",))
     assert next(d.lower for d in left.decisions if d.name == "shift_time") == 150.0
-    late, passed = remaining(process.design, a_run(()), now_h=250.0, feeds=("feed_a",))
+    late, passed = remaining_design(process.design, a_run(()), now_h=250.0, feeds=("feed_a",))
     assert "shift_time" not in {d.name for d in late.decisions}
     assert "shift_temperature" in {d.name for d in late.decisions}
     assert late.shift_h == 250.0
@@ -453,7 +453,7 @@ def test_a_feed_rate_goes_on_until_it_is_decided_anew():
     rows = tuple(Decision(f"rate_{t}h", "feed_rate", 0.0, 9.0, 1.0, 0.0, float(t)) for t in (0, 10, 20))
     design = Design((*rows, Decision("harvest", "harvest", 20.0, 30.0, 30.0, 0.0)), 1.0, 30.0, 7.0, 30.0, 5.0, (), 0.0)
     run = a_run([Feed("f", 0.0, 2.0, stop_h=7.0), Feed("f", 7.0, 3.0)])
-    left, passed = remaining(design, run, now_h=12.0, feeds=("f",))
+    left, passed = remaining_design(design, run, now_h=12.0, feeds=("f",))
     assert [d.name for d in left.decisions] == ["rate_20h", "harvest"]
     assert [p.done for p in passed] == pytest.approx([2.0, 3.0])
     s = jax.tree.map(np.asarray, left.schedule(jnp.asarray([5.0, 30.0])))
@@ -476,7 +476,7 @@ def test_an_exponential_feed_goes_on_by_its_decisions():
         rows, 1.0, 30.0, 7.0, 30.0, 5.0, (), 0.0, feeds=("f", "base"), second_feed="base", second_feed_ratio=0.5
     )
     run = a_run([Feed("f", 0.0, 1.0, 4.0), Feed("base", 0.0, 2.0)], end_h=20.0)
-    left, _ = remaining(design, run, now_h=10.0, feeds=("f", "base"))
+    left, _ = remaining_design(design, run, now_h=10.0, feeds=("f", "base"))
     s = jax.tree.map(np.asarray, left.schedule(jnp.asarray([2.0, 0.1])))
     assert list(s.rate_t) == [0.0, 10.0, 15.0, 20.0, 25.0]
     # the ramp has come half its way
@@ -500,7 +500,7 @@ def test_feeds_of_a_running_batch_keep_the_names_of_the_design(small_screen):
     holds = [here.model.feed(media[name]) for name in ("feed_a", "sugar")]
     assert np.allclose(here.feeds[:2], holds)
     assert here.feeds[3] == pytest.approx(here.model.feed({"lactate": 2.0}))
-    left, _ = remaining(problem.design, batch.run, now_h=6 * DAY, feeds=batch.feeds)
+    left, _ = remaining_design(problem.design, batch.run, now_h=6 * DAY, feeds=batch.feeds)
     both = left._with_others(jnp.array([4.0]), jnp.array([9.0, 0.3, 9.0, 0.4]))
     assert both[0] == pytest.approx([0.004, 0.3, 0.002, 0.4])
 
@@ -513,7 +513,7 @@ def test_a_batch_fed_with_what_nobody_knows_is_refused(process, small_screen):
 
 def test_batches_of_which_as_much_was_done_share_a_program_and_keep_their_own_past(process):
     one, other = (
-        remaining(process.design, a_run([sample(0.0), bolus(3 * DAY, ml)]), now_h=6 * DAY, feeds=("feed_a",))[0]
+        remaining_design(process.design, a_run([sample(0.0), bolus(3 * DAY, ml)]), now_h=6 * DAY, feeds=("feed_a",))[0]
         for ml in (0.3, 0.4)
     )
     assert one == other
@@ -532,7 +532,7 @@ def test_batches_of_which_as_much_was_done_share_a_program_and_keep_their_own_pa
 )
 def test_a_batch_at_or_past_harvest_is_refused(process, now_h, what):
     with pytest.raises(ConfigError, match=what):
-        remaining(process.design, a_run([sample(0.0)]), now_h=now_h, feeds=("feed_a",))
+        remaining_design(process.design, a_run([sample(0.0)]), now_h=now_h, feeds=("feed_a",))
 
 
 def test_runs_and_times_that_cannot_be_are_refused(small_screen):

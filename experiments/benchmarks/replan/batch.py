@@ -13,7 +13,7 @@ from optim.data.schedules import feeds_of, schedule_of
 from optim.kinetics.cho_moller import ChoMoller, Parameters
 from optim.process.lanes import Lanes, VesselStart
 from optim.process.problem import ProcessProblem
-from optim.replanning.remaining import remaining
+from optim.replanning.remaining import remaining_design
 from optim.schedule.actions import Action, Bolus, Sample, Setpoint, start_time
 from optim.schedule.schedule import to_grid
 from optim.simulation.balance import Vessel
@@ -187,7 +187,7 @@ def judged(problem: ProcessProblem, batch: Batch, plan: dict[str, float]) -> dic
     """The objective and the worst relative margin of every limit, from inoculation to harvest, under the truth."""
     # all is done but the harvest; doses still open lie after it, or are none
     now = min(batch.now_h, plan["harvest"] - 0.02)
-    left, _ = remaining(problem.design, batch.run(plan["harvest"]), now_h=now, feeds=("feed_a",))
+    left, _ = remaining_design(problem.design, batch.run(plan["harvest"]), now_h=now, feeds=("feed_a",))
     x = np.array([plan["harvest"] if d.kind == "harvest" else 0.0 for d in left.decisions])
     x = np.array([plan[d.name] if "shift" in d.kind else v for d, v in zip(left.decisions, x, strict=True)])
     trace = replace(problem, design=left, integrator=EXACT).trace(x[None], batch.truth.lane())

@@ -30,8 +30,8 @@ from optim.optimisation.result import Optimum, Series
 from optim.optimisation.solve import best_solution, solve
 from optim.process.problem import ProcessProblem
 from optim.recipe.rounding import rounded_decisions
-from optim.replanning.replan import ReplanOptions, replan
-from optim.replanning.running_batch import Plan, RunningBatch
+from optim.replanning.replan import ReplanOptions, replan_batch
+from optim.replanning.running_batch import FollowedPlan, RunningBatch
 from optim.runtime import configure
 from optim.settings.optimisation import OptimiseSettings
 from optim.settings.replanning import ReplanSettings
@@ -91,9 +91,9 @@ class Bench:
             data = batch.dataset()
             begin = time.perf_counter()
             problem, under_way = running_batch_problem(self.problem, data, 0, now_h=batch.now_h)
-            fitting, following = problem_until_now(self.cfg, data, 0, now_h=batch.now_h), Plan(plan, EMPTY)
+            fitting, following = problem_until_now(self.cfg, data, 0, now_h=batch.now_h), FollowedPlan(plan, EMPTY)
             running = RunningBatch(under_way, following, fitting, self.fit)
-            found = replan(problem, running, OPTIONS, lineage=Lineage.from_parents(self.fit, seed=1))
+            found = replan_batch(problem, running, OPTIONS, lineage=Lineage.from_parents(self.fit, seed=1))
             seconds.append(time.perf_counter() - begin)
             plan = plan | {d.name: d.now for d in found.decisions if d.open}
             changes.append(0 if found.kept else day)

@@ -28,9 +28,9 @@ from optim.data.screened import Screen
 from optim.data.writer import append_runs, write_dataset
 from optim.doe.alternatives import best_processes
 from optim.doe.candidates import Setting, sampled_h
-from optim.doe.posterior_normal import belief_of
-from optim.doe.selection import State
-from optim.doe.suggest import ExperimentProblem, Weighed, chosen, runs_to_do, weighed
+from optim.doe.posterior_normal import gaussian_posterior
+from optim.doe.selection import Knowledge
+from optim.doe.suggest import ExperimentProblem, WeighedCandidates, runs_to_do, select_runs, weigh_candidates
 from optim.doe.uncertain_process import UncertainProcess
 from optim.estimation.fit import fit_problem
 from optim.estimation.posterior import Point, Posterior
@@ -129,19 +129,19 @@ def decide(
     c: Campaign, posterior: Posterior, point: Point, known: Mapping[str, np.ndarray] | None
 ) -> tuple[str, dict[str, np.ndarray]]:
     """The clone with the best value at the estimate, and the best process of each."""
-    belief = belief_of(posterior, point)
+    belief = gaussian_posterior(posterior, point)
     own = best_processes(UncertainProcess(c.process, posterior.problem, belief), SOLVING, seed=c.seed, known=known)
     lead = max(own, key=lambda i: own[i].objective)
     return belief.clones[lead], {belief.clones[i]: s.x for i, s in own.items()}
 
 
-def decided(w: Weighed) -> tuple[str, dict[str, np.ndarray]]:
+def decided(w: WeighedCandidates) -> tuple[str, dict[str, np.ndarray]]:
     """The same from what runs are chosen for: the first alternative of each clone is its best at the estimate."""
-    a, own = w.decided.alternatives, dict[str, int]()
+    a, own = w.alternatives.values, dict[str, int]()
     for i, c in enumerate(a.group):
         own.setdefault(w.belief.clones[c], i)
-    lead = max(own, key=lambda name: w.decided.at_estimate[own[name]])
-    return lead, {name: w.decided.x[i] for name, i in own.items()}
+    lead = max(own, key=lambda name: w.alternatives.at_estimate[own[name]])
+    return lead, {name: w.alternatives.x[i] for name, i in own.items()}
 
 
 def _row(c: Campaign, true_best: str, round_: int, clone: str, x: np.ndarray) -> Row:
@@ -163,20 +163,22 @@ def campaign(seed: int, strategies: tuple[str, ...]) -> Row:
         problem = build_fit(c.cfg, c.data("round0"))
         first = fit_problem(problem, FIT, seed=seed, model_name=c.cfg.model.name)
         posterior, point = revive_posterior(first, problem)
-        w = weighed(ExperimentProblem(posterior, point, c.process, c.setting), SUGGEST, solving=SOLVING, seed=seed)
+        w = weigh_candidates(
+            ExperimentProblem(posterior, point, c.process, c.setting), SUGGEST, solving=SOLVING, seed=seed
+        )
         clone, processes = decided(w)
         starts = np.unique(np.array([processes[clone], *list(processes.values())[: TRUTH_STARTS - 1]]), axis=0)
         true_best = c.find_best(starts)
         start = _row(c, true_best, 0, clone, processes[clone])
-        before = State(w.belief.covariance, w.decided.alternatives, draws=SUGGEST.draws, seed=seed)
-        start["expected_loss"] = before.outlook()[0]
+        before = Knowledge(w.belief.covariance, w.alternatives.values, draws=SUGGEST.draws, seed=seed)
+        start["expected_loss"] = before.expected_loss_and_probability()[0]
         found: Row = {"seed": seed, "best": c.best, "best_clone": true_best, "first": start, "strategies": {}}
         for by in strategies:
             rows, chosen_runs, now, at = [start], [], first, "round0"
             own, here = processes, w
             for k in range(1, ROUNDS + 1):
                 setting = replace(c.setting, experiment_id=f"{by}{k}")
-                batch = chosen(here, replace(SUGGEST, by=by), seed + k)
+                batch = select_runs(here, replace(SUGGEST, by=by), seed + k)
                 runs = runs_to_do(c.process, here, batch, setting=setting)
                 chosen_runs.append([[r.clone_id, len(sampled_h(r))] for r in runs])
                 c.do(runs, f"{by}{k}", [sampled_h(r) for r in runs])
@@ -189,7 +191,7 @@ def campaign(seed: int, strategies: tuple[str, ...]) -> Row:
                     # what the others choose by does not need the alternatives between which the first one decides
                     options = SUGGEST if by == "decision" else replace(SUGGEST, optima=0)
                     now_known = ExperimentProblem(posterior, point, c.process, c.setting)
-                    here = weighed(now_known, options, solving=SOLVING, seed=seed, known=own)
+                    here = weigh_candidates(now_known, options, solving=SOLVING, seed=seed, known=own)
                     clone, own = decided(here)
                 else:
                     clone, own = decide(c, posterior, point, own)

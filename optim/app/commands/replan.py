@@ -23,10 +23,9 @@ from optim.optimisation.result import Optimum, Series
 from optim.process.problem import ProcessProblem
 from optim.recipe.document import RECIPE_FILE, read_document
 from optim.recipe.recipe import Recipe
-from optim.replanning.replan import ReplanOptions
-from optim.replanning.replan import replan as replan_batch
+from optim.replanning.replan import ReplanOptions, replan_batch
 from optim.replanning.result import Replan
-from optim.replanning.running_batch import BatchRecord, Plan, RunningBatch
+from optim.replanning.running_batch import BatchRecord, FollowedPlan, RunningBatch
 from optim.schedule.actions import start_time, used_feed, with_feed
 from optim.schedule.grid import padded_length
 
@@ -158,7 +157,7 @@ def _roomy(problem: FitProblem) -> FitProblem:
     return replace(problem, vessels=v._replace(**padded))
 
 
-def read_plan(folder: Path, problem: ProcessProblem, fit: FitResult, *, fit_folder: Path) -> Plan:
+def read_plan(folder: Path, problem: ProcessProblem, fit: FitResult, *, fit_folder: Path) -> FollowedPlan:
     """The current plan of a batch, from the folder of an optimum, a recipe, or an earlier re-plan.
 
     Raises `IncompatibleError` when it is none of them, of another design, or made from another fit.
@@ -169,12 +168,12 @@ def read_plan(folder: Path, problem: ProcessProblem, fit: FitResult, *, fit_fold
         earlier = load_artefact(Replan, folder)
         require_parent(earlier, fit, child_place=folder, parent_place=fit_folder)
         decisions = {d.name: d.planned if np.isnan(d.now) else d.now for d in earlier.decisions}
-        plan = Plan(decisions, earlier.replanned.trajectory, {earlier.kind(): earlier.id})
+        plan = FollowedPlan(decisions, earlier.replanned.trajectory, {earlier.kind(): earlier.id})
     else:
         optimum = load_artefact(Optimum, folder)
         require_parent(optimum, fit, child_place=folder, parent_place=fit_folder)
         best = optimum.optimum
-        plan = Plan({d.name: d.value for d in best.decisions}, best.trajectory, {optimum.kind(): optimum.id})
+        plan = FollowedPlan({d.name: d.value for d in best.decisions}, best.trajectory, {optimum.kind(): optimum.id})
     wanted = [d.name for d in problem.design.decisions]
     if list(plan.decisions) != wanted:
         differ = ", ".join(sorted(set(plan.decisions) ^ set(wanted))) or "their order"
@@ -182,7 +181,7 @@ def read_plan(folder: Path, problem: ProcessProblem, fit: FitResult, *, fit_fold
     return plan
 
 
-def _of_recipe(folder: Path, fit: FitResult, fit_folder: Path) -> Plan:
+def _of_recipe(folder: Path, fit: FitResult, fit_folder: Path) -> FollowedPlan:
     document = read_document(folder)
     try:
         recipe = document["recipe"]
@@ -195,7 +194,7 @@ def _of_recipe(folder: Path, fit: FitResult, fit_folder: Path) -> Plan:
     except (KeyError, TypeError, ValueError) as err:
         raise IncompatibleError(f"{folder / RECIPE_FILE} is no recipe that can be followed: {err!r}") from err
     require_parent_id(made_from, fit, child_place=folder, parent_place=fit_folder, made_by=Recipe.made_by)
-    return Plan(decisions, series, {"recipe": document["id"]})
+    return FollowedPlan(decisions, series, {"recipe": document["id"]})
 
 
 def _is_replan(folder: Path) -> bool:

@@ -13,8 +13,7 @@ from optim.data.open import read_dataset
 from optim.data.screened import Screen
 from optim.doe.candidates import Setting
 from optim.doe.result import Suggestion
-from optim.doe.suggest import ExperimentProblem
-from optim.doe.suggest import suggest as suggest_runs
+from optim.doe.suggest import ExperimentProblem, suggest_runs
 from optim.errors import ConfigError
 from optim.estimation.result import FitResult
 from optim.estimation.transfer.continued_fit import revive_posterior
