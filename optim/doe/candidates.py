@@ -19,6 +19,7 @@ from optim.estimation.noise import MEASURED
 from optim.estimation.posterior import Posterior
 from optim.estimation.problem import FitProblem, build_problem
 from optim.optimisation.solve import FEASIBLE
+from optim.process.decision import DECISION_KINDS
 from optim.process.design import Design
 from optim.process.problem import ProcessProblem
 from optim.schedule.actions import Harvest, Sample, Setpoint
@@ -26,7 +27,6 @@ from optim.schedule.decode import actions_of
 from optim.schedule.schedule import Schedule
 from optim.units import VARIABLES, display_unit
 
-PROFILE = ("bolus", "feed_rate")
 MEDIUM_COMPONENT, INOCULUM = "medium_component", "inoculum"
 Media = dict[str, dict[str, float]]
 
@@ -71,7 +71,8 @@ class Trials:
 
 def processes(design: Design, n: int, seed: int) -> np.ndarray:
     """Processes [n, D] that fill the design's bounds. A profile of feeds is told by its level and its trend."""
-    groups = [g for kind in PROFILE if len(g := [i for i, d in enumerate(design.decisions) if d.kind == kind]) > 1]
+    profiles = [kind.name for kind in DECISION_KINDS.values() if kind.is_profile]
+    groups = [g for kind in profiles if len(g := [i for i, d in enumerate(design.decisions) if d.kind == kind]) > 1]
     single = [i for i in range(len(design.decisions)) if not any(i in g for g in groups)]
     size = 1 << int(np.ceil(np.log2(max(2, n))))
     u = qmc.Sobol(2 * len(groups) + len(single), rng=np.random.default_rng(seed)).random(size)[:n]
@@ -95,7 +96,7 @@ def rounded(design: Design, x: np.ndarray) -> np.ndarray:
 def coordinates(design: Design, x: np.ndarray) -> np.ndarray:
     """Where processes lie, [..., D] between 0 and 1 and weighted so that a whole profile counts as one decision."""
     kinds = [d.kind for d in design.decisions]
-    weight = np.array([1.0 / np.sqrt(kinds.count(k)) if k in PROFILE else 1.0 for k in kinds])
+    weight = np.array([1.0 / np.sqrt(kinds.count(k)) if DECISION_KINDS[k].is_profile else 1.0 for k in kinds])
     z: np.ndarray = weight * (x - design.lower) / (design.upper - design.lower)
     return z
 
