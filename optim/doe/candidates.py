@@ -20,6 +20,7 @@ from optim.estimation.noise import MEASURED
 from optim.estimation.posterior import Posterior
 from optim.estimation.problem import build_problem
 from optim.optimisation.solve import FEASIBLE
+from optim.process.decision import DECISION_KINDS
 from optim.process.design import Design
 from optim.process.problem import ProcessProblem
 from optim.schedule.actions import Harvest, Sample, Setpoint
@@ -27,7 +28,6 @@ from optim.schedule.decode import actions_of
 from optim.schedule.schedule import Schedule
 from optim.units import VARIABLES, display_unit
 
-PROFILE = ("bolus", "feed_rate")
 MEDIUM_COMPONENT, INOCULUM = "medium_component", "inoculum"
 Media = dict[str, dict[str, float]]
 
@@ -78,7 +78,8 @@ def space_filling_processes(design: Design, n: int, seed: int) -> np.ndarray:
 
     A profile of feeds is described by its level and its trend.
     """
-    groups = [g for kind in PROFILE if len(g := [i for i, d in enumerate(design.decisions) if d.kind == kind]) > 1]
+    profiles = [kind.name for kind in DECISION_KINDS.values() if kind.is_profile]
+    groups = [g for kind in profiles if len(g := [i for i, d in enumerate(design.decisions) if d.kind == kind]) > 1]
     single = [i for i in range(len(design.decisions)) if not any(i in g for g in groups)]
     size = 1 << int(np.ceil(np.log2(max(2, n))))
     u = qmc.Sobol(2 * len(groups) + len(single), rng=np.random.default_rng(seed)).random(size)[:n]
@@ -102,7 +103,7 @@ def rounded_processes(design: Design, x: np.ndarray) -> np.ndarray:
 def process_coordinates(design: Design, x: np.ndarray) -> np.ndarray:
     """Coordinates of processes [..., D] between 0 and 1, weighted so that a whole profile counts as one decision."""
     kinds = [d.kind for d in design.decisions]
-    weight = np.array([1.0 / np.sqrt(kinds.count(k)) if k in PROFILE else 1.0 for k in kinds])
+    weight = np.array([1.0 / np.sqrt(kinds.count(k)) if DECISION_KINDS[k].is_profile else 1.0 for k in kinds])
     z: np.ndarray = weight * (x - design.lower) / (design.upper - design.lower)
     return z
 

@@ -67,7 +67,7 @@ def decision_values(problem: ProcessProblem, x: np.ndarray) -> tuple[DecisionVal
     """Decisions with their bounds and screened ranges."""
     rows = []
     for d, value in zip(problem.design.decisions, x, strict=True):
-        low, high = (None, None) if d.feed else problem.screened.get(d.kind, (None, None))
+        low, high = (None, None) if d.feed else problem.screened.get(d.what.screened, (None, None))
         span = d.upper - d.lower
         slack = max(1e-6, 0.5 * d.resolution)
         outside = low is not None and high is not None and not low - slack <= value <= high + slack

@@ -27,7 +27,7 @@ def idle_decisions(calendar: CalendarSettings, design: Design, start_day: str) -
     return [
         i
         for i, d in enumerate(design.decisions)
-        if d.kind == "bolus" and "bolus" in calendar.by_hand and not any(a <= d.time_h <= b for a, b in windows)
+        if d.kind in calendar.by_hand and not d.what.is_time and not any(a <= d.time_h <= b for a, b in windows)
     ]
 
 
@@ -52,7 +52,7 @@ def hours_allow(calendar: CalendarSettings, design: Design, start_day: str, *, f
 
 
 def _timed(calendar: CalendarSettings, design: Design) -> list[int]:
-    return [i for i, d in enumerate(design.decisions) if d.kind in calendar.by_hand and d.kind != "bolus"]
+    return [i for i, d in enumerate(design.decisions) if d.kind in calendar.by_hand and d.what.is_time]
 
 
 def fixed_decisions(design: Design, values: dict[str, float], key: str) -> dict[int, float]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from optim.errors import ConfigError, nearest
 from optim.kinetics.base import Environment
-from optim.process.decision import LEVELS, Decision
+from optim.process.decision import SETPOINT_KINDS, TIMED_KINDS, Decision
 from optim.schedule.schedule import Schedule
 from optim.settings.process import DesignSettings
 from optim.types import Array
@@ -88,7 +88,7 @@ class Design:
         for kind in (k for k in kinds if k.startswith("shift_") and k != "shift_time"):
             if "shift_time" not in kinds:
                 raise ConfigError(f"design.decisions: {kind} needs a shift_time (hold it, if it is not free)")
-        for kind in LEVELS:
+        for kind in SETPOINT_KINDS:
             if f"shift_{kind}" in kinds and len(self._places(kind)) > 1:
                 raise ConfigError(f"design.decisions: {kind} at several times and a shift of it; keep one of them")
         when, much = (
@@ -178,7 +178,7 @@ class Design:
         """The schedule of decisions x [D] in their own units. Traceable, and differentiable in every decision."""
         end = self._value(x, "harvest", self.end_h)
         regular = np.arange(0.0, self.longest_h() - 1e-9, self.node_step_h)
-        given = self._times("bolus", "feed_rate", "feed_node", "perfusion", "bleed", "bleed_above", *LEVELS)
+        given = self._times(*TIMED_KINDS)
         if self.look_after_h:
             given += [t + self.look_after_h for t in self._times("bolus")]
         fixed = np.unique(np.round([*regular, *given, *self.sample_times_h], 9))

@@ -23,7 +23,7 @@ from optim.replanning.result import (
     SeenReading,
 )
 from optim.replanning.running_batch import BatchForecast, BatchRecord, FollowedPlan, RunningBatch
-from optim.schedule.actions import Action, Sample, Setpoint, start_time, used_feed
+from optim.schedule.actions import Action, Bolus, Sample, Setpoint, start_time, used_feed
 from optim.schedule.lines import SETPOINTS
 from optim.units import VARIABLES, display_unit
 
@@ -340,7 +340,8 @@ def _passed(passed: Passed, plan: FollowedPlan) -> DecisionChange:
     if passed.done is None:
         return DecisionChange(d.name, d.unit, False, planned, float("nan"), "its time has passed, and it was not done")
     near = abs(passed.done - planned) <= max(0.5 * d.resolution, 1e-6 * (d.upper - d.lower)) + 1e-9
-    reason = "done as planned" if near else "left out" if passed.done == 0.0 and d.kind == "bolus" else "done otherwise"
+    left_out = passed.done == 0.0 and d.what.action is Bolus
+    reason = "done as planned" if near else "left out" if left_out else "done otherwise"
     return DecisionChange(d.name, d.unit, False, planned, passed.done, reason)
 
 

@@ -17,15 +17,12 @@ from optim.data.dataset import Run
 from optim.data.schedules import schedule_of
 from optim.errors import ConfigError
 from optim.kinetics.base import Environment
-from optim.process.decision import Decision
+from optim.process.decision import DECISION_KINDS, Decision
 from optim.process.design import BOLUS_COVERS_H, Design
 from optim.schedule.actions import Addition, Sample, start_time
 from optim.schedule.schedule import Schedule
 from optim.types import Array
 
-# decided once, at the start
-AT_START = ("temperature", "inoculum", "medium_component")
-GOES_ON = ("bolus", "feed_rate", "feed_start", "feed_exponent", "shift_time", "shift_temperature", "harvest")
 # an action this much before its planned time is that of the plan, and is not done twice
 EARLY_H = 6.0
 # a change of temperature by less is no shift
@@ -194,7 +191,7 @@ def remaining_design(
                 open_.append(d)
             else:
                 passed.append(Passed(d, 1000.0 * float(_now(r, s.rate_start, s.rate_end, d.time_h, now_h)[0])))
-        elif d.kind in AT_START:
+        elif d.what.replanned == "start":
             passed.append(Passed(d, float(temperature[0]) if d.kind == "temperature" else None))
         elif d.kind in ("shift_time", "shift_temperature") and shifted:
             when = float(
@@ -265,10 +262,11 @@ def _check_past(s: Schedule, run_id: str) -> None:
 
 def _check_known(design: Design, feed: str) -> None:
     for d in design.decisions:
-        if d.kind not in (*AT_START, *GOES_ON) or d.feed not in ("", feed) or (d.kind == "temperature" and d.time_h):
+        if not d.what.replanned or d.feed not in ("", feed) or (d.what.setpoint and d.time_h):
+            known = ", ".join(name for name, kind in DECISION_KINDS.items() if kind.replanned == "open")
             raise ConfigError(
                 f"replan: design.decisions.{d.name} is a {d.kind}{f' of {d.feed}' if d.feed else ''}, which cannot be "
-                f"planned anew; what can is {', '.join(GOES_ON)} of the design's own feed. Hold it, or leave it out"
+                f"planned anew; what can is {known} of the design's own feed. Hold it, or leave it out"
             )
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import norm
+from support.decisions import design_with
 from support.models import Exponential
 from support.toys import optimum, spec, toy
 
@@ -38,7 +39,7 @@ from optim.estimation.levenberg_marquardt import Search, minimise
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import build_problem
 from optim.optimisation.evaluate import process_actions
-from optim.process.decision import Decision
+from optim.process.decision import DECISION_KINDS, Decision
 from optim.process.design import Design
 from optim.schedule.actions import Bolus, Sample, Setpoint, start_time
 from optim.schedule.schedule import FLOWS, to_grid
@@ -395,10 +396,16 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+def case_of(kind: str):
+    design, x, _ = design_with(kind)
+    names = {"feed_component": ("feed_a", "stock, 30 mmol/L glucose")}
+    return design, list(x), names.get(kind, design.feeds)
+
+
+@pytest.mark.parametrize("case", [*CASES, *DECISION_KINDS])
 def test_every_decision_of_a_run_is_in_its_sheet(case):
     """Against the schedule that is simulated: what flows, is given, drawn and set, in every interval."""
-    design, values, names = CASES[case]
+    design, values, names = CASES[case] if case in CASES else case_of(case)
     process = types.SimpleNamespace(design=design)
     setting = Setting("basal_a", 0.5, "NEXT1", {name: {} for name in ("basal_a", *design.feeds)})
     x = np.array([values])

@@ -7,9 +7,10 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.decisions import FEEDS, design_with
 
 from optim.app.build import build_process, compose
-from optim.data.screened import Screen
+from optim.data.screened import QUANTITIES, Screen
 from optim.errors import ConfigError
 from optim.kinetics import load_kinetics
 from optim.optimisation.evaluate import process_actions
@@ -21,9 +22,11 @@ from optim.process.metrics import PRODUCTS, batch_metrics
 from optim.process.objective import Market, Objective
 from optim.process.problem import Constraint
 from optim.recipe.steps import feed_schedule, setpoint_phases
-from optim.schedule.actions import Bleed, Feed, Harvest, Perfusion, Setpoint
+from optim.schedule.actions import Action, Bleed, Feed, Harvest, Perfusion, Setpoint
+from optim.schedule.decode import actions_of
 from optim.schedule.plan import make_plan
 from optim.schedule.schedule import to_grid
+from optim.settings.process import BY_HAND
 from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import observe_nodes, simulate_one
@@ -169,9 +172,33 @@ def test_a_decision_that_lacks_something_is_refused(row, words):
 
 
 def test_every_kind_of_decision_has_a_unit_and_a_meaning():
-    for kind, (unit, meaning) in DECISION_KINDS.items():
-        assert meaning
-        assert unit or kind.endswith("_component")
+    for name, kind in DECISION_KINDS.items():
+        assert kind.name == name
+        assert kind.meaning
+        assert kind.unit or kind.needs_component
+        assert kind.screened in ("", *QUANTITIES)
+        assert kind.replanned in ("", "open", "start")
+        assert kind.action is None or issubclass(kind.action, Action)
+    assert {name for name, kind in DECISION_KINDS.items() if kind.by_hand} == set(BY_HAND)
+
+
+@pytest.mark.parametrize("kind", DECISION_KINDS)
+def test_every_kind_of_decision_moves_the_process_through_its_action(kind):
+    """A kind that a design knows not of would change nothing."""
+    d, x, moved = design_with(kind)
+    medium, stocks = jnp.array([1.0, 2.0]), jnp.ones((2, 2))
+    before, after = (
+        [d.schedule(jnp.asarray(v)), d.initial(jnp.asarray(v), medium), d.stocks(jnp.asarray(v), stocks)]
+        for v in (x, moved)
+    )
+    action = DECISION_KINDS[kind].action
+    if action is None:
+        same = [np.allclose(a, b) for a, b in zip(before[1:], after[1:], strict=True)]
+        assert same.count(False) == 1
+        return
+    ours, theirs = (set(actions_of(parts[0], FEEDS)) for parts in (before, after))
+    assert any(isinstance(a, action) for a in ours - theirs)
+    assert any(isinstance(a, action) for a in theirs - ours)
 
 
 def told(d: Design, *x: float):
