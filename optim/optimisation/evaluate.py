@@ -37,7 +37,7 @@ def evaluate_process(
 
     Metrics of members that failed are left out and counted. Raises `SimulationError` when the estimate itself fails.
     """
-    require_float64("outcome")
+    require_float64("evaluate_process")
     lanes = as_lanes(ensemble)
     trace = problem.trace(np.tile(x, (lanes.number, 1)), lanes)
     if trace.status[0] != 0:

@@ -67,7 +67,7 @@ def optimise_process(study: Study, clone: str, ensemble: np.ndarray, *, first: n
         InfeasibleError: no start could meet all limits; names those in conflict, or says in how many parameter sets
             they can be met.
     """
-    require_float64("optimise")
+    require_float64("optimise_process")
     problem, options, lineage, progress = study.problem, study.search, study.lineage, study.progress
     risk, calendar = study.risk, study.calendar
     starts = start_points(problem, options.starts, lineage.seed)

@@ -80,7 +80,7 @@ def pareto_front(
         ConfigError: the other objective is unknown, or is the one that is maximised already.
         InfeasibleError: no start is feasible.
     """
-    require_float64("pareto")
+    require_float64("pareto_front")
     problem, options, lineage, progress = study.problem, study.search, study.lineage, study.progress
     against, points = settings.against, settings.points
     if against not in OBJECTIVES:

@@ -111,7 +111,7 @@ def analyse_sensitivity(
     Raises:
         ConfigError: a disturbance names a decision that the design does not have.
     """
-    require_float64("stress")
+    require_float64("analyse_sensitivity")
     problem, options, lineage, progress = study.problem, study.search, study.lineage, study.progress
     asked = {name: d for name, d in disturbances.items() if _can_happen(problem, x, name, d)}
     if missing := ", ".join(name for name in disturbances if name not in asked):

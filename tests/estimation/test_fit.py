@@ -261,7 +261,7 @@ def test_an_artefact_that_lacks_something_says_what_and_what_to_do(tmp_path, fit
     file, arrays = folder / "artefact.json", folder / "arrays.npz"
     whole = json.loads(file.read_text())
     file.write_text(json.dumps(whole | {"body": {k: v for k, v in whole["body"].items() if k != "groups"}}))
-    with pytest.raises(IncompatibleError, match=r"lacks 'clones'; run `optim fit` again"):
+    with pytest.raises(IncompatibleError, match=r"lacks 'groups'; run `optim fit` again"):
         load_artefact(FitResult, folder)
     file.write_text(json.dumps(whole | {"body": whole["body"] | {"more": 1}}))
     with pytest.raises(IncompatibleError, match=r"unknown fields \['more'\]; run `optim fit` again"):
