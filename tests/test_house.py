@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from support.house import MOST_ONE_WORD
+from support.house import count as count_house
 
 SOURCES = sorted((ROOT / "optim").rglob("*.py"))
 
@@ -26,6 +28,15 @@ def test_imports_go_down_the_floors_only():
 def test_no_file_is_longer_than_five_hundred_lines():
     long = {str(f.relative_to(ROOT)): n for f in SOURCES if (n := len(f.read_text().splitlines())) > 500}
     assert not long
+
+
+def test_names_arguments_and_homes_keep_their_measures():
+    """`python tests/support/house.py` prints the counts."""
+    counts = count_house()
+    assert not counts.many_parameters
+    assert not counts.many_positional
+    assert not counts.several_homes
+    assert counts.one_word <= MOST_ONE_WORD
 
 
 def test_every_module_says_what_it_is():

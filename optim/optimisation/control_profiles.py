@@ -183,10 +183,12 @@ def optimise_profiles(
     if not len(starts):
         raise ConfigError("optimise_profiles: there are no starts; give `first`, or draw random ones")
     search = _Search(options, _typical_value(coarse, starts), progress)
-    found = search.solve(coarse, starts, barrier)
+    found = search.solve_from(coarse, starts, barrier)
     joined, iterations = found.joined, found.iterations
     if coarse is not problem:
-        found = search.go_on(problem, resample_decisions(coarse, problem, found.w), found, RESTART_BARRIER)
+        found = search.continue_from(
+            problem, resample_decisions(coarse, problem, found.w), found, barrier=RESTART_BARRIER
+        )
         iterations = iterations + found.iterations
     problem, found, path_margins, more = _within_limits(problem, found, search)
     violation = np.array([np.max(-b, initial=0.0) for b in path_margins])
@@ -334,21 +336,27 @@ class _Search:
     scale: float  # typical size of the value
     progress: Progress
 
-    def solve(
-        self, problem: ControlProblem, w: np.ndarray, barrier: np.ndarray, reserve: np.ndarray | None = None
+    def solve_from(
+        self, problem: ControlProblem, w: np.ndarray, barrier: np.ndarray, *, reserve: np.ndarray | None = None
     ) -> _Found:
         """From decisions w [L, D], scaled to 0..1."""
         program, method = ControlProgram(problem), InteriorPoint(barrier, reserve, self.scale)
         found = solve(program, program.unscaled(w), self.options, method=method, progress=self.progress)
         return _Found.of(problem, found)
 
-    def go_on(
-        self, problem: ControlProblem, w: np.ndarray, before: _Found, barrier: float, reserve: np.ndarray | None = None
+    def continue_from(
+        self,
+        problem: ControlProblem,
+        w: np.ndarray,
+        before: _Found,
+        *,
+        barrier: float,
+        reserve: np.ndarray | None = None,
     ) -> _Found:
         """Continue from decisions w of an earlier solution; merged lanes are solved once."""
         alone, back = np.unique(before.joined, return_inverse=True)
         kept = None if reserve is None else reserve[alone]
-        f = self.solve(problem, np.clip(w[alone], INSET, 1.0 - INSET), np.full(len(alone), barrier), kept)
+        f = self.solve_from(problem, np.clip(w[alone], INSET, 1.0 - INSET), np.full(len(alone), barrier), reserve=kept)
         return _Found(
             f.w[back], f.value[back], f.margins[back], f.kkt[back], f.iterations[back], f.success[back],
             [f.message[i] for i in back], [f.paths[i] for i in back], before.joined,
@@ -381,7 +389,7 @@ def _within_limits(
             reserve = np.zeros((len(solution.w), int(problem.margin_places.sum())))
         else:
             reserve[again] = np.maximum(reserve[again], _needed_reserve(problem, solution.margins[again], short[again]))
-        solution = search.go_on(problem, solution.w, solution, barrier, reserve)
+        solution = search.continue_from(problem, solution.w, solution, barrier=barrier, reserve=reserve)
         more += solution.iterations
         path_margins = [problem.margins_along_path(w, path) for w, path in zip(solution.w, solution.paths, strict=True)]
     return problem, solution, path_margins, more
