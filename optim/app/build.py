@@ -96,6 +96,8 @@ def explain_error(err: Exception, overrides: list[str]) -> str:
             full = re.search(r"full_key: (\S+)", text)
             path = full.group(1) if full else key
             allowed = _allowed(path)
+            if key in allowed:
+                return f"the key '{path}' is not set here; to set it, write '+{path}=...'."
             hint = nearest(key, allowed) if allowed else ""
             listed = f" Allowed here: {', '.join(allowed)}." if allowed else ""
             return f"unknown key '{path}'.{hint}{listed}{_added(path)}"

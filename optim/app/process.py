@@ -41,14 +41,15 @@ def load_process(name: str, result: FitResult, *overrides: str) -> Process:
     """Load a family of processes for the model of a fit, with the media and the screened ranges of its data.
 
     Args:
-        name: a file of `configs/design`.
+        name: a file of `configs/design`; '' takes the design that the model brings.
         result: a fit, from `optim.fit`.
         overrides: settings as on the command line, such as `objective=robust` or `calendar=weekdays`.
 
     Raises:
         ConfigError: an unknown design, medium, decision or key; names the closest one.
     """
-    return configured_process(compose([f"model={result.lineage.model}", f"design={name}", *overrides]), result)
+    design = [f"design={name}"] if name else []
+    return configured_process(compose([f"model={result.lineage.model}", *design, *overrides]), result)
 
 
 def configured_process(cfg: Settings, result: FitResult, case: str = "") -> Process:

@@ -27,7 +27,7 @@ def optimum_view(o: Optimum) -> View:
     figures = {
         "processes": lambda: draw_processes(compared),
         "feeds": lambda: draw_feeds(compared),
-        "cost": lambda: draw_cost(compared),
+        **({"cost": lambda: draw_cost(compared)} if o.optimum.cost_items else {}),
         "convergence": lambda: draw_convergence(o),
     }
     if o.robustness:

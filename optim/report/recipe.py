@@ -32,7 +32,7 @@ def recipe_view(recipe: Recipe) -> View:
         figures={
             "feeds": lambda: draw_feeds(compared),
             "processes": lambda: draw_processes(compared),
-            "cost": lambda: draw_cost(compared),
+            **({"cost": lambda: draw_cost(compared)} if recipe.process.cost_items else {}),
         },
         page=partial(recipe_page, recipe),
         document=recipe_document(recipe),

@@ -105,7 +105,7 @@ def test_new_clones_are_placed_under_an_earlier_fit_which_can_be_continued(tmp_p
 
 @needs_counts
 def test_data_without_a_process_are_refused_before_the_fit(tmp_path):
-    with pytest.raises(ConfigError, match=r"design\.feed_id"):
+    with pytest.raises(ConfigError, match="needs a price book"):
         go(tmp_path / "run", "experiment=nistcho_growth")
     assert not (tmp_path / "run" / "fit").exists()
 

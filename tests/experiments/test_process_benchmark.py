@@ -52,7 +52,7 @@ def test_readings_scatter_about_the_truth_and_count_vessels(lab):
 
 
 def test_without_noise_a_reading_is_the_truth(lab, monkeypatch):
-    monkeypatch.setattr(lab_of, "ASSAYS", {k: (0.0, 0.0, *v[2:]) for k, v in lab_of.ASSAYS.items()})
+    monkeypatch.setattr(lab_of, "SCREEN_ASSAYS", {k: (0.0, 0.0, *v[2:]) for k, v in lab_of.SCREEN_ASSAYS.items()})
     monkeypatch.setattr(lab_of, "OSMOMETER", (0.0, 0.0))
     monkeypatch.setattr(lab_of, "INOCULUM_SD", 0.0)
     space = lab_of.full(lab.problem)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.decisions import FEEDS, design_with
 
-from optim.app.build import build_process, compose
+from optim.app.build import build_process, compose, model_config
 from optim.data.screened import QUANTITIES, Screen
 from optim.errors import ConfigError
 from optim.kinetics import load_kinetics
@@ -377,7 +377,7 @@ def test_a_metric_may_be_limited(process_problem, published):
 
 def test_perfusion_agrees_with_the_plan_it_stands_for(screen, tmp_path):
     gone = (f"~constraints.limits.{name}" for name in ("osmolality_proxy", "viability_at_harvest"))
-    cfg = configured(tmp_path, PERFUSION, "model=cho_perfusion", *gone)
+    cfg = replace(configured(tmp_path, PERFUSION, *gone), model=model_config("cho_perfusion"))
     problem = replace(build_process(cfg, Screen.from_dataset(screen)), integrator=Integrator(rtol=1e-9, atol=1e-10))
     model, d = problem.model, problem.design
     p = np.array([[float(cfg.model.parameters[n].value) for n in model.Parameters._fields]])
@@ -487,7 +487,7 @@ def test_a_mix_has_the_optimum_of_its_parts_when_they_agree():
         ("+objective.mix.titer=1", "Did you mean 'titre'"),
         ("+objective.mix.yield_per_cost=1", "twice"),
         ("+objective.mix.titre=0", "above 0"),
-        ("design.decisions.harvest.component=glucoze", "Did you mean 'glucose'"),
+        ("+design.decisions.harvest.component=glucoze", "Did you mean 'glucose'"),
     ],
 )
 def test_an_objective_or_component_that_makes_no_sense_is_refused(screen, override, words):
