@@ -7,7 +7,7 @@ from itertools import zip_longest
 
 import pytest
 import yaml
-from conftest import ROOT, skip_without_data
+from conftest import FIT_ONLY, ROOT, skip_without_data
 
 from optim.app.build import build_fit, build_process, compose, config_hash, model_config
 from optim.data.open import read_dataset
@@ -49,7 +49,11 @@ def test_every_experiment_builds(name):
         dataset = read_dataset(cfg.dataset.name)
         build_fit(cfg, dataset)
         screen = Screen.from_dataset(dataset)
-    build_process(cfg, screen)
+    if name in FIT_ONLY:
+        with pytest.raises(ConfigError, match="needs a price book"):
+            build_process(cfg, screen)
+    else:
+        build_process(cfg, screen)
 
 
 @pytest.mark.parametrize("name", MODELS)
