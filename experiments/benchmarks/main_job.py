@@ -31,7 +31,7 @@ WRAPPED = {
     "optim.app.commands.run:rank_command": "rank",
     "optim.app.commands.run:optimise_command": "optimise",
     "optim.app.commands.run:export_command": "export",
-    "optim.app.session:Session.show": "plots",
+    "optim.app.session:Session.show_view": "plots",
 }
 IMPORTED = ("jax", "scipy.optimize", "scipy.stats", "matplotlib.pyplot", "omegaconf", "hydra", "optim.report.view")
 EVENTS = {
