@@ -153,7 +153,8 @@ EVENT_KINDS: dict[str, EventKind] = {
 }
 LASTING_KINDS = tuple(name for name, kind in EVENT_KINDS.items() if "until_h" in kind.uses)
 # order of rows at the same time, as a vessel does it
-ORDER = {name: i for i, name in enumerate(("temperature", "ph", "do", "kla", "gas_flow", "gas_oxygen", *EVENT_KINDS))}
+SETTINGS_FIRST = ("temperature", "ph", "do", "kla", "gas_flow", "gas_oxygen")
+ORDER = {name: i for i, name in enumerate(dict.fromkeys((*SETTINGS_FIRST, *EVENT_KINDS)))}
 
 
 def event_kind(name: str) -> EventKind:
