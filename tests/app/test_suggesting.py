@@ -69,7 +69,7 @@ def test_suggested_runs_are_done_read_and_fitted(tmp_path, small_screen):
         return np.log([p.upper90 / p.lower90 for p in own]).mean()
 
     assert width(new) < width(old)
-    with pytest.raises(IncompatibleError, match="other data"):
+    with pytest.raises(IncompatibleError, match="was made from dataset 'small'"):
         go("suggest", tmp_path / "a", both)
     with pytest.raises(ConfigError, match=r"suggest\.experiment: 'NEXT1' is already in 'small'"):
         go("suggest", tmp_path / "b", both, "suggest.experiment=NEXT1")
