@@ -24,11 +24,15 @@ if TYPE_CHECKING:
     from optim.app.library import pareto as pareto
     from optim.app.library import predict_new_clone as predict_new_clone
     from optim.app.library import rank as rank
+    from optim.app.library import save as save
     from optim.app.library import sensitivity as sensitivity
+    from optim.app.library import suggest as suggest
     from optim.app.model import Model as Model
     from optim.app.model import load_model as load_model
     from optim.app.process import Process as Process
     from optim.app.process import load_process as load_process
+    from optim.app.running import replan as replan
+    from optim.app.vessel import simulate as simulate
     from optim.data.dataset import Dataset as Dataset
     from optim.data.open import read_dataset as read_dataset
     from optim.data.writer import append_runs as append_runs
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from optim.recipe.recipe import Recipe as Recipe
     from optim.runtime import configure as configure
     from optim.schedule import actions as actions
+    from optim.simulation.run import SimulatedRun as SimulatedRun
 
 
 @cache

@@ -149,7 +149,7 @@ def simulate_screen(
     model, days = ChoMoller(), times_h
     schedules = [schedule_of(run, days[days < run.end_time_h], feeds_of(run)) for run in runs]
     size = padded_length(max(len(s.times) for s in schedules))
-    grids = [to_grid(jax.tree.map(jnp.asarray, s), size)[0] for s in schedules]
+    grids = [to_grid(s, size)[0] for s in schedules]
     grid = jax.tree.map(lambda *x: jnp.stack(x), *grids)
     start = np.array([list(model.initial(BASAL_MEDIUM, INOCULUM_VCD, {}).values()) for _ in runs])
     start[:, :2] *= factors[:, None]

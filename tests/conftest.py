@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from pathlib import Path
+
+# Most programs of the tests run a few times: less optimisation compiles them in half the time, to the same tolerances.
+# A user's XLA_FLAGS come after and win. It has to be said before jax is loaded.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
 import jax
 import jax.numpy as jnp
@@ -69,16 +74,22 @@ def plan(
     rates = rates or [(0.0, 0.0, 0.0)]
     temperature = temperature or [(0.0, 37.0)]
     return Schedule(
-        times=jnp.asarray(nodes),
-        withdraw=jnp.asarray([withdraw.get(t, 0.0) for t in nodes]),
-        bolus=jnp.asarray([[bolus.get(t, 0.0)] for t in nodes]),
-        end=jnp.asarray(end),
-        rate_t=jnp.asarray([r[0] for r in rates]),
-        rate_start=jnp.asarray([[r[1]] for r in rates]),
-        rate_end=jnp.asarray([[r[2]] for r in rates]),
-        setpoint_t=jnp.asarray([t for t, _ in temperature]),
-        setpoints=Environment(jnp.asarray([v for _, v in temperature]), jnp.full(len(temperature), ph)),
+        times=np.asarray(nodes),
+        withdraw=np.asarray([withdraw.get(t, 0.0) for t in nodes]),
+        bolus=np.asarray([[bolus.get(t, 0.0)] for t in nodes]),
+        end=np.asarray(end),
+        rate_t=np.asarray([r[0] for r in rates]),
+        rate_start=np.asarray([[r[1]] for r in rates]),
+        rate_end=np.asarray([[r[2]] for r in rates]),
+        setpoint_t=np.asarray([t for t, _ in temperature]),
+        setpoints=Environment(np.asarray([v for _, v in temperature]), np.full(len(temperature), ph)),
     )
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _followed(model: AbstractKineticModel, p: object, cultivation: Cultivation, integrator: Integrator) -> Trajectory:
+    """One program per model, integrator and shape, whichever test asks for it."""
+    return simulate_one(model, p, cultivation, integrator=integrator)
 
 
 def follow(
@@ -96,8 +107,7 @@ def follow(
     initial = model.State(*(start.get(n, 0.0) for n in model.names()))
     feeds = jnp.asarray([[(feed or {}).get(n, 0.0) for n in model.names()]])
     chosen = integrator or Integrator(rtol=1e-9, atol=1e-10)
-    run = jax.jit(lambda p, cultivation: simulate_one(model, p, cultivation, integrator=chosen))
-    return run(p, Cultivation(initial, volume, grid, Vessel(feeds))), grid
+    return _followed(model, p, Cultivation(initial, volume, grid, Vessel(feeds)), chosen), grid
 
 
 def at(trajectory: Trajectory, species: str, time: float) -> float:

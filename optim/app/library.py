@@ -22,11 +22,12 @@ from optim.app.build import build_fit, config_hash, model_config
 from optim.app.model import Model
 from optim.app.process import Process
 from optim.app.schema import as_yaml
-from optim.artefact import Artefact, load_artefact, require_parent
+from optim.artefact import Artefact, load_artefact, require_parent, save_artefact
 from optim.errors import ConfigError, IncompatibleError, nearest
 
 if TYPE_CHECKING:
     from optim.data.dataset import Dataset
+    from optim.doe.result import Suggestion
     from optim.estimation.result import FitResult, ModelScore
     from optim.estimation.transfer.prediction import NewClonePrediction
     from optim.optimisation.pareto import Front
@@ -203,13 +204,14 @@ def optimise(
         IncompatibleError: the ranking was made from another fit, or by another objective.
         ConfigError: an unknown clone.
     """
+    from optim.estimation.result import NEWCOMER
     from optim.optimisation.lineage import process_lineage
-    from optim.optimisation.optimise import NEWCOMER, optimise_process, parameter_sets
+    from optim.optimisation.optimise import optimise_process, parameter_sets
     from optim.optimisation.study import Study
 
     problem = process.problem
     if ranking is not None:
-        _require_made_from(ranking, result)
+        require_made_from(ranking, result)
     best = clone == "best"
     if best:
         clone = _best_clone(ranking, problem)
@@ -229,7 +231,8 @@ def optimise(
     return optimise_process(study, clone, parameter_sets(result, problem.model, clone), first=first)
 
 
-def _require_made_from(child: Artefact, result: FitResult) -> None:
+def require_made_from(child: Artefact, result: FitResult) -> None:
+    """Refuse a result that was made from another fit. Raises `IncompatibleError`."""
     require_parent(child, result, child_place=Path(f"this {child.kind()}"), parent_place=Path("the fit given"))
 
 
@@ -253,6 +256,50 @@ def _ranked_process(problem: ProcessProblem, ranking: Ranking | None, clone: str
     return np.array([row.decisions[n] for n in names]) if row else None
 
 
+def suggest(
+    result: FitResult,
+    process: Process,
+    screen: Dataset,
+    *,
+    ranking: Ranking | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
+    **settings: Any,
+) -> Suggestion:
+    """Choose the next experiments: clone, process and sampling days of every run.
+
+    Args:
+        result: the fit.
+        process: from `optim.load_process`: what a run may vary, and the limits that it should keep.
+        screen: the data of the fit; the information of a new run counts on top of that of all readings so far.
+        ranking: of the same fit; its processes become candidates.
+        seed: recorded in the lineage.
+        progress: receives a line now and then.
+        settings: fields of `SuggestSettings`, such as `runs=4`.
+
+    Raises:
+        ConfigError: the fit groups runs by experiment, or the process cannot be written as a run of the screen.
+        IncompatibleError: the ranking was made from another fit.
+    """
+    from optim.app.experiments import experiment_problem, ranked_processes
+    from optim.doe.suggest import suggest_runs
+    from optim.optimisation.lineage import process_lineage
+
+    if result.group_by != "clone":
+        raise ConfigError("suggest: the fit groups runs by experiment, so there are no clones to choose among")
+    if ranking is not None:
+        require_made_from(ranking, result)
+    chosen = changed_settings("suggest", process.settings.suggest, settings)
+    return suggest_runs(
+        experiment_problem(result, process, screen, experiment=chosen.experiment),
+        chosen,
+        solving=process.settings.optimise,
+        lineage=process_lineage(result, process.problem, *([ranking] if ranking else []), seed=seed),
+        known=ranked_processes(process.problem, ranking),
+        progress=progress,
+    )
+
+
 def sensitivity(
     result: FitResult, process: Process, optimum: Optimum, *, seed: int = 0, progress: Progress = no_progress
 ) -> Stress:
@@ -270,7 +317,7 @@ def sensitivity(
     from optim.optimisation.sensitivity import analyse_sensitivity
     from optim.optimisation.study import Study
 
-    _require_made_from(optimum, result)
+    require_made_from(optimum, result)
     problem, cfg = process.problem, process.settings
     study = Study(problem, cfg.optimise, process_lineage(result, problem, optimum, seed=seed), progress=progress)
     return analyse_sensitivity(
@@ -307,7 +354,7 @@ def pareto(
     from optim.optimisation.pareto import pareto_front
     from optim.optimisation.study import Study
 
-    _require_made_from(optimum, result)
+    require_made_from(optimum, result)
     problem = process.problem
     chosen = changed_settings("pareto", process.settings.pareto, settings)
     lineage = process_lineage(result, problem, optimum, seed=seed)
@@ -334,7 +381,7 @@ def make_recipe(
     """
     from optim.recipe.recipe import Provenance, recipe_from_outcome
 
-    _require_made_from(optimum, result)
+    require_made_from(optimum, result)
     cfg = process.settings
     provenance = Provenance(
         created_utc=created_utc or datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
@@ -390,11 +437,21 @@ ARTEFACT_HOMES = {
     "stress": ("optim.optimisation.sensitivity", "Stress"),
     "suggestion": ("optim.doe.result", "Suggestion"),
     "replan": ("optim.replanning.result", "Replan"),
+    "run": ("optim.simulation.run", "SimulatedRun"),
 }
 
 
+def save(result: Artefact, folder: str | Path) -> Path:
+    """Store a fit, a ranking, an optimum, ... in a folder of its own, which is replaced as a whole; `load` reads it.
+
+    Raises:
+        OptimError: the folder cannot be written.
+    """
+    return save_artefact(result, Path(folder))
+
+
 def load(folder: str | Path) -> Any:
-    """Read a result that a command left in its output folder: a fit, a ranking, an optimum, ...
+    """Read a result that `save` or a command stored: a fit, a ranking, an optimum, ...
 
     Raises:
         IncompatibleError: this version cannot read the folder; the message names the command that makes it again.

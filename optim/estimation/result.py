@@ -10,10 +10,12 @@ import numpy as np
 
 from optim.artefact import Artefact, Lineage
 from optim.data.screened import Screen
-from optim.errors import IncompatibleError
+from optim.errors import ConfigError, IncompatibleError, nearest
 from optim.estimation.data_quality.finding import Finding
 from optim.estimation.uncertainty.profile import LikelihoodProfile
 from optim.parameters import ParameterSpec, ParameterTable
+
+NEWCOMER = "population"  # stands for a clone or campaign that has not been seen
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,32 @@ class FitResult(Artefact):
     profiles: tuple[LikelihoodProfile, ...] = ()
     agreement: tuple[str, ...] = ()  # intervals of two methods that disagree, in sentences
     ensemble_by: str = "laplace"  # laplace | bootstrap | nuts
+
+    def parameter_ensemble(self, group: str) -> dict[str, np.ndarray]:
+        """Ensemble of one group in a batch and a vessel to come: values [E] by parameter; member 0 is the estimate.
+
+        Args:
+            group: one of `groups`, or `population` for a group without data.
+
+        Raises:
+            ConfigError: an unknown group; names the closest one.
+        """
+        known = (*self.groups, NEWCOMER)
+        if group not in known:
+            raise ConfigError(
+                f"this fit has no {self.group_by} '{group}'.{nearest(group, known)} Known: {', '.join(known)}"
+            )
+        members = len(self.shared)
+        named = {name: np.full(members, value) for name, value in self.fixed.items()}
+        named |= {name: self.shared[:, i] for i, name in enumerate(self.shared_names)}
+        own = self.new_group if group == NEWCOMER else self.group[:, self.groups.index(group)]
+        named |= {name: own[:, i] for i, name in enumerate(self.group_names)}
+        named |= {name: self.new_run[:, i] for i, name in enumerate((*self.batch_names, *self.vessel_names))}
+        return named | {name: named[name] * named[other] for name, other in self.multiples.items()}
+
+    def estimates(self, group: str) -> dict[str, float]:
+        """The estimate of one group: values by parameter; arguments and errors as for `parameter_ensemble`."""
+        return {name: float(values[0]) for name, values in self.parameter_ensemble(group).items()}
 
     @property
     def fixed(self) -> dict[str, float]:

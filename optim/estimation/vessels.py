@@ -57,7 +57,7 @@ def vessel_arrays(model: AbstractKineticModel, dataset: Dataset, observed_h: lis
         initial[b] = [start[name] for name in model.names()]
     schedules = share_parts([plan.schedule for plan in plans])
     size = padded_length(max(len(s.times) for s in schedules))
-    grids = [jax.tree.map(np.asarray, to_grid(jax.tree.map(jnp.asarray, s), size)[0]) for s in schedules]
+    grids = [jax.tree.map(np.asarray, to_grid(s, size)[0]) for s in schedules]
     kept = [v.retention for v in made]
     topups = [v.topup for v in made]
     nothing = np.zeros_like(made[0].feeds)

@@ -14,6 +14,7 @@ from optim.optimisation.result import (
     Series,
 )
 from optim.process.cost import DRIVERS, HarvestedBatch
+from optim.process.design import Design
 from optim.process.lanes import Lanes, as_lanes
 from optim.process.problem import ProcessProblem, Trace
 from optim.runtime import require_float64
@@ -91,11 +92,12 @@ def decision_values(problem: ProcessProblem, x: np.ndarray) -> tuple[DecisionVal
 
 def process_actions(problem: ProcessProblem, x: np.ndarray) -> tuple[Action, ...]:
     """What is done to the vessel, from the very schedule that is simulated, with the feeds' names of the design."""
-    import jax.numpy as jnp
+    import jax
 
     design = problem.design
     perfused = [design.feeds[j] for j in design.perfusion_feeds]
-    return actions_of(design.schedule(jnp.asarray(x)), design.feeds, perfused=perfused)
+    schedule = jax.jit(Design.schedule, static_argnums=0)(design, np.asarray(x, float))
+    return actions_of(schedule, design.feeds, perfused=perfused)
 
 
 def _series(problem: ProcessProblem, trace: Trace, good: np.ndarray) -> Series:

@@ -34,20 +34,12 @@ from optim.settings.optimisation import OptimiseSettings
 DISTINCT_SPAN = 0.1  # of a decision's span: processes that differ by less count as one
 HELD_OUT = 64  # scenarios, where they can be drawn
 DISTINCT_STARTS = 2  # where choices and a robust search begin; they cost as much as their variants or scenarios
-NEWCOMER = "population"  # stands for a clone or campaign that has not been seen
 
 
 def parameter_sets(result: FitResult, model: AbstractKineticModel, clone: str) -> np.ndarray:
     """Ensemble of one clone (or of `population`) in the order of the model's Parameters, [E, P]; member 0 is the
     estimate."""
-    members = len(result.shared)
-    named = {name: np.full(members, value) for name, value in result.fixed.items()}
-    named |= {name: result.shared[:, i] for i, name in enumerate(result.shared_names)}
-    own = result.new_group if clone == NEWCOMER else result.group[:, result.groups.index(clone)]
-    named |= {name: own[:, i] for i, name in enumerate(result.group_names)}
-    # a batch and a vessel to come
-    named |= {name: result.new_run[:, i] for i, name in enumerate((*result.batch_names, *result.vessel_names))}
-    named |= {name: named[name] * named[other] for name, other in result.multiples.items()}
+    named = result.parameter_ensemble(clone)
     return np.stack([named[name] for name in model.Parameters._fields], axis=1)
 
 

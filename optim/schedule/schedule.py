@@ -67,10 +67,11 @@ def to_grid(schedule: Schedule, size: int | None = None) -> tuple[IntervalGrid, 
     size = padded_length(n) if size is None else size
     if size < n:
         raise ValueError(f"a grid of {size} intervals cannot hold {n} nodes")
-    end = jnp.asarray(schedule.end)
+    xp = _library_of(schedule)
+    end = xp.asarray(schedule.end)
     happens = schedule.times < end
-    times = jnp.concatenate([jnp.minimum(schedule.times, end), end[None]])
-    order = jnp.argsort(times, stable=True)
+    times = xp.concatenate([xp.minimum(schedule.times, end), end[None]])
+    order = xp.argsort(times, stable=True)
     t = times[order]
     left, right = t[:-1], t[1:]
     middle = 0.5 * (left + right)
@@ -79,11 +80,11 @@ def to_grid(schedule: Schedule, size: int | None = None) -> tuple[IntervalGrid, 
         if values is None:
             return None
         mask = happens.reshape(-1, *[1] * (values.ndim - 1))
-        return jnp.where(mask, values, nothing)[order[:-1]]
+        return xp.where(mask, values, nothing)[order[:-1]]
 
-    start, stop, growth = _rates(schedule, left, right, middle)
-    first, last = _setpoints(schedule, left, right, middle)
-    flow = None if schedule.flow_t is None else _breakpoint(schedule.flow_t, middle)
+    start, stop, growth = _rates(schedule, left, right, middle, xp)
+    first, last = _setpoints(schedule, left, right, middle, xp)
+    flow = None if schedule.flow_t is None else _breakpoint(schedule.flow_t, middle, xp)
     flows = {name: None if flow is None else _take(getattr(schedule, name), flow) for name in FLOWS}
     actions = IntervalActions(
         withdraw=_at_node(schedule.withdraw),
@@ -94,60 +95,67 @@ def to_grid(schedule: Schedule, size: int | None = None) -> tuple[IntervalGrid, 
         end=last,
         growth=growth,
         remove=_at_node(schedule.remove),
-        topup_below=_at_node(schedule.topup_below, -jnp.inf),
+        topup_below=_at_node(schedule.topup_below, -np.inf),
         topup_to=_at_node(schedule.topup_to),
         **flows,
     )
     pad = size - n
-    padded = jax.tree.map(lambda a: jnp.pad(a, ((0, pad), *[(0, 0)] * (a.ndim - 1)), mode="edge"), actions)
+    padded = jax.tree.map(lambda a: xp.pad(a, ((0, pad), *[(0, 0)] * (a.ndim - 1)), mode="edge"), actions)
     # the padding has no actions and no flows; setpoints keep their last value
-    idle = jax.tree.map(lambda a: jnp.pad(a, ((0, pad), *[(0, 0)] * (a.ndim - 1))), actions)
+    idle = jax.tree.map(lambda a: xp.pad(a, ((0, pad), *[(0, 0)] * (a.ndim - 1))), actions)
     padded = idle._replace(
         start=padded.start, end=padded.end, topup_below=padded.topup_below, bleed_above=padded.bleed_above
     )
-    position = jnp.zeros(n + 1, jnp.int32).at[order].set(jnp.arange(n + 1, dtype=jnp.int32))[:n]
-    t = jnp.concatenate([t, jnp.broadcast_to(end, (pad,))])
-    return IntervalGrid(t, padded, jnp.asarray(n, jnp.int32)), position
+    position = xp.argsort(order)[:n].astype(np.int32)
+    t = xp.concatenate([t, xp.broadcast_to(end, (pad,))])
+    return IntervalGrid(t, padded, xp.asarray(n, np.int32)), position
 
 
-def _breakpoint(times: Array, middle: Array) -> Array:
+def _library_of(schedule: Schedule) -> Any:
+    """NumPy for a schedule of plain numbers, so that nothing is compiled; JAX where a leaf may be differentiated."""
+    return jnp if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(schedule)) else np
+
+
+def _breakpoint(times: Array, middle: Array, xp: Any) -> Array:
     """Index of the breakpoint at or before the middle of each interval."""
-    return jnp.clip(jnp.searchsorted(times, middle, side="right") - 1, 0)
+    return xp.maximum(xp.searchsorted(times, middle, side="right") - 1, 0)
 
 
 def _take(values: Array | None, i: Array) -> Array | None:
     return None if values is None else values[i]
 
 
-def _line(times: Array, end: Array, i: Array) -> tuple[Array, Array]:
+def _line(times: Array, end: Array, i: Array, xp: Any) -> tuple[Array, Array]:
     """Time of breakpoint i of each interval, and the span to the next breakpoint (1 where that is zero)."""
     begin = times[i]
-    until = jnp.concatenate([times[1:], jnp.asarray(end)[None]])[i]
-    return begin, jnp.where(until > begin, until - begin, 1.0)
+    until = xp.concatenate([times[1:], xp.asarray(end)[None]])[i]
+    return begin, xp.where(until > begin, until - begin, 1.0)
 
 
-def _rates(schedule: Schedule, left: Array, right: Array, middle: Array) -> tuple[Array, Array, Array | None]:
+def _rates(schedule: Schedule, left: Array, right: Array, middle: Array, xp: Any) -> tuple[Array, Array, Array | None]:
     """Feed rates at the left and right edge of each interval, and their exponential growth."""
-    i = _breakpoint(schedule.rate_t, middle)
-    begin, span = _line(schedule.rate_t, schedule.end, i)
+    i = _breakpoint(schedule.rate_t, middle, xp)
+    begin, span = _line(schedule.rate_t, schedule.end, i, xp)
     slope = (schedule.rate_end[i] - schedule.rate_start[i]) / span[:, None]
     before = (middle < schedule.rate_t[0])[:, None]  # nothing flows before the first breakpoint
     start = schedule.rate_start[i] + slope * (left - begin)[:, None]
     stop = schedule.rate_start[i] + slope * (right - begin)[:, None]
     growth = _take(schedule.rate_growth, i)
     if growth is not None:
-        risen = jnp.exp(growth * (left - begin)[:, None])
+        risen = xp.exp(growth * (left - begin)[:, None])
         start, stop = start * risen, stop * risen
-    return jnp.where(before, 0.0, start), jnp.where(before, 0.0, stop), growth
+    return xp.where(before, 0.0, start), xp.where(before, 0.0, stop), growth
 
 
-def _setpoints(schedule: Schedule, left: Array, right: Array, middle: Array) -> tuple[Environment, Environment | None]:
+def _setpoints(
+    schedule: Schedule, left: Array, right: Array, middle: Array, xp: Any
+) -> tuple[Environment, Environment | None]:
     """Setpoints at the left and right edge of each interval; None where they are constant in every interval."""
-    i = _breakpoint(schedule.setpoint_t, middle)
+    i = _breakpoint(schedule.setpoint_t, middle, xp)
     first = jax.tree.map(lambda a: a[i], schedule.setpoints)
     if schedule.setpoints_end is None:
         return first, None
-    begin, span = _line(schedule.setpoint_t, schedule.end, i)
+    begin, span = _line(schedule.setpoint_t, schedule.end, i, xp)
 
     def _at(time: Array) -> Environment:
         fraction = (time - begin) / span

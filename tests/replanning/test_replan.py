@@ -12,7 +12,8 @@ import pytest
 
 from optim.app.build import build_process, compose
 from optim.app.commands import load_command
-from optim.app.commands.replan import chosen_run, now_of, problem_until_now, read_plan, running_batch_problem
+from optim.app.commands.replan import read_plan
+from optim.app.running import chosen_run, now_of, problem_until_now, running_batch_problem
 from optim.app.session import open_session
 from optim.artefact import Lineage, load_artefact, save_artefact
 from optim.data.dataset import Measurements, Run

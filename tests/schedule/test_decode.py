@@ -151,7 +151,8 @@ def test_a_plan_comes_back_from_its_schedule(plan):
     exchanged = any(isinstance(a, Exchange) for a in plan)
     for name, value in at_nodes(made.schedule).items():
         other = at_nodes(again.schedule)[name]
-        assert np.array_equal(value, other) or (exchanged and np.allclose(value, other, rtol=1e-14)), name
+        # the sum of several volumes may lie between the litres that millilitres can state
+        assert np.allclose(value, other, rtol=1e-14 if exchanged else 5e-16, atol=0.0), name
     theirs = readings(again.schedule)
     for name, value in readings(made.schedule).items():
         assert np.allclose(value, theirs[name], rtol=1e-9, atol=1e-12), name

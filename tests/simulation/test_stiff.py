@@ -97,7 +97,7 @@ def test_derivatives_of_the_stiff_stepper_match_finite_differences(derivative):
     grid, _ = to_grid(plan([10.0], 30.0, bolus={12.0: 0.1}, rates=[(0.0, 0.001, 0.004)]), 8)
 
     def end(x):
-        grid_of_x = grid._replace(t=grid.t.at[2].add(x[2]))
+        grid_of_x = grid._replace(t=jnp.asarray(grid.t).at[2].add(x[2]))
         cultivation = Cultivation((1.0, x[3]), 1.0, grid_of_x, Vessel(jnp.array([[0.0, 50.0]])))
         exact = Integrator(Rodas5P(), rtol=1e-10, atol=1e-11)
         t = simulate_one(Monod(), Rate(x[0], x[1]), cultivation, integrator=exact, derivative=derivative)
