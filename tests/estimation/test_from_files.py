@@ -192,7 +192,7 @@ def problem_of(name: str, folder: Path) -> tuple[FitProblem, dict[str, float]]:
     "name",
     [
         "cho_perfusion",
-        "ecoli_oxygen_steady",
+        pytest.param("ecoli_oxygen_steady", marks=pytest.mark.slow),
         pytest.param("ecoli_oxygen", marks=pytest.mark.slow),
         pytest.param("raav_nguyen", marks=pytest.mark.slow),
     ],

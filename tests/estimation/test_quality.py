@@ -162,7 +162,11 @@ def test_vessels_of_two_campaigns_are_not_said_to_be_swapped(clean):
 
 @pytest.mark.parametrize(
     ("variable", "factor", "severity"),
-    [("glucose", 0.180156, "error"), ("titre", 1000.0, "error"), ("lactate", 0.09008, "warning")],
+    [
+        ("glucose", 0.180156, "error"),
+        pytest.param("titre", 1000.0, "error", marks=pytest.mark.slow),
+        pytest.param("lactate", 0.09008, "warning", marks=pytest.mark.slow),
+    ],
 )
 def test_a_slip_of_a_whole_batch_is_said_once(clean, variable, factor, severity):
     """The fit contradicts one that the medium contradicts; another it can follow, but not what is usual."""

@@ -73,6 +73,7 @@ def test_optim_computes_the_same_cost_and_derivatives_and_finds_the_optimum(prob
     assert theirs.cost(end.theta) == pytest.approx(made.OPTIMUM, abs=1e-2)
 
 
+@pytest.mark.slow
 def test_far_starts_find_the_optimum(problem):
     ends = Optim(problem).fit_many(made.starts(problem, 5))
     assert [abs(end.cost - made.OPTIMUM) < made.CLOSE for end in ends] == [True] * 5

@@ -223,7 +223,7 @@ def test_a_finer_grid_keeps_what_a_coarse_one_feeds():
     )
 
 
-@pytest.mark.parametrize("name", ["park_ramirez", "lee_ramirez_q5"])
+@pytest.mark.parametrize("name", ["park_ramirez", pytest.param("lee_ramirez_q5", marks=pytest.mark.slow)])
 def test_published_problems_are_solved_from_the_naive_feed(name):
     case = CASES[name]
     p = case.problem(20)

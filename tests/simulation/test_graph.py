@@ -103,7 +103,7 @@ class MonodByArrays(_Two):
         return TwoState(*(jnp.array([[1.0], [-2.0]]) @ growth[None]))
 
 
-@pytest.mark.parametrize("stepper", [Tsit5(), Rodas5P()])
+@pytest.mark.parametrize("stepper", [Tsit5(), pytest.param(Rodas5P(), marks=pytest.mark.slow)])
 def test_a_model_may_use_arrays(stepper):
     grid, _ = to_grid(plan([10.0], 30.0, bolus={12.0: 0.1}, rates=[(0.0, 0.001, 0.004)]), 8)
 
