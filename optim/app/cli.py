@@ -164,7 +164,8 @@ def _multirun(args: argparse.Namespace) -> int:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from optim.app.build import completed_overrides, register_schema
+    from optim.app.build import register_schema
+    from optim.app.overrides import completed_overrides
     from optim.paths import configs_dir
 
     register_schema()
@@ -182,7 +183,7 @@ def _multirun(args: argparse.Namespace) -> int:
             raise SystemExit(2) from None
 
     extra = ["--config-dir", str(args.config_dir)] if args.config_dir else []
-    argv, sys.argv = sys.argv, ["optim", "--multirun", *extra, *completed_overrides(args.overrides)]
+    argv, sys.argv = sys.argv, ["optim", "--multirun", *extra, *completed_overrides(args.overrides, sweep=True)]
     try:
         hydra.main(config_path=str(configs_dir()), config_name="config", version_base="1.3")(_job)()
     finally:

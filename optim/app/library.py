@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from importlib import import_module
@@ -190,7 +190,7 @@ def optimise(
     Args:
         result: the fit.
         process: from `optim.load_process`; its settings say how uncertainty and working hours count.
-        clone: an id; `best`, the first of the ranking; or `population`, a new clone of the population.
+        clone: an id; `best`, the first of the ranking or the only one; or `population`, a new clone of the population.
         ranking: of the same fit; the process that it found for the clone becomes one more start.
         seed: of the starts.
         progress: receives a line now and then.
@@ -204,7 +204,6 @@ def optimise(
         IncompatibleError: the ranking was made from another fit, or by another objective.
         ConfigError: an unknown clone.
     """
-    from optim.estimation.result import NEWCOMER
     from optim.optimisation.lineage import process_lineage
     from optim.optimisation.optimise import optimise_process, parameter_sets
     from optim.optimisation.study import Study
@@ -212,12 +211,12 @@ def optimise(
     problem = process.problem
     if ranking is not None:
         require_made_from(ranking, result)
+    require_clone(clone, result.groups)
     best = clone == "best"
-    if best:
+    if best and len(result.groups) == 1:
+        (clone,) = result.groups
+    elif best:
         clone = _best_clone(ranking, problem)
-    known = (*result.groups, NEWCOMER)
-    if clone not in known:
-        raise ConfigError(f"optimise.clone: unknown '{clone}'.{nearest(clone, known)} Known: {', '.join(known)}")
     first = _ranked_process(problem, ranking, clone)
     used = [ranking] if ranking is not None and (best or first is not None) else []
     study = Study(
@@ -229,6 +228,15 @@ def optimise(
         progress,
     )
     return optimise_process(study, clone, parameter_sets(result, problem.model, clone), first=first)
+
+
+def require_clone(clone: str, groups: Sequence[str]) -> None:
+    """Refuse a clone that is none of the data's `groups`, nor stands for one. Raises `ConfigError`."""
+    from optim.estimation.result import NEWCOMER
+
+    known = ("best", NEWCOMER, *groups)
+    if clone not in known:
+        raise ConfigError(f"optimise.clone: unknown '{clone}'.{nearest(clone, known)} Known: {', '.join(known)}")
 
 
 def require_made_from(child: Artefact, result: FitResult) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from optim.settings.doe import SuggestSettings
 from optim.settings.estimation import DatasetSettings, FitSettings, NoiseSettings, PlaceSettings
@@ -10,13 +11,14 @@ from optim.settings.model import ModelSettings
 from optim.settings.objective import ObjectiveSettings
 from optim.settings.optimisation import OptimiseSettings, ParetoSettings, StressSettings
 from optim.settings.process import CalendarSettings, ConstraintsSettings, CostSettings, DesignSettings, VesselSettings
+from optim.settings.ranges import FolderPath, Range, Section
 from optim.settings.replanning import ReplanSettings
 from optim.settings.simulation import IntegratorSettings
 from optim.settings.tracking import TrackingSettings
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Section):
     """The whole configuration of a command."""
 
     name: str  # of the experiment, and of its output folder
@@ -28,8 +30,8 @@ class Settings:
     noise: NoiseSettings = field(default_factory=NoiseSettings)  # of every assay
     constraints: ConstraintsSettings = field(default_factory=ConstraintsSettings)  # limits of the process
     cost: CostSettings | None = None  # price book and downstream train; none: nothing is priced
-    seed: int = 0  # of everything that is drawn
-    out: str = "outputs/${name}"  # folder that holds every artefact of a run
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0  # of everything that is drawn
+    out: FolderPath = "outputs/${name}"  # folder that holds every artefact of a run
     fit: FitSettings = field(default_factory=FitSettings)  # estimation
     place: PlaceSettings = field(default_factory=PlaceSettings)  # prediction of new clones
     replan: ReplanSettings = field(default_factory=ReplanSettings)  # re-planning of a running batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from optim.app import library
 from optim.app.build import build_process
 from optim.app.commands.export import export_command
 from optim.app.commands.fit import fit_command
@@ -16,7 +17,12 @@ from optim.recipe.recipe import Recipe
 def run_command(s: Session) -> dict[str, Recipe]:
     """The whole flow: fit, rank (where there are clones), optimise, export."""
     dataset = read_dataset(s.cfg.dataset.name)
-    build_process(s.cfg, Screen.from_dataset(dataset))  # what it refuses, it refuses before the fit
+    # what these refuse, they refuse before the fit
+    build_process(s.cfg, Screen.from_dataset(dataset))
+    by_clone = s.cfg.dataset.group_by == "clone"
+    library.require_clone(
+        s.cfg.optimise.clone, list(dict.fromkeys(r.clone_id if by_clone else r.experiment_id for r in dataset.runs))
+    )
     result = fit_command(s, dataset)
     ranking = rank_command(s, result) if result.group_by == "clone" and len(result.groups) > 1 else None
     optima = optimise_command(s, result, ranking)
