@@ -39,7 +39,7 @@ RANGES = {
     "do": Range(0.0, 1000.0, unit="%"),
     "kla": Range(0.0, 1e5, unit="1/h"),
 }
-MOST_MOVED = 100.0  # starting volumes of a vessel that are given or taken at once, or in an hour
+MOST_MOVED = 20.0  # starting volumes of a vessel that are given or taken at once, or in an hour
 
 
 def read_runs_with_events(
