@@ -17,7 +17,7 @@ class OptimError(Exception):
 
 
 MOST_CAUSES = 50  # that a message shows
-MOST_ROWS = 6  # of one cause
+MOST_ROWS_NAMED = 6  # of one cause
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def _by_cause(cells: Sequence[BadCell]) -> list[str]:
         causes.setdefault((cell.file, cell.column, cell.value, cell.rule), []).append(cell)
     lines = []
     for same in causes.values():
-        rows = [str(cell.row) for cell in same[1:MOST_ROWS]]
-        more = f" and {len(same) - MOST_ROWS} rows more" if len(same) > MOST_ROWS else ""
+        rows = [str(cell.row) for cell in same[1:MOST_ROWS_NAMED]]
+        more = f" and {len(same) - MOST_ROWS_NAMED} rows more" if len(same) > MOST_ROWS_NAMED else ""
         lines.append(f"{same[0]}" + (f" (also in rows {', '.join(rows)}{more})" if rows else ""))
     return lines
 

@@ -45,7 +45,7 @@ TEMPERATURE = Range(0.0, 100.0, unit="°C", hint="; is it in kelvin or degrees F
 ACIDITY = Range(0.0, 14.0)
 START_VOLUME = Range(0.0, 1e9, above=True, unit="mL")
 DURATION = Range(0.0, 10_000.0, above=True, unit="h", hint="; is it in minutes or seconds?")
-INOCULUM = Range(0.0, 1000.0, unit="1e6 cells/mL", hint="; is it in cells/mL?")
+SEED_DENSITY = Range(0.0, 1000.0, unit="1e6 cells/mL", hint="; is it in cells/mL?")
 RESERVED_CLONES = ("population", "best")  # words of settings and results for a new clone, and for the first in rank
 LONGEST_ID = 100  # characters
 END_ROUNDED_H = 1e-3  # by which a time may exceed the end of its run, which is then rounded
@@ -218,7 +218,7 @@ def event_time(check: Checker, file: str, row: int, *, cell: Mapping[str, str], 
     return min(time, run.end_time_h)
 
 
-def check_name(check: Checker, file: str, row: int, column: str, *, text: str, blank: bool = True) -> None:
+def check_name(check: Checker, file: str, row: int, *, column: str, text: str, blank: bool = True) -> None:
     """Note an identifier that no file, page or table could show, or one that is missing."""
     if not text and not blank:
         check.note_fault(file, row, column, value="", rule="blank; every row needs one")

@@ -15,12 +15,12 @@ import yaml
 from optim.data.contract import (
     ACIDITY,
     DURATION,
-    INOCULUM,
     MEASUREMENTS,
     MEDIA,
     POSITIVE,
     RESERVED_CLONES,
     RUNS,
+    SEED_DENSITY,
     START_VOLUME,
     TEMPERATURE,
     TRUTH,
@@ -129,7 +129,7 @@ def _media(check: Checker, folder: Path) -> dict[str, dict[str, float]]:
         if not (cell["component"] or cell["value"] or cell["unit"]):
             return  # a medium without a listed component: water, a base
         quantity = checked_variable(check, MEDIA.file, line, column="component", name=cell["component"])
-        check_name(check, MEDIA.file, line, "medium_id", text=cell["medium_id"], blank=False)
+        check_name(check, MEDIA.file, line, column="medium_id", text=cell["medium_id"], blank=False)
         value = check.read_number(MEDIA.file, line, "value", text=cell["value"], allowed=POSITIVE)
         if quantity is None:
             return
@@ -152,7 +152,7 @@ def _runs(check: Checker, folder: Path, media: dict[str, dict[str, float]]) -> d
         file, run_id = RUNS.file, cell["run_id"]
         for column in ("run_id", "clone_id", "vessel_id", "experiment_id"):
             blank = column in ("vessel_id", "experiment_id")
-            check_name(check, file, line, column, text=cell[column], blank=blank)
+            check_name(check, file, line, column=column, text=cell[column], blank=blank)
         if cell["clone_id"] in RESERVED_CLONES:
             rule = f"a word of optim's own; give the clone another id, such as '{cell['clone_id']} 1'"
             check.note_fault(file, line, "clone_id", value=cell["clone_id"], rule=rule)
@@ -167,7 +167,7 @@ def _runs(check: Checker, folder: Path, media: dict[str, dict[str, float]]) -> d
             return check.read_number(file, line, column, text=cell[column], allowed=allowed, blank=blank)
 
         volume = number("start_volume_ml", START_VOLUME)
-        inoculum = number("inoculum_vcd_1e6_per_ml", INOCULUM, blank=True)
+        inoculum = number("inoculum_vcd_1e6_per_ml", SEED_DENSITY, blank=True)
         ph = number("ph", ACIDITY, blank=True)
         runs[run_id] = Run(
             run_id=run_id,
@@ -253,7 +253,7 @@ def _truth(check: Checker, folder: Path, clones: Collection[str]) -> dict[str, d
 
     def _read_row(line: int, cell: dict[str, str]) -> None:
         owner, parameter = cell["owner"], cell["parameter"]
-        check_name(check, TRUTH.file, line, "parameter", text=parameter, blank=False)
+        check_name(check, TRUTH.file, line, column="parameter", text=parameter, blank=False)
         value = check.read_number(TRUTH.file, line, "value", text=cell["value"])
         if owner and clones and owner not in clones:
             rule = f"no clone of {RUNS.file}.{nearest(owner, clones)}"
