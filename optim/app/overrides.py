@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from optim.app.schema import schema_of
 from optim.errors import ConfigError, nearest
 from optim.paths import configs_dir
-from optim.settings.ranges import Range, hints_of, type_and_range
+from optim.settings.ranges import Within, hints_of, type_and_range
 from optim.settings.settings import Settings
 
 # functions of Hydra that make the values of a sweep
@@ -135,7 +135,7 @@ def explain_error(err: Exception, overrides: list[str]) -> str:
     if full and wrong:
         kind, within = type_and_range(declared_type(full.group(1)))
         noun = "whole number" if kind is int else "number"
-        return f"{full.group(1)}: '{wrong.group(1)}' is no {noun}. Set a {noun} that is {within or Range()}"
+        return f"{full.group(1)}: '{wrong.group(1)}' is no {noun}. Set a {noun} that is {within or Within()}"
     hidden = ("full_key", "object_type", "reference_type")
     lines = [line for line in text.splitlines() if line.strip() and not line.strip().startswith(hidden)]
     first = " ".join(lines)

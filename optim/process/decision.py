@@ -8,9 +8,9 @@ from optim.errors import ConfigError
 from optim.schedule.actions import Bleed, Bolus, Feed, Harvest, Perfusion, Setpoint
 from optim.settings.checks import require_one_of
 from optim.settings.process import DecisionSettings
-from optim.settings.ranges import LONGEST_H, Range
+from optim.settings.ranges import LONGEST_H, Within
 
-NOT_NEGATIVE, DEGREES, PH, TIMES = Range(0.0, 1e9), Range(0.0, 100.0), Range(0.0, 14.0), Range(0.0, LONGEST_H)
+NOT_NEGATIVE, DEGREES, PH, TIMES = Within(0.0, 1e9), Within(0.0, 100.0), Within(0.0, 14.0), Within(0.0, LONGEST_H)
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class DecisionKind:
     needs_component: bool = False  # what is dissolved must be named
     setpoint: str = ""  # of the environment, that it sets
     screened: str = ""  # quantity of the screening data that its value is compared with; '' = none
-    allowed: Range = NOT_NEGATIVE  # values that it can have at all, in its unit
+    allowed: Within = NOT_NEGATIVE  # values that it can have at all, in its unit
     replanned: str = ""  # 'open' as long as its time has not passed | decided once at the 'start' | '' cannot be
 
 
-def _setpoint(name: str, unit: str, meaning: str, allowed: Range, replanned: str = "") -> DecisionKind:
+def _setpoint(name: str, unit: str, meaning: str, allowed: Within, replanned: str = "") -> DecisionKind:
     return DecisionKind(
         name,
         unit,
@@ -97,7 +97,7 @@ DECISION_KINDS: dict[str, DecisionKind] = {
             "1/h",
             "the exponent of the exponential feed",
             Feed,
-            allowed=Range(-10.0, 10.0),
+            allowed=Within(-10.0, 10.0),
             replanned="open",
         ),
         DecisionKind(
@@ -119,7 +119,7 @@ DECISION_KINDS: dict[str, DecisionKind] = {
             "1e6/mL",
             "viable cells at the start",
             screened="inoculum",
-            allowed=Range(0.0, 1e5),
+            allowed=Within(0.0, 1e5),
             replanned="start",
         ),
         DecisionKind(
@@ -135,8 +135,8 @@ DECISION_KINDS: dict[str, DecisionKind] = {
         DecisionKind("addition_volume", "mL", "how much of it", Bolus, needs_feed=True),
         _setpoint("temperature", "degC", "from time_h on", DEGREES, replanned="start"),
         _setpoint("ph", "-", "from time_h on", PH),
-        _setpoint("do", "%", "dissolved oxygen from time_h on", Range(0.0, 500.0)),
-        _setpoint("kla", "1/h", "oxygen transfer from time_h on", Range(0.0, 1e5)),
+        _setpoint("do", "%", "dissolved oxygen from time_h on", Within(0.0, 500.0)),
+        _setpoint("kla", "1/h", "oxygen transfer from time_h on", Within(0.0, 1e5)),
         DecisionKind(
             "shift_time",
             "h",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from optim.settings.checks import require_one_of
-from optim.settings.ranges import AtLeastOne, AtLeastTwo, Count, Days, Probability, Range, Section
+from optim.settings.ranges import AtLeastOne, AtLeastTwo, Count, Days, Probability, Section, Within
 
 CRITERIA = ("decision", "d_optimal", "space_filling", "random")
 
@@ -28,7 +28,7 @@ class SuggestSettings(Section, key="suggest"):
     members: AtLeastTwo = 16  # draws that safety is judged by
     top: Count = 4  # clones that processes are optimised for, for several draws
     optima: Count = 4  # such draws
-    scenarios: Annotated[int, Range(16, 100_000)] = 64  # draws that values are simulated for
+    scenarios: Annotated[int, Within(16, 100_000)] = 64  # draws that values are simulated for
     draws: AtLeastTwo = 1024  # that the expected gain is averaged over
 
     def __post_init__(self) -> None:

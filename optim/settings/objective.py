@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from optim.settings.checks import require_one_of
-from optim.settings.ranges import AtLeastTwo, Hours, Number, Positive, Probability, Range, Section, Share
+from optim.settings.ranges import AtLeastTwo, Hours, Number, Positive, Probability, Section, Share, Within
 
 MEASURES = ("nominal", "expectation", "cvar", "quantile")
 
@@ -25,7 +25,7 @@ class MarketSettings(Section, key="objective.market"):
 
     price_eur_per_g: Positive  # EUR per g sold
     demand_g_per_year: Positive  # g per year that the market takes
-    suite_days_per_year: Annotated[float, Range(0.0, 366.0, "d", open=True)]  # on which the suite can be used
+    suite_days_per_year: Annotated[float, Within(0.0, 366.0, "d", open=True)]  # on which the suite can be used
     source: str  # where the numbers come from
     verified: bool  # whether the source supports them
 
@@ -37,8 +37,8 @@ class ExecutionSettings(Section, key="objective.risk.execution"):
     feed: Probability = 0.0  # of the factor on every volume and rate that goes in
     strength: Probability = 0.0  # of the factor on what feeds hold
     inoculum: Probability = 0.0  # of the factor on the cells at the start
-    temperature_c: Annotated[float, Range(0.0, 20.0, "degC")] = 0.0  # degC, of the error of every setpoint
-    ph: Annotated[float, Range(0.0, 3.0)] = 0.0  # of the error of every setpoint
+    temperature_c: Annotated[float, Within(0.0, 20.0, "degC")] = 0.0  # degC, of the error of every setpoint
+    ph: Annotated[float, Within(0.0, 3.0)] = 0.0  # of the error of every setpoint
     delay_h: Hours = 0.0  # h by which everything done after time 0 is late, harvest excepted
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from optim.settings.ranges import LONGEST_H, AtLeastOne, Factor, Hours, Number, Range, Section, Tolerance
+from optim.settings.ranges import LONGEST_H, AtLeastOne, Factor, Hours, Number, Section, Tolerance, Within
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ParetoSettings(Section, key="pareto"):
     """The trade-off between the objective and another one."""
 
     against: str = "culture_time"  # the objective that is traded against the one that is maximised
-    points: Annotated[int, Range(3, 1_000)] = 9  # of the front
+    points: Annotated[int, Within(3, 1_000)] = 9  # of the front
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class DriftSettings(Section, key="stress.drifts.*"):
     feed: Factor = 1.0  # factor on every volume and rate that goes in
     strength: Factor = 1.0  # factor on what feeds hold
     inoculum: Factor = 1.0  # factor on the cells at the start
-    temperature_c: Annotated[float, Range(-50.0, 50.0, "degC")] = 0.0  # degC, added to every setpoint
-    ph: Annotated[float, Range(-7.0, 7.0)] = 0.0  # added to every setpoint
+    temperature_c: Annotated[float, Within(-50.0, 50.0, "degC")] = 0.0  # degC, added to every setpoint
+    ph: Annotated[float, Within(-7.0, 7.0)] = 0.0  # added to every setpoint
     delay_h: Hours = 0.0  # h by which everything done after time 0 is late, harvest excepted
-    harvest_h: Annotated[float, Range(-LONGEST_H, LONGEST_H, "h")] = 0.0  # h, added to the time of harvest
+    harvest_h: Annotated[float, Within(-LONGEST_H, LONGEST_H, "h")] = 0.0  # h, added to the time of harvest
     missed: str = ""  # a decision that is left out, or 'largest bolus'
 
 

@@ -18,9 +18,9 @@ from optim.settings.ranges import (
     NotNegative,
     Number,
     Positive,
-    Range,
     Section,
     Share,
+    Within,
 )
 
 LIMIT_KINDS = ("max", "min")
@@ -35,7 +35,7 @@ class VesselSettings(Section, key="vessel"):
     """The vessel that a process is designed for."""
 
     name: str  # of the vessel
-    start_volume_ml: Annotated[float, Range(0.0, 1e9, "mL", open=True)]  # mL of broth at the start
+    start_volume_ml: Annotated[float, Within(0.0, 1e9, "mL", open=True)]  # mL of broth at the start
     sample_volume_ml: Millilitres = 0.0  # mL taken by each sample
 
     def __post_init__(self) -> None:
@@ -52,9 +52,9 @@ class DecisionSettings(Section, key="design.decisions.*"):
     """A number of the process that may be chosen, or one such number for each of several times."""
 
     kind: str  # what is chosen, one of `optim.process.decision.DECISION_KINDS`
-    lower: Annotated[float, Range(-1e9, 1e9)]  # least value, in the unit of the kind
-    upper: Annotated[float, Range(-1e9, 1e9)]  # largest value
-    platform: Annotated[Any, Range(-1e9, 1e9)]  # value in the platform process: a number, or one per time
+    lower: Annotated[float, Within(-1e9, 1e9)]  # least value, in the unit of the kind
+    upper: Annotated[float, Within(-1e9, 1e9)]  # largest value
+    platform: Annotated[Any, Within(-1e9, 1e9)]  # value in the platform process: a number, or one per time
     resolution: NotNegative = 0.0  # step to which a recipe rounds it; 0: none
     times_h: tuple[Hours, ...] = ()  # h, when it acts: one decision per time
     feed: str = ""  # which feed or stock; '' = that of the design
@@ -90,19 +90,19 @@ class DesignSettings(Section, key="design"):
     title: str  # for people
     feed_id: str  # the first feed, as the dataset or `media` names it; empty: no feed
     medium_id: str  # the basal medium, as the dataset or `media` names it; empty: it holds nothing that the model uses
-    temperature_c: Annotated[float, Range(0.0, 100.0, "degC")]  # degC, where no decision says otherwise
+    temperature_c: Annotated[float, Within(0.0, 100.0, "degC")]  # degC, where no decision says otherwise
     end_h: Interval  # h, harvest where it is no decision
-    inoculum_vcd_1e6_per_ml: Annotated[float, Range(0.0, 1e5, "1e6/mL")] | None = None  # viable cells at the start
+    inoculum_vcd_1e6_per_ml: Annotated[float, Within(0.0, 1e5, "1e6/mL")] | None = None  # viable cells at the start
     initial: Composition = field(default_factory=dict)  # first sample of a microbial process, by variable
     medium_composition: Composition = field(default_factory=dict)  # of the basal medium; empty: the dataset's
     feed_composition: Composition = field(default_factory=dict)  # canonical units; empty: the dataset's feed
     further_feeds: dict[str, Composition] = field(default_factory=dict)  # compositions; empty: the dataset's
     media: dict[str, Composition] = field(default_factory=dict)  # compositions that no dataset states, by name
     second_feed_id: str = ""  # what flows with the first feed: a further feed, or a medium of the dataset
-    second_feed_ratio: Annotated[float, Range(0.0, 1e3, "L/L")] = 0.0  # of it with the first feed
-    ph: Annotated[float, Range(0.0, 14.0)] = 7.0  # where no decision says otherwise
-    do_percent: Annotated[float, Range(0.0, 500.0, "%")] | None = None  # of saturation with air; none: not controlled
-    kla_per_h: Annotated[float, Range(0.0, 1e5, "1/h")] | None = None  # oxygen transfer, 1/h; none: not stated
+    second_feed_ratio: Annotated[float, Within(0.0, 1e3, "L/L")] = 0.0  # of it with the first feed
+    ph: Annotated[float, Within(0.0, 14.0)] = 7.0  # where no decision says otherwise
+    do_percent: Annotated[float, Within(0.0, 500.0, "%")] | None = None  # of saturation with air; none: not controlled
+    kla_per_h: Annotated[float, Within(0.0, 1e5, "1/h")] | None = None  # oxygen transfer, 1/h; none: not stated
     node_step_h: Interval = 24.0  # h between nodes, at which limits are checked and trajectories reported
     sample_every_h: Interval | None = None  # h between samples; none: no samples
     sample_until_h: Hours = 0.0  # h, of the last sample
@@ -130,7 +130,7 @@ class DesignSettings(Section, key="design"):
                 f"{MOST_NODES:,}. Raise design.node_step_h ({self.node_step_h:g} h) or design.sample_every_h, or "
                 "harvest sooner"
             )
-        Range(0.0, LONGEST_H, "h", open=True).require(key, latest)
+        Within(0.0, LONGEST_H, "h", open=True).require(key, latest)
 
 
 @dataclass(frozen=True)
@@ -143,13 +143,13 @@ class PriceSettings(Section, key="cost.items.*"):
     unit: str  # of the price, e.g. EUR/L
     low: NotNegative  # least plausible price
     high: NotNegative  # largest plausible price
-    year: Annotated[int, Range(1900, 2200)]  # of the price
+    year: Annotated[int, Within(1900, 2200)]  # of the price
     source: str  # where it comes from
     grade: str  # list | bulk | derived
     verified: bool  # whether the source supports it
-    scale_exponent: Annotated[float, Range(-5.0, 5.0)] = 0.0  # a: of the production volume V
-    scale_reference_l: Annotated[float, Range(0.0, 1e9, "L", open=True)] = 1.0  # V_ref, L
-    titre_exponent: Annotated[float, Range(-5.0, 5.0)] = 0.0  # b: of the titre
+    scale_exponent: Annotated[float, Within(-5.0, 5.0)] = 0.0  # a: of the production volume V
+    scale_reference_l: Annotated[float, Within(0.0, 1e9, "L", open=True)] = 1.0  # V_ref, L
+    titre_exponent: Annotated[float, Within(-5.0, 5.0)] = 0.0  # b: of the titre
     titre_reference: Positive = 1.0  # titre_ref, g/L
 
 
@@ -160,7 +160,7 @@ class CostSettings(Section, key="cost"):
     name: str  # of the book
     title: str  # for people
     currency: str  # of every price
-    production_volume_l: Annotated[float, Range(0.0, 1e9, "L", open=True)]  # broth at the start, at that scale
+    production_volume_l: Annotated[float, Within(0.0, 1e9, "L", open=True)]  # broth at the start, at that scale
     turnaround_h: Hours  # h between two batches of a suite
     success: Share  # fraction of batches that are released
     stage_yields: dict[str, Share] = field(default_factory=dict)  # fraction of product kept by each downstream stage

@@ -16,7 +16,7 @@ LONGEST_H = 10_000.0  # h that anything in a run may last: more than a year
 
 
 @dataclass(frozen=True)
-class Range:
+class Within:
     """The numbers that a setting may have, from `lower` to `upper`, and their unit; all are finite.
 
     `open` leaves out the lower end itself.
@@ -55,21 +55,21 @@ class Folder:
 
 FolderPath = Annotated[str, Folder()]
 # ranges that many settings have; one of its own is written with the setting
-Count = Annotated[int, Range(0, 1_000_000)]
-AtLeastOne = Annotated[int, Range(1, 1_000_000)]
-AtLeastTwo = Annotated[int, Range(2, 1_000_000)]
-Probability = Annotated[float, Range(0.0, 1.0)]
-Share = Annotated[float, Range(0.0, 1.0, open=True)]
-Tolerance = Annotated[float, Range(0.0, 0.1, open=True)]
-NotNegative = Annotated[float, Range(0.0, 1e12)]
-Positive = Annotated[float, Range(0.0, 1e12, open=True)]
-Number = Annotated[float, Range(-1e30, 1e30)]
-Factor = Annotated[float, Range(0.0, 100.0)]
-Hours = Annotated[float, Range(0.0, LONGEST_H, "h")]
-Interval = Annotated[float, Range(0.0, LONGEST_H, "h", open=True)]
-HourOfDay = Annotated[float, Range(0.0, 24.0, "h")]
-Days = Annotated[float, Range(0.0, 365.0, "d")]
-Millilitres = Annotated[float, Range(0.0, 1e9, "mL")]
+Count = Annotated[int, Within(0, 1_000_000)]
+AtLeastOne = Annotated[int, Within(1, 1_000_000)]
+AtLeastTwo = Annotated[int, Within(2, 1_000_000)]
+Probability = Annotated[float, Within(0.0, 1.0)]
+Share = Annotated[float, Within(0.0, 1.0, open=True)]
+Tolerance = Annotated[float, Within(0.0, 0.1, open=True)]
+NotNegative = Annotated[float, Within(0.0, 1e12)]
+Positive = Annotated[float, Within(0.0, 1e12, open=True)]
+Number = Annotated[float, Within(-1e30, 1e30)]
+Factor = Annotated[float, Within(0.0, 100.0)]
+Hours = Annotated[float, Within(0.0, LONGEST_H, "h")]
+Interval = Annotated[float, Within(0.0, LONGEST_H, "h", open=True)]
+HourOfDay = Annotated[float, Within(0.0, 24.0, "h")]
+Days = Annotated[float, Within(0.0, 365.0, "d")]
+Millilitres = Annotated[float, Within(0.0, 1e9, "mL")]
 Composition = dict[str, NotNegative]  # in the canonical unit of each component
 
 
@@ -119,7 +119,7 @@ def check_value(key: str, value: Any, hint: Any) -> None:
         for row in value if isinstance(value, list | tuple) else (value,):
             allowed.require(key, row)
     elif kind in (int, float):
-        (allowed or Range()).require(key, value, whole=kind is int)
+        (allowed or Within()).require(key, value, whole=kind is int)
     elif kind in (str, bool):
         if not isinstance(value, kind):
             wanted = "text; write it in quotes" if kind is str else "true or false"
@@ -136,10 +136,10 @@ def check_value(key: str, value: Any, hint: Any) -> None:
             check_value(key, row, get_args(kind)[0])
 
 
-def type_and_range(hint: Any) -> tuple[Any, Range | None]:
+def type_and_range(hint: Any) -> tuple[Any, Within | None]:
     """The type X of `X | None` without its marks, and the range among them."""
     kind = _present(hint)
-    allowed = next((mark for mark in _marks(hint) if isinstance(mark, Range)), None)
+    allowed = next((mark for mark in _marks(hint) if isinstance(mark, Within)), None)
     return (get_args(kind)[0] if get_origin(kind) is Annotated else kind), allowed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from optim.settings.ranges import AtLeastTwo, FolderPath, Hours, Range, Section
+from optim.settings.ranges import AtLeastTwo, FolderPath, Hours, Section, Within
 
 
 @dataclass(frozen=True)
@@ -17,4 +17,6 @@ class ReplanSettings(Section, key="replan"):
     fit: FolderPath | None = None  # output folder of the run whose fit is used; default: that of this run
     plan: FolderPath | None = None  # the optimum, recipe or earlier replan that it follows; default: the fit's optimum
     draws: AtLeastTwo = 63  # plausible parameter sets that a plan is judged by
-    least_gain: Annotated[float, Range(0.0, 1.0)] = 0.001  # of the objective's logarithm; less leaves the plan as it is
+    least_gain: Annotated[float, Within(0.0, 1.0)] = (
+        0.001  # of the objective's logarithm; less leaves the plan as it is
+    )

@@ -11,7 +11,7 @@ from optim.settings.model import ModelSettings
 from optim.settings.objective import ObjectiveSettings
 from optim.settings.optimisation import OptimiseSettings, ParetoSettings, StressSettings
 from optim.settings.process import CalendarSettings, ConstraintsSettings, CostSettings, DesignSettings, VesselSettings
-from optim.settings.ranges import FolderPath, Range, Section
+from optim.settings.ranges import FolderPath, Section, Within
 from optim.settings.replanning import ReplanSettings
 from optim.settings.simulation import IntegratorSettings
 from optim.settings.tracking import TrackingSettings
@@ -30,7 +30,7 @@ class Settings(Section):
     noise: NoiseSettings = field(default_factory=NoiseSettings)  # of every assay
     constraints: ConstraintsSettings = field(default_factory=ConstraintsSettings)  # limits of the process
     cost: CostSettings | None = None  # price book and downstream train; none: nothing is priced
-    seed: Annotated[int, Range(0, 2**32 - 1)] = 0  # of everything that is drawn
+    seed: Annotated[int, Within(0, 2**32 - 1)] = 0  # of everything that is drawn
     out: FolderPath = "outputs/${name}"  # folder that holds every artefact of a run
     fit: FitSettings = field(default_factory=FitSettings)  # estimation
     place: PlaceSettings = field(default_factory=PlaceSettings)  # prediction of new clones

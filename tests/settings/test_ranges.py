@@ -15,7 +15,7 @@ from optim.app.overrides import declared_type
 from optim.data.screened import Screen
 from optim.errors import ConfigError
 from optim.settings.process import CostSettings, DecisionSettings, DesignSettings, VesselSettings
-from optim.settings.ranges import Range, Section, hints_of, type_and_range
+from optim.settings.ranges import Section, Within, hints_of, type_and_range
 
 NONSENSE = (math.nan, math.inf, -math.inf, -1, 0, 1e300, "many", [1.0], {"a": 1.0}, True, None)
 # with calendar and market, so that every section is there
@@ -66,7 +66,7 @@ def is_allowed(value: Any, hint: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool) and (kind is not int or value == int(value))
     if kind is Any and isinstance(value, list):
         return all(is_allowed(row, hint) for row in value)
-    return number and not (kind is int and isinstance(value, float)) and value in (allowed or Range())
+    return number and not (kind is int and isinstance(value, float)) and value in (allowed or Within())
 
 
 def test_the_numbers_are_all_those_of_the_settings():
@@ -223,7 +223,7 @@ def test_nonsense_of_the_command_line_is_refused_by_its_full_key(override):
 
 
 def test_the_declared_type_of_a_key_is_found_by_its_path():
-    assert type_and_range(declared_type("cost.stage_yields.capture"))[1] == Range(0.0, 1.0, open=True)
+    assert type_and_range(declared_type("cost.stage_yields.capture"))[1] == Within(0.0, 1.0, open=True)
     assert type_and_range(declared_type("design.decisions.feed.feed"))[0] is str
     assert declared_type("cost.stage_yield.capture") is None
 
