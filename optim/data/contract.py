@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from optim.cells import read_cell
 from optim.data.dataset import Run
 from optim.errors import BadCell, ConfigError, nearest
 from optim.units import VARIABLES, Quantity, to_canonical
@@ -79,7 +80,11 @@ class Checker:
             return empty
         # read by hand, not by pandas: it would skip blank lines (and miscount rows) and shift rows with too many cells
         reader = csv.reader(io.StringIO(text), skipinitialspace=True)
-        lines = [(reader.line_num, [c.strip() for c in cells]) for cells in reader if any(c.strip() for c in cells)]
+        lines = [
+            (reader.line_num, [read_cell(c.strip()) for c in cells])
+            for cells in reader
+            if any(c.strip() for c in cells)
+        ]
         header = lines[0][1]
         for column in sorted({c for c in header if header.count(c) > 1}):
             self.note_fault(table.file, lines[0][0], column, rule="column is given twice")

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from optim.data.contract import (
+    EVENT_TABLE,
     MEASUREMENTS,
     MEDIA,
     RUNS,
@@ -24,7 +25,10 @@ from optim.data.contract import (
 from optim.data.dataset import Dataset, Measurements, Run
 from optim.data.events import read_runs_with_events
 from optim.errors import DatasetError, nearest
+from optim.storage import name_fault
 
+HEADER_FILE = "dataset.yaml"
+DATASET_FILES = (HEADER_FILE, *(table.file for table in (RUNS, EVENT_TABLE, MEASUREMENTS, MEDIA, TRUTH)))
 HEADER_KEYS = ("name", "description", "organism", "citation", "licence", "simulated", "notes")
 
 
@@ -62,15 +66,16 @@ def read_folder(folder: Path) -> Dataset:
 
 
 def content_hash(folder: Path) -> str:
-    """SHA-256 over names and bytes of the dataset's files."""
+    """SHA-256 over names and bytes of the dataset's files; other files in its folder do not count."""
     digest = hashlib.sha256()
-    for file in sorted(p for p in folder.iterdir() if p.suffix in (".csv", ".yaml")):
-        digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    for file in (folder / name for name in sorted(DATASET_FILES)):
+        if file.exists():
+            digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 
 def _header(check: Checker, folder: Path) -> dict[str, Any]:
-    file = "dataset.yaml"
+    file = HEADER_FILE
     blank: dict[str, Any] = {key: "" for key in HEADER_KEYS} | {"simulated": False, "notes": []}
     try:
         header = yaml.safe_load((folder / file).read_text(encoding="utf-8"))
@@ -89,15 +94,24 @@ def _header(check: Checker, folder: Path) -> dict[str, Any]:
     for key in HEADER_KEYS[:-1]:
         if key not in header:
             check.note_fault(file, None, key, rule="key is missing")
+    _check_name(check, file, None, column="name", name=str(header.get("name", "")))
     if not isinstance(header.get("simulated", False), bool):
         check.note_fault(file, None, "simulated", value=header["simulated"], rule="expected true or false")
     return blank | header
+
+
+def _check_name(check: Checker, file: str, line: int | None, *, column: str, name: str) -> None:
+    """Note an id that can be no part of the name of a file; a blank one is noted where one is needed."""
+    if name and (fault := name_fault(name)):
+        check.note_fault(file, line, column, value=name[:60], rule=fault)
 
 
 def _media(check: Checker, folder: Path) -> dict[str, dict[str, float]]:
     media: dict[str, dict[str, float]] = {}
 
     def _read_row(line: int, cell: dict[str, str]) -> None:
+        if cell["medium_id"] not in media:
+            _check_name(check, MEDIA.file, line, column="medium_id", name=cell["medium_id"])
         composition = media.setdefault(cell["medium_id"], {})
         if not (cell["component"] or cell["value"] or cell["unit"]):
             return  # a medium without a listed component: water, a base
@@ -125,6 +139,8 @@ def _runs(check: Checker, folder: Path, media: dict[str, dict[str, float]]) -> d
         for column in ("run_id", "clone_id"):
             if not cell[column]:
                 check.note_fault(file, line, column, value="", rule="blank; every run needs one")
+        for column in ("run_id", "clone_id", "vessel_id", "experiment_id"):
+            _check_name(check, file, line, column=column, name=cell[column])
         if run_id in runs:
             check.note_fault(file, line, "run_id", value=run_id, rule="given twice")
         if media and cell["medium_id"] not in media:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from optim.errors import ConfigError
-from optim.settings.checks import require_above, require_at_least, require_one_of, require_probability
+from optim.settings.checks import require_above, require_at_least, require_name, require_one_of, require_probability
 
 MEASURES = ("nominal", "expectation", "cvar", "quantile")
 
@@ -86,3 +86,7 @@ class ObjectiveSettings:
     market: MarketSettings | None = None  # what profit needs
     risk: RiskSettings = field(default_factory=RiskSettings)  # how an uncertain process is judged
     also: dict[str, CaseSettings] = field(default_factory=dict)  # further optima, by name
+
+    def __post_init__(self) -> None:
+        for name in self.also:
+            require_name("objective.also", name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from optim.settings.checks import require_name
 from optim.settings.doe import SuggestSettings
 from optim.settings.estimation import DatasetSettings, FitSettings, NoiseSettings, PlaceSettings
 from optim.settings.model import ModelSettings
@@ -41,3 +42,6 @@ class Settings:
     stress: StressSettings = field(default_factory=StressSettings)  # disturbances of the optimum
     suggest: SuggestSettings = field(default_factory=SuggestSettings)  # the next experiments
     tracking: TrackingSettings = field(default_factory=TrackingSettings)  # MLflow
+
+    def __post_init__(self) -> None:
+        require_name("name", self.name)

@@ -20,6 +20,7 @@ VAGUE = 0.9  # of the prior's standard deviation: a posterior wider than this ha
 def fit_command(s: Session, dataset: Dataset | None = None) -> FitResult:
     """Fit the configured model (and those it is compared with) to the dataset; writes `out/fit`."""
     cfg = s.cfg
+    s.reserve("fit")
     dataset = dataset or read_dataset(cfg.dataset.name)
     label = "SIMULATED data" if dataset.simulated else "measured data"
     s.say(

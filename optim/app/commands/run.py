@@ -15,6 +15,8 @@ from optim.recipe.recipe import Recipe
 
 def run_command(s: Session) -> dict[str, Recipe]:
     """The whole flow: fit, rank (where there are clones), optimise, export."""
+    s.reserve("fit", "ranking")
+    s.reserve("optimum", "recipe", cases=("", *s.cfg.objective.also))
     dataset = read_dataset(s.cfg.dataset.name)
     build_process(s.cfg, Screen.from_dataset(dataset))  # what it refuses, it refuses before the fit
     result = fit_command(s, dataset)
