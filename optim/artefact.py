@@ -1,7 +1,7 @@
 """Artefacts: results with a content hash and a lineage, stored as JSON and, where there are arrays, npz. Never pickle.
 
 A folder is written beside its final place and then exchanged, so a reader finds the old or the new one and never half
-of one. What is read is compared with the schema and with the content hash: a file that was damaged or edited is refused.
+of one. What is read is compared with the schema and with the content hash: a damaged or edited file is refused.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Files and folders on disk: each is old or new at every moment, and what optim did not write is never removed.
 
-A folder that optim writes holds a manifest: the names of its files, with the hashes of what was written. A file that the
-manifest does not know, or that was changed since, belongs to somebody else. A folder is written beside its place and
-then exchanged with the one that is there, in one step where the system can do that (Linux).
+A folder that optim writes holds a manifest: the names of its files, with the hashes of what was written. A file that
+the manifest does not know, or that was changed since, belongs to somebody else. A folder is written beside its place
+and then exchanged with the one that is there, in one step where the system can do that (Linux).
 """
 
 from __future__ import annotations
@@ -319,9 +319,8 @@ def lock_of(folder: Path, *, wait: bool = True) -> Iterator[None]:
 
     Raises `InUseError` where another process has it and `wait` is false.
     """
-    with lock_file(
-        folder.with_name(f".{folder.name}.lock"), wait=wait, note="", refusal=lambda _: f"{folder} is in use"
-    ):
+    lock = folder.with_name(f".{folder.name}.lock")
+    with lock_file(lock, wait=wait, note="", refusal=lambda _: f"{folder} is in use"):
         yield
 
 

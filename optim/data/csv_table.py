@@ -12,12 +12,10 @@ from optim.cells import read_cell, safe_cell
 
 def csv_text(table: pd.DataFrame) -> str:
     """A table as comma-separated values: every number to the last digit, no text that a spreadsheet would run."""
-    safe = table.copy()
-    for place in range(safe.shape[1]):
-        column = safe.iloc[:, place]
-        if not is_numeric_dtype(column.dtype):
-            safe.isetitem(place, column.map(safe_cell))
-    safe.columns = pd.Index([safe_cell(name) for name in safe.columns])
+    columns = [table.iloc[:, place] for place in range(table.shape[1])]
+    columns = [c if is_numeric_dtype(c.dtype) else c.astype(object).map(safe_cell) for c in columns]
+    safe = pd.concat(columns, axis=1) if columns else table.copy()
+    safe.columns = pd.Index([safe_cell(name) for name in table.columns])
     return str(safe.to_csv(index=False, lineterminator="\n"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from optim.settings.checks import require_at_least, require_one_of, require_probability
+from optim.settings.checks import require_at_least, require_name, require_one_of, require_probability
 
 CRITERIA = ("decision", "d_optimal", "space_filling", "random")
 
@@ -34,6 +34,8 @@ class SuggestSettings:
         least = {"runs": 1, "processes": 1, "per_clone": 1, "members": 2, "scenarios": 16, "draws": 2}
         for key, low in (least | dict.fromkeys(("new_clones", "top", "optima"), 0)).items():
             require_at_least(f"suggest.{key}", getattr(self, key), low)
+        if self.experiment:
+            require_name("suggest.experiment", self.experiment)
         require_probability("suggest.safe", self.safe)
         for days in self.every_d:
             require_at_least("suggest.every_d", days, 1)
