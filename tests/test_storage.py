@@ -112,12 +112,14 @@ def test_a_folder_of_somebody_else_and_a_file_are_refused(tmp_path):
 def test_a_file_that_comes_while_a_folder_is_replaced_stays(tmp_path, monkeypatch, at_once):
     without_exchange(monkeypatch, at_once)
     folder = written(tmp_path / "a", x="1")
-    with (
-        pytest.raises(OptimError, match=r"changed while it was being replaced \(notes\)"),
-        whole_folder(folder) as draft,
-    ):
-        (draft / "x").write_text("2")
-        (folder / "notes").write_text("mine")
+
+    def add_meanwhile() -> None:
+        with whole_folder(folder) as draft:
+            (draft / "x").write_text("2")
+            (folder / "notes").write_text("mine")
+
+    with pytest.raises(OptimError, match=r"changed while it was being replaced \(notes\)"):
+        add_meanwhile()
     assert (folder / "notes").read_text() == "mine"
     assert (folder / "x").read_text() == "1"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
