@@ -27,7 +27,7 @@ from optim.storage import MANIFEST, foreign_files, read_manifest, read_whole, re
 
 ARTEFACT_FILE = "artefact.json"
 ARRAY_FILE = "arrays.npz"
-NOT_FINITE = ("nan", "inf", "-inf")  # how numbers are stored for which JSON has no word
+WORDLESS = ("nan", "inf", "-inf")  # how numbers are stored for which JSON has no word
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def _decode(kind: Any, value: Any, place: _Place) -> Any:
     if kind is np.ndarray or origin is np.ndarray:
         return _decode_array(value, place)
     if kind is float:
-        if isinstance(value, dict) and value.get("float") in NOT_FINITE and len(value) == 1:
+        if isinstance(value, dict) and value.get("float") in WORDLESS and len(value) == 1:
             return float(value["float"])
         place.require(value, (int, float), "a number")
         return value
