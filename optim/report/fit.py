@@ -24,6 +24,7 @@ def fit_view(r: FitResult) -> View:
         kind=r.kind(),
         title=f"{r.lineage.model} fitted to {r.lineage.dataset}",
         lines=fit_lines(r),
+        doubts=r.lineage.doubts,
         notes=r.lineage.notes,
         metrics=fit_metrics(r),
         series={"fit/cost_per_iteration": r.history},
