@@ -55,7 +55,7 @@ class Session:
         return view
 
     def show_view(self, view: View, case: str = "") -> None:
-        """Say the doubts, lines and notes of a view, write its tables, figures and page, and give all of it to tracking."""
+        """Say doubts, lines and notes of a view, write tables, figures and page, and give all of it to tracking."""
 
         def _named(key: str) -> str:
             return case + key.removeprefix(view.kind) if case else key

@@ -32,6 +32,7 @@ from optim.estimation.score import (
     r_squared,
     vessel_folds,
 )
+from optim.estimation.start import start_notes
 from optim.estimation.uncertainty.agreement import compare_intervals
 from optim.estimation.uncertainty.bootstrap import Bootstrap, BootstrapOptions, bootstrap
 from optim.estimation.uncertainty.nuts import PosteriorSample, SampleOptions, sample_posterior
@@ -316,6 +317,7 @@ def _notes(problem: FitProblem) -> tuple[str, ...]:
     unverified = problem.table.unverified_names()
     if unverified:
         notes.append(f"no source supports the numbers given for {', '.join(unverified)} (unverified)")
+    notes += start_notes(problem.model, problem.table, problem.dataset, problem.noise)
     m = problem.dataset.measurements
     unused = set(m.variable) - set(problem.variables)
     starts = unused & set(problem.model.initial_variables)

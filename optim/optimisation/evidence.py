@@ -72,9 +72,14 @@ def _of_clone(o: Observations, clone: str) -> Observations:
         return tuple(column[i] for i in own)
 
     return Observations(
-        _rows(o.vessel),
-        _rows(o.clone),
-        _rows(o.variable),
-        *(column[own] for column in (o.time_h, o.value, o.sd, o.predicted, o.lower90, o.upper90)),
+        vessel=_rows(o.vessel),
+        clone=_rows(o.clone),
+        variable=_rows(o.variable),
+        time_h=o.time_h[own],
+        value=o.value[own],
+        sd=o.sd[own],
+        predicted=o.predicted[own],
+        lower90=o.lower90[own],
+        upper90=o.upper90[own],
         censored=_rows(o.censored),
     )
