@@ -62,7 +62,7 @@ def fit_problem(
     candidates = groups_without_reading(problem)
     posterior, points = multi_start(without_product_readings(problem, candidates), options, seed, progress=progress)
     posterior, points[0], silent = refit_producers(
-        posterior, points[0], problem, candidates, options=options, progress=progress
+        posterior, points[0], problem, candidates=candidates, options=options, progress=progress
     )
     return build_fit_result(
         posterior, points, options, seed=seed, model_name=model_name, without_product=silent, progress=progress
@@ -317,7 +317,7 @@ def _notes(problem: FitProblem) -> tuple[str, ...]:
     unverified = problem.table.unverified_names()
     if unverified:
         notes.append(f"no source supports the numbers given for {', '.join(unverified)} (unverified)")
-    notes += start_notes(problem.model, problem.table, problem.dataset, problem.noise)
+    notes += start_notes(problem.model, problem.table, problem.dataset, noise=problem.noise)
     m = problem.dataset.measurements
     unused = set(m.variable) - set(problem.variables)
     starts = unused & set(problem.model.initial_variables)

@@ -47,7 +47,7 @@ def without_product_readings(problem: FitProblem, groups: tuple[str, ...]) -> Fi
 
 
 def groups_without_product(
-    posterior: Posterior, point: Point, problem: FitProblem, candidates: tuple[str, ...]
+    posterior: Posterior, point: Point, problem: FitProblem, *, candidates: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Those of the candidates whose readings of the product no member of the population explains.
 
@@ -69,8 +69,8 @@ def refit_producers(
     posterior: Posterior,
     point: Point,
     problem: FitProblem,
-    candidates: tuple[str, ...],
     *,
+    candidates: tuple[str, ...],
     options: FitSettings,
     progress: Progress = lambda text: None,
 ) -> tuple[Posterior, Point, tuple[str, ...]]:
@@ -79,7 +79,7 @@ def refit_producers(
     Arguments as for `groups_without_product`. Returns the posterior, its mode, and the names of the groups whose
     readings stay left out.
     """
-    silent = groups_without_product(posterior, point, problem, candidates) if candidates else ()
+    silent = groups_without_product(posterior, point, problem, candidates=candidates) if candidates else ()
     if len(silent) < len(candidates):
         history = point.history
         posterior = Posterior(without_product_readings(problem, silent), posterior.noise, posterior.spread)

@@ -75,7 +75,7 @@ def require_stated(model: AbstractKineticModel, table: ParameterTable, dataset: 
 
 
 def start_notes(
-    model: AbstractKineticModel, table: ParameterTable, dataset: Dataset, noise: NoiseModel
+    model: AbstractKineticModel, table: ParameterTable, dataset: Dataset, *, noise: NoiseModel
 ) -> tuple[str, ...]:
     """Notes on media that lack what the model needs, or that the first samples contradict."""
     components = _components(model, dataset)

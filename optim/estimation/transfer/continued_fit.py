@@ -63,7 +63,7 @@ def update_fit(
     posterior, point = estimate_noise_and_spread(posterior, point, options, progress=progress)
     point.history = history
     posterior, point, silent = refit_producers(
-        posterior, point, problem, candidates, options=options, progress=progress
+        posterior, point, problem, candidates=candidates, options=options, progress=progress
     )
     result = build_fit_result(
         posterior, [point], options, seed=seed, model_name=model_name, without_product=silent, progress=progress
