@@ -41,10 +41,11 @@ class Lineage:
     seed: int
     notes: tuple[str, ...] = ()  # what a reader must know: unverified numbers, extrapolation, ...
     parents: dict[str, str] = field(default_factory=dict)  # kind of artefact -> its id
+    doubts: tuple[str, ...] = ()  # what speaks against the artefact as a whole, and so is told before it
 
     @classmethod
     def from_parents(cls, *parents: Artefact, seed: int, notes: tuple[str, ...] = ()) -> Lineage:
-        """The lineage of an artefact that is made from `parents`; its model and data are those of the first parent."""
+        """The lineage of an artefact that is made from `parents`; model, data and doubts are those of the first."""
         first = parents[0].lineage
         return dataclasses.replace(first, seed=seed, notes=notes, parents={p.kind(): p.id for p in parents})
 
@@ -56,6 +57,10 @@ class Lineage:
     def with_notes(self, *notes: str) -> Lineage:
         """The same lineage with more notes."""
         return dataclasses.replace(self, notes=(*self.notes, *notes))
+
+    def with_doubts(self, *doubts: str) -> Lineage:
+        """The same lineage with more doubts."""
+        return dataclasses.replace(self, doubts=(*self.doubts, *doubts))
 
 
 class Artefact(Result):

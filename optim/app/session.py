@@ -80,11 +80,13 @@ class Session:
         return view
 
     def show_view(self, view: View, case: str = "") -> None:
-        """Say the lines and notes of a view, write its tables, figures and page, and give all of it to tracking."""
+        """Say doubts, lines and notes of a view, write tables, figures and page, and give all of it to tracking."""
 
         def _named(key: str) -> str:
             return case + key.removeprefix(view.kind) if case else key
 
+        for doubt in view.doubts:
+            self.say(f"  warning: {doubt}")
         for line in view.lines:
             self.say(line)
         for note in view.notes:

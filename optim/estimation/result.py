@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,9 +13,12 @@ from optim.artefact import Artefact, Checked, Lineage
 from optim.data.screened import Screen
 from optim.errors import ConfigError, IncompatibleError, nearest
 from optim.estimation.data_quality.finding import Finding
+from optim.estimation.misfit import Misfit, find_misfits, noise_sentences
 from optim.estimation.uncertainty.profile import LikelihoodProfile
 from optim.parameters import ParameterSpec, ParameterTable
 
+VAGUE = 0.9  # of the prior's standard deviation: a posterior wider than this has learnt nothing
+MOST_TOLD = 5  # errors found in the data that are told in full wherever the fit is used
 NEWCOMER = "population"  # stands for a clone or campaign that has not been seen
 
 
@@ -35,6 +39,11 @@ class ParameterEstimate:
     source: str
     verified: bool
     verdict: str = ""  # how well the data determine it, in words
+
+    @property
+    def is_vague(self) -> bool:
+        """Whether the data say nothing: the interval is about as wide as that of the prior."""
+        return self.shrinkage > VAGUE
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ class FitResult(Artefact, Checked):
     group without data, `new_run` [E, Nb + Nv] those of a batch and a vessel without data.
     """
 
-    schema: ClassVar[str] = "optim.fit/4"
+    schema: ClassVar[str] = "optim.fit/5"
     made_by: ClassVar[str] = "optim fit"
 
     lineage: Lineage
@@ -150,6 +159,26 @@ class FitResult(Artefact, Checked):
     profiles: tuple[LikelihoodProfile, ...] = ()
     agreement: tuple[str, ...] = ()  # intervals of two methods that disagree, in sentences
     ensemble_by: str = "laplace"  # laplace | bootstrap | nuts
+    without_product: tuple[str, ...] = ()  # groups that make no product that can be read; see `nonproducer`
+
+    @cached_property
+    def misfit(self) -> tuple[Misfit, ...]:
+        """The assays that the model does not describe; see `optim.estimation.misfit`."""
+        return find_misfits(self.observations, self.noise_scale)
+
+    @cached_property
+    def cautions(self) -> tuple[str, ...]:
+        """What everything that is made from this fit says of it: faulty data, clones without product, excess noise."""
+        product = [
+            f"{name} makes no product that can be read: its readings of it are all below quantification, and no member "
+            "of the population explains them; they were left out, and it is not ranked"
+            for name in self.without_product
+        ]
+        errors = [f"error in the data: {f.statement}" for f in self.findings if f.severity == "error"]
+        more = (
+            [f"{len(errors) - MOST_TOLD} more errors in the data stand in the fit's page"] if errors[MOST_TOLD:] else []
+        )
+        return (*errors[:MOST_TOLD], *more, *product, *noise_sentences(self.noise_scale))
 
     def faults(self) -> list[str]:
         """What does not fit together: shapes of the ensembles, values that are not finite, owners of vessels."""

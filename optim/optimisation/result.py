@@ -192,13 +192,25 @@ class RankedClone:
     truth: float | None  # true objective at the same process, where the data are simulated
     truth_rank: int | None
     message: str  # '' or why this clone has no optimum
+    marks: tuple[str, ...] = ()  # what speaks against its estimate or its search, in a few words each
+
+
+def bounded_share(share: float, draws: int) -> float:
+    """The share of draws in which something holds, as a probability: n draws that agree say n / (n + 1) at least."""
+    return min(max(share, 1.0 / (draws + 1)), draws / (draws + 1)) if draws > 1 else share
+
+
+def probability_text(share: float, draws: int) -> str:
+    """A probability in words, from the share of draws in which something holds; never 0 or 1."""
+    bounded = bounded_share(share, draws)
+    return f"{'> ' if share > bounded else '< ' if share < bounded else ''}{bounded:.2f}"
 
 
 @dataclass(frozen=True, repr=False)
 class Ranking(Artefact, Checked):
     """Clones by yield per cost."""
 
-    schema: ClassVar[str] = "optim.ranking/3"
+    schema: ClassVar[str] = "optim.ranking/4"
     made_by: ClassVar[str] = "optim rank"
 
     lineage: Lineage
@@ -206,6 +218,7 @@ class Ranking(Artefact, Checked):
     unit: str
     rows: tuple[RankedClone, ...]
     price_flips: tuple[str, ...] = ()  # prices within whose range another clone leads
+    draws: int = 0  # joint draws of the parameters in which the clones were compared
 
     def faults(self) -> list[str]:
         """What does not fit together."""

@@ -29,6 +29,7 @@ class Settings:
     noise: NoiseSettings = field(default_factory=NoiseSettings)  # of every assay
     constraints: ConstraintsSettings = field(default_factory=ConstraintsSettings)  # limits of the process
     cost: CostSettings | None = None  # price book and downstream train; none: nothing is priced
+    accept_misfit: bool = False  # go on from a fit that does not describe an assay on which the decision rests
     seed: int = 0  # of everything that is drawn
     out: str = "outputs/${name}"  # folder that holds every artefact of a run
     fit: FitSettings = field(default_factory=FitSettings)  # estimation
