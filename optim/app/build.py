@@ -6,7 +6,7 @@ Hydra composes `configs/` against `optim.settings`, so that a wrong key, type or
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from optim.paths import configs_dir
 from optim.settings.model import ModelSettings
 from optim.settings.process import DesignSettings
 from optim.settings.settings import Settings
-from optim.settings.tracking import TrackingSettings
+from optim.settings.tracking import TrackingSettings, without_secret
 
 if TYPE_CHECKING:
     from optim.data.dataset import Dataset
@@ -70,14 +70,24 @@ def _composed(overrides: tuple[str, ...], config_dir: Path | None, stamps: tuple
             require_effect(list(overrides), composed)
             return composed_settings(composed)
     except (HydraException, OmegaConfBaseException) as err:
-        raise ConfigError(explain_error(err, list(overrides))) from err
+        raise ConfigError(_without_secrets(explain_error(err, list(overrides)), overrides)) from err
     except (AttributeError, AssertionError) as err:  # Hydra's own, where an override reaches into what is not there
-        raise ConfigError(
+        message = (
             f"an override reaches into a section that is not configured ({' '.join(overrides)}); choose an option "
             "of its group first (e.g. objective=profit, calendar=weekdays), then change its keys"
-        ) from err
+        )
+        raise ConfigError(_without_secrets(message, overrides)) from err
     finally:
         running.hydra = outer
+
+
+def _without_secrets(message: str, overrides: Sequence[str]) -> str:
+    """A message without the password of a tracking server that an override names."""
+    for text in overrides:
+        key, _, value = text.lstrip("+").partition("=")
+        if key == "tracking.uri":
+            message = without_secret(message, value.strip("'\""))
+    return message
 
 
 def config_hash(cfg: Settings) -> str:

@@ -149,9 +149,10 @@ def _kept(overrides: list[str]) -> str:
     """What an interrupted run leaves: whole artefacts only, since each is written at once."""
     try:
         from optim.app.build import compose
+        from optim.app.session import kept_artefacts
 
         out = Path(compose(overrides).out).resolve()
-        found = sorted(p.name for p in out.iterdir() if (p / "artefact.json").exists() or (p / "recipe.json").exists())
+        found = kept_artefacts(out)
     except (OptimError, OSError):
         return "Nothing was kept."
     if not found:

@@ -16,6 +16,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from optim.errors import ConfigError
 from optim.settings.ranges import Section
 from optim.settings.settings import Settings
+from optim.settings.tracking import shown_address
 from optim.settings.typed import inner_type, settings_of
 
 
@@ -85,5 +86,8 @@ def typed_settings[T: Section](cls: type[T], section: DictConfig) -> T:
 
 
 def as_yaml(settings: Settings, sort_keys: bool = False) -> str:
-    """The composed configuration as YAML text."""
+    """The composed configuration as YAML text; a password in the address of the tracking server is left out."""
+    if settings.tracking.uri:
+        tracking = dataclasses.replace(settings.tracking, uri=shown_address(settings.tracking.uri))
+        settings = dataclasses.replace(settings, tracking=tracking)
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(settings)), sort_keys=sort_keys)

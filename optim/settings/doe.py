@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from optim.settings.checks import require_one_of
+from optim.settings.checks import require_name, require_one_of
 from optim.settings.ranges import AtLeastOne, AtLeastTwo, Count, Days, Probability, Section, Within
 
 CRITERIA = ("decision", "d_optimal", "space_filling", "random")
@@ -34,3 +34,5 @@ class SuggestSettings(Section, key="suggest"):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_one_of("suggest.by", self.by, CRITERIA)
+        if self.experiment:
+            require_name("suggest.experiment", self.experiment)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from optim.settings.checks import require_one_of
+from optim.settings.checks import require_name, require_one_of
 from optim.settings.ranges import AtLeastTwo, Hours, Number, Positive, Probability, Section, Share, Within
 
 MEASURES = ("nominal", "expectation", "cvar", "quantile")
@@ -76,3 +76,8 @@ class ObjectiveSettings(Section, key="objective"):
     market: MarketSettings | None = None  # what profit needs
     risk: RiskSettings = field(default_factory=RiskSettings)  # how an uncertain process is judged
     also: dict[str, CaseSettings] = field(default_factory=dict)  # further optima, by name
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.also:
+            require_name("objective.also", name)

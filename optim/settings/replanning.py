@@ -17,6 +17,4 @@ class ReplanSettings(Section, key="replan"):
     fit: FolderPath | None = None  # output folder of the run whose fit is used; default: that of this run
     plan: FolderPath | None = None  # the optimum, recipe or earlier replan that it follows; default: the fit's optimum
     draws: AtLeastTwo = 63  # plausible parameter sets that a plan is judged by
-    least_gain: Annotated[float, Within(0.0, 1.0)] = (
-        0.001  # of the objective's logarithm; less leaves the plan as it is
-    )
+    least_gain: Annotated[float, Within(0.0, 1.0)] = 0.001  # of the objective's logarithm; less changes no plan

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from optim.settings.checks import require_name
 from optim.settings.doe import SuggestSettings
 from optim.settings.estimation import DatasetSettings, FitSettings, NoiseSettings, PlaceSettings
 from optim.settings.model import ModelSettings
@@ -30,6 +31,7 @@ class Settings(Section):
     noise: NoiseSettings = field(default_factory=NoiseSettings)  # of every assay
     constraints: ConstraintsSettings = field(default_factory=ConstraintsSettings)  # limits of the process
     cost: CostSettings | None = None  # price book and downstream train; none: nothing is priced
+    accept_misfit: bool = False  # go on from a fit that does not describe an assay on which the decision rests
     seed: Annotated[int, Within(0, 2**32 - 1)] = 0  # of everything that is drawn
     out: FolderPath = "outputs/${name}"  # folder that holds every artefact of a run
     fit: FitSettings = field(default_factory=FitSettings)  # estimation
@@ -43,3 +45,7 @@ class Settings(Section):
     stress: StressSettings = field(default_factory=StressSettings)  # disturbances of the optimum
     suggest: SuggestSettings = field(default_factory=SuggestSettings)  # the next experiments
     tracking: TrackingSettings = field(default_factory=TrackingSettings)  # MLflow
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_name("name", self.name)

@@ -11,9 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from optim.artefact import content_id
 from optim.data.dataset import Dataset
 from optim.errors import TrackingWarning
-from optim.settings.tracking import TrackingSettings
+from optim.result import SHORT_ID
+from optim.settings.tracking import TrackingSettings, without_secret
+from optim.storage import name_fault
 
 
 class Tracker(ABC):
@@ -90,8 +93,9 @@ class NullTracker(Tracker):
 class MlflowTracker(Tracker):
     """Tracker of one MLflow run; when the store fails it warns once and records nothing more."""
 
-    def __init__(self, client: Any, mlflow: Any, run_id: str, experiment_id: str):
+    def __init__(self, client: Any, mlflow: Any, run_id: str, *, experiment_id: str, address: str):
         self._client, self._mlflow, self._run, self._experiment = client, mlflow, run_id, experiment_id
+        self._address = address
         self._lost = False
 
     @property
@@ -105,7 +109,7 @@ class MlflowTracker(Tracker):
             call(*args, **kwargs)
         except Exception as err:  # whatever the store raises: a failed log must never lose a result
             self._lost = True
-            reason = str(err).splitlines()[0][:200]
+            reason = without_secret(str(err), self._address).splitlines()[0][:200] if str(err) else type(err).__name__
             message = f"tracking stopped at '{what}' ({reason}); results are in the output folder"
             warnings.warn(message, TrackingWarning, stacklevel=3)
 
@@ -199,6 +203,7 @@ def _start(options: TrackingSettings, run_name: str, tags: Mapping[str, str]) ->
         os.environ.setdefault(key, value)
     for logger in ("alembic", "mlflow"):
         logging.getLogger(logger).setLevel(logging.WARNING)
+    address = options.uri or os.environ.get("MLFLOW_TRACKING_URI")
     try:
         import mlflow
         import mlflow.data
@@ -209,11 +214,11 @@ def _start(options: TrackingSettings, run_name: str, tags: Mapping[str, str]) ->
         experiment_id = _experiment(client, name, artefacts)
         run = client.create_run(experiment_id, tags=dict(tags), run_name=run_name)
     except Exception as err:
-        reason = str(err).splitlines()[0][:200] if str(err) else type(err).__name__
+        reason = without_secret(str(err), address).splitlines()[0][:200] if str(err) else type(err).__name__
         message = f"tracking is unavailable ({reason}); the run goes on, results are in the output folder"
         warnings.warn(message, TrackingWarning, stacklevel=3)
         return NullTracker(), lambda status: None
-    tracker = MlflowTracker(client, mlflow, run.info.run_id, experiment_id)
+    tracker = MlflowTracker(client, mlflow, run.info.run_id, experiment_id=experiment_id, address=uri)
 
     def _finish(status: str) -> None:
         tracker._try("end of run", client.set_terminated, run.info.run_id, status=status)
@@ -237,7 +242,9 @@ def _experiment(client: Any, name: str, artefacts: str | None) -> str:
     if experiment is not None:
         return str(experiment.experiment_id)
     try:
-        location = f"{artefacts}/{name}" if artefacts else None
+        # a name that is no name of a folder could lead out of the workspace
+        folder = f"experiment-{content_id('name', name)[:SHORT_ID]}" if name_fault(name) else name
+        location = f"{artefacts}/{folder}" if artefacts else None
         return str(client.create_experiment(name, artifact_location=location))
     except Exception:
         # another process may have made it between the two calls
