@@ -155,7 +155,7 @@ def save_artefact(artefact: Artefact, folder: Path) -> Path:
     body = _encode(artefact, "", arrays)
     document = {"schema": artefact.schema, "id": content_id(artefact.schema, body, arrays), "body": body}
     with whole_folder(folder) as draft:
-        (draft / "artefact.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        (draft / "artefact.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         if arrays:
             np.savez_compressed(draft / "arrays.npz", **arrays)  # type: ignore[arg-type]
     return folder
@@ -164,7 +164,7 @@ def save_artefact(artefact: Artefact, folder: Path) -> Path:
 def stored_kind(folder: Path) -> str:
     """The kind of artefact that a folder holds (fit, ranking, ...); '' where it holds none that can be read."""
     try:
-        schema = json.loads((folder / "artefact.json").read_text())["schema"]
+        schema = json.loads((folder / "artefact.json").read_text(encoding="utf-8"))["schema"]
     except (OSError, ValueError, KeyError, TypeError):
         return ""
     return str(schema).removeprefix("optim.").split("/")[0]
@@ -180,7 +180,7 @@ def load_artefact[T: Artefact](cls: type[T], folder: Path) -> T:
     file = folder / "artefact.json"
     schema, made_by = cls.schema, cls.made_by
     try:
-        document = json.loads(file.read_text())
+        document = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
         raise IncompatibleError(f"{file} does not exist; run `{made_by}` with this configuration first") from err
     except (json.JSONDecodeError, UnicodeDecodeError) as err:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -44,6 +45,8 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> Settings:
 
     Raises `ConfigError` that names the key, what is allowed, and the nearest match.
     """
+    if config_dir is not None and not config_dir.is_dir():
+        raise ConfigError(f"--config-dir: {config_dir} is not a folder; name one that holds e.g. experiment/mine.yaml")
     # what was composed once is composed again only when a file has changed: it takes a third of a second
     return _composed(tuple(overrides), config_dir, _stamps(configs_dir()) + (_stamps(config_dir) if config_dir else ()))
 
@@ -58,16 +61,36 @@ def _composed(overrides: tuple[str, ...], config_dir: Path | None, stamps: tuple
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
 
     register_schema()
     running = GlobalHydra.instance()
     outer = running.hydra  # of a sweep, within which models are composed to be compared
     running.clear()
-    extra = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
     try:
-        with initialize_config_dir(str(configs_dir()), version_base="1.3"):
-            return composed_settings(hydra_compose("config", [*extra, *completed_overrides(list(overrides))]))
+        with explained_errors(overrides), initialize_config_dir(str(configs_dir()), version_base="1.3"):
+            prepend_config_dir(config_dir)
+            return composed_settings(hydra_compose("config", completed_overrides(list(overrides))))
+    finally:
+        running.hydra = outer
+
+
+def prepend_config_dir(config_dir: Path | None) -> None:
+    """Let Hydra, as it is initialised now, search a folder of the user's before the shipped one."""
+    from hydra.core.config_search_path import SearchPathQuery
+    from hydra.core.global_hydra import GlobalHydra
+
+    if config_dir is not None:
+        path = GlobalHydra.instance().config_loader().get_search_path()
+        path.prepend("command-line", f"file://{config_dir.resolve()}", SearchPathQuery(provider="schema"))
+
+
+@contextmanager
+def explained_errors(overrides: Iterable[str]) -> Iterator[None]:
+    """Context that turns what Hydra and OmegaConf raise into one `ConfigError`."""
+    from hydra.errors import HydraException
+
+    try:
+        yield
     except (HydraException, OmegaConfBaseException) as err:
         raise ConfigError(explain_error(err, list(overrides))) from err
     except (AttributeError, AssertionError) as err:  # Hydra's own, where an override reaches into what is not there
@@ -75,8 +98,6 @@ def _composed(overrides: tuple[str, ...], config_dir: Path | None, stamps: tuple
             f"an override reaches into a section that is not configured ({' '.join(overrides)}); choose an option "
             "of its group first (e.g. objective=profit, calendar=weekdays), then change its keys"
         ) from err
-    finally:
-        running.hydra = outer
 
 
 def completed_overrides(overrides: list[str]) -> list[str]:

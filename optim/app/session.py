@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,26 +34,47 @@ class Session:
     Attributes:
         cfg: the composed settings.
         out: the output folder.
-        tracker: the tracked run.
+        open_run: opens the tracked run.
         say: prints a line of the report.
         progress: receives a line of progress.
         told: notes that were printed already.
+        kept: names of the folders and files that were finished.
     """
 
     cfg: Settings
     out: Path
-    tracker: Tracker
+    open_run: Callable[[], Tracker]
     say: Say
     progress: Say
     told: set[str] = field(default_factory=set)
+    kept: list[str] = field(default_factory=list)
+
+    @cached_property
+    def tracker(self) -> Tracker:
+        """The tracked run, opened when it is first used."""
+        return self.open_run()
+
+    def begin_run(self) -> None:
+        """Open the tracked run: the inputs are valid, and the work begins. A command that is refused leaves no run."""
+        self.tracker  # noqa: B018
 
     def publish(self, artefact: Artefact, case: str = "") -> View:
         """Write an artefact to the output folder, and show its view. `case` names a further objective."""
         view = view_of(artefact)
-        name = folder_of(view.kind, case)
-        self.tracker.log_folder(save_artefact(artefact, self.out / name), name)
+        self.keep_folder(save_artefact(artefact, self.out / folder_of(view.kind, case)))
         self.show_view(view, case)
         return view
+
+    def keep_folder(self, folder: Path) -> None:
+        """Give a finished folder to the tracked run, and remember it for an interrupt."""
+        self.kept.append(folder.name)
+        self.tracker.log_folder(folder, folder.name)
+
+    def kept_so_far(self) -> str:
+        """What an interrupt leaves of this command: whole artefacts only, since each is written at once."""
+        if not self.kept:
+            return "No artefact was finished; nothing of this command was kept."
+        return f"Finished and kept in {self.out}: {', '.join(self.kept)}. Commands after them can go on from there."
 
     def show_view(self, view: View, case: str = "") -> None:
         """Say the lines and notes of a view, write its tables, figures and page, and give all of it to tracking."""
@@ -108,9 +130,16 @@ def open_session(
         probe = out / ".writable"
         probe.touch()
         probe.unlink()
-        (out / "config.yaml").write_text(as_yaml(cfg))
+        (out / "config.yaml").write_text(as_yaml(cfg), encoding="utf-8")
     except OSError as err:
         raise OptimError(f"cannot write to out={cfg.out}: {err.strerror or err}. Choose a writable folder.") from err
+    with ExitStack() as stack:
+        yield Session(cfg, out, lambda: stack.enter_context(_tracked_run(cfg, command)), say, progress)
+
+
+@contextmanager
+def _tracked_run(cfg: Settings, command: str) -> Iterator[Tracker]:
+    """Context with the tracked run of a command, which holds its configuration."""
     import jax
 
     tags = {
@@ -134,4 +163,4 @@ def open_session(
                 "starts": cfg.optimise.starts,
             }
         )
-        yield Session(cfg, out, tracker, say, progress)
+        yield tracker
