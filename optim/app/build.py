@@ -26,6 +26,8 @@ from optim.settings.settings import Settings
 from optim.settings.tracking import TrackingSettings
 
 if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
+
     from optim.data.dataset import Dataset
     from optim.data.screened import Screen
     from optim.estimation.problem import FitProblem
@@ -45,10 +47,15 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> Settings:
 
     Raises `ConfigError` that names the key, what is allowed, and the nearest match.
     """
-    if config_dir is not None and not config_dir.is_dir():
-        raise ConfigError(f"--config-dir: {config_dir} is not a folder; name one that holds e.g. experiment/mine.yaml")
+    require_config_dir(config_dir)
     # what was composed once is composed again only when a file has changed: it takes a third of a second
     return _composed(tuple(overrides), config_dir, _stamps(configs_dir()) + (_stamps(config_dir) if config_dir else ()))
+
+
+def require_config_dir(config_dir: Path | None) -> None:
+    """Refuse a folder of configuration that is not there. Raises `ConfigError`."""
+    if config_dir is not None and not config_dir.is_dir():
+        raise ConfigError(f"--config-dir: {config_dir} is not a folder; name one that holds e.g. experiment/mine.yaml")
 
 
 def _stamps(folder: Path) -> tuple[tuple[str, int], ...]:
@@ -59,29 +66,31 @@ def _stamps(folder: Path) -> tuple[tuple[str, int], ...]:
 @lru_cache(maxsize=256)
 def _composed(overrides: tuple[str, ...], config_dir: Path | None, stamps: tuple[tuple[str, int], ...]) -> Settings:
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
+
+    with explained_errors(overrides), initialised_hydra(config_dir):
+        return composed_settings(hydra_compose("config", completed_overrides(list(overrides))))
+
+
+@contextmanager
+def initialised_hydra(config_dir: Path | None) -> Iterator[Hydra]:
+    """Context with Hydra over the shipped configuration, and before it over a folder of the user's."""
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
     from hydra.core.global_hydra import GlobalHydra
 
     register_schema()
+    version.setbase("1.3")
+    path = create_config_search_path(str(configs_dir()))
+    if config_dir is not None:
+        path.prepend("command-line", f"file://{config_dir.resolve()}")
     running = GlobalHydra.instance()
     outer = running.hydra  # of a sweep, within which models are composed to be compared
     running.clear()
     try:
-        with explained_errors(overrides), initialize_config_dir(str(configs_dir()), version_base="1.3"):
-            prepend_config_dir(config_dir)
-            return composed_settings(hydra_compose("config", completed_overrides(list(overrides))))
+        yield Hydra.create_main_hydra2(task_name="optim", config_search_path=path)
     finally:
         running.hydra = outer
-
-
-def prepend_config_dir(config_dir: Path | None) -> None:
-    """Let Hydra, as it is initialised now, search a folder of the user's before the shipped one."""
-    from hydra.core.config_search_path import SearchPathQuery
-    from hydra.core.global_hydra import GlobalHydra
-
-    if config_dir is not None:
-        path = GlobalHydra.instance().config_loader().get_search_path()
-        path.prepend("command-line", f"file://{config_dir.resolve()}", SearchPathQuery(provider="schema"))
 
 
 @contextmanager

@@ -10,10 +10,9 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from optim.app.build import completed_overrides, compose, explained_errors, prepend_config_dir, register_schema
+from optim.app.build import completed_overrides, compose, explained_errors, initialised_hydra, require_config_dir
 from optim.app.schema import as_yaml, composed_settings
 from optim.errors import ConfigError, OptimError
-from optim.paths import configs_dir
 from optim.settings.settings import Settings
 
 FOLDER = "hydra.sweep.dir"
@@ -46,10 +45,7 @@ def run_sweep(
         ConfigError: an override that holds for no job; nothing was started.
         KeyboardInterrupt: with notes that say which jobs were finished.
     """
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    register_schema()
+    require_config_dir(config_dir)
     shared = _shared_out(overrides)
     done: list[str] = []
     told: set[str] = set()  # a slip that all jobs share is told once
@@ -80,10 +76,7 @@ def run_sweep(
 
     with _sweep_folder(overrides) as folder, explained_errors(overrides):
         given = [] if folder is None else [f"{FOLDER}={folder}"]
-        with initialize_config_dir(str(configs_dir()), version_base="1.3", job_name="optim"):
-            hydra = GlobalHydra.instance().hydra
-            assert hydra is not None
-            prepend_config_dir(config_dir)
+        with initialised_hydra(config_dir) as hydra:
             try:
                 batches = hydra.multirun("config", _job, [*given, *completed_overrides(overrides)])
             except KeyboardInterrupt as err:
