@@ -16,6 +16,10 @@ class OptimError(Exception):
     """Base of every error that a user can mend."""
 
 
+MOST_CAUSES = 50  # that a message shows
+MOST_ROWS_NAMED = 6  # of one cause
+
+
 @dataclass(frozen=True)
 class BadCell:
     """One refused value of a table: where it stands, what it is, and the rule it breaks."""
@@ -38,10 +42,23 @@ class DatasetError(OptimError):
 
     def __init__(self, message: str, cells: Sequence[BadCell] = ()):
         self.cells = tuple(cells)
-        shown = [f"  {cell}" for cell in self.cells[:50]]
-        if len(self.cells) > 50:
-            shown.append(f"  ... and {len(self.cells) - 50} more")
+        shown = [f"  {line}" for line in _by_cause(self.cells)]
+        if len(shown) > MOST_CAUSES:
+            shown[MOST_CAUSES:] = [f"  ... and {len(shown) - MOST_CAUSES} more"]
         super().__init__("\n".join([message, *shown]))
+
+
+def _by_cause(cells: Sequence[BadCell]) -> list[str]:
+    """One line per cause: rows that break one rule by one value are named together."""
+    causes: dict[tuple[str, str, str, str], list[BadCell]] = {}
+    for cell in cells:
+        causes.setdefault((cell.file, cell.column, cell.value, cell.rule), []).append(cell)
+    lines = []
+    for same in causes.values():
+        rows = [str(cell.row) for cell in same[1:MOST_ROWS_NAMED]]
+        more = f" and {len(same) - MOST_ROWS_NAMED} rows more" if len(same) > MOST_ROWS_NAMED else ""
+        lines.append(f"{same[0]}" + (f" (also in rows {', '.join(rows)}{more})" if rows else ""))
+    return lines
 
 
 class ConfigError(OptimError):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,44 @@ from pathlib import Path
 import pandas as pd
 
 from optim.data.dataset import Run
+from optim.data.table import read_lines, square_rows
 from optim.errors import BadCell, ConfigError, nearest
-from optim.units import VARIABLES, Quantity, to_canonical
+from optim.units import VARIABLES, Quantity, display_unit, to_canonical
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a cell may hold, in the unit of its column, and what those beyond are likely to be."""
+
+    least: float = -1e15
+    most: float = 1e15
+    above: bool = False  # the least itself is refused
+    unit: str = ""
+    hint: str = ""
+
+    def fault(self, value: float) -> str:
+        """What is wrong with a value; '' when it may be."""
+        unit = f" {self.unit}" if self.unit else ""
+        if value < self.least:
+            return f"must not be below {self.least:g}{unit}"
+        if self.above and value == self.least:
+            return f"must be above {self.least:g}{unit}"
+        if value > self.most:
+            return f"above {self.most:g}{unit}, which cannot be meant{self.hint}"
+        return ""
+
+
+ANY = Range()
+POSITIVE = Range(least=0.0)
+# what a vessel can have; far beyond what is usual, so that only slips are refused
+TEMPERATURE = Range(0.0, 100.0, unit="°C", hint="; is it in kelvin or degrees Fahrenheit?")
+ACIDITY = Range(0.0, 14.0)
+START_VOLUME = Range(0.0, 1e9, above=True, unit="mL")
+DURATION = Range(0.0, 10_000.0, above=True, unit="h", hint="; is it in minutes or seconds?")
+SEED_DENSITY = Range(0.0, 1000.0, unit="1e6 cells/mL", hint="; is it in cells/mL?")
+RESERVED_CLONES = ("population", "best")  # words of settings and results for a new clone, and for the first in rank
+LONGEST_ID = 100  # characters
+END_ROUNDED_H = 1e-3  # by which a time may exceed the end of its run, which is then rounded
 
 
 @dataclass(frozen=True)
@@ -28,7 +63,7 @@ class Table:
 MEASUREMENTS = Table(
     "measurements.csv",
     ("run_id", "time_h", "variable", "value", "unit"),
-    ("experiment_id", "vessel_id", "clone_id", "method", "replicate", "censored", "qc_flag"),
+    ("experiment_id", "vessel_id", "clone_id", "method", "replicate", "censored", "qc_flag", "when"),
 )
 EVENT_TABLE = Table(
     "events.csv",
@@ -44,6 +79,28 @@ MEDIA = Table("media.csv", ("medium_id", "component", "value", "unit"))
 TRUTH = Table("truth.csv", ("owner", "parameter", "value"))
 
 
+NOT_A_NUMBER = "not a number"
+NOT_FINITE = "not a finite number; leave the row out when nothing was measured"
+
+
+def _no_number(text: str) -> str:
+    """Why a text is no number, and what to write instead."""
+    if text == "":
+        return "blank; expected a number"
+    if re.fullmatch(r"[<>]=?\s*[\d.,]+", text):
+        return f"not a number; write {text.lstrip('<>= ')} here, and {text[0]} in the column 'censored'"
+    if re.fullmatch(r"-?[\d.]+\s*%", text):
+        return f"not a number; write {text.rstrip('% ')} here, and % in the column 'unit'"
+    if re.fullmatch(r"-?\d{1,3}(,\d{3})+", text):
+        joined, first = text.replace(",", ""), text.replace(",", ".", 1)
+        if text.count(",") > 1:
+            return f"not a number; write {joined}, without separators of thousands"
+        return f"a comma is no part of a number: write {first} if it is decimal, {joined} if it parts thousands"
+    if re.fullmatch(r"-?\d*,\d+([eE][-+]?\d+)?", text):
+        return "decimal comma; write a decimal point"
+    return NOT_A_NUMBER
+
+
 @dataclass
 class Checker:
     """Collects every fault of a dataset; nothing is raised before all tables have been read."""
@@ -56,41 +113,16 @@ class Checker:
     def read_table(self, folder: Path, table: Table) -> pd.DataFrame:
         """The table as text, every required and optional column present; empty when it cannot be read."""
         empty = pd.DataFrame({c: pd.Series(dtype=str) for c in (*table.required, *table.optional)})
-        path = folder / table.file
-        try:
-            raw = path.read_bytes()
-        except FileNotFoundError:
-            self.note_fault(table.file, None, "", rule=f"file is missing; expected columns {', '.join(table.required)}")
+        lines, faults = read_lines(folder / table.file, expected=f"expected columns {', '.join(table.required)}")
+        header, rows = square_rows(lines, faults) if lines else ([], [])
+        for line, rule in faults:
+            self.note_fault(table.file, line, "", rule=rule)
+        if not lines:
             return empty
-        if raw[:4] == b"PK\x03\x04":
-            self.note_fault(table.file, None, "", rule="this is an Excel workbook, not CSV; save it as 'CSV UTF-8'")
-            return empty
-        try:
-            text = raw.decode("utf-8-sig")
-        except UnicodeDecodeError as err:
-            self.note_fault(table.file, None, "", rule=f"not UTF-8 (byte {err.start}); save it as 'CSV UTF-8'")
-            return empty
-        if not text.strip():
-            self.note_fault(table.file, None, "", rule=f"file is empty; expected columns {', '.join(table.required)}")
-            return empty
-        first = text.splitlines()[0]
-        if ";" in first and "," not in first:
-            self.note_fault(table.file, 1, "", rule="columns are separated by ';'; save it with ',' and decimal points")
-            return empty
-        # read by hand, not by pandas: it would skip blank lines (and miscount rows) and shift rows with too many cells
-        reader = csv.reader(io.StringIO(text), skipinitialspace=True)
-        lines = [(reader.line_num, [c.strip() for c in cells]) for cells in reader if any(c.strip() for c in cells)]
-        header = lines[0][1]
         for column in sorted({c for c in header if header.count(c) > 1}):
             self.note_fault(table.file, lines[0][0], column, rule="column is given twice")
         if len(set(header)) < len(header):
             return empty
-        rows = []
-        for line, cells in lines[1:]:
-            if len(cells) != len(header):
-                rule = f"{len(cells)} cells where the header has {len(header)}; is a text with a comma not in quotes?"
-                self.note_fault(table.file, line, "", rule=rule)
-            rows.append((line, (cells + [""] * len(header))[: len(header)]))
         frame = pd.DataFrame([r for _, r in rows], columns=header, index=[n for n, _ in rows], dtype=str)
         allowed = (*table.required, *table.optional)
         for column in frame.columns:
@@ -110,26 +142,21 @@ class Checker:
         return frame
 
     def read_number(
-        self, file: str, row: int, column: str, *, text: str, lowest: float | None = None, blank: bool = False
+        self, file: str, row: int, column: str, *, text: str, allowed: Range = ANY, blank: bool = False
     ) -> float:
         """The number in a cell, NaN after noting a fault (or for a blank cell where that is allowed)."""
         if text == "" and blank:
             return math.nan
         try:
-            value = float(text)
+            # Python would take an underscore between digits, and digits of other scripts
+            value = float(text) if text.isascii() and "_" not in text else math.nan
+            rule = "" if math.isfinite(value) else NOT_FINITE if text.isascii() and "_" not in text else NOT_A_NUMBER
         except ValueError:
-            decimal = "," in text and text.replace(",", "", 1).replace("-", "", 1).isdigit()
-            rule = "decimal comma; write a decimal point" if decimal else "not a number"
-            rule = "blank; expected a number" if text == "" else rule
+            rule = _no_number(text)
+        if not rule:
+            rule = allowed.fault(value)
+        if rule:
             self.note_fault(file, row, column, value=text, rule=rule)
-            return math.nan
-        if not math.isfinite(value):
-            self.note_fault(
-                file, row, column, value=text, rule="not a finite number; leave the row out when nothing was measured"
-            )
-            return math.nan
-        if lowest is not None and value < lowest:
-            self.note_fault(file, row, column, value=text, rule=f"must not be below {lowest:g}")
             return math.nan
         return value
 
@@ -148,12 +175,17 @@ class Checker:
         return False
 
     def convert_unit(self, file: str, row: int, value: float, *, unit: str, quantity: Quantity) -> float:
-        """The value in its canonical unit, NaN after noting a unit that does not fit."""
+        """The value in its canonical unit, NaN after noting a unit that does not fit or a value that cannot be."""
         try:
-            return to_canonical(value, unit, quantity)
+            converted = to_canonical(value, unit, quantity)
         except ConfigError as err:
             self.note_fault(file, row, "unit", value=unit, rule=str(err))
             return math.nan
+        if quantity.upper is not None and converted > quantity.upper * (1.0 + 1e-9):
+            rule = f"above {quantity.upper:g} {display_unit(quantity.unit)}, which cannot be meant; is the unit right?"
+            self.note_fault(file, row, "value", value=f"{value:g} {unit}", rule=rule)
+            return math.nan
+        return converted
 
 
 def checked_variable(check: Checker, file: str, row: int, *, column: str, name: str) -> Quantity | None:
@@ -177,12 +209,24 @@ def known_run(check: Checker, file: str, row: int, *, run_id: str, runs: Mapping
 
 def event_time(check: Checker, file: str, row: int, *, cell: Mapping[str, str], run: Run | None) -> float:
     """The time of a row in h, NaN after noting a fault; within the run, where that is known."""
-    time = check.read_number(file, row, "time_h", text=cell["time_h"], lowest=0.0)
-    if run is not None and time > run.end_time_h + 1e-9:
-        check.note_fault(
-            file, row, "time_h", value=cell["time_h"], rule=f"after the end of run {run.run_id} ({run.end_time_h:g} h)"
-        )
-    return time
+    time = check.read_number(file, row, "time_h", text=cell["time_h"], allowed=POSITIVE)
+    if run is None or not run.end_time_h > 0.0:
+        return time
+    if time > run.end_time_h + END_ROUNDED_H:
+        rule = f"after the end of run {run.run_id} ({run.end_time_h:.10g} h)"
+        check.note_fault(file, row, "time_h", value=cell["time_h"], rule=rule)
+    return min(time, run.end_time_h)
+
+
+def check_name(check: Checker, file: str, row: int, *, column: str, text: str, blank: bool = True) -> None:
+    """Note an identifier that no file, page or table could show, or one that is missing."""
+    if not text and not blank:
+        check.note_fault(file, row, column, value="", rule="blank; every row needs one")
+    elif len(text) > LONGEST_ID:
+        rule = f"{len(text):,} characters; an identifier has at most {LONGEST_ID}"
+        check.note_fault(file, row, column, value=text[:20] + "...", rule=rule)
+    elif not text.isprintable():
+        check.note_fault(file, row, column, value=text, rule="holds a character that cannot be shown; retype it")
 
 
 RowVisitor = Callable[[int, dict[str, str]], None]

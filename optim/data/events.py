@@ -7,17 +7,39 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from optim.data.contract import EVENT_TABLE, MEDIA, Checker, checked_variable, event_time, known_run, visit_rows
+from optim.data.contract import (
+    ACIDITY,
+    ANY,
+    DURATION,
+    EVENT_TABLE,
+    MEDIA,
+    POSITIVE,
+    TEMPERATURE,
+    Checker,
+    Range,
+    checked_variable,
+    event_time,
+    known_run,
+    visit_rows,
+)
 from optim.data.dataset import Run
 from optim.errors import ConfigError, nearest
 from optim.schedule.actions import Action, Addition, Feed, Perfusion, Removal, start_time
 from optim.schedule.events import EVENT_KINDS, EventKind, EventRow, event_actions, event_kind
 from optim.schedule.faults import plan_faults
-from optim.units import Quantity, to_canonical
+from optim.units import Quantity, parse_unit, to_canonical
 
 OPTIONAL = ("feed_id", "value_end", "until_h", "ramp_h", "growth_per_h", "component")
 FILE = EVENT_TABLE.file
 Lined = list[tuple[int, EventRow]]  # rows with their lines
+# of the settings of a vessel, in the unit of their kind
+RANGES = {
+    "temperature": TEMPERATURE,
+    "ph": ACIDITY,
+    "do": Range(0.0, 1000.0, unit="%"),
+    "kla": Range(0.0, 1e5, unit="1/h"),
+}
+MOST_MOVED = 20.0  # starting volumes of a vessel that are given or taken at once, or in an hour
 
 
 def read_runs_with_events(
@@ -35,9 +57,17 @@ def read_runs_with_events(
     frame = check.read_table(folder, EVENT_TABLE)
     broken: set[str] = set()  # runs of which a row could not be read: their plans are not judged
 
+    seen: dict[tuple[str, ...], int] = {}
+
     def visit_row(line: int, cell: dict[str, str]) -> None:
         run = known_run(check, FILE, line, run_id=cell["run_id"], runs=runs)
         row = _row(check, line, cell, run, media)
+        first = seen.setdefault(tuple(cell.values()), line)
+        if first != line:
+            check.note_fault(
+                FILE, line, "kind", value=cell["kind"], rule=f"same event as row {first}; keep one of them"
+            )
+            row = None
         if row is None:
             broken.add(cell["run_id"])
         else:
@@ -61,7 +91,7 @@ def _row(
     """One row in the unit of its kind; None after noting its faults."""
     before = len(check.cells)
     time = event_time(check, FILE, line, cell=cell, run=run)
-    value = check.read_number(FILE, line, "value", text=cell["value"], lowest=0.0)
+    value = check.read_number(FILE, line, "value", text=cell["value"], allowed=POSITIVE)
     try:
         kind = event_kind(cell["kind"])
     except ConfigError as err:
@@ -72,9 +102,11 @@ def _row(
     if "feed_id" in kind.needs and feed and media and feed not in media:
         rule = f"not in {MEDIA.file}.{nearest(feed, media)} Known: {', '.join(media)}"
         check.note_fault(FILE, line, "feed_id", value=feed, rule=rule)
-    low = {"growth_per_h": None}
+    ranges = {"growth_per_h": ANY, "until_h": replace(DURATION, above=False), "ramp_h": replace(DURATION, above=False)}
     extra = {
-        column: check.read_number(FILE, line, column, text=cell[column], lowest=low.get(column, 0.0), blank=True)
+        column: check.read_number(
+            FILE, line, column, text=cell[column], allowed=ranges.get(column, POSITIVE), blank=True
+        )
         for column in ("value_end", "until_h", "ramp_h", "growth_per_h")
     }
     component = cell["component"]
@@ -85,15 +117,24 @@ def _row(
     unit, scale = _unit(check, line, cell["unit"], kind, component)
     if len(check.cells) > before:
         return None
-    number = {column: None if math.isnan(v) else v for column, v in extra.items()}
-    end = number["value_end"]
+    number = {
+        column: None if math.isnan(v) else to_canonical(v, cell["unit"], scale) if column == "value_end" else v
+        for column, v in extra.items()
+    }
+    amount = to_canonical(value, cell["unit"], scale)
+    for column, stated in (("value", amount), ("value_end", number["value_end"])):
+        allowed = RANGES.get(kind.name, ANY if scale.upper is None else Range(most=scale.upper, unit=unit))
+        rule = "" if stated is None else allowed.fault(stated)
+        if rule:
+            check.note_fault(FILE, line, column, value=f"{cell[column]} {cell['unit']}", rule=rule)
+            return None
     return EventRow(
         time_h=time,
         kind=kind.name,
-        value=to_canonical(value, cell["unit"], scale),
+        value=amount,
         unit=unit,
         feed_id=feed,
-        value_end=None if end is None else to_canonical(end, cell["unit"], scale),
+        value_end=number["value_end"],
         until_h=number["until_h"],
         ramp_h=number["ramp_h"] or 0.0,
         growth_per_h=number["growth_per_h"],
@@ -120,6 +161,11 @@ def _unit(check: Checker, line: int, text: str, kind: EventKind, component: str)
         assert quantity is not None
         check.convert_unit(FILE, line, 0.0, unit=text, quantity=quantity)
         return quantity.unit, quantity
+    try:
+        parse_unit(text)
+    except ConfigError as err:
+        check.note_fault(FILE, line, "unit", value=text, rule=str(err))
+        return "", Quantity("")
     for unit in kind.units:
         quantity = Quantity(unit)
         try:
@@ -162,7 +208,16 @@ def _run_with(check: Checker, run: Run, own: Lined) -> Run:
 
 
 def _volume(check: Checker, run: Run, actions: tuple[Action, ...], lines: Mapping[int, int]) -> None:
-    """Whether a run without continuous feeds has any volume left after every sample."""
+    """Whether a vessel can hold what is given at once, and without continuous feeds keeps some volume."""
+    start = 1000.0 * run.start_volume_l
+    for a in actions:
+        rates = (getattr(a, "rate_ml_per_h", None), getattr(a, "end_rate_ml_per_h", None))
+        most = max(getattr(a, "volume_ml", 0.0), *(rate or 0.0 for rate in rates))
+        if most > MOST_MOVED * start:
+            unit = "mL" if hasattr(a, "volume_ml") else "mL/h"
+            rule = f"{most / start:,.0f} times the volume with which run {run.run_id} starts; is the unit right?"
+            check.note_fault(FILE, lines[id(a)], "value", value=f"{most:g} {unit}", rule=rule)
+            return
     if any(isinstance(a, Feed | Perfusion) for a in actions):
         return
     volume = 1000.0 * run.start_volume_l
