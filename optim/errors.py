@@ -77,6 +77,10 @@ class FitError(OptimError):
     """Estimation could not produce an answer."""
 
 
+class MisfitError(OptimError):
+    """A fit that does not describe an assay on which a decision would rest; names assay and remedy."""
+
+
 class InfeasibleError(OptimError):
     """No process meets the constraints; names those in conflict."""
 

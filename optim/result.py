@@ -79,7 +79,8 @@ class Result:
 
     def __repr__(self) -> str:
         view = self.view
-        lines = [f"{type(self).__name__} {self.id[:SHORT_ID]}: {view.title}", *view.lines[:MOST_LINES]]
+        lines = [f"{type(self).__name__} {self.id[:SHORT_ID]}: {view.title}"]
+        lines += [*(f"  warning: {doubt}" for doubt in view.doubts), *view.lines[:MOST_LINES]]
         if len(view.lines) > MOST_LINES:
             lines.append(f"  ... and {len(view.lines) - MOST_LINES} lines more")
         return "\n".join([*lines, f"  tables: {', '.join(view.tables)}", f"  figures: {', '.join(view.figures)}"])

@@ -25,7 +25,7 @@ def experiment_problem(result: FitResult, process: Process, screen: Dataset, *, 
     """
     posterior, point = revive_posterior(result, build_fit(process.settings, screen))
     setting = _setting(process.settings.design, experiment, screen, result.screen)
-    return ExperimentProblem(posterior, point, process.problem, setting)
+    return ExperimentProblem(posterior, point, process.problem, setting, result.without_product)
 
 
 def _setting(d: DesignSettings, name: str, dataset: Dataset, screen: Screen) -> Setting:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from importlib import import_module
@@ -142,8 +142,10 @@ def rank(
 
     Raises:
         ConfigError: the fit groups runs by experiment, so there are no clones.
+        MisfitError: the fit does not describe an assay that matters here, and `accept_misfit` is not set.
         InfeasibleError: no clone has a process that meets all limits; names those in conflict.
     """
+    from optim.optimisation.evidence import NO_PRODUCT, clone_marks, require_described
     from optim.optimisation.lineage import process_lineage
     from optim.optimisation.optimise import parameter_sets
     from optim.optimisation.rank import rank_clones
@@ -152,24 +154,33 @@ def rank(
     if result.group_by != "clone":
         raise ConfigError("rank: the fit groups runs by experiment, so there are no clones to rank")
     problem = process.problem
-    lineage = process_lineage(result, problem, seed=seed)
+    require_described(result, problem, accepted=process.settings.accept_misfit)
+    lineage = process_lineage(result, problem, seed=seed, what="ranking")
     if process.settings.calendar is not None:
         lineage = lineage.with_notes("clones are ranked without regard to working hours")
     search = changed_settings("optimise", process.settings.optimise, settings)
     study = Study(problem, search, lineage, progress=progress)
-    ensembles = {clone: parameter_sets(result, problem.model, clone) for clone in result.groups}
-    return rank_clones(study, ensembles, truth=_truth(result, problem))
+    able = [clone for clone in result.groups if clone not in result.without_product]
+    ensembles = {clone: parameter_sets(result, problem.model, clone) for clone in able}
+    return rank_clones(
+        study,
+        ensembles,
+        truth=_truth(result, problem),
+        marks={clone: clone_marks(result, problem, clone) for clone in result.groups},
+        left_out=dict.fromkeys(result.without_product, NO_PRODUCT),
+    )
 
 
 def _truth(result: FitResult, problem: ProcessProblem) -> Callable[[str, np.ndarray], float] | None:
     """The true metric of a clone at decisions [D], where the data are simulated."""
-    known = result.screen.truth
-    if known is None:
+    known, names = result.screen.truth, problem.model.Parameters._fields
+    # some of the parameters are no truth of a process
+    if known is None or any(n not in known.get("", {}) | known.get(c, {}) for c in result.groups for n in names):
         return None
 
     def true_metric(clone: str, x: np.ndarray) -> float:
-        named = known[""] | known[clone]
-        p = np.array([[named[n] for n in problem.model.Parameters._fields]])
+        named = known.get("", {}) | known.get(clone, {})
+        p = np.array([[named[n] for n in names]])
         return float(problem.objective.from_solver(problem.evaluate(x[None], p).objective[0]))
 
     return true_metric
@@ -190,7 +201,7 @@ def optimise(
     Args:
         result: the fit.
         process: from `optim.load_process`; its settings say how uncertainty and working hours count.
-        clone: an id; `best`, the first of the ranking; or `population`, a new clone of the population.
+        clone: an id; `best`, the first of the ranking or the only one; or `population`, a new clone of the population.
         ranking: of the same fit; the process that it found for the clone becomes one more start.
         seed: of the starts.
         progress: receives a line now and then.
@@ -202,33 +213,48 @@ def optimise(
     Raises:
         InfeasibleError: no process meets all limits; names those in conflict.
         IncompatibleError: the ranking was made from another fit, or by another objective.
-        ConfigError: an unknown clone.
+        MisfitError: as for `rank`.
+        ConfigError: a clone that is unknown, or makes no product that can be read.
     """
     from optim.estimation.result import NEWCOMER
+    from optim.optimisation.evidence import NO_PRODUCT, clone_marks, require_described
     from optim.optimisation.lineage import process_lineage
     from optim.optimisation.optimise import optimise_process, parameter_sets
     from optim.optimisation.study import Study
 
     problem = process.problem
+    require_described(result, problem, accepted=process.settings.accept_misfit)
     if ranking is not None:
         require_made_from(ranking, result)
+    require_clone(clone, result.groups)
     best = clone == "best"
-    if best:
+    if best and len(result.groups) == 1:
+        (clone,) = result.groups
+    elif best:
         clone = _best_clone(ranking, problem)
-    known = (*result.groups, NEWCOMER)
-    if clone not in known:
-        raise ConfigError(f"optimise.clone: unknown '{clone}'.{nearest(clone, known)} Known: {', '.join(known)}")
+    if clone in result.without_product:
+        raise ConfigError(f"optimise.clone: {clone} {NO_PRODUCT}, so it has no process to optimise; name another clone")
     first = _ranked_process(problem, ranking, clone)
+    marks = () if clone == NEWCOMER else clone_marks(result, problem, clone)
     used = [ranking] if ranking is not None and (best or first is not None) else []
     study = Study(
         problem,
         changed_settings("optimise", process.settings.optimise, settings),
-        process_lineage(result, problem, *used, seed=seed),
+        process_lineage(result, problem, *used, seed=seed).with_notes(*(f"{clone}: {mark}" for mark in marks)),
         process.settings.objective.risk,
         process.settings.calendar,
         progress,
     )
     return optimise_process(study, clone, parameter_sets(result, problem.model, clone), first=first)
+
+
+def require_clone(clone: str, groups: Sequence[str]) -> None:
+    """Refuse a clone that is none of the data's `groups`, nor stands for one. Raises `ConfigError`."""
+    from optim.estimation.result import NEWCOMER
+
+    known = ("best", NEWCOMER, *groups)
+    if clone not in known:
+        raise ConfigError(f"optimise.clone: unknown '{clone}'.{nearest(clone, known)} Known: {', '.join(known)}")
 
 
 def require_made_from(child: Artefact, result: FitResult) -> None:
@@ -280,15 +306,18 @@ def suggest(
     Raises:
         ConfigError: the fit groups runs by experiment, or the process cannot be written as a run of the screen.
         IncompatibleError: the ranking was made from another fit.
+        MisfitError: as for `rank`.
     """
     from optim.app.experiments import experiment_problem, ranked_processes
     from optim.doe.suggest import suggest_runs
+    from optim.optimisation.evidence import require_described
     from optim.optimisation.lineage import process_lineage
 
     if result.group_by != "clone":
         raise ConfigError("suggest: the fit groups runs by experiment, so there are no clones to choose among")
     if ranking is not None:
         require_made_from(ranking, result)
+    require_described(result, process.problem, accepted=process.settings.accept_misfit)
     chosen = changed_settings("suggest", process.settings.suggest, settings)
     return suggest_runs(
         experiment_problem(result, process, screen, experiment=chosen.experiment),

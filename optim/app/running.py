@@ -56,10 +56,13 @@ def replan(
     Raises:
         ConfigError: the run is not in the dataset, or the present lies before its last reading or action.
         IncompatibleError: the plan was made from another fit, or for other decisions.
+        MisfitError: the fit does not describe an assay that matters here, and `accept_misfit` is not set.
     """
+    from optim.optimisation.evidence import require_described
     from optim.replanning.replan import ReplanOptions, replan_batch
 
     cfg = process.settings
+    require_described(result, process.problem, accepted=cfg.accept_misfit)
     chosen = changed_settings("replan", cfg.replan, settings)
     index = chosen_run(dataset, chosen.run)
     now = now_of(dataset, index, chosen.now_h)
@@ -71,6 +74,7 @@ def replan(
     notes: tuple[str, ...] = (
         ("SIMULATED data: nothing here was measured",) if dataset.simulated or result.lineage.simulated else ()
     )
+    notes += result.cautions
     started, meant = 1000.0 * batch.run.start_volume_l, float(cfg.vessel.start_volume_ml)
     if abs(started - meant) > 1e-3 * meant:
         notes += (f"the run started with {started:g} mL, the design is for {meant:g} mL: doses are not scaled",)

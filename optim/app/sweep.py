@@ -10,7 +10,8 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from optim.app.build import completed_overrides, compose, explained_errors, initialised_hydra, require_config_dir
+from optim.app.build import compose, explained_errors, initialised_hydra, require_config_dir
+from optim.app.overrides import completed_overrides
 from optim.app.schema import as_yaml, composed_settings
 from optim.errors import ConfigError, OptimError
 from optim.settings.settings import Settings
@@ -60,7 +61,7 @@ def run_sweep(
         try:
             run(replace(composed_settings(cfg), out=str(folder)))
         except KeyboardInterrupt as err:
-            err.add_note(f"{name} was under way.")
+            err.add_note(f"This was {name}.")
             raise
         except Exception as err:
             if debug:
@@ -78,7 +79,7 @@ def run_sweep(
         given = [] if folder is None else [f"{FOLDER}={folder}"]
         with initialised_hydra(config_dir) as hydra:
             try:
-                batches = hydra.multirun("config", _job, [*given, *completed_overrides(overrides)])
+                batches = hydra.multirun("config", _job, [*given, *completed_overrides(overrides, sweep=True)])
             except KeyboardInterrupt as err:
                 err.add_note(f"Finished and kept: {'; '.join(done)}." if done else "No other job was finished.")
                 raise
@@ -98,7 +99,7 @@ def _jobs(overrides: list[str]) -> list[list[str]]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     with explained_errors(overrides):
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        parsed = OverridesParser.create().parse_overrides(completed_overrides(overrides, sweep=True))
         batches = BasicSweeper.split_arguments([o for o in parsed if not o.is_hydra_override()], None)
     return batches[0]
 

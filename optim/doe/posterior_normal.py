@@ -53,8 +53,12 @@ class GaussianPosterior:
         return np.clip(self.mean + rng.standard_normal((n, len(self.mean))) @ self.root.T, *self.bounds)
 
 
-def gaussian_posterior(posterior: Posterior, point: Point, newcomers: Sequence[str] = ()) -> GaussianPosterior:
-    """The Laplace approximation at `point`; `newcomers` are clones of the population that no run has seen.
+def gaussian_posterior(
+    posterior: Posterior, point: Point, newcomers: Sequence[str] = (), *, left_out: Sequence[str] = ()
+) -> GaussianPosterior:
+    """The Laplace approximation at `point`, without the clones `left_out`.
+
+    `newcomers` are clones of the population that no run has seen.
 
     Raises `FitError` when data and priors do not determine the parameters.
     """
@@ -67,7 +71,7 @@ def gaussian_posterior(posterior: Posterior, point: Point, newcomers: Sequence[s
     except np.linalg.LinAlgError as err:
         raise FitError("the data and priors do not determine the parameters (singular information)") from err
     names = e.problem.groups
-    order = sorted(range(len(names)), key=lambda c: names[c])
+    order = sorted((c for c, name in enumerate(names) if name not in left_out), key=lambda c: names[c])
     known = len(order)
     # every clone's parameters: -gain x (shared part) + a part of its own; batches that were run are left out
     mix = np.concatenate([np.eye(len(shared))[:kept], *(-gain[c, :nc] for c in order)])

@@ -41,12 +41,13 @@ NEW = "NEW"  # clones that no run has seen: NEW1, NEW2, ...
 @dataclass(frozen=True)
 class ExperimentProblem:
     """What experiments are designed for: the posterior of a fit at its mode, the process to decide on, and what all
-    runs have in common."""
+    runs have in common. Clones `left_out` make no product."""
 
     posterior: Posterior
     point: Point
     process: ProcessProblem
     setting: Setting
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def weigh_candidates(
         )
     fit, taken = posterior.problem, set(posterior.problem.groups)
     fresh = [name for i in range(len(taken) + options.new_clones) if (name := f"{NEW}{i + 1}") not in taken]
-    belief = gaussian_posterior(posterior, problem.point, fresh[: options.new_clones])
+    belief = gaussian_posterior(posterior, problem.point, fresh[: options.new_clones], left_out=problem.left_out)
     check_written(process.design, setting)
     progress("suggest: the best process of every clone")
     uncertain = UncertainProcess(process, fit, belief)

@@ -8,7 +8,7 @@ import numpy as np
 
 from optim.errors import FitError
 from optim.estimation.levenberg_marquardt import Progress, Search, minimise
-from optim.estimation.noise import MEASURED
+from optim.estimation.noise import LEAST_NOISE, MEASURED, MOST_NOISE
 from optim.estimation.posterior import Noise, Point, Posterior
 from optim.estimation.problem import FitProblem
 from optim.settings.estimation import FitSettings
@@ -70,7 +70,8 @@ def estimate_noise_and_spread(
 def estimate_noise(posterior: Posterior, point: Point, scale: np.ndarray | None = None) -> Noise:
     """Noise of every reading from the predictions at `point`, scaled by one factor per assay to match the residuals.
 
-    `scale` [V] gives the factors; default: estimated, within 1/5 to 5. Noise computed from the readings instead would
+    `scale` [V] gives the factors; default: estimated, within `LEAST_NOISE` to
+    `MOST_NOISE`. Noise computed from the readings instead would
     give low readings more weight than high ones and bias every estimate.
     """
     problem, v = posterior.problem, posterior.problem.vessels
@@ -95,7 +96,7 @@ def estimate_noise(posterior: Posterior, point: Point, scale: np.ndarray | None 
             # weighted as in Student's t: an outlier says little about the scatter of the other readings
             square = square * (assay.robust + 1.0) / (assay.robust + square)
         # a few readings say little about their scatter: two pseudo-readings with the stated noise are added
-        factor[i] = np.clip(np.sqrt((float(np.sum(square)) + 2.0) / (use.sum() + 2.0)), 0.2, 5.0)
+        factor[i] = np.clip(np.sqrt((float(np.sum(square)) + 2.0) / (use.sum() + 2.0)), LEAST_NOISE, MOST_NOISE)
         sd[own] *= factor[i]
     return Noise(factor, sd)
 

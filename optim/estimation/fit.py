@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,11 +17,13 @@ from optim.estimation.estimate import multi_start, search_of
 from optim.estimation.identifiability.practical import assess_identifiability
 from optim.estimation.identifiability.structural import structural_identifiability
 from optim.estimation.levenberg_marquardt import Progress
+from optim.estimation.misfit import misfit_sentence
+from optim.estimation.nonproducer import groups_without_reading, refit_producers, without_product_readings
 from optim.estimation.parameter_index import all_parameters, select_parameters
 from optim.estimation.posterior import Z90, Point, Posterior
 from optim.estimation.predictive import observation_bands, posterior_predictive
 from optim.estimation.problem import FitProblem
-from optim.estimation.result import FitResult, ParameterEstimate, Recovery, StartReport
+from optim.estimation.result import VAGUE, FitResult, ParameterEstimate, Recovery, StartReport
 from optim.estimation.score import (
     count_parameters,
     group_folds,
@@ -29,6 +32,7 @@ from optim.estimation.score import (
     r_squared,
     vessel_folds,
 )
+from optim.estimation.start import start_notes
 from optim.estimation.uncertainty.agreement import compare_intervals
 from optim.estimation.uncertainty.bootstrap import Bootstrap, BootstrapOptions, bootstrap
 from optim.estimation.uncertainty.nuts import PosteriorSample, SampleOptions, sample_posterior
@@ -55,8 +59,14 @@ def fit_problem(
     `FitError` when every start failed, or when data and priors do not determine the parameters at all.
     """
     require_float64("fit_problem")
-    posterior, points = multi_start(problem, options, seed, progress=progress)
-    return build_fit_result(posterior, points, options, seed=seed, model_name=model_name, progress=progress)
+    candidates = groups_without_reading(problem)
+    posterior, points = multi_start(without_product_readings(problem, candidates), options, seed, progress=progress)
+    posterior, points[0], silent = refit_producers(
+        posterior, points[0], problem, candidates=candidates, options=options, progress=progress
+    )
+    return build_fit_result(
+        posterior, points, options, seed=seed, model_name=model_name, without_product=silent, progress=progress
+    )
 
 
 def build_fit_result(
@@ -66,9 +76,13 @@ def build_fit_result(
     *,
     seed: int,
     model_name: str,
+    without_product: tuple[str, ...] = (),
     progress: Progress = lambda text: None,
 ) -> FitResult:
-    """Build the result of a search from the ends of all starts, the best first; arguments as for `fit_problem`."""
+    """Build the result of a search from the ends of all starts, the best first; arguments as for `fit_problem`.
+
+    `without_product` are the groups whose readings of the product were left out, since they make none.
+    """
     problem, best = posterior.problem, points[0]
     better = problem.integrator_advice(posterior.lane_parameters(best))
     if better:
@@ -95,7 +109,8 @@ def build_fit_result(
     compared = compare_intervals(
         posterior, plain, profiles=walked, sampled=wide if isinstance(wide, PosteriorSample) else None
     )
-    return FitResult(
+    findings = _findings(posterior, best, options, progress)
+    result = FitResult(
         lineage=Lineage(
             model=model_name,
             dataset=problem.dataset.name,
@@ -104,7 +119,7 @@ def build_fit_result(
             seed=seed,
             notes=_notes(problem),
         ),
-        screen=Screen.from_dataset(problem.dataset),
+        screen=replace(Screen.from_dataset(problem.dataset), truth=_truth(problem)),
         table=problem.table,
         shared_names=tuple(p.name for p in problem.shared_specs),
         group_names=tuple(p.name for p in problem.group_specs),
@@ -136,12 +151,15 @@ def build_fit_result(
         recovery=_recovery(problem, parameters),
         left_out=left_out,
         groups_left_out=groups_left_out,
-        findings=_findings(posterior, best, options, progress),
+        findings=findings,
+        without_product=without_product,
         identifiability=_identifiability(posterior, best, options, progress),
         profiles=walked,
         agreement=tuple(one.sentence for one in compared if not one.agrees),
         ensemble_by=options.ensemble_by,
     )
+    lineage = result.lineage.with_notes(*result.cautions)
+    return replace(result, lineage=lineage.with_doubts(*(m for m in [misfit_sentence(result.misfit)] if m)))
 
 
 def _ensemble(
@@ -269,11 +287,11 @@ def _verdict(shrinkage: float) -> str:
         return "no prior to compare with"
     if shrinkage < 0.5:
         return "well determined"
-    return "poorly determined" if shrinkage < 0.9 else "by the prior only"
+    return "poorly determined" if shrinkage < VAGUE else "by the prior only"
 
 
 def _recovery(problem: FitProblem, rows: tuple[ParameterEstimate, ...]) -> tuple[Recovery, ...]:
-    truth = problem.dataset.truth
+    truth = _truth(problem)
     if truth is None:
         return ()
     return tuple(
@@ -283,15 +301,29 @@ def _recovery(problem: FitProblem, rows: tuple[ParameterEstimate, ...]) -> tuple
     )
 
 
+def _truth(problem: FitProblem) -> dict[str, dict[str, float]] | None:
+    """The truth of simulated data; None where there is none, or where it is that of another model."""
+    truth = problem.dataset.truth
+    known = {*problem.model.Parameters._fields, *(row.name for row in problem.table.rows)}
+    return truth if truth is not None and all(set(own) <= known for own in truth.values()) else None
+
+
 def _notes(problem: FitProblem) -> tuple[str, ...]:
     notes = list(problem.dataset.notes)
     if problem.dataset.simulated:
         notes.insert(0, "SIMULATED data: nothing here was measured")
+    if problem.dataset.truth is not None and _truth(problem) is None:
+        notes.append("the data were simulated with another model: its parameters are no truth to compare with")
     unverified = problem.table.unverified_names()
     if unverified:
         notes.append(f"no source supports the numbers given for {', '.join(unverified)} (unverified)")
+    notes += start_notes(problem.model, problem.table, problem.dataset, noise=problem.noise)
     m = problem.dataset.measurements
-    unused = sorted(set(m.variable) - set(problem.variables))
-    if unused:
-        notes.append(f"measured but not predicted by the model, so not used: {', '.join(unused)}")
+    unused = set(m.variable) - set(problem.variables)
+    starts = unused & set(problem.model.initial_variables)
+    later = {v for v, t in zip(m.variable, m.time_h, strict=True) if t > 0.0}
+    if starts:
+        notes.append(f"read at time 0, where it sets the initial state, and not fitted: {', '.join(sorted(starts))}")
+    if ignored := sorted((unused - starts) | (starts & later)):
+        notes.append(f"measured but not predicted by the model, so not used: {', '.join(ignored)}")
     return tuple(notes)

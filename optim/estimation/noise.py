@@ -21,6 +21,8 @@ NORMAL, LOG, LOGIT = 0, 1, 2
 NOISE_CODES = dict(zip(NOISE_KINDS, (NORMAL, LOG, LOGIT), strict=True))
 # a reading of exactly 0 or 1 has no logarithm of odds: this distance from it is used instead
 LEAST_FRACTION = 1e-3
+# range of the factor on the stated noise that a fit estimates
+LEAST_NOISE, MOST_NOISE = 0.2, 5.0
 
 
 class NoiseModel(NoiseSettings):

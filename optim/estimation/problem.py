@@ -16,6 +16,7 @@ from optim.errors import DatasetError
 from optim.estimation import likelihood
 from optim.estimation.likelihood import Layout, VesselEquations, Vessels
 from optim.estimation.noise import NoiseModel, Scatter, on_scale, scatter_arrays
+from optim.estimation.start import require_stated
 from optim.estimation.vessels import vessel_arrays
 from optim.kinetics.base import AbstractKineticModel, Environment
 from optim.parameters import ParameterSpec, ParameterTable
@@ -209,9 +210,11 @@ def build_problem(
     """Turn a dataset into the arrays of a fit problem.
 
     `group_by` (clone | experiment) is what the parameters of level clone are estimated for. Raises `DatasetError` when
-    the model predicts none of the measured variables, or when a run lacks what the model's initial state needs.
+    the model predicts none of the measured variables, or when a run lacks what the model's initial state needs, or when
+    its medium does not state what the model needs and the first samples read.
     """
     variables, observed = _observed(model, table, dataset)
+    require_stated(model, table, dataset)
     times = [np.unique([time for time, *_ in rows]) for rows in observed]
     made = vessel_arrays(model, dataset, times)
     width = max(1, -(-max(len(o) for o in observed) // READINGS_MULTIPLE)) * READINGS_MULTIPLE

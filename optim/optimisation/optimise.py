@@ -21,6 +21,7 @@ from optim.optimisation.result import (
     VariantReport,
 )
 from optim.optimisation.robust import judge_process, solve_robust
+from optim.optimisation.sequential_quadratic import FEASIBLE
 from optim.optimisation.solve import Progress, Solution, best_solution, solve
 from optim.optimisation.study import Study
 from optim.optimisation.tightening import finer_problem, tighten_constraints
@@ -32,6 +33,8 @@ from optim.settings.objective import RiskSettings
 from optim.settings.optimisation import OptimiseSettings
 
 DISTINCT_SPAN = 0.1  # of a decision's span: processes that differ by less count as one
+SAME_METRIC = 1e-3  # starts whose metrics differ by less, relatively, reached the same end
+ROBUST = "robust: "  # begins the messages of the starts of a robust search
 HELD_OUT = 64  # scenarios, where they can be drawn
 DISTINCT_STARTS = 2  # where choices and a robust search begin; they cost as much as their variants or scenarios
 
@@ -114,7 +117,7 @@ def optimise_process(study: Study, clone: str, ensemble: np.ndarray, *, first: n
     if unmet:
         notes.append(f"the platform process itself does not meet: {', '.join(unmet)}")
     return Optimum(
-        lineage=lineage.with_notes(*notes),
+        lineage=lineage.with_notes(*notes).with_doubts(*_search_doubts(reports, problem.objective.target.sign)),
         clone=clone,
         objective=problem.metric,
         optimum=optimum,
@@ -126,6 +129,24 @@ def optimise_process(study: Study, clone: str, ensemble: np.ndarray, *, first: n
         robustness=robustness,
         variants=tuple(_variant(problem, v) for v in tried),
         bounds=bounds,
+    )
+
+
+def _search_doubts(reports: list[SolveReport], sign: float) -> tuple[str, ...]:
+    """A doubt where no start converged, or fewer than reached the best; `sign` is 1 where more of the metric is better.
+
+    Starts of the search that the optimum comes from count: those of a robust search, where there was one.
+    """
+    own = [r for r in reports if r.message.startswith(ROBUST)] or reports
+    converged = sum(r.success for r in own)
+    values = [sign * r.objective for r in own if r.max_violation <= FEASIBLE and np.isfinite(r.objective)]
+    reached = sum(v >= max(values) - SAME_METRIC * abs(max(values)) for v in values)
+    if converged and converged >= reached:
+        return ()
+    at_best = f", and {reached} reached the best that was found" if reached else ""
+    return (
+        f"{converged} of {len(own)} starts of the optimisation converged{at_best}: there may be a better process; "
+        "raise optimise.max_iterations",
     )
 
 
@@ -179,7 +200,7 @@ def _robust(
     for k, end in enumerate(ends):
         s = end.solution
         value = float(problem.evaluate(s.x[None], ensemble[:1]).metrics[0, list(problem.metrics).index(problem.metric)])
-        text = f"robust: {s.message}"
+        text = f"{ROBUST}{s.message}"
         reports.append(SolveReport(k, value, s.max_violation, s.kkt, s.iterations, s.success, text))
     robustness = Robustness(risk.measure, risk.tail, risk.chance, used, len(held), tuple(judged), nominal)
     return chosen.x, robustness, reports

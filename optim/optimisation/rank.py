@@ -23,6 +23,8 @@ def rank_clones(
     ensembles: dict[str, np.ndarray],
     *,
     truth: Callable[[str, np.ndarray], float] | None = None,
+    marks: Mapping[str, tuple[str, ...]] | None = None,
+    left_out: Mapping[str, str] | None = None,
 ) -> Ranking:
     """Rank clones by the maximised metric, each at its own optimised process, over the joint parameter ensemble.
 
@@ -31,6 +33,8 @@ def rank_clones(
         ensembles: plausible parameter sets [E, P] of every clone, by id. Set e of all clones is one joint draw; the
             first is the estimate.
         truth: the true metric of a clone at decisions [D], where the data are simulated.
+        marks: what speaks against the estimate of a clone, by its id.
+        left_out: clones that are not ranked, with the reason.
 
     Raises:
         InfeasibleError: no clone has a process that meets all limits; names those in conflict.
@@ -44,6 +48,11 @@ def rank_clones(
     estimates = Lanes(np.array([ensembles[c][0] for c in clones]))
     chosen = best_of_each(problem, estimates, options, seed=lineage.seed, progress=progress)
     able = [c for c, s in zip(clones, chosen, strict=True) if s is not None]
+    searched = {
+        c: () if s.success else (f"search {s.message.partition(';')[0]}",)
+        for c, s in zip(clones, chosen, strict=True)
+        if s
+    }
     processes = {c: s.x for c, s in zip(clones, chosen, strict=True) if s is not None}
     at_own = _metric(problem, np.concatenate([np.tile(processes[c], (members, 1)) for c in able]), ensembles, able)
     # members are joint draws of all clones: compare within a member, and only where every clone could be simulated
@@ -68,14 +77,15 @@ def rank_clones(
             truth=true_values.get(able[i]),
             truth_rank=by_truth.index(able[i]) + 1 if able[i] in by_truth else None,
             message="",
+            marks=(*(marks or {}).get(able[i], ()), *searched[able[i]]),
         )
         for place, i in enumerate(order)
     ]
     nan = Interval(float("nan"), float("nan"), float("nan"), float("nan"))
+    out = {c: "no process meets all constraints" for c in clones if c not in able} | dict(left_out or {})
     rows += [
-        RankedClone(c, len(able) + 1, nan, nan, 0.0, float("nan"), {}, None, None, "no process meets all constraints")
-        for c in clones
-        if c not in able
+        RankedClone(c, len(able) + 1, nan, nan, 0.0, float("nan"), {}, None, None, why, (marks or {}).get(c, ()))
+        for c, why in out.items()
     ]
     best_at = {name: (processes[name], ensembles[name][0]) for name in able}
     return Ranking(
@@ -84,6 +94,7 @@ def rank_clones(
         unit=problem.metrics[problem.metric].unit,
         rows=tuple(rows),
         price_flips=_price_flips(problem, best_at, able[order[0]]),
+        draws=draws.shape[1],
     )
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from optim.artefact import Artefact, Lineage
+from optim.artefact import Artefact, Checked, Lineage
 from optim.schedule.actions import Action
 
 
@@ -44,7 +44,7 @@ class DecisionValue:
 
 
 @dataclass(frozen=True)
-class Series:
+class Series(Checked):
     """Predicted trajectories with a 90 % band. p05, p50 and p95 are [variable, time]."""
 
     time_h: np.ndarray
@@ -53,6 +53,13 @@ class Series:
     p05: np.ndarray
     p50: np.ndarray
     p95: np.ndarray
+
+    def faults(self) -> list[str]:
+        """What does not fit together."""
+        shape = (len(self.names), len(self.time_h))
+        wrong = [q for q in ("p05", "p50", "p95") if getattr(self, q).shape != shape]
+        units = [] if len(self.units) == len(self.names) else [f"{len(self.units)} units of {len(self.names)} names"]
+        return [f"{q} has the shape {getattr(self, q).shape}, expected {shape}" for q in wrong] + units
 
 
 @dataclass(frozen=True)
@@ -185,13 +192,25 @@ class RankedClone:
     truth: float | None  # true objective at the same process, where the data are simulated
     truth_rank: int | None
     message: str  # '' or why this clone has no optimum
+    marks: tuple[str, ...] = ()  # what speaks against its estimate or its search, in a few words each
+
+
+def bounded_share(share: float, draws: int) -> float:
+    """The share of draws in which something holds, as a probability: n draws that agree say n / (n + 1) at least."""
+    return min(max(share, 1.0 / (draws + 1)), draws / (draws + 1)) if draws > 1 else share
+
+
+def probability_text(share: float, draws: int) -> str:
+    """A probability in words, from the share of draws in which something holds; never 0 or 1."""
+    bounded = bounded_share(share, draws)
+    return f"{'> ' if share > bounded else '< ' if share < bounded else ''}{bounded:.2f}"
 
 
 @dataclass(frozen=True, repr=False)
-class Ranking(Artefact):
+class Ranking(Artefact, Checked):
     """Clones by yield per cost."""
 
-    schema: ClassVar[str] = "optim.ranking/3"
+    schema: ClassVar[str] = "optim.ranking/4"
     made_by: ClassVar[str] = "optim rank"
 
     lineage: Lineage
@@ -199,6 +218,11 @@ class Ranking(Artefact):
     unit: str
     rows: tuple[RankedClone, ...]
     price_flips: tuple[str, ...] = ()  # prices within whose range another clone leads
+    draws: int = 0  # joint draws of the parameters in which the clones were compared
+
+    def faults(self) -> list[str]:
+        """What does not fit together."""
+        return [] if self.rows else ["no clone is ranked"]
 
     @property
     def best(self) -> str:

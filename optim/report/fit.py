@@ -24,6 +24,7 @@ def fit_view(r: FitResult) -> View:
         kind=r.kind(),
         title=f"{r.lineage.model} fitted to {r.lineage.dataset}",
         lines=fit_lines(r),
+        doubts=r.lineage.doubts,
         notes=r.lineage.notes,
         metrics=fit_metrics(r),
         series={"fit/cost_per_iteration": r.history},
@@ -36,7 +37,7 @@ def fit_view(r: FitResult) -> View:
 def fit_lines(r: FitResult) -> list[str]:
     """Scores of a fit: all runs, each run left out, models compared, recovery of a simulated truth."""
     variables = list(r.r2)
-    wide = [max(7, len(v) + 2) for v in variables]
+    wide = [max(7, len(v) + 2, len(f"{r.r2[v]:.3f}") + 2) for v in variables]
 
     def _row(label: str, values: dict[str, float]) -> str:
         return f"  {label:<20}" + "".join(f"{values[v]:>{w}.3f}" for v, w in zip(variables, wide, strict=True))

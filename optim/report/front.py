@@ -17,6 +17,7 @@ def front_view(f: Front) -> View:
         kind=f.kind(),
         title=f"Trade-off for {f.clone}",
         lines=front_lines(f),
+        doubts=f.lineage.doubts,
         notes=f.lineage.notes,
         metrics={"front/hypervolume": f.hypervolume, "front/points": float(len(f.points))},
         tables={"front": front_frame(f)},

@@ -13,6 +13,7 @@ def html_of(result: Result) -> str:
     """HTML of a result for a notebook: title and id, the lines of its view, and the first rows of each table."""
     view = result.view
     parts = [f"<h4>{escape(view.title)} <small>({type(result).__name__} {result.id[:SHORT_ID]})</small></h4>"]
+    parts += [f"<p><b>Warning: {escape(doubt)}</b></p>" for doubt in view.doubts]
     if view.lines:
         parts.append(f"<pre>{escape(chr(10).join(view.lines))}</pre>")
     for name, table in view.tables.items():

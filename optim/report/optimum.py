@@ -36,6 +36,7 @@ def optimum_view(o: Optimum) -> View:
         kind=o.kind(),
         title=f"Optimum of {readable_name(o.objective)} for {o.clone}",
         lines=optimum_lines(o),
+        doubts=o.lineage.doubts,
         notes=o.lineage.notes,
         metrics=optimum_metrics(o),
         series={"optimum/objective_per_evaluation": o.history},

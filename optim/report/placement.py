@@ -20,6 +20,7 @@ def placement_view(p: NewClonePrediction) -> View:
         kind=p.kind(),
         title="New clones, predicted from their first days",
         lines=placement_lines(p),
+        doubts=p.lineage.doubts,
         notes=p.lineage.notes,
         tables={"placement": placement_frame(p)},
         figures={f"placement_{clone}": partial(draw_placement, p, clone) for clone in p.clones},

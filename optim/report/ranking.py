@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from optim.optimisation.result import Ranking
+from optim.optimisation.result import Ranking, bounded_share, probability_text
 from optim.process.metrics import find_metric, readable_name
 from optim.report.style import BLUE, GREEN, GREY, ORANGE, STYLE, new_figure, tidy_axes
 from optim.report.view import View
@@ -21,6 +21,7 @@ def ranking_view(r: Ranking) -> View:
         kind=r.kind(),
         title="Clones, each at its own optimised process",
         lines=ranking_lines(r),
+        doubts=r.lineage.doubts,
         notes=r.lineage.notes,
         metrics=ranking_metrics(r),
         tables={"ranking": ranking_frame(r)},
@@ -30,14 +31,20 @@ def ranking_view(r: Ranking) -> View:
 
 def ranking_lines(r: Ranking, top: int = 5) -> list[str]:
     """The best clones with their intervals; for simulated data, rank correlation and regret against the truth."""
-    lines = [f"ranking by {r.objective} ({r.unit}), each of {len(r.rows)} clones at its own optimum"]
+    lines = [
+        f"ranking by {r.objective} ({r.unit}), each of {sum(not c.message for c in r.rows)} clones at its own optimum"
+    ]
     text = find_metric(r.objective).text
     for c in [c for c in r.rows if not c.message][:top]:
         true = f"   truth {text(c.truth)} (rank {c.truth_rank})" if c.truth is not None else ""
         lines.append(
             f"  {c.rank:>2} {c.clone:<8} {text(c.objective.p50)} [{text(c.objective.p05)}, {text(c.objective.p95)}]   "
-            f"platform {text(c.at_platform.p50)}   P(best) {c.probability_best:.2f}{true}"
+            f"platform {text(c.at_platform.p50)}   P(best) {probability_text(c.probability_best, r.draws)}{true}"
         )
+        if c.marks:
+            lines.append(f"     ! {'; '.join(c.marks)}")
+    for why, names in _not_ranked(r).items():
+        lines.append(f"  not ranked: {', '.join(names)}: {why}")
     lines.append(f"  prices: {'; '.join(r.price_flips[:4]) or 'no price within its range changes the best clone'}")
     m = ranking_metrics(r)
     if "ranking/regret" in m:
@@ -48,13 +55,22 @@ def ranking_lines(r: Ranking, top: int = 5) -> list[str]:
     return lines
 
 
+def _not_ranked(r: Ranking) -> dict[str, list[str]]:
+    """Clones that have no place, by the reason."""
+    found: dict[str, list[str]] = {}
+    for c in r.rows:
+        if c.message:
+            found.setdefault(c.message, []).append(c.clone)
+    return found
+
+
 def ranking_metrics(r: Ranking) -> dict[str, float]:
     """Metrics of a ranking by name.
 
     For simulated data these include the rank correlation with the truth and the regret: the relative shortfall of the
     chosen clone's true value below that of the truly best clone.
     """
-    metrics = {"ranking/probability_best": r.rows[0].probability_best}
+    metrics = {"ranking/probability_best": bounded_share(r.rows[0].probability_best, r.draws)}
     pairs = [(c.objective.p50, c.truth) for c in r.rows if c.truth is not None]
     if len(pairs) > 2:
         said, true = np.array(pairs).T
@@ -71,8 +87,9 @@ def ranking_frame(r: Ranking) -> pd.DataFrame:
         row: dict[str, Any] = {"rank": c.rank, "clone": c.clone}
         for name, value in (("", c.objective), ("at_platform_", c.at_platform)):
             row |= {f"{name}{r.objective}_{q}": getattr(value, q) for q in ("p05", "p50", "p95")}
-        row |= {"probability_best": c.probability_best, "expected_loss": c.expected_loss, "truth": c.truth}
-        rows.append(row | {"truth_rank": c.truth_rank, "message": c.message} | c.decisions)
+        likely = None if c.message else bounded_share(c.probability_best, r.draws)
+        row |= {"probability_best": likely, "expected_loss": c.expected_loss, "truth": c.truth}
+        rows.append(row | {"truth_rank": c.truth_rank, "message": c.message, "marks": "; ".join(c.marks)} | c.decisions)
     return pd.DataFrame(rows)
 
 
@@ -93,10 +110,10 @@ def draw_ranking(result: Ranking) -> Figure:
     if all(r.truth is not None for r in rows):
         truth = np.array([r.truth for r in rows], dtype=float)
         a.plot(truth, y, "x", color=ORANGE, markersize=5, label="truth, same process")
-    a.set_yticks(y, [r.clone for r in rows])
+    a.set_yticks(y, [f"{r.clone} !" if r.marks else r.clone for r in rows])
     a.set_xlabel(f"{readable_name(result.objective)} [{result.unit}]", fontsize=STYLE["font"])
     a.legend(fontsize=STYLE["small"], frameon=False, loc="lower right")
-    b.barh(y, [r.probability_best for r in rows], color=GREEN, height=0.6)
+    b.barh(y, [bounded_share(r.probability_best, result.draws) for r in rows], color=GREEN, height=0.6)
     b.set_xlim(0.0, 1.0)
     b.set_xlabel("probability of being the best", fontsize=STYLE["font"])
     return figure

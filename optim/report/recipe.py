@@ -23,6 +23,7 @@ def recipe_view(recipe: Recipe) -> View:
     return View(
         kind="recipe",
         title=recipe.title,
+        doubts=recipe.lineage.doubts,
         notes=recipe.lineage.notes,
         tables={
             "setpoints": frame_of(recipe.setpoints),

@@ -23,6 +23,7 @@ def replan_view(r: Replan) -> View:
         kind=r.kind(),
         title=f"Run {r.run}: current plan and new plan",
         lines=replan_lines(r),
+        doubts=r.lineage.doubts,
         notes=r.lineage.notes,
         metrics=replan_metrics(r),
         tables={

@@ -18,6 +18,7 @@ def run_view(run: SimulatedRun) -> View:
         kind=run.kind(),
         title=run.title,
         lines=trajectory_lines(series),
+        doubts=run.lineage.doubts,
         notes=run.lineage.notes,
         tables={"trajectory": pd.DataFrame({"time_h": run.time_h} | dict(zip(heads, run.values, strict=True)))},
         figures={"trajectory": lambda: draw_simulation(series, run.title)},

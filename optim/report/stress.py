@@ -23,6 +23,7 @@ def stress_view(s: Stress) -> View:
         kind=s.kind(),
         title=f"Sensitivity of the process of {s.clone}",
         lines=stress_lines(s),
+        doubts=s.lineage.doubts,
         notes=s.lineage.notes,
         metrics={"stress/limits_met": s.met},
         tables={"drifts": frame_of(s.drifts), "influences": influence_frame(s)},

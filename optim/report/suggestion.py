@@ -32,6 +32,7 @@ def suggestion_view(s: Suggestion) -> View:
         kind=s.kind(),
         title=f"Next {len(s.runs)} runs",
         lines=suggestion_lines(s),
+        doubts=s.lineage.doubts,
         notes=s.lineage.notes,
         metrics=suggestion_metrics(s),
         tables={"suggestion": suggestion_frame(s)},

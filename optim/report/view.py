@@ -22,12 +22,14 @@ class View:
     """The presentation of a result for people and for files.
 
     Columns of `tables` have their unit in their name, or in a column beside. `figures` are drawn on demand.
-    `series` are numbers per iteration. `document` is the result as plain data, where other software reads it.
+    `doubts` speak against the result as a whole and are told first. `series` are numbers per iteration. `document` is
+    the result as plain data, where other software reads it.
     """
 
     kind: str
     title: str
     lines: Sequence[str] = ()
+    doubts: Sequence[str] = ()
     notes: Sequence[str] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     series: Mapping[str, Sequence[float]] = field(default_factory=dict)

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from optim.artefact import content_id
 from optim.data.dataset import Dataset
 from optim.errors import OptimError, TrackingWarning
-from optim.settings.tracking import TrackingSettings
+from optim.result import SHORT_ID
+from optim.settings.tracking import TrackingSettings, without_secret
+from optim.storage import name_fault
 from optim.tracking.process import HOST, host, is_dead, process_tags
 from optim.tracking.store import open_store
 
@@ -93,8 +96,9 @@ class NullTracker(Tracker):
 class MlflowTracker(Tracker):
     """Tracker of one MLflow run; when the store fails it warns once and records nothing more."""
 
-    def __init__(self, client: Any, mlflow: Any, run_id: str, experiment_id: str):
+    def __init__(self, client: Any, mlflow: Any, run_id: str, *, experiment_id: str, address: str):
         self._client, self._mlflow, self._run, self._experiment = client, mlflow, run_id, experiment_id
+        self._address = address
         self._lost = False
 
     @property
@@ -108,7 +112,7 @@ class MlflowTracker(Tracker):
             call(*args, **kwargs)
         except Exception as err:  # whatever the store raises: a failed log must never lose a result
             self._lost = True
-            message = f"tracking stopped at '{what}' ({_reason(err)}); results are in the output folder"
+            message = f"tracking stopped at '{what}' ({_reason(err, self._address)}); results are in the output folder"
             warnings.warn(message, TrackingWarning, stacklevel=3)
 
     def end(self, status: str) -> None:
@@ -215,6 +219,7 @@ def _start(options: TrackingSettings, run_name: str, tags: Mapping[str, str]) ->
     for logger in ("alembic", "mlflow"):
         logging.getLogger(logger).setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its tracebacks; the warning below is enough
+    address = options.uri or os.environ.get("MLFLOW_TRACKING_URI")
     try:
         import mlflow
         import mlflow.data
@@ -226,15 +231,17 @@ def _start(options: TrackingSettings, run_name: str, tags: Mapping[str, str]) ->
             _end_dead_runs(client, experiment_id)
             run = client.create_run(experiment_id, tags=dict(tags) | process_tags(), run_name=run_name)
     except Exception as err:
-        message = f"tracking is unavailable ({_reason(err)}); the run goes on, results are in the output folder"
+        message = (
+            f"tracking is unavailable ({_reason(err, address)}); the run goes on, results are in the output folder"
+        )
         warnings.warn(message, TrackingWarning, stacklevel=3)
         return NullTracker()
-    return MlflowTracker(client, mlflow, run.info.run_id, experiment_id)
+    return MlflowTracker(client, mlflow, run.info.run_id, experiment_id=experiment_id, address=uri)
 
 
-def _reason(err: Exception) -> str:
-    """An error in one line: an own message in full, the first line of what others say."""
-    text = str(err).strip()
+def _reason(err: Exception, address: str | None) -> str:
+    """An error in one line, without the secrets of an address: own messages in full, of others the first line."""
+    text = without_secret(str(err).strip(), address)
     if isinstance(err, OptimError):
         return text
     return text.splitlines()[0][:200] if text else type(err).__name__
@@ -259,7 +266,9 @@ def _experiment(client: Any, name: str, artefacts: str | None) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            location = f"{artefacts}/{quote(name, safe='')}" if artefacts else None
+            # a name that is no name of a folder could lead out of the workspace
+            folder = f"experiment-{content_id('name', name)[:SHORT_ID]}" if name_fault(name) else name
+            location = f"{artefacts}/{quote(folder, safe='')}" if artefacts else None
             return str(client.create_experiment(name, artifact_location=location))
         except Exception:
             # another process may have made it between the two calls

@@ -8,20 +8,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from optim.errors import OptimError
-
-try:
-    import fcntl
-except ImportError:  # a system without it: commands must not be started at the same moment there
-    fcntl = None  # type: ignore[assignment]
+from optim.storage import lock_of
 
 STORE_FILE = "mlflow.db"
-LOCK_WAIT_S = 60.0
 # what a user may have put into a store; the experiment with id 0 is made by MLflow itself
 CONTENT = {"runs": "1", "registered_models": "1", "experiments": "experiment_id <> 0"}
 
@@ -48,30 +42,10 @@ def open_store(workspace: Path, artefacts: str) -> Iterator[str]:
     """
     workspace.mkdir(parents=True, exist_ok=True)
     file = workspace / STORE_FILE
-    with _lock(workspace / ".lock"):
+    with lock_of(file):
         if not _is_whole(file):
             _make(file, artefacts)
         yield store_address(file)
-
-
-@contextmanager
-def _lock(file: Path) -> Iterator[None]:
-    """Hold a lock, which ends with this process whatever happens to it."""
-    with file.open("a", encoding="utf-8") as handle:
-        given_up = time.monotonic() + LOCK_WAIT_S
-        while fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > given_up:
-                    raise OptimError(
-                        f"another command has held {file} for {LOCK_WAIT_S:.0f} s; wait for it, or end it"
-                    ) from None
-                time.sleep(0.05)
-            except OSError:
-                break  # a file system without locks
-        yield
 
 
 def _is_whole(file: Path) -> bool:

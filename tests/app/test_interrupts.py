@@ -61,8 +61,8 @@ def test_a_sweep_names_the_jobs_that_were_finished_and_the_one_under_way(tmp_pat
     monkeypatch.setattr(cli, "load_command", lambda name: command)
     assert cli.main(["fit", "-m", "seed=1,2,3", "tracking=off", "out=all"]) == 143
     said = capsys.readouterr().err
-    assert "job 1 (seed=2 tracking=off out=all) was under way" in said
-    assert "Finished and kept: job 0 (seed=1 tracking=off out=all) in all/0." in said
+    assert "nothing of this command was kept. This was job 1 (seed=2 " in said
+    assert "Finished and kept: job 0 (seed=1 tracking=off out='all') in all/0." in said
     assert "job 2" not in said
 
 

@@ -19,6 +19,7 @@ def swept(tmp_path, monkeypatch):
 
     def run(*args: str, faults: dict[int, Exception] | None = None) -> int:
         def command(s):
+            s.begin_run()
             if s.cfg.seed in (faults or {}):
                 raise faults[s.cfg.seed]
             (s.out / "done").write_text(str(s.cfg.seed))
@@ -37,7 +38,7 @@ SLIPS = {
     "key": (["fit.strats=1,2"], "unknown key 'fit.strats'. Did you mean 'starts'?"),
     "option": (["model=cho_moller,cho_moler"], "Did you mean 'cho_moller'"),
     "type": (["seed=1,two"], "seed"),
-    "syntax": (["seed=1,2", "title=)("], "title"),
+    "syntax": (["seed=1,2", "fit.starts=)("], "fit.starts=)("),
     "folders": (["seed=1,2", "out=a,b"], "each job has its own"),
     "configurations": (["seed=1,2", "--config-dir", "nowhere"], "nowhere is not a folder"),
 }
@@ -58,7 +59,7 @@ def test_a_failing_job_is_named_and_the_others_go_on(swept, tmp_path, capsys):
     assert swept("seed=1,2,3", "out=all", faults={2: SimulationError("no cells")}) == 2
     assert done(tmp_path / "all") == {"0": "1", "2": "3"}
     said = capsys.readouterr().err
-    assert "optim: job 1 (tracking=off seed=2 out=all): no cells\n" in said
+    assert "optim: job 1 (tracking=off seed=2 out='all'): no cells\n" in said
     assert "2 of 3 jobs are done; not done: job 1 (" in said
 
 

@@ -22,6 +22,7 @@ def export_command(
     created_utc: str = "",
 ) -> dict[str, Recipe]:
     """Turn every optimum into a recipe; reads `out/optimum*` and `out/fit`, writes `out/recipe*`."""
+    s.reserve("recipe", cases=("", *s.cfg.objective.also))
     result = result or stored_fit(s)
     recipes = {}
     for case in ("", *s.cfg.objective.also):

@@ -15,12 +15,11 @@ from optim.data.open import read_dataset
 from optim.errors import BoundActiveWarning, UnidentifiableWarning
 from optim.estimation.result import FitResult
 
-VAGUE = 0.9  # of the prior's standard deviation: a posterior wider than this has learnt nothing
-
 
 def fit_command(s: Session, dataset: Dataset | None = None) -> FitResult:
     """Fit the configured model (and those it is compared with) to the dataset; writes `out/fit`."""
     cfg = s.cfg
+    s.reserve("fit")
     dataset = dataset or read_dataset(cfg.dataset.name)
     build_fit(cfg, dataset)  # what it refuses, it refuses before the run is tracked
     s.begin_run()
@@ -52,7 +51,7 @@ def _warn_of(r: FitResult) -> None:
     bound = [f"{p.name} {p.owner}".strip() for p in r.parameters if p.at_bound]
     if bound:
         warnings.warn(f"estimates at their bounds: {', '.join(bound)}", BoundActiveWarning, stacklevel=2)
-    vague = [p.name for p in r.parameters if p.level in ("shared", "population") and p.shrinkage > VAGUE]
+    vague = [p.name for p in r.parameters if p.level in ("shared", "population") and p.is_vague]
     if vague:
         message = f"the data say little about {', '.join(vague)}: their intervals are as wide as the prior"
         warnings.warn(message, UnidentifiableWarning, stacklevel=2)

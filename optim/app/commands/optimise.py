@@ -18,6 +18,7 @@ def optimise_command(s: Session, result: FitResult | None = None, ranking: Ranki
 
     Where there is a ranking (`out/ranking`), the process that it found for the clone is one of the starts.
     """
+    s.reserve("optimum", cases=("", *s.cfg.objective.also))
     if result is None:
         result = stored_fit(s)
         ranking = stored_ranking(s, result)

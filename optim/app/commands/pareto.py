@@ -11,6 +11,7 @@ from optim.optimisation.pareto import Front
 
 def pareto_command(s: Session) -> Front:
     """The trade-off between two objectives at the estimate; reads `out/fit` and `out/optimum`, writes `out/front`."""
+    s.reserve("front")
     result = stored_fit(s)
     process = configured_process(s.cfg, result)
     optimum = stored_optimum(s, result, process.problem)

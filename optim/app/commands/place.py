@@ -20,6 +20,7 @@ def place_command(s: Session) -> NewClonePrediction:
     The fit is that of `place.fit`, the output folder of an earlier run.
     """
     cfg = s.cfg
+    s.reserve("placement")
     folder = Path(cfg.place.fit or s.out) / "fit"
     old = load_artefact(FitResult, folder)
     require_configured(cfg, old, folder)

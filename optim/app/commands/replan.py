@@ -31,6 +31,7 @@ def replan_command(s: Session) -> Replan:
     dataset is read because it holds data that the fit lacks: the batch's readings and actions.
     """
     cfg = s.cfg.replan
+    s.reserve("replan")
     folder = Path(cfg.fit) if cfg.fit else s.out
     old = load_artefact(FitResult, folder / "fit")
     require_configured(s.cfg, old, folder / "fit")

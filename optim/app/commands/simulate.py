@@ -8,9 +8,9 @@ import numpy as np
 
 from optim.app.build import build_process, build_table
 from optim.app.session import Session
+from optim.data.csv_table import csv_text
 from optim.data.open import is_at_hand, read_dataset
 from optim.data.screened import Screen
-from optim.export.text_files import csv_text
 from optim.optimisation.evaluate import evaluate_process
 from optim.optimisation.result import ProcessOutcome
 from optim.report.process import draw_simulation, simulation_lines, trajectory_frame

@@ -19,6 +19,7 @@ def suggest_command(s: Session, result: FitResult | None = None) -> Suggestion:
     `out/next` is a dataset that lacks its measurements: done and filled in, it is read like any other. The dataset of
     the fit is read again, since the information of a new run counts on top of that of all readings so far.
     """
+    s.reserve("suggestion", "next")
     result = result or stored_fit(s)
     dataset = read_dataset(s.cfg.dataset.name)
     process = configured_process(s.cfg, result)

@@ -13,6 +13,7 @@ import numpy as np
 
 from optim.data.dataset import Dataset
 from optim.errors import FitError
+from optim.estimation.data_quality.accusations import withhold_accusations
 from optim.estimation.data_quality.finding import Finding, order_findings, time_text, value_text
 from optim.estimation.data_quality.readings import (
     EXPECTED_OUTLIERS,
@@ -109,12 +110,14 @@ def inspect_data(posterior: Posterior, best: Point) -> QualityReport:
     if factors:
         r = _fitted(posterior, [r.point], excluded)
     findings += merge_over_batches(r, suspicions + factors)
-    reported = {f.variable for f in findings if f.kind == "wrong unit"}
-    findings += [f for f in _of_whole_batches(posterior, r) if f.variable not in reported]
     findings += misfit_vessels(r, excluded) + one_sided_assays(r, excluded)
+    faulty = excluded.copy()
     single = single_outliers(r, excluded)
     _leave_out(excluded, single)
     findings += [s.finding for s in single]
+    findings = withhold_accusations(findings, r, faulty)
+    reported = {f.variable for f in findings if f.kind == "wrong unit"}
+    findings += [f for f in _of_whole_batches(posterior, r) if f.variable not in reported]
     findings += residual_structure(r, excluded) + lack_of_fit(r, excluded) + noise_factors(r)
     return QualityReport(
         order_findings(findings), int((problem.vessels.weight > 0.0).sum()), EXPECTED_OUTLIERS, excluded, r

@@ -10,6 +10,7 @@ from optim.errors import FitError, IncompatibleError
 from optim.estimation.estimate import estimate_noise, estimate_noise_and_spread, search_of
 from optim.estimation.fit import build_fit_result
 from optim.estimation.levenberg_marquardt import Progress, minimise
+from optim.estimation.nonproducer import groups_without_reading, refit_producers, without_product_readings
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
@@ -30,7 +31,7 @@ def revive_posterior(old: FitResult, problem: FitProblem) -> tuple[Posterior, Po
     for row in (*problem.shared_specs, *problem.group_specs):
         if row.name not in (*old.shared_names, *old.group_names):
             raise IncompatibleError(f"the fit has no parameter '{row.name}'; fit again with this model")
-    posterior, point = _at_estimates(old, problem)
+    posterior, point = _at_estimates(old, without_product_readings(problem, old.without_product))
     posterior.evaluate([point])
     if not np.isfinite(point.cost):
         raise FitError("the fit's estimates cannot be simulated any more; fit again")
@@ -53,14 +54,20 @@ def update_fit(
     Raises `FitError` when the starting point cannot be simulated.
     """
     require_float64("update_fit")
-    posterior, point = _at_estimates(old, problem)
+    candidates = groups_without_reading(problem)
+    posterior, point = _at_estimates(old, without_product_readings(problem, candidates))
     point = minimise(posterior, [point], search_of(options), progress=progress)[0]
     if not np.isfinite(point.cost):
         raise FitError("the fit cannot be continued: its estimates fail on the new runs; fit from scratch")
     history = point.history
     posterior, point = estimate_noise_and_spread(posterior, point, options, progress=progress)
     point.history = history
-    result = build_fit_result(posterior, [point], options, seed=seed, model_name=model_name, progress=progress)
+    posterior, point, silent = refit_producers(
+        posterior, point, problem, candidates=candidates, options=options, progress=progress
+    )
+    result = build_fit_result(
+        posterior, [point], options, seed=seed, model_name=model_name, without_product=silent, progress=progress
+    )
     note = f"continued from a fit of '{old.lineage.dataset}' ({old.lineage.dataset_hash[:12]})"
     return replace(result, lineage=replace(result.lineage.with_notes(note), parents={old.kind(): old.id}))
 
