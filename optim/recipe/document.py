@@ -38,7 +38,7 @@ def read_document(folder: Path) -> dict[str, Any]:
     file = folder / RECIPE_FILE
     again = f"run `{Recipe.made_by}` again with this version"
     try:
-        document = json.loads(file.read_text())
+        document = json.loads(file.read_text(encoding="utf-8"))
         if document["schema"] != Recipe.schema:
             raise IncompatibleError(f"{file} has schema {document['schema']!r}, expected {Recipe.schema!r}; {again}")
         stated, actual = document["id"], _id_of(document["recipe"])

@@ -38,6 +38,6 @@ def _require_clone(cfg: Settings, dataset: Dataset) -> None:
     library.require_clone(cfg.optimise.clone, groups)
     if cfg.optimise.clone == "best" and not ranked and len(groups) > 1:
         raise ConfigError(
-            "optimise.clone: 'best' is the first of a ranking, and dataset.group_by=experiment leaves no clones "
-            f"to rank; name one of population, {', '.join(groups)}"
+            "optimise.clone: 'best' is the first of a ranking, and with dataset.group_by=experiment there are no clones"
+            f" to rank; name one of population, {', '.join(groups)}"
         )
