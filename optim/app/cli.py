@@ -160,6 +160,20 @@ def _kept(overrides: list[str]) -> str:
     return f"Finished and kept in {out}: {', '.join(found)}. Commands after them can go on from there."
 
 
+def _without_passwords(overrides: list[str]) -> list[str]:
+    """Overrides of a sweep, which Hydra writes to files, with an address that holds a password in the environment."""
+    from optim.settings.tracking import shown_address
+
+    kept = []
+    for text in overrides:
+        key, _, value = text.lstrip("+").partition("=")
+        if key == "tracking.uri" and shown_address(value) != value:
+            os.environ["MLFLOW_TRACKING_URI"] = value.strip("'\"")
+        else:
+            kept.append(text)
+    return kept
+
+
 def _multirun(args: argparse.Namespace) -> int:
     """Sweep with Hydra's own machinery, so that its launchers work."""
     import hydra
@@ -169,6 +183,7 @@ def _multirun(args: argparse.Namespace) -> int:
     from optim.paths import configs_dir
 
     register_schema()
+    overrides = _without_passwords(args.overrides)
     command, quiet = args.command, args.quiet
     os.environ["HYDRA_FULL_ERROR"] = "1" if args.debug else "0"
 
@@ -183,7 +198,7 @@ def _multirun(args: argparse.Namespace) -> int:
             raise SystemExit(2) from None
 
     extra = ["--config-dir", str(args.config_dir)] if args.config_dir else []
-    argv, sys.argv = sys.argv, ["optim", "--multirun", *extra, *completed_overrides(args.overrides)]
+    argv, sys.argv = sys.argv, ["optim", "--multirun", *extra, *completed_overrides(overrides)]
     try:
         hydra.main(config_path=str(configs_dir()), config_name="config", version_base="1.3")(_job)()
     finally:
