@@ -6,18 +6,20 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from optim.settings.ranges import FolderPath, Section
+
 HIDDEN = "***"
 SECRET_KEY = re.compile(r"([?&][^=&]*(?:password|passwd|pwd|token|secret|key)[^=&]*=)[^&]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class TrackingSettings:
+class TrackingSettings(Section, key="tracking"):
     """Where runs are tracked by MLflow."""
 
     enabled: bool = True  # false: nothing is tracked
     uri: str | None = None  # default: MLFLOW_TRACKING_URI, else an SQLite store in the folder `workspace`
     experiment: str = "optim"  # MLflow experiment that runs belong to
-    workspace: str = "outputs/mlflow"  # folder of the SQLite store and its artefacts
+    workspace: FolderPath = "outputs/mlflow"  # folder of the SQLite store and its artefacts
     child_runs: bool = False  # a run of its own for every clone of a fit
 
 

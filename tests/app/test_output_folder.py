@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from optim.app import cli
 from optim.app.build import compose
 from optim.app.cli import main
 from optim.app.schema import as_yaml
 from optim.app.session import open_session
+from optim.app.sweep import _without_passwords
 from optim.errors import ConfigError, OptimError
 from optim.settings.tracking import shown_address, without_secret
 from optim.storage import LOCK, MANIFEST, InUseError
@@ -34,8 +34,8 @@ def test_a_second_command_in_one_folder_is_refused_at_once(tmp_path):
             pass
         with open_session(settings(tmp_path / "other"), "rank"):
             pass
-    with open_session(cfg, "rank"):
-        pass
+    with open_session(cfg, "rank") as s:
+        s.begin_run()
     assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [MANIFEST, "config.yaml"]
 
 
@@ -48,8 +48,8 @@ def test_what_killed_commands_left_is_cleared_and_what_users_own_is_not(tmp_path
     (tmp_path / "config.yaml").write_text("mine: true\n")
     (tmp_path / ".git").mkdir()
     said: list[str] = []
-    with open_session(settings(tmp_path), "fit", say=said.append):
-        pass
+    with open_session(settings(tmp_path), "fit", say=said.append) as s:
+        s.begin_run()
     names = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")}
     assert names == {"tables", "config.yaml", "config-2.yaml", ".git", MANIFEST}
     assert (tmp_path / "config.yaml").read_text() == "mine: true\n"
@@ -115,8 +115,8 @@ def test_a_password_is_neither_shown_nor_stored(tmp_path, monkeypatch, capsys):
     assert main(["fit", f"tracking.uri='{ADDRESS}'", "nonsense=1"]) == 2
     monkeypatch.setenv("MLFLOW_TRACKING_URI", ADDRESS)
     main(["doctor"])
-    with pytest.warns(UserWarning, match="tracking is unavailable"), open_session(cfg, "fit"):
-        pass
+    with pytest.warns(UserWarning, match="tracking is unavailable"), open_session(cfg, "fit") as s:
+        s.begin_run()
     said = capsys.readouterr()
     assert "s3cr3t" not in said.out + said.err
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and b"s3cr3t" in p.read_bytes()]
@@ -124,9 +124,9 @@ def test_a_password_is_neither_shown_nor_stored(tmp_path, monkeypatch, capsys):
 
 def test_the_password_of_a_sweep_goes_through_the_environment(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    assert cli._without_passwords(["seed=1,2", f"tracking.uri='{ADDRESS}'"]) == ["seed=1,2"]
+    assert _without_passwords(["seed=1,2", f"tracking.uri='{ADDRESS}'"]) == ["seed=1,2"]
     assert os.environ["MLFLOW_TRACKING_URI"] == ADDRESS
-    assert cli._without_passwords(["tracking.uri=http://server"]) == ["tracking.uri=http://server"]
+    assert _without_passwords(["tracking.uri=http://server"]) == ["tracking.uri=http://server"]
 
 
 @pytest.mark.parametrize(

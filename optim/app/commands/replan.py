@@ -40,6 +40,7 @@ def replan_command(s: Session) -> Replan:
     plan = read_plan(
         Path(cfg.plan) if cfg.plan else folder / "optimum", process.problem, old, fit_folder=folder / "fit"
     )
+    s.begin_run()
     found = replan(old, process, dataset, plan=plan, seed=s.cfg.seed, progress=s.progress)
     s.publish(found)
     off = [a.variable for a in found.agreement if a.off]
@@ -86,6 +87,6 @@ def _of_recipe(folder: Path, fit: FitResult, fit_folder: Path) -> FollowedPlan:
 
 def _is_replan(folder: Path) -> bool:
     try:
-        return bool(json.loads((folder / "artefact.json").read_text())["schema"] == Replan.schema)
+        return bool(json.loads((folder / "artefact.json").read_text(encoding="utf-8"))["schema"] == Replan.schema)
     except (OSError, ValueError, KeyError, TypeError):
         return False  # what it is instead, and whether it can be read, is said by who reads it
