@@ -1,23 +1,19 @@
 """Artefacts: results with a content hash and a lineage, stored as JSON and, where there are arrays, npz. Never pickle.
 
-A folder is written beside its final place and then renamed, so a reader never sees half of one. The content hash is
-checked when an artefact is read, so a file that was damaged or edited is refused.
+A folder is written beside its final place and then exchanged, so a reader finds the old or the new one and never half
+of one. What is read is compared with the schema and with the content hash: a damaged or edited file is refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
-import os
-import shutil
-import tempfile
 import types
 import typing
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,8 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from optim.errors import IncompatibleError, OptimError
+from optim.errors import IncompatibleError
 from optim.result import SHORT_ID, Result
+from optim.storage import MANIFEST, foreign_files, read_manifest, read_whole, require_own, whole_folder
+
+ARTEFACT_FILE = "artefact.json"
+ARRAY_FILE = "arrays.npz"
+WORDLESS = ("nan", "inf", "-inf")  # how numbers are stored for which JSON has no word
 
 
 @dataclass(frozen=True)
@@ -125,86 +126,86 @@ class NamedByClass:
     """Base of records of several kinds that share one place of an artefact: the name of their class is stored, too."""
 
 
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Context manager that replaces a folder as a whole or not at all.
+class Checked:
+    """Base of records whose fields must agree with each other, which is checked when an artefact is read."""
 
-    Yields a draft folder. It replaces `folder` if the block ends without an error and is deleted otherwise.
-
-    Raises:
-        OptimError: the folder cannot be written.
-    """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            yield draft
-            draft.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(draft, folder)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-    except OSError as err:
-        raise OptimError(f"cannot write {folder}: {err.strerror or err}. Choose a writable folder.") from err
+    def faults(self) -> Iterable[str]:
+        """What is wrong, as sentences without a full stop."""
+        raise NotImplementedError
 
 
 def save_artefact(artefact: Artefact, folder: Path) -> Path:
-    """Write an artefact to `folder`, which is replaced if it exists, and return the folder.
+    """Write an artefact to `folder`, which is replaced if optim wrote all that it holds, and return the folder.
 
     Raises:
-        OptimError: the folder cannot be written.
+        OptimError: the folder cannot be written, or holds what optim did not write.
     """
     arrays: dict[str, np.ndarray] = {}
     body = _encode(artefact, "", arrays)
     document = {"schema": artefact.schema, "id": content_id(artefact.schema, body, arrays), "body": body}
-    with whole_folder(folder) as draft:
-        (draft / "artefact.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    with whole_folder(folder, remade=_remade_files(folder)) as draft:
+        text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+        (draft / ARTEFACT_FILE).write_text(text, encoding="utf-8")
         if arrays:
-            np.savez_compressed(draft / "arrays.npz", **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(draft / ARRAY_FILE, **arrays)  # type: ignore[arg-type]
     return folder
+
+
+def require_replaceable(folder: Path) -> None:
+    """Refuse a place where no artefact may be written. Raises `OptimError` with the remedy."""
+    require_own(folder, remade=_remade_files(folder))
+
+
+def _remade_files(folder: Path) -> tuple[str, ...]:
+    """Files of an artefact that may be replaced though they were changed: nobody edits them, so they are damaged."""
+    known = (folder / MANIFEST).exists() or _stored_schema(folder).startswith("optim.")
+    return (ARTEFACT_FILE, ARRAY_FILE) if known else ()
+
+
+def _stored_schema(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / ARTEFACT_FILE).read_text(encoding="utf-8"))["schema"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def stored_kind(folder: Path) -> str:
     """The kind of artefact that a folder holds (fit, ranking, ...); '' where it holds none that can be read."""
-    try:
-        schema = json.loads((folder / "artefact.json").read_text())["schema"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-    return str(schema).removeprefix("optim.").split("/")[0]
+    return _stored_schema(folder).removeprefix("optim.").split("/")[0]
 
 
 def load_artefact[T: Artefact](cls: type[T], folder: Path) -> T:
     """Read an artefact of class `cls` from `folder`.
 
     Raises:
-        IncompatibleError: the file is missing, damaged or edited, or has another schema. The message names the command
-            that makes the artefact again.
+        IncompatibleError: the file is missing, damaged or edited, or has another schema. The message names the place
+            and the command that makes the artefact again.
     """
-    file = folder / "artefact.json"
-    schema, made_by = cls.schema, cls.made_by
+    return read_whole(folder, lambda place: _load(cls, place))
+
+
+def _load[T: Artefact](cls: type[T], folder: Path) -> T:
+    file, schema, made_by = folder / ARTEFACT_FILE, cls.schema, cls.made_by
     try:
-        document = json.loads(file.read_text())
+        document = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError as err:
         raise IncompatibleError(f"{file} does not exist; run `{made_by}` with this configuration first") from err
-    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+    except OSError as err:
+        raise IncompatibleError(f"{file} cannot be read ({err.strerror or err}); run `{made_by}` again") from err
+    except (ValueError, RecursionError) as err:
         raise IncompatibleError(f"{file} is damaged ({err}); run `{made_by}` again") from err
     stored_schema = document.get("schema") if isinstance(document, dict) else None
     if stored_schema != schema:
         raise IncompatibleError(
             f"{file} has schema {stored_schema!r}, expected {schema!r}; run `{made_by}` again with this version"
         )
-    arrays: dict[str, np.ndarray] = {}
-    npz = folder / "arrays.npz"
     try:
-        if npz.exists():
-            with np.load(npz, allow_pickle=False) as stored:
-                arrays = {key: stored[key] for key in stored.files}
-        artefact: T = _decode(cls, document["body"], arrays)
+        arrays = _stored_arrays(folder / ARRAY_FILE)
+        artefact: T = _decode(cls, document["body"], _Place(arrays))
         stated, actual = document["id"], content_id(schema, document["body"], arrays)
-    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as err:
-        said = f"lacks {err}" if isinstance(err, KeyError) else str(err)
+    # whatever a damaged file makes of its decoder (zlib, struct, memory, ...): it cannot be read
+    except Exception as err:
+        said = f"lacks {err}" if isinstance(err, KeyError) else str(err) or type(err).__name__
         raise IncompatibleError(
             f"{folder} does not hold what {schema} is: {said}; run `{made_by}` again with this version"
         ) from err
@@ -213,7 +214,22 @@ def load_artefact[T: Artefact](cls: type[T], folder: Path) -> T:
             f"{folder} was changed after it was written: its content has the id {actual[:SHORT_ID]}, and it says "
             f"{str(stated)[:SHORT_ID]}; run `{made_by}` again"
         )
+    if arrays and ARRAY_FILE in read_manifest(folder) and ARRAY_FILE in foreign_files(folder):
+        raise IncompatibleError(f"{folder / ARRAY_FILE} was changed after it was written; run `{made_by}` again")
     return artefact
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _stored_arrays(file: Path) -> dict[str, np.ndarray]:
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return {}
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        return {key: stored[key] for key in stored.files}
 
 
 def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
@@ -236,36 +252,99 @@ def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     raise TypeError(f"{path}: {type(value).__name__} cannot be stored")
 
 
-def _decode(kind: Any, value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    if isinstance(value, dict) and set(value) == {"array"}:
-        return arrays[value["array"]]
-    if isinstance(value, dict) and set(value) == {"float"}:
-        return float(value["float"])
+@dataclass(frozen=True)
+class _Place:
+    """Where in an artefact something is decoded, and the arrays that it may refer to."""
+
+    arrays: dict[str, np.ndarray]
+    path: str = ""
+
+    def inside(self, key: object) -> _Place:
+        return _Place(self.arrays, f"{self.path}/{key}")
+
+    def require(self, value: Any, kinds: type | tuple[type, ...], expected: str) -> None:
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+            raise ValueError(f"{self.path or '/'} is {_short(value)}, expected {expected}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _decode(kind: Any, value: Any, place: _Place) -> Any:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        kinds = {a.__name__: a for a in args if isinstance(a, type) and issubclass(a, NamedByClass)}
-        if kinds:
-            named = dict(value)
-            return _decode(kinds[named.pop("is")], named, arrays)
-        return _decode(next(a for a in args if a is not type(None)), value, arrays)
+        return _decode_union(args, value, place)
+    if kind is np.ndarray or origin is np.ndarray:
+        return _decode_array(value, place)
+    if kind is float:
+        if isinstance(value, dict) and value.get("float") in WORDLESS and len(value) == 1:
+            return float(value["float"])
+        place.require(value, (int, float), "a number")
+        return value
+    if kind is int or kind is str or kind is bool:
+        expected = {int: "a whole number", str: "text", bool: "true or false"}[kind]
+        place.require(value, kind, expected)
+        return value
     if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        names = [f.name for f in dataclasses.fields(kind)]
-        unknown = set(value) - set(names)
-        if unknown:
-            raise ValueError(f"{getattr(kind, '__name__', kind)} has unknown fields {sorted(unknown)}")
-        return kind(**{n: _decode(hints[n], value[n], arrays) for n in names})  # type: ignore[operator]
+        return _decode_record(kind, value, place)
     if origin is tuple:
+        place.require(value, list, "a list")
         inner = args[0] if len(args) == 2 and args[1] is Ellipsis else None
-        return tuple(_decode(inner or args[i], v, arrays) for i, v in enumerate(value))
+        if inner is None and len(value) != len(args):
+            raise ValueError(f"{place.path} has {len(value)} entries, expected {len(args)}")
+        return tuple(_decode(inner or args[i], v, place.inside(i)) for i, v in enumerate(value))
     if origin is list:
-        return [_decode(args[0], v, arrays) for v in value]
+        place.require(value, list, "a list")
+        return [_decode(args[0], v, place.inside(i)) for i, v in enumerate(value)]
     if origin is dict:
-        return {k: _decode(args[1], v, arrays) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_decode(None, v, arrays) for v in value]
-    if isinstance(value, dict):
-        return {k: _decode(None, v, arrays) for k, v in value.items()}
-    return value
+        place.require(value, dict, "a mapping")
+        return {k: _decode(args[1], v, place.inside(k)) for k, v in value.items()}
+    raise TypeError(f"{place.path}: a field of type {kind} cannot be read")
+
+
+def _decode_array(value: Any, place: _Place) -> np.ndarray:
+    if not isinstance(value, dict) or set(value) != {"array"}:
+        raise ValueError(f"{place.path} is {_short(value)}, expected an array")
+    if value["array"] != place.path:
+        raise ValueError(f"{place.path} refers to the array {_short(value['array'])} of another place")
+    if place.path not in place.arrays:
+        raise ValueError(f"{ARRAY_FILE} lacks the array {place.path}")
+    array = place.arrays[place.path]
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"the array {place.path} holds {array.dtype}, expected numbers")
+    return array
+
+
+def _decode_union(kinds: tuple[Any, ...], value: Any, place: _Place) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    others = [k for k in kinds if k is not type(None)]
+    named = {k.__name__: k for k in others if isinstance(k, type) and issubclass(k, NamedByClass)}
+    if named:
+        place.require(value, dict, "a mapping")
+        known = value.get("is")
+        if known not in named:
+            raise ValueError(f"{place.path} is a {_short(known)}, expected one of {', '.join(sorted(named))}")
+        return _decode(named[known], {k: v for k, v in value.items() if k != "is"}, place)
+    for kind in others[:-1]:
+        try:
+            return _decode(kind, value, place)
+        except ValueError:
+            continue
+    return _decode(others[-1], value, place)
+
+
+def _decode_record(kind: Any, value: Any, place: _Place) -> Any:
+    place.require(value, dict, "a mapping")
+    hints = typing.get_type_hints(kind)
+    names = [f.name for f in dataclasses.fields(kind)]
+    if unknown := sorted(set(value) - set(names)):
+        raise ValueError(f"{kind.__name__} has unknown fields {unknown}")
+    if missing := [n for n in names if n not in value]:
+        raise ValueError(f"{place.path or kind.__name__} lacks {', '.join(map(repr, missing))}")
+    record = kind(**{n: _decode(hints[n], value[n], place.inside(n)) for n in names})
+    for fault in record.faults() if isinstance(record, Checked) else ():
+        raise ValueError(f"{place.path or kind.__name__}: {fault}")
+    return record

@@ -67,6 +67,7 @@ def _registry() -> Any:
     registry.define("cells = [cells] = cell")
     registry.define("osmole = [osmosis] = Osm")
     registry.define("vvd = 1 / day")  # volumes of the vessel per day
+    registry.define("EUR = [currency]")
     # counted things: vector genomes, vector particles, copies of a plasmid
     for counted in ("copies = [] = copy", "vg = []", "vp = []", "capsids = [] = capsid"):
         registry.define(counted)

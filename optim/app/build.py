@@ -6,25 +6,27 @@ Hydra composes `configs/` against `optim.settings`, so that a wrong key, type or
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from optim.app.overrides import completed_overrides, explain_error, require_effect
 from optim.app.schema import as_yaml, composed_settings, schema_of
 from optim.errors import ConfigError, nearest
 from optim.paths import configs_dir
 from optim.settings.model import ModelSettings
 from optim.settings.process import DesignSettings
 from optim.settings.settings import Settings
-from optim.settings.tracking import TrackingSettings
+from optim.settings.tracking import TrackingSettings, without_secret
 
 if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
+
     from optim.data.dataset import Dataset
     from optim.data.screened import Screen
     from optim.estimation.problem import FitProblem
@@ -44,8 +46,15 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> Settings:
 
     Raises `ConfigError` that names the key, what is allowed, and the nearest match.
     """
+    require_config_dir(config_dir)
     # what was composed once is composed again only when a file has changed: it takes a third of a second
     return _composed(tuple(overrides), config_dir, _stamps(configs_dir()) + (_stamps(config_dir) if config_dir else ()))
+
+
+def require_config_dir(config_dir: Path | None) -> None:
+    """Refuse a folder of configuration that is not there. Raises `ConfigError`."""
+    if config_dir is not None and not config_dir.is_dir():
+        raise ConfigError(f"--config-dir: {config_dir} is not a folder; name one that holds e.g. experiment/mine.yaml")
 
 
 def _stamps(folder: Path) -> tuple[tuple[str, int], ...]:
@@ -56,118 +65,59 @@ def _stamps(folder: Path) -> tuple[tuple[str, int], ...]:
 @lru_cache(maxsize=256)
 def _composed(overrides: tuple[str, ...], config_dir: Path | None, stamps: tuple[tuple[str, int], ...]) -> Settings:
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
+
+    with explained_errors(overrides), initialised_hydra(config_dir):
+        composed = hydra_compose("config", completed_overrides(list(overrides)))
+        require_effect(list(overrides), composed)
+        return composed_settings(composed)
+
+
+@contextmanager
+def initialised_hydra(config_dir: Path | None) -> Iterator[Hydra]:
+    """Context with Hydra over the shipped configuration, and before it over a folder of the user's."""
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
 
     register_schema()
+    version.setbase("1.3")
+    path = create_config_search_path(str(configs_dir()))
+    if config_dir is not None:
+        path.prepend("command-line", f"file://{config_dir.resolve()}")
     running = GlobalHydra.instance()
     outer = running.hydra  # of a sweep, within which models are composed to be compared
     running.clear()
-    extra = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
     try:
-        with initialize_config_dir(str(configs_dir()), version_base="1.3"):
-            return composed_settings(hydra_compose("config", [*extra, *completed_overrides(list(overrides))]))
-    except (HydraException, OmegaConfBaseException) as err:
-        raise ConfigError(explain_error(err, list(overrides))) from err
-    except (AttributeError, AssertionError) as err:  # Hydra's own, where an override reaches into what is not there
-        raise ConfigError(
-            f"an override reaches into a section that is not configured ({' '.join(overrides)}); choose an option "
-            "of its group first (e.g. objective=profit, calendar=weekdays), then change its keys"
-        ) from err
+        yield Hydra.create_main_hydra2(task_name="optim", config_search_path=path)
     finally:
         running.hydra = outer
 
 
-def completed_overrides(overrides: list[str]) -> list[str]:
-    """Overrides as Hydra takes them.
+@contextmanager
+def explained_errors(overrides: Sequence[str]) -> Iterator[None]:
+    """Context that turns what Hydra and OmegaConf raise into one `ConfigError`."""
+    from hydra.errors import HydraException
 
-    A model that is chosen has its own data, design and name, not those of the embedded experiment. `group=null` means
-    that nothing is chosen from a group.
-    """
-    keys = {re.split(r"[=@]", text.lstrip("+~"))[0] for text in overrides}
-    if "model" in keys and "experiment" not in keys:
-        overrides = [*overrides, "experiment=null"]
-    empty = {f"{group.name}=null": f"~{group.name}" for group in configs_dir().iterdir() if group.is_dir()}
-    return [empty.get(text, text) for text in overrides]
-
-
-def explain_error(err: Exception, overrides: list[str]) -> str:
-    """One clear message from what Hydra or OmegaConf say."""
-    chain: list[BaseException] = []
-    link: BaseException | None = err
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    texts = [str(e).strip() for e in chain]
-    for text in texts:
-        unknown = re.search(r"Key '([^']+)' (?:is )?not in '?(\w+)'?|Key '([^']+)' is not in struct", text)
-        if unknown:
-            key = unknown.group(1) or unknown.group(3)
-            full = re.search(r"full_key: (\S+)", text)
-            path = full.group(1) if full else key
-            allowed = _allowed(path)
-            if key in allowed:
-                return f"the key '{path}' is not set here; to set it, write '+{path}=...'."
-            hint = nearest(key, allowed) if allowed else ""
-            listed = f" Allowed here: {', '.join(allowed)}." if allowed else ""
-            return f"unknown key '{path}'.{hint}{listed}{_added(path)}"
-    inline = re.search(r"Could not override '([^']+)'", " ".join(texts))
-    if inline and (configs_dir() / inline.group(1)).is_dir():
-        group = inline.group(1)
-        return (
-            f"{group}=...: the chosen model states its {group} itself, in configs/model. Change its keys one by one "
-            f"({group}.key=...), add what is missing (+{group}.key=...), or copy the model's file and change it there"
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as err:
+        raise ConfigError(_without_secrets(explain_error(err, list(overrides)), overrides)) from err
+    except (AttributeError, AssertionError) as err:  # Hydra's own, where an override reaches into what is not there
+        message = (
+            f"an override reaches into a section that is not configured ({' '.join(overrides)}); choose an option "
+            "of its group first (e.g. objective=profit, calendar=weekdays), then change its keys"
         )
-    option = re.search(r"Could not find '([^']+)'", " ".join(texts))
-    if option:
-        group, _, name = option.group(1).rpartition("/")
-        folder = configs_dir() / group
-        known = sorted(p.stem for p in folder.glob("*.yaml")) if group else []
-        if known:
-            return f"unknown option '{name}' for {group}.{nearest(name, known)} Available: {', '.join(known)}"
-        groups = sorted(p.name for p in configs_dir().iterdir() if p.is_dir())
-        return f"unknown config group '{option.group(1)}'.{nearest(group or name, groups)} Groups: {', '.join(groups)}"
-    text = next((t for t in reversed(texts) if "full_key" in t), texts[0])
-    full = re.search(r"full_key: (\S+)", text)
-    lines = [
-        line for line in text.splitlines() if line.strip() and not line.strip().startswith(("full_key", "object_type"))
-    ]
-    first = " ".join(lines)
-    where = f"{full.group(1)}: " if full else ""
-    given = f" (overrides: {' '.join(overrides)})" if overrides and not full else ""
-    return f"{where}{first}{given}"
+        raise ConfigError(_without_secrets(message, overrides)) from err
 
 
-def _allowed(path: str) -> list[str]:
-    """Keys that the schema has beside the last part of a dotted path."""
-    node = _section(path)
-    return [str(k) for k in node] if isinstance(node, DictConfig) else []
-
-
-def _added(path: str) -> str:
-    """How an entry is added at a path within a mapping of sections; nothing for any other path."""
-    node = _section(path)
-    kind = node._metadata.element_type if isinstance(node, DictConfig) else None
-    if not is_dataclass(kind):
-        return ""
-    missing = OmegaConf.missing_keys(OmegaConf.structured(kind))
-    needed = ", ".join(f"{f.name}: ..." for f in fields(kind) if f.name in missing)
-    return f" To add it, write '+{path}={{{needed}}}'."
-
-
-def _section(path: str) -> Any:
-    """The section of the schema that holds the last part of a dotted path; None where there is none."""
-    node: Any = OmegaConf.structured(schema_of(Settings))
-    for part in path.split(".")[:-1]:
-        element = node._metadata.element_type if isinstance(node, DictConfig) else None
-        try:
-            known = isinstance(node, DictConfig) and part in node
-            # the schema of a mapping knows the kind of its entries, not their names
-            node = node[part] if known else OmegaConf.structured(element)
-        except (OmegaConfBaseException, TypeError, KeyError, ValueError):
-            return None
-    return node
+def _without_secrets(message: str, overrides: Sequence[str]) -> str:
+    """A message without the password of a tracking server that an override names."""
+    for text in overrides:
+        key, _, value = text.lstrip("+").partition("=")
+        if key == "tracking.uri":
+            message = without_secret(message, value.strip("'\""))
+    return message
 
 
 def config_hash(cfg: Settings) -> str:
@@ -238,6 +188,7 @@ def build_process(
     from optim.kinetics import load_kinetics
     from optim.process.cost import CostBook
     from optim.process.design import Design
+    from optim.process.metrics import find_product
     from optim.process.problem import Constraint, ProcessProblem
     from optim.simulation.engine.stiffness import integrator_for
 
@@ -273,7 +224,10 @@ def build_process(
         model=equations,
         design=design,
         book=book,
-        constraints=tuple(Constraint(name=n, **vars(row)) for n, row in cfg.constraints.limits.items()),
+        constraints=tuple(
+            Constraint(name=n, **vars(row)).in_canonical_unit(find_product(equations.product))
+            for n, row in cfg.constraints.limits.items()
+        ),
         objective=_objective(cfg, equations, book, maximise),
         observed=observed,
         initial=np.array([start[name] for name in equations.names()]),
@@ -365,11 +319,12 @@ def _components(d: DesignSettings, equations: Any) -> tuple[Any, ...]:
 
 
 def _decisions(d: DesignSettings, hold: dict[str, float]) -> tuple[Any, ...]:
-    from optim.process.design import Decision
+    from optim.process.decision import Decision, require_allowed
     from optim.units import VARIABLES
 
     rows = []
     for name, setting in d.decisions.items():
+        require_allowed(setting, f"design.decisions.{name}")
         row = dict(vars(setting))
         times = row.pop("times_h")
         if row["component"] in VARIABLES:
@@ -377,7 +332,8 @@ def _decisions(d: DesignSettings, hold: dict[str, float]) -> tuple[Any, ...]:
         if name in hold:
             row["lower"], row["upper"] = hold[name] - 1e-9, hold[name] + 1e-9
             row["platform"] = hold[name]
-        platform = _numbers(f"design.decisions.{name}.platform", row.pop("platform"), len(times) or 1)
+        stated = row.pop("platform")
+        platform = [float(v) for v in (stated if isinstance(stated, tuple) else [stated] * (len(times) or 1))]
         if times:
             rows += [
                 Decision(name=f"{name}_{_when(t)}", time_h=float(t), platform=v, **row)
@@ -393,14 +349,6 @@ def _decisions(d: DesignSettings, hold: dict[str, float]) -> tuple[Any, ...]:
             f"objective.also: hold: no decision '{key}'.{nearest(key, allowed)} Known: {', '.join(allowed)}"
         )
     return tuple(rows)
-
-
-def _numbers(key: str, value: Any, n: int) -> list[float]:
-    """One number for all of n, or a list of n."""
-    values = list(value) if isinstance(value, tuple) else [value] * n
-    if len(values) != n or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
-        raise ConfigError(f"{key}: {value!r} is neither a number nor a list of {n} numbers")
-    return [float(v) for v in values]
 
 
 def _when(t: float) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from importlib import import_module
@@ -201,7 +201,7 @@ def optimise(
     Args:
         result: the fit.
         process: from `optim.load_process`; its settings say how uncertainty and working hours count.
-        clone: an id; `best`, the first of the ranking; or `population`, a new clone of the population.
+        clone: an id; `best`, the first of the ranking or the only one; or `population`, a new clone of the population.
         ranking: of the same fit; the process that it found for the clone becomes one more start.
         seed: of the starts.
         progress: receives a line now and then.
@@ -226,12 +226,12 @@ def optimise(
     require_described(result, problem, accepted=process.settings.accept_misfit)
     if ranking is not None:
         require_made_from(ranking, result)
+    require_clone(clone, result.groups)
     best = clone == "best"
-    if best:
+    if best and len(result.groups) == 1:
+        (clone,) = result.groups
+    elif best:
         clone = _best_clone(ranking, problem)
-    known = (*result.groups, NEWCOMER)
-    if clone not in known:
-        raise ConfigError(f"optimise.clone: unknown '{clone}'.{nearest(clone, known)} Known: {', '.join(known)}")
     if clone in result.without_product:
         raise ConfigError(f"optimise.clone: {clone} {NO_PRODUCT}, so it has no process to optimise; name another clone")
     first = _ranked_process(problem, ranking, clone)
@@ -246,6 +246,15 @@ def optimise(
         progress,
     )
     return optimise_process(study, clone, parameter_sets(result, problem.model, clone), first=first)
+
+
+def require_clone(clone: str, groups: Sequence[str]) -> None:
+    """Refuse a clone that is none of the data's `groups`, nor stands for one. Raises `ConfigError`."""
+    from optim.estimation.result import NEWCOMER
+
+    known = ("best", NEWCOMER, *groups)
+    if clone not in known:
+        raise ConfigError(f"optimise.clone: unknown '{clone}'.{nearest(clone, known)} Known: {', '.join(known)}")
 
 
 def require_made_from(child: Artefact, result: FitResult) -> None:

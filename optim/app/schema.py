@@ -14,7 +14,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from optim.errors import ConfigError
+from optim.settings.ranges import Section
 from optim.settings.settings import Settings
+from optim.settings.tracking import shown_address
 from optim.settings.typed import inner_type, settings_of
 
 
@@ -76,7 +78,7 @@ def _with_floats(kind: Any, value: Any) -> Any:
     return float(value) if kind is float and type(value) is int else value
 
 
-def typed_settings[T](cls: type[T], section: DictConfig) -> T:
+def typed_settings[T: Section](cls: type[T], section: DictConfig) -> T:
     """Settings from a section of the full schema. Raises `ConfigError` that names the key of a refused value."""
     rows = OmegaConf.to_container(section, resolve=True)
     assert isinstance(rows, dict)
@@ -84,5 +86,8 @@ def typed_settings[T](cls: type[T], section: DictConfig) -> T:
 
 
 def as_yaml(settings: Settings, sort_keys: bool = False) -> str:
-    """The composed configuration as YAML text."""
+    """The composed configuration as YAML text; a password in the address of the tracking server is left out."""
+    if settings.tracking.uri:
+        tracking = dataclasses.replace(settings.tracking, uri=shown_address(settings.tracking.uri))
+        settings = dataclasses.replace(settings, tracking=tracking)
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(settings)), sort_keys=sort_keys)

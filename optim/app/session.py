@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 
 from optim import __version__
 from optim.app.build import config_hash
 from optim.app.schema import as_yaml
-from optim.artefact import Artefact, save_artefact
+from optim.artefact import Artefact, require_replaceable, save_artefact
+from optim.data.csv_table import csv_text
 from optim.errors import OptimError
-from optim.export.text_files import csv_text
 from optim.report.view import View, view_of
 from optim.settings.settings import Settings
+from optim.storage import LOCK, clear_all_leftovers, lock_file, write_own_file
 from optim.tracking.mlflow import Tracker, open_tracker
 
 Say = Callable[[str], None]
@@ -26,6 +29,14 @@ def folder_of(kind: str, case: str) -> str:
     return f"{kind}_{case}" if case else kind
 
 
+def kept_artefacts(out: Path) -> list[str]:
+    """Names of the artefacts that an output folder holds."""
+    try:
+        return sorted(p.name for p in out.iterdir() if (p / "artefact.json").exists() or (p / "recipe.json").exists())
+    except OSError:
+        return []
+
+
 @dataclass
 class Session:
     """The session of a command.
@@ -33,26 +44,64 @@ class Session:
     Attributes:
         cfg: the composed settings.
         out: the output folder.
-        tracker: the tracked run.
+        open_run: opens the tracked run.
         say: prints a line of the report.
         progress: receives a line of progress.
         told: notes that were printed already.
+        kept: names of the folders that this command has finished.
     """
 
     cfg: Settings
     out: Path
-    tracker: Tracker
+    open_run: Callable[[], Tracker]
     say: Say
     progress: Say
     told: set[str] = field(default_factory=set)
+    kept: list[str] = field(default_factory=list)
+
+    @cached_property
+    def tracker(self) -> Tracker:
+        """The tracked run, opened when it is first used."""
+        file = self._written(as_yaml(self.cfg).encode(), Path("config.yaml"))
+        tracker = self.open_run()
+        tracker.log_file(file, "")
+        return tracker
+
+    def begin_run(self) -> None:
+        """Open the tracked run: the inputs are valid, and the work begins. A command that is refused leaves no run."""
+        self.tracker  # noqa: B018
+
+    def reserve(self, *kinds: str, cases: Sequence[str] = ("",)) -> None:
+        """Refuse at once, before anything is computed, folders that this command may not replace.
+
+        Args:
+            kinds: of the folders that the command will write.
+            cases: further objectives that it will write them for; '' is the first one.
+
+        Raises:
+            OptimError: a folder holds what optim did not write; the message names it and the remedy.
+        """
+        for kind in kinds:
+            for case in cases:
+                require_replaceable(self.out / folder_of(kind, case))
 
     def publish(self, artefact: Artefact, case: str = "") -> View:
         """Write an artefact to the output folder, and show its view. `case` names a further objective."""
         view = view_of(artefact)
-        name = folder_of(view.kind, case)
-        self.tracker.log_folder(save_artefact(artefact, self.out / name), name)
+        self.keep_folder(save_artefact(artefact, self.out / folder_of(view.kind, case)))
         self.show_view(view, case)
         return view
+
+    def keep_folder(self, folder: Path) -> None:
+        """Give a finished folder to the tracked run, and remember it for an interrupt."""
+        self.kept.append(folder.name)
+        self.tracker.log_folder(folder, folder.name)
+
+    def kept_so_far(self) -> str:
+        """What an interrupt leaves of this command: whole artefacts only, since each is written at once."""
+        if not self.kept:
+            return "No artefact was finished; nothing of this command was kept."
+        return f"Finished and kept in {self.out}: {', '.join(self.kept)}. Commands after them can go on from there."
 
     def show_view(self, view: View, case: str = "") -> None:
         """Say doubts, lines and notes of a view, write tables, figures and page, and give all of it to tracking."""
@@ -78,13 +127,28 @@ class Session:
             self.say(f"  report: {file}")
 
     def write_file(self, content: bytes, name: Path) -> Path:
-        """Write a file of the output folder, whole or not at all, and give it to the tracked run."""
-        file = self.out / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f"{file.name}.part")
-        draft.write_bytes(content)
-        draft.replace(file)
+        """Write a file of the output folder, whole or not at all, and give it to the tracked run.
+
+        A file of this name that optim did not write stays, and the new one is written beside it.
+
+        Raises `OptimError` that names the file, and what is kept, when it cannot be written.
+        """
+        file = self._written(content, name)
         self.tracker.log_file(file, "" if name.parent == Path() else str(name.parent))
+        return file
+
+    def _written(self, content: bytes, name: Path) -> Path:
+        try:
+            file = write_own_file(self.out, name, content)
+        except OSError as err:
+            kept = kept_artefacts(self.out)
+            rest = f"kept in {self.out}: {', '.join(kept)}" if kept else "nothing was kept"
+            raise OptimError(
+                f"cannot write {self.out / name}: {err.strerror or err}; {rest}. Make room there, or choose another "
+                "folder (out=...), and run the command again"
+            ) from err
+        if file != self.out / name:
+            self.say(f"  {self.out / name} is not as optim wrote it, and stays; the new one is {file.name} beside it")
         return file
 
     def say_lines(self, lines: Sequence[str]) -> None:
@@ -103,16 +167,44 @@ class Session:
 def open_session(
     cfg: Settings, command: str, *, say: Say = print, progress: Say = lambda text: None
 ) -> Iterator[Session]:
-    """Open the output folder and tracking for one command. Raises `OptimError` for a folder that cannot be written."""
-    out = Path(cfg.out).expanduser().resolve()
+    """Open the output folder, which is locked meanwhile, and tracking for one command.
+
+    Raises `OptimError` for a folder that cannot be written, and `InUseError` for one that another command writes to.
+    """
+    with _open_folder(cfg, command) as out, ExitStack() as stack:
+        yield Session(cfg, out, lambda: stack.enter_context(_tracked_run(cfg, command)), say, progress)
+
+
+@contextmanager
+def _open_folder(cfg: Settings, command: str) -> Iterator[Path]:
+    """The output folder, locked, without what killed commands left in it."""
+    entered = False
     try:
+        out = Path(cfg.out).expanduser().resolve()
         out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
-        (out / "config.yaml").write_text(as_yaml(cfg))
-    except OSError as err:
-        raise OptimError(f"cannot write to out={cfg.out}: {err.strerror or err}. Choose a writable folder.") from err
+        note = f"process {os.getpid()} (optim {command})"
+        with lock_file(out / LOCK, wait=False, note=note, refusal=partial(_in_use, cfg.out)):
+            for place in (out, out / "tables", out / "plots"):
+                clear_all_leftovers(place)
+            entered = True
+            yield out
+    except (OSError, ValueError) as err:  # a path with a NUL is a ValueError
+        if entered:
+            raise
+        reason = getattr(err, "strerror", None) or err
+        raise OptimError(f"cannot write to out={cfg.out[:200]!r}: {reason}. Choose a writable folder.") from err
+
+
+def _in_use(out: str, holder: str) -> str:
+    return (
+        f"out={out} is in use by {holder or 'another process'}: two commands would mix their results. Wait until it "
+        "has ended, or choose another folder (out=...)"
+    )
+
+
+@contextmanager
+def _tracked_run(cfg: Settings, command: str) -> Iterator[Tracker]:
+    """Context with the tracked run of a command."""
     import jax
 
     tags = {
@@ -124,7 +216,6 @@ def open_session(
         "device": jax.default_backend(),
     }
     with open_tracker(cfg.tracking, f"{cfg.name} {command}", tags) as tracker:
-        tracker.log_text(as_yaml(cfg), "config.yaml")
         tracker.log_parameters(
             {
                 "experiment": cfg.name,
@@ -136,4 +227,4 @@ def open_session(
                 "starts": cfg.optimise.starts,
             }
         )
-        yield Session(cfg, out, tracker, say, progress)
+        yield tracker

@@ -13,6 +13,7 @@ import pandas as pd
 from optim.data.dataset import Run
 from optim.data.table import read_lines, square_rows
 from optim.errors import BadCell, ConfigError, nearest
+from optim.storage import LONGEST_NAME, name_fault
 from optim.units import VARIABLES, Quantity, display_unit, to_canonical
 
 
@@ -47,7 +48,6 @@ START_VOLUME = Range(0.0, 1e9, above=True, unit="mL")
 DURATION = Range(0.0, 10_000.0, above=True, unit="h", hint="; is it in minutes or seconds?")
 SEED_DENSITY = Range(0.0, 1000.0, unit="1e6 cells/mL", hint="; is it in cells/mL?")
 RESERVED_CLONES = ("population", "best")  # words of settings and results for a new clone, and for the first in rank
-LONGEST_ID = 100  # characters
 END_ROUNDED_H = 1e-3  # by which a time may exceed the end of its run, which is then rounded
 
 
@@ -218,15 +218,17 @@ def event_time(check: Checker, file: str, row: int, *, cell: Mapping[str, str], 
     return min(time, run.end_time_h)
 
 
-def check_name(check: Checker, file: str, row: int, *, column: str, text: str, blank: bool = True) -> None:
+def check_name(check: Checker, file: str, row: int | None, *, column: str, text: str, blank: bool = True) -> None:
     """Note an identifier that no file, page or table could show, or one that is missing."""
     if not text and not blank:
         check.note_fault(file, row, column, value="", rule="blank; every row needs one")
-    elif len(text) > LONGEST_ID:
-        rule = f"{len(text):,} characters; an identifier has at most {LONGEST_ID}"
+    elif len(text) > LONGEST_NAME:
+        rule = f"{len(text):,} characters; an identifier has at most {LONGEST_NAME}"
         check.note_fault(file, row, column, value=text[:20] + "...", rule=rule)
     elif not text.isprintable():
         check.note_fault(file, row, column, value=text, rule="holds a character that cannot be shown; retype it")
+    elif text and (fault := name_fault(text)):
+        check.note_fault(file, row, column, value=text, rule=fault)
 
 
 RowVisitor = Callable[[int, dict[str, str]], None]

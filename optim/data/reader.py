@@ -15,6 +15,7 @@ import yaml
 from optim.data.contract import (
     ACIDITY,
     DURATION,
+    EVENT_TABLE,
     MEASUREMENTS,
     MEDIA,
     POSITIVE,
@@ -36,6 +37,8 @@ from optim.data.dataset import Dataset, Measurements, Run
 from optim.data.events import read_runs_with_events
 from optim.errors import DatasetError, nearest
 
+HEADER_FILE = "dataset.yaml"
+DATASET_FILES = (HEADER_FILE, *(table.file for table in (RUNS, EVENT_TABLE, MEASUREMENTS, MEDIA, TRUTH)))
 TEXT_KEYS = ("name", "description", "organism", "citation", "licence")
 HEADER_KEYS = (*TEXT_KEYS, "simulated", "notes")
 FLAGS = {"censored": ("", "<", ">"), "qc_flag": ("", "exclude"), "when": ("", "before", "after")}
@@ -77,15 +80,16 @@ def read_folder(folder: Path) -> Dataset:
 
 
 def content_hash(folder: Path) -> str:
-    """SHA-256 over names and bytes of the dataset's files."""
+    """SHA-256 over names and bytes of the dataset's files; other files in its folder do not count."""
     digest = hashlib.sha256()
-    for file in sorted(p for p in folder.iterdir() if p.suffix in (".csv", ".yaml")):
-        digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    for file in (folder / name for name in sorted(DATASET_FILES)):
+        if file.exists():
+            digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 
 def _header(check: Checker, folder: Path) -> dict[str, Any]:
-    file = "dataset.yaml"
+    file = HEADER_FILE
     blank: dict[str, Any] = {key: "" for key in HEADER_KEYS} | {"simulated": False, "notes": []}
     try:
         header = yaml.safe_load((folder / file).read_text(encoding="utf-8"))
@@ -107,6 +111,8 @@ def _header(check: Checker, folder: Path) -> dict[str, Any]:
     for key in HEADER_KEYS[:-1]:
         if key not in header:
             check.note_fault(file, None, key, rule="key is missing")
+    if isinstance(header.get("name"), str):
+        check_name(check, file, None, column="name", text=header["name"])
     for key in TEXT_KEYS:
         if isinstance(header.get(key), (dict, list)):
             check.note_fault(file, None, key, value=header[key], rule="expected a text")

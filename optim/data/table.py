@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from optim.cells import read_cell
+
 Lines = list[tuple[int, list[str]]]  # lines of the file, the first being 1, with their cells
 
 
@@ -67,7 +69,7 @@ def _cells(numbered: list[tuple[int, str]], faults: list[TableFault]) -> Iterato
     """Cells of every line by itself: no cell of the contract holds a line break, so an open quote is a fault there."""
     for number, line in numbered:
         try:
-            cells = [c.strip() for c in next(csv.reader([line], skipinitialspace=True, strict=True), [])]
+            cells = [read_cell(c.strip()) for c in next(csv.reader([line], skipinitialspace=True, strict=True), [])]
         except csv.Error as err:
             if "field larger" in str(err):
                 rule = f"a cell of more than {csv.field_size_limit():,} characters"

@@ -9,28 +9,30 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from optim.artefact import whole_folder
+from optim.data.contract import EVENT_TABLE, MEASUREMENTS, MEDIA, RUNS, TRUTH
+from optim.data.csv_table import csv_text, read_text_table
 from optim.data.dataset import Run
 from optim.errors import DatasetError
 from optim.schedule.events import event_rows
+from optim.storage import whole_folder
 from optim.units import VARIABLES, display_unit
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def write_dataset(folder: Path, header: Mapping[str, Any], tables: Mapping[str, Rows]) -> Path:
-    """Write `dataset.yaml` and one CSV per table (file name -> rows), replacing the folder when it exists.
+    """Write `dataset.yaml` and one CSV per table (file name -> rows).
 
-    Numbers are written with as many digits as it takes to read them back exactly.
+    Numbers are written with as many digits as it takes to read them back exactly. A folder that exists is replaced if
+    optim wrote all that it holds.
 
-    Raises `OptimError` when the place cannot be written.
+    Raises `OptimError` when the place cannot be written, or holds what optim did not write.
     """
     with whole_folder(folder) as draft:
         text = yaml.safe_dump(dict(header), sort_keys=False, allow_unicode=True, width=110)
         (draft / "dataset.yaml").write_text(text, encoding="utf-8")
         for file, rows in tables.items():
-            frame = pd.DataFrame(list(rows))
-            frame.to_csv(draft / file, index=False, lineterminator="\n")
+            (draft / file).write_text(csv_text(pd.DataFrame(list(rows))), encoding="utf-8")
     return folder
 
 
@@ -86,33 +88,51 @@ def append_runs(folder: str | Path, more: str | Path, target: str | Path) -> Pat
     Args:
         folder: the first dataset; its description and its media count where both state one.
         more: the second dataset, for example new runs.
-        target: where the joined dataset goes; may be `folder` itself.
+        target: where the joined dataset goes; may be `folder` itself, and then other files in it stay. Another folder
+            that exists is replaced if optim wrote all that it holds.
 
     Raises:
-        DatasetError: a table is missing, or a run is in both. Values are checked when the dataset is read.
+        DatasetError: a table or a column is missing, or a run is in both. Values are checked when the dataset is read.
+        OptimError: the target cannot be written, or holds what optim did not write.
     """
     folder, more, target = Path(folder), Path(more), Path(target)
     tables: dict[str, pd.DataFrame] = {}
-    for file in sorted(p.name for p in folder.glob("*.csv")):
-        parts = [folder / file] + [more / file] * (more / file).exists()
-        if len(parts) == 1 and file in ("runs.csv", "events.csv", "measurements.csv"):
-            raise DatasetError(f"{more / file} is missing; fill in what was measured, and save it under this name")
-        frames = [pd.read_csv(part, dtype=str, keep_default_na=False, encoding="utf-8-sig") for part in parts]
-        tables[file] = pd.concat(frames, ignore_index=True).fillna("")
+    for table in (RUNS, EVENT_TABLE, MEASUREMENTS, MEDIA, TRUTH):
+        parts = [place / table.file for place in (folder, more)]
+        there = [part for part in parts if part.exists()]
+        for missing in (part for part in parts if part not in there and table not in (MEDIA, TRUTH)):
+            raise DatasetError(f"{missing} is missing; fill in what was measured, and save it under this name")
+        if there:
+            tables[table.file] = pd.concat([_text_table(part) for part in there], ignore_index=True).fillna("")
     # a medium that both know is the first one's
-    media = tables["media.csv"]
-    tables["media.csv"] = media.drop_duplicates(["medium_id", "component"])
-    if "truth.csv" in tables:
-        tables["truth.csv"] = tables["truth.csv"].drop_duplicates(["owner", "parameter"])
-    ids = tables["runs.csv"]["run_id"]
+    for table, key in ((MEDIA, ["medium_id", "component"]), (TRUTH, ["owner", "parameter"])):
+        if table.file in tables:
+            tables[table.file] = _with_columns(tables[table.file], key, table.file).drop_duplicates(key)
+    ids = _with_columns(tables["runs.csv"], ["run_id"], "runs.csv")["run_id"]
     if twice := sorted(set(ids[ids.duplicated()])):
         raise DatasetError(f"{more}: runs {', '.join(twice)} are already in {folder}; give the new ones other ids")
-    header = (folder / "dataset.yaml").read_bytes()
-    with whole_folder(target) as draft:
+    try:
+        header = (folder / "dataset.yaml").read_bytes()
+    except OSError as err:
+        raise DatasetError(f"{folder / 'dataset.yaml'} cannot be read: {err.strerror or err}") from err
+    with whole_folder(target, keep_others=target.resolve() == folder.resolve()) as draft:
         (draft / "dataset.yaml").write_bytes(header)
         for file, frame in tables.items():
-            frame.to_csv(draft / file, index=False, lineterminator="\n")
+            (draft / file).write_text(csv_text(frame), encoding="utf-8")
     return target
+
+
+def _text_table(file: Path) -> pd.DataFrame:
+    try:
+        return read_text_table(file)
+    except (OSError, ValueError) as err:  # pandas' errors of reading are ValueErrors
+        raise DatasetError(f"{file} cannot be read as CSV: {' '.join(str(err).split())}") from err
+
+
+def _with_columns(frame: pd.DataFrame, columns: list[str], file: str) -> pd.DataFrame:
+    if missing := [c for c in columns if c not in frame.columns]:
+        raise DatasetError(f"{file}: column {', '.join(missing)} is missing; {', '.join(columns)} tell rows apart")
+    return frame
 
 
 def _to_ml(litres: float) -> float:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from optim.artefact import Artefact, Lineage
+from optim.artefact import Artefact, Checked, Lineage
 from optim.data.screened import Screen
 from optim.errors import ConfigError, IncompatibleError, nearest
 from optim.estimation.data_quality.finding import Finding
@@ -58,7 +58,7 @@ class StartReport:
 
 
 @dataclass(frozen=True)
-class Observations:
+class Observations(Checked):
     """All fitted data points, one entry each, in canonical units. Arrays are [M]."""
 
     vessel: tuple[str, ...]
@@ -71,6 +71,12 @@ class Observations:
     lower90: np.ndarray
     upper90: np.ndarray
     censored: tuple[str, ...]  # '' | '<' | '>'
+
+    def faults(self) -> list[str]:
+        """What does not fit together."""
+        count = len(self.vessel)
+        wrong = [f.name for f in fields(self) if np.shape(getattr(self, f.name)) != (count,)]
+        return [f"{name} is of the shape {np.shape(getattr(self, name))}, expected ({count},)" for name in wrong]
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class ModelScore:
 
 
 @dataclass(frozen=True, repr=False)
-class FitResult(Artefact):
+class FitResult(Artefact, Checked):
     """A fitted model.
 
     `groups` are what the parameters of level clone are pooled over: clones, or experiments where `group_by` says so;
@@ -173,6 +179,32 @@ class FitResult(Artefact):
             [f"{len(errors) - MOST_TOLD} more errors in the data stand in the fit's page"] if errors[MOST_TOLD:] else []
         )
         return (*errors[:MOST_TOLD], *more, *product, *noise_sentences(self.noise_scale))
+
+    def faults(self) -> list[str]:
+        """What does not fit together: shapes of the ensembles, values that are not finite, owners of vessels."""
+        members, groups, vessels = len(self.shared), len(self.groups), len(self.vessels)
+        batches = self.batch.shape[1] if self.batch.ndim == 3 else 0
+        own = (len(self.shared_names), len(self.group_names), len(self.vessel_names), len(self.batch_names))
+        shapes = {
+            "shared": (members, own[0]),
+            "group": (members, groups, own[1]),
+            "vessel": (members, vessels, own[2]),
+            "batch": (members, batches, own[3]),
+            "new_group": (members, own[1]),
+            "new_run": (members, own[3] + own[2]),
+        }
+        found = [] if members else ["the ensemble is empty"]
+        for name, shape in shapes.items():
+            array = getattr(self, name)
+            if array.shape != shape:
+                found.append(f"{name} is of the shape {array.shape}, expected {shape}")
+            elif not np.all(np.isfinite(array)):
+                found.append(f"{name} holds a value that is not finite")
+        if np.isnan(self.cost):
+            found.append("the cost is not a number")
+        if len(self.vessel_group) != vessels or not all(0 <= g < groups for g in self.vessel_group):
+            found.append("vessel_group does not name a group of every vessel")
+        return found
 
     def parameter_ensemble(self, group: str) -> dict[str, np.ndarray]:
         """Ensemble of one group in a batch and a vessel to come: values [E] by parameter; member 0 is the estimate.

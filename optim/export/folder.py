@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from optim.artefact import whole_folder
 from optim.errors import ConfigError, nearest
 from optim.export.text_files import write_csv, write_html, write_json
 from optim.report.view import View
+from optim.storage import whole_folder
 
 # a format is a function that writes what a view holds into a folder
 EXPORTERS: dict[str, Callable[[View, Path], None]] = {
@@ -19,9 +19,9 @@ EXPORTERS: dict[str, Callable[[View, Path], None]] = {
 
 
 def export_view(view: View, folder: Path, formats: Iterable[str] = tuple(EXPORTERS)) -> Path:
-    """Write a view to `folder`, which is replaced: it is complete or it is not there.
+    """Write a view to `folder`, which is replaced if optim wrote all that it holds: it is complete or it is not there.
 
-    Raises `ConfigError` for an unknown format and `OptimError` when the place cannot be written.
+    Raises `ConfigError` for an unknown format and `OptimError` when the place cannot be written or holds other files.
     """
     wanted = tuple(formats)
     for name in wanted:

@@ -14,10 +14,12 @@ TO_FILL = "measurements_to_fill.csv"
 
 
 def write_plan(s: Suggestion, dataset: Dataset, variables: tuple[str, ...], *, folder: Path) -> Path:
-    """Write runs.csv, events.csv, media.csv and a table of readings to fill in; replaces `folder`.
+    """Write runs.csv, events.csv, media.csv and a table of readings to fill in.
+
+    A folder that exists is replaced only as optim wrote it: with measurements or notes in it, it is a laboratory's.
 
     Saved as measurements.csv, the filled table makes the folder a dataset; `append_runs` joins it to the old one.
-    Raises `OptimError` when the place cannot be written.
+    Raises `OptimError` when the place cannot be written, or when somebody has worked in it.
     """
     runs = [row.run for row in s.runs]
     readings = [

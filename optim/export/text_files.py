@@ -5,14 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pandas as pd
-
+from optim.data.csv_table import csv_text
 from optim.report.view import View
-
-
-def csv_text(table: pd.DataFrame) -> str:
-    """A table as comma-separated values, every number to the last digit."""
-    return str(table.to_csv(index=False, lineterminator="\n"))
 
 
 def write_csv(view: View, folder: Path) -> None:

@@ -64,7 +64,8 @@ class ControlProfile:
 class ControlLimit:
     """A path or terminal constraint: a function of the state that must not exceed, or not fall below, a limit.
 
-    Raises `ConfigError` for another `kind` or `where`, and for a limit of 0, which has no scale.
+    Margins are relative to the limit; those of a limit of 0 are in the unit of the value. Raises `ConfigError` for
+    another `kind` or `where`.
     """
 
     name: str
@@ -77,13 +78,11 @@ class ControlLimit:
         for key, value, allowed in (("kind", self.kind, ("max", "min")), ("where", self.where, ("path", "end"))):
             if value not in allowed:
                 raise ConfigError(f"limit {self.name}: {key} {value!r} is not one of {', '.join(allowed)}")
-        if self.limit == 0.0:
-            raise ConfigError(f"limit {self.name}: 0 gives it no scale; use a small number")
 
     def relative_margin(self, c: Any, volume: Scalar) -> Scalar:
-        """The distance to the limit, relative to the limit; the limit is met if it is not negative."""
+        """The distance to the limit, relative to a limit that is not 0; the limit is met if it is not negative."""
         distance = self.limit - self.value(c, volume)
-        return (distance if self.kind == "max" else -distance) / abs(self.limit)
+        return (distance if self.kind == "max" else -distance) / (abs(self.limit) or 1.0)
 
 
 class TerminalState(NamedTuple):

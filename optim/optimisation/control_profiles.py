@@ -10,6 +10,12 @@ import numpy as np
 from optim.errors import ConfigError, InfeasibleError
 from optim.optimal_control.interior_point import FIRST_BARRIER, solve_interior_point
 from optim.optimal_control.problem import ControlProblem, LanePath
+from optim.optimisation.control_starts import (
+    coarsen_problem,
+    neighbouring_starts,
+    random_starts,
+    resample_decisions,
+)
 from optim.optimisation.result import SolveReport
 from optim.optimisation.sequential_quadratic import FEASIBLE
 from optim.optimisation.solve import Answers, Bounds, Method, Program, Progress, Solution, silent, solve
@@ -17,7 +23,6 @@ from optim.runtime import require_float64
 from optim.settings.optimisation import OptimiseSettings
 
 FIRST_BARRIERS = (0.1, 1.0, 0.01, 0.001)  # first mu of each copy of a start that the caller passes
-COARSE_INTERVALS = 30  # intervals that suffice to separate the local optima
 RESTART_BARRIER = 1e-3  # first mu when a solution on a coarse grid is continued
 REPAIR_BARRIER = 1e-5  # first mu when a solution is continued that violates a limit between two nodes
 REPAIR_ROUNDS = 8
@@ -26,6 +31,11 @@ MOST_PARTS = 16  # of an interval
 INSET = 1e-4  # distance from the bounds at which a continued solution starts
 BINDING_MARGIN = 1e-4  # relative margin below which a limit is binding
 SAME_VALUE = 1e-6  # relative difference in value below which two optima count as one
+REACHED_VALUE = 1e-3  # relative difference in value below which a start has reached the best optimum
+NEIGHBOUR_BARRIER = 0.1  # first mu of a search from beside a local optimum
+BESIDE_ROUNDS = 3
+OTHER_BARRIERS = (0.1, 0.01, 1e-4)  # first mu where a continued solution did not converge
+TINY = np.finfo(float).tiny
 
 
 @dataclass(frozen=True)
@@ -139,6 +149,21 @@ class ControlOptimum:
                 optima.append(value)
         return tuple(optima)
 
+    @property
+    def starts_at_best(self) -> int:
+        """Number of starts that converged to a value within 0.1 % of the best."""
+        least = self.value - REACHED_VALUE * abs(self.value)
+        return sum(s.success and s.objective >= least for s in self.starts)
+
+    def summary(self) -> str:
+        """One sentence: how many starts reached the best optimum, how many others there are, and how far below."""
+        optima = self.distinct_optima
+        text = f"{self.starts_at_best} of {len(self.starts)} starts reached the best of {len(optima)} distinct optima"
+        if len(optima) < 2:
+            return text
+        below = [1.0 - v / optima[0] if optima[0] else 0.0 for v in optima[1:]]
+        return f"{text}; the others lie {min(below):.2%} to {max(below):.2%} below it"
+
 
 def optimise_profiles(
     problem: ControlProblem,
@@ -183,7 +208,7 @@ def optimise_profiles(
     if not len(starts):
         raise ConfigError("optimise_profiles: there are no starts; give `first`, or draw random ones")
     search = _Search(options, _typical_value(coarse, starts), progress)
-    found = search.solve_from(coarse, starts, barrier)
+    found = search.improve(coarse, search.solve_from(coarse, starts, barrier))
     joined, iterations = found.joined, found.iterations
     if coarse is not problem:
         found = search.continue_from(
@@ -228,64 +253,6 @@ def _message(message: str, violation: float) -> str:
     return message
 
 
-# --- starts and grids ---
-
-
-def random_starts(problem: ControlProblem, count: int, seed: int) -> np.ndarray:
-    """Random starts: independent values in every interval, times a random level for every start.
-
-    A start that cannot be simulated is moved towards a quarter of every range until it can.
-
-    Args:
-        problem: the optimal-control problem with D decisions.
-        count: number of starts.
-        seed: of the random numbers.
-
-    Returns:
-        Decisions [count, D], scaled to 0..1.
-    """
-    if not count:
-        return np.zeros((0, problem.decision_count))
-    rng = np.random.default_rng(seed)
-    profiles = problem.intervals * len(problem.profiles)
-    w = rng.uniform(0.0, 1.0, (count, problem.decision_count))
-    w[:, :profiles] *= rng.uniform(0.05, 1.0, (count, 1))
-    for _ in range(8):
-        failed = problem.simulate_decisions(w).status != 0
-        if not failed.any():
-            break
-        w[failed, :profiles] = 0.5 * (w[failed, :profiles] + 0.25)
-    return w
-
-
-def coarsen_problem(problem: ControlProblem) -> ControlProblem:
-    """The problem on a coarse grid for the search; the problem itself if its grid is coarse."""
-    if problem.intervals <= COARSE_INTERVALS:
-        return problem
-    divisors = [n for n in range(COARSE_INTERVALS // 2, COARSE_INTERVALS + 1) if problem.intervals % n == 0]
-    return replace(problem, intervals=max(divisors, default=COARSE_INTERVALS))
-
-
-def resample_decisions(source: ControlProblem, target: ControlProblem, w: np.ndarray) -> np.ndarray:
-    """Resample decisions on another grid: each interval takes the mean over its time.
-
-    Args:
-        source: the problem on the grid of `w`.
-        target: the same problem on the new grid.
-        w: decisions [L, D], scaled to 0..1.
-
-    Returns:
-        Decisions [L, D'] of the new grid, scaled to 0..1.
-    """
-    if source.intervals == target.intervals:
-        return np.asarray(w)
-    controls, hours = source.decode_decisions(w)
-    old, new = np.linspace(0.0, 1.0, source.intervals + 1), np.linspace(0.0, 1.0, target.intervals + 1)
-    overlap = np.minimum(new[1:, None], old[None, 1:]) - np.maximum(new[:-1, None], old[None, :-1])
-    weight = np.maximum(overlap, 0.0) * target.intervals
-    return target.encode_decisions(np.einsum("ts,lsp->ltp", weight, controls), hours)
-
-
 def _typical_value(problem: ControlProblem, starts: np.ndarray) -> float:
     """Median size of the value over the starts; 1 if none could be simulated."""
     values = np.abs(problem.simulate_decisions(starts).value)
@@ -327,6 +294,21 @@ class _Found:
             np.array([i if s.joined < 0 else s.joined for i, s in enumerate(solutions)]),
         )
 
+    def replaced(self, lanes: np.ndarray, other: _Found, *, source: np.ndarray, joined: np.ndarray) -> _Found:
+        """The same with the ends of some `lanes` [L] taken from lanes `source` [L] of another search."""
+        kept: dict[str, np.ndarray] = {
+            name: np.where(lanes.reshape(-1, *[1] * (getattr(self, name).ndim - 1)), getattr(other, name)[source], own)
+            for name, own in vars(self).items()
+            if isinstance(own, np.ndarray) and name not in ("joined", "iterations")
+        }
+        return _Found(
+            **kept,
+            iterations=self.iterations + np.where(lanes, other.iterations[source], 0),
+            message=[other.message[j] if take else m for take, j, m in zip(lanes, source, self.message, strict=True)],
+            paths=[other.paths[j] if take else p for take, j, p in zip(lanes, source, self.paths, strict=True)],
+            joined=np.where(lanes, joined, self.joined),
+        )
+
 
 @dataclass(frozen=True)
 class _Search:
@@ -344,6 +326,25 @@ class _Search:
         found = solve(program, program.unscaled(w), self.options, method=method, progress=self.progress)
         return _Found.of(problem, found)
 
+    def improve(self, problem: ControlProblem, found: _Found) -> _Found:
+        """Search on from beside every distinct local optimum; each start keeps the better of the two ends."""
+        for _ in range(BESIDE_ROUNDS):
+            value = np.where(found.success, found.value, -np.inf)
+            size = max(float(np.abs(value[np.isfinite(value)]).max(initial=0.0)), TINY)
+            key = np.where(found.success, np.round(value / size / SAME_VALUE) * SAME_VALUE, -2.0 - found.joined)
+            _, first, group = np.unique(key, return_index=True, return_inverse=True)
+            beside = np.clip(neighbouring_starts(problem, found.w[first]), INSET, 1.0 - INSET)
+            moves = len(beside)
+            starts = beside.reshape(moves * len(first), -1)
+            tried = self.solve_from(problem, starts, np.full(len(starts), NEIGHBOUR_BARRIER))
+            ends = np.where(tried.success, tried.value, -np.inf).reshape(moves, len(first))
+            pick = ends.argmax(axis=0) * len(first) + np.arange(len(first))  # the best move of every optimum
+            better = ends.max(axis=0) > value[first] + SAME_VALUE * size
+            if not better.any():
+                break
+            found = found.replaced(better[group], tried, source=pick[group], joined=first[group])
+        return found
+
     def continue_from(
         self,
         problem: ControlProblem,
@@ -356,7 +357,20 @@ class _Search:
         """Continue from decisions w of an earlier solution; merged lanes are solved once."""
         alone, back = np.unique(before.joined, return_inverse=True)
         kept = None if reserve is None else reserve[alone]
-        f = self.solve_from(problem, np.clip(w[alone], INSET, 1.0 - INSET), np.full(len(alone), barrier), reserve=kept)
+        begin = np.clip(w[alone], INSET, 1.0 - INSET)
+        f = self.solve_from(problem, begin, np.full(len(alone), barrier), reserve=kept)
+        # all starts may have been merged into one: it is not given up because one first value of mu does not suit it
+        for other in OTHER_BARRIERS:
+            left = np.flatnonzero(~f.success)
+            if not len(left):
+                break
+            own = None if kept is None else kept[left]
+            again = self.solve_from(problem, begin[left], np.full(len(left), other), reserve=own)
+            source = np.zeros(len(alone), int)
+            source[left] = np.arange(len(left))
+            lanes = np.zeros(len(alone), bool)
+            lanes[left] = again.success
+            f = f.replaced(lanes, again, source=source, joined=f.joined)
         return _Found(
             f.w[back], f.value[back], f.margins[back], f.kkt[back], f.iterations[back], f.success[back],
             [f.message[i] for i in back], [f.paths[i] for i in back], before.joined,

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from optim.artefact import Artefact, Lineage
+from optim.artefact import Artefact, Checked, Lineage
 from optim.schedule.actions import Action
 
 
@@ -44,7 +44,7 @@ class DecisionValue:
 
 
 @dataclass(frozen=True)
-class Series:
+class Series(Checked):
     """Predicted trajectories with a 90 % band. p05, p50 and p95 are [variable, time]."""
 
     time_h: np.ndarray
@@ -53,6 +53,13 @@ class Series:
     p05: np.ndarray
     p50: np.ndarray
     p95: np.ndarray
+
+    def faults(self) -> list[str]:
+        """What does not fit together."""
+        shape = (len(self.names), len(self.time_h))
+        wrong = [q for q in ("p05", "p50", "p95") if getattr(self, q).shape != shape]
+        units = [] if len(self.units) == len(self.names) else [f"{len(self.units)} units of {len(self.names)} names"]
+        return [f"{q} has the shape {getattr(self, q).shape}, expected {shape}" for q in wrong] + units
 
 
 @dataclass(frozen=True)
@@ -200,7 +207,7 @@ def probability_text(share: float, draws: int) -> str:
 
 
 @dataclass(frozen=True, repr=False)
-class Ranking(Artefact):
+class Ranking(Artefact, Checked):
     """Clones by yield per cost."""
 
     schema: ClassVar[str] = "optim.ranking/4"
@@ -212,6 +219,10 @@ class Ranking(Artefact):
     rows: tuple[RankedClone, ...]
     price_flips: tuple[str, ...] = ()  # prices within whose range another clone leads
     draws: int = 0  # joint draws of the parameters in which the clones were compared
+
+    def faults(self) -> list[str]:
+        """What does not fit together."""
+        return [] if self.rows else ["no clone is ranked"]
 
     @property
     def best(self) -> str:

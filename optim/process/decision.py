@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optim.errors import ConfigError
 from optim.schedule.actions import Bleed, Bolus, Feed, Harvest, Perfusion, Setpoint
 from optim.settings.checks import require_one_of
 from optim.settings.process import DecisionSettings
+from optim.settings.ranges import LONGEST_H, Within
+
+NOT_NEGATIVE, DEGREES, PH, TIMES = Within(0.0, 1e9), Within(0.0, 100.0), Within(0.0, 14.0), Within(0.0, LONGEST_H)
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,22 @@ class DecisionKind:
     needs_component: bool = False  # what is dissolved must be named
     setpoint: str = ""  # of the environment, that it sets
     screened: str = ""  # quantity of the screening data that its value is compared with; '' = none
+    allowed: Within = NOT_NEGATIVE  # values that it can have at all, in its unit
     replanned: str = ""  # 'open' as long as its time has not passed | decided once at the 'start' | '' cannot be
 
 
-def _setpoint(name: str, unit: str, meaning: str, replanned: str = "") -> DecisionKind:
-    return DecisionKind(name, unit, meaning, Setpoint, at_times=True, setpoint=name, screened=name, replanned=replanned)
+def _setpoint(name: str, unit: str, meaning: str, allowed: Within, replanned: str = "") -> DecisionKind:
+    return DecisionKind(
+        name,
+        unit,
+        meaning,
+        Setpoint,
+        at_times=True,
+        setpoint=name,
+        screened=name,
+        allowed=allowed,
+        replanned=replanned,
+    )
 
 
 DECISION_KINDS: dict[str, DecisionKind] = {
@@ -78,7 +92,14 @@ DECISION_KINDS: dict[str, DecisionKind] = {
             screened="feed_start",
             replanned="open",
         ),
-        DecisionKind("feed_exponent", "1/h", "the exponent of the exponential feed", Feed, replanned="open"),
+        DecisionKind(
+            "feed_exponent",
+            "1/h",
+            "the exponent of the exponential feed",
+            Feed,
+            allowed=Within(-10.0, 10.0),
+            replanned="open",
+        ),
         DecisionKind(
             "feed_component",
             "",
@@ -93,35 +114,50 @@ DECISION_KINDS: dict[str, DecisionKind] = {
             needs_component=True,
             replanned="start",
         ),
-        DecisionKind("inoculum", "1e6/mL", "viable cells at the start", screened="inoculum", replanned="start"),
+        DecisionKind(
+            "inoculum",
+            "1e6/mL",
+            "viable cells at the start",
+            screened="inoculum",
+            allowed=Within(0.0, 1e5),
+            replanned="start",
+        ),
         DecisionKind(
             "addition_time",
             "h",
             "when an inducer, a virus or a transfection is added (feed: its stock)",
             Bolus,
+            allowed=TIMES,
             is_time=True,
             by_hand=True,
             needs_feed=True,
         ),
         DecisionKind("addition_volume", "mL", "how much of it", Bolus, needs_feed=True),
-        _setpoint("temperature", "degC", "from time_h on", replanned="start"),
-        _setpoint("ph", "-", "from time_h on"),
-        _setpoint("do", "%", "dissolved oxygen from time_h on"),
-        _setpoint("kla", "1/h", "oxygen transfer from time_h on"),
+        _setpoint("temperature", "degC", "from time_h on", DEGREES, replanned="start"),
+        _setpoint("ph", "-", "from time_h on", PH),
+        _setpoint("do", "%", "dissolved oxygen from time_h on", Within(0.0, 500.0)),
+        _setpoint("kla", "1/h", "oxygen transfer from time_h on", Within(0.0, 1e5)),
         DecisionKind(
             "shift_time",
             "h",
             "when temperature and pH are shifted",
             Setpoint,
+            allowed=TIMES,
             is_time=True,
             screened="shift_time",
             replanned="open",
         ),
-        DecisionKind("shift_ramp", "h", "how long the shift takes", Setpoint),
+        DecisionKind("shift_ramp", "h", "how long the shift takes", Setpoint, allowed=TIMES),
         DecisionKind(
-            "shift_temperature", "degC", "from the shift on", Setpoint, screened="shift_temperature", replanned="open"
+            "shift_temperature",
+            "degC",
+            "from the shift on",
+            Setpoint,
+            screened="shift_temperature",
+            allowed=DEGREES,
+            replanned="open",
         ),
-        DecisionKind("shift_ph", "-", "from the shift on", Setpoint, screened="ph"),
+        DecisionKind("shift_ph", "-", "from the shift on", Setpoint, screened="ph", allowed=PH),
         DecisionKind(
             "perfusion",
             "vvd",
@@ -146,6 +182,7 @@ DECISION_KINDS: dict[str, DecisionKind] = {
             "h",
             "the end of the run",
             Harvest,
+            allowed=TIMES,
             is_time=True,
             by_hand=True,
             screened="harvest",
@@ -155,6 +192,15 @@ DECISION_KINDS: dict[str, DecisionKind] = {
 }
 SETPOINT_KINDS = tuple(kind.name for kind in DECISION_KINDS.values() if kind.setpoint)
 TIMED_KINDS = tuple(kind.name for kind in DECISION_KINDS.values() if kind.at_times)
+
+
+def require_allowed(setting: DecisionSettings, key: str) -> None:
+    """Refuse bounds that no decision of its kind can have; `key` is its full name. Raises `ConfigError`."""
+    require_one_of(f"{key}.kind", setting.kind, DECISION_KINDS)
+    kind = DECISION_KINDS[setting.kind]
+    allowed = replace(kind.allowed, unit=kind.unit.strip("-"))
+    allowed.require(f"{key}.lower", setting.lower)
+    allowed.require(f"{key}.upper", setting.upper)
 
 
 @dataclass(frozen=True)
@@ -178,12 +224,8 @@ class Decision:
     def __post_init__(self) -> None:
         key = f"design.decisions.{self.name}"
         require_one_of(f"{key}.kind", self.kind, DECISION_KINDS)
-        if not self.lower < self.upper:
-            raise ConfigError(f"{key}: lower {self.lower} must be below upper {self.upper}")
         if not self.lower <= self.platform <= self.upper:
             raise ConfigError(f"{key}: platform {self.platform} lies outside its bounds")
-        if self.resolution < 0.0:
-            raise ConfigError(f"{key}: resolution must not be negative")
         if self.time_h != 0.0 and not self.what.at_times:
             raise ConfigError(f"{key}.times_h: a {self.kind} has no times; it is one number")
         if self.what.needs_feed and not self.feed:

@@ -77,6 +77,12 @@ class Metric:
     format: str = ""  # of its value in text; '': four significant digits
 
     @property
+    def quantity(self) -> Quantity:
+        """What its unit measures, without the words of that unit."""
+        text = self.unit.replace(" per batch", "").replace(" per day of the suite", "/d").replace(" per year", "/year")
+        return Quantity("1" if text == "-" else text)
+
+    @property
     def sign(self) -> float:
         """1 where more is better, -1 where less is."""
         return -1.0 if self.less_is_better else 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -29,14 +29,20 @@ from optim.process.metrics import (
 from optim.process.objective import Objective
 from optim.schedule.grid import IntervalGrid, padded_length
 from optim.schedule.schedule import to_grid
-from optim.settings.checks import require_one_of
-from optim.settings.process import LIMIT_KINDS, LIMIT_PLACES, ConstraintSettings
+from optim.settings.process import ConstraintSettings
 from optim.simulation.balance import Vessel
 from optim.simulation.cultivation import Cultivation
 from optim.simulation.engine.batches import map_batches
 from optim.simulation.engine.march import Integrator
 from optim.simulation.simulate import Trajectory, observe_nodes, simulate_cultivations
 from optim.types import Array
+from optim.units import VARIABLES, Quantity, conversion_factor, display_unit
+
+# units that people write in limits, to name the nearest where one is misspelt
+LIMIT_UNITS = (
+    *("mmol/L", "mol/L", "umol/L", "g/L", "mg/L", "mL", "L", "uL", "-", "%", "mOsm/kg", "U/mL", "U/L", "h", "d"),
+    *("1e6 cells/mL", "1e9 cells/L", "1e9/mL", "1e12/L", "copies/cell", "g", "kg", "EUR", "EUR/g", "g/EUR"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +52,47 @@ class Constraint(ConstraintSettings):
     name: str
 
     def __post_init__(self) -> None:
-        require_one_of(f"constraints.{self.name}.kind", self.kind, LIMIT_KINDS)
-        require_one_of(f"constraints.{self.name}.where", self.where, LIMIT_PLACES)
+        super().__post_init__()
         if is_metric(self.variable) and self.where != "end":
             raise ConfigError(
-                f"constraints.{self.name}.where: {self.variable} is known at the end only; say where: end"
+                f"constraints.limits.{self.name}.where: {self.variable} is known at the end only; say where: end"
             )
-        if self.limit == 0.0:
-            raise ConfigError(f"constraints.{self.name}.limit: 0 gives the constraint no scale; use a small number")
+
+    def in_canonical_unit(self, product: Product) -> Constraint:
+        """The same limit in the unit in which the variable is computed; an unknown variable is left to the problem.
+
+        Raises `ConfigError` for a unit that is none, or does not fit the variable.
+        """
+        metric = batch_metrics(product).get(self.variable)
+        if metric is not None:
+            quantity = metric.quantity
+            if self.unit.strip() == metric.unit:
+                return self
+        elif self.variable == "volume":
+            quantity = Quantity("mL")
+        elif self.variable in VARIABLES:
+            quantity = VARIABLES[self.variable]
+        else:
+            return self
+        try:
+            factor, offset = conversion_factor(self.unit, quantity)
+        except ConfigError as err:
+            fitting = [unit for unit in LIMIT_UNITS if _fits(unit, quantity)]
+            raise ConfigError(
+                f"constraints.limits.{self.name}.unit: {err}.{nearest(self.unit, fitting)} "
+                f"Usual: {', '.join(fitting) or quantity.unit}"
+            ) from err
+        if (factor, offset) == (1.0, 0.0):
+            return self
+        return replace(self, limit=self.limit * factor + offset, unit=display_unit(quantity.unit))
+
+
+def _fits(unit: str, quantity: Quantity) -> bool:
+    try:
+        conversion_factor(unit, quantity)
+    except ConfigError:
+        return False
+    return True
 
 
 class Evaluation(NamedTuple):

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from optim.cells import safe_cell
+
 
 def embedded_image(pictures: Mapping[str, bytes]) -> dict[str, str]:
     """Pictures as data addresses for HTML: PNG files encoded in base 64, by name."""
@@ -17,7 +19,11 @@ def embedded_image(pictures: Mapping[str, bytes]) -> dict[str, str]:
 def render_page(template: str, **values: object) -> str:
     """Render a template of the package. A name that the template uses and that is not given raises an error."""
     environment = Environment(
-        loader=PackageLoader("optim.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("optim.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=safe_cell,  # a spreadsheet opens pages, too, and would run formulas in their tables
     )
     return environment.get_template(template).render(**values)
 

@@ -15,6 +15,7 @@ from optim.app.cli import main
 from optim.app.commands import command_summaries, load_command
 from optim.artefact import load_artefact
 from optim.estimation.result import FitResult
+from optim.storage import MANIFEST
 
 QUICK = ["tracking=off", "fit=quick", "--quiet"]
 
@@ -161,7 +162,7 @@ def test_an_interrupted_run_says_what_it_kept_and_can_go_on(tmp_path, small_scre
     assert process.returncode == 130, err
     assert "interrupted" in err
     assert f"kept in {tmp_path}/out: fit." in err
-    assert not list((tmp_path / "out").glob(".*"))  # nothing half-written
+    assert [f.name for f in (tmp_path / "out").glob(".*")] == [MANIFEST]  # nothing half-written
     assert load_artefact(FitResult, tmp_path / "out" / "fit").groups
     few = ["optimise.starts=1", "optimise.rank_starts=1", "optimise.max_iterations=5"]
     monkeypatch.chdir(tmp_path)

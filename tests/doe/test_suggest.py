@@ -594,7 +594,7 @@ def test_the_order_of_clones_changes_nothing(short, plan, process_problem):
     [
         ({"by": "randon"}, "Did you mean 'random'"),
         ({"runs": 0}, r"suggest\.runs: 0"),
-        ({"safe": 1.2}, r"suggest\.safe: 1\.2 is not a probability"),
+        ({"safe": 1.2}, r"suggest\.safe: 1\.2 is out of range"),
         ({"every_d": (0,)}, r"suggest\.every_d: 0"),
         ({"days": (-1.0,)}, r"suggest\.days: -1"),
         ({"new_clones": -1}, r"suggest\.new_clones: -1"),

@@ -104,7 +104,7 @@ def test_residuals_are_the_likelihood():
 def test_noise_refuses_what_it_cannot_mean():
     with pytest.raises(ConfigError, match="Did you mean 'glucose'"):
         NoiseModel({"glucos": AssaySettings(0.1, 0.1)})
-    with pytest.raises(ConfigError, match="floor must be positive"):
+    with pytest.raises(ConfigError, match=r"glucose\.floor: must be above 0"):
         NoiseModel({"glucose": AssaySettings(0.1, 0.0)})
     with pytest.raises(ConfigError, match="no entry for 'lactate'"):
         NoiseModel({"glucose": AssaySettings(0.1, 0.1)}).sd_on_scale("lactate", np.ones(1))

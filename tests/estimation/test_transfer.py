@@ -88,9 +88,16 @@ def test_a_fit_continued_ends_where_one_from_scratch_does(problem, old, what):
 # --- a new clone placed ---
 
 
+class BeforeSampling(PlaceSettings):
+    """A prediction before the first sample, which no person would ask for."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
 @pytest.mark.slow
 def test_without_samples_a_new_clone_is_one_of_the_population(problem, old):
-    (none,) = predict_clones(old, of_clones(problem, KNOWN, KNOWN + 1), PlaceSettings(days=(-1.0,), draws=2000)).placed
+    (none,) = predict_clones(old, of_clones(problem, KNOWN, KNOWN + 1), BeforeSampling(days=(-1.0,), draws=2000)).placed
     assert none.readings == 0
     assert none.members == pytest.approx(len(old.shared) - 1)
     newcomer = to_fitted(problem.group_specs, old.new_group)

@@ -20,8 +20,11 @@ from optim.optimal_control.second_order import RADAU, _inverse
 from optim.optimisation.control_profiles import (
     ControlProgram,
     InteriorPoint,
-    coarsen_problem,
     optimise_profiles,
+)
+from optim.optimisation.control_starts import (
+    coarsen_problem,
+    neighbouring_starts,
     random_starts,
     resample_decisions,
 )
@@ -163,8 +166,6 @@ def test_bad_problems_are_refused():
             problem(**change)
     with pytest.raises(ConfigError, match="cannot flow backward"):
         ControlProfile("feed", -0.1, 0.1)
-    with pytest.raises(ConfigError, match="no scale"):
-        ControlLimit("x", lambda c, v: v, "max", 0.0)
 
 
 def test_a_start_of_the_wrong_size_is_refused():
@@ -243,6 +244,51 @@ def test_random_starts_find_the_published_optimum_and_keep_its_limits(name):
     assert found.value == pytest.approx(value, rel=1e-5)
     assert violation <= 1e-6
     assert value > CASES[name].peer[20] * (1 - 1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["penicillin_126h", "ethanol_free", "an optimum at a hundredth of the pump's range"])
+def test_four_of_five_starts_reach_the_best_optimum(name):
+    case = CASES.get(name, CASES["penicillin_free"])
+    if name not in CASES:
+        less = ControlLimit("biomass", lambda c, v: c.X, "max", 20.0)
+        case = replace(case, upper=(2.0,), limits=(less, *(x for x in case.limits if x.name != "biomass")))
+    found = optimise_profiles(case.problem(20), OptimiseSettings(16, max_iterations=100), seed=1)
+    assert found.starts_at_best >= 0.8 * 16, found.summary()
+
+
+def test_starts_beside_an_optimum_are_its_profiles_sooner_later_and_smoothed():
+    p = problem(profiles=HEATED)
+    w = np.linspace(0.0, 1.0, p.decision_count)[None]
+    feed = w[:, :-1].reshape(6, 2)[:, 0]
+    sooner, later, smooth = (n[0, :-1].reshape(6, 2)[:, 0] for n in neighbouring_starts(p, w))
+    assert sooner.tolist() == [*feed[1:], feed[-1]]
+    assert later.tolist() == [feed[0], *feed[:-1]]
+    assert np.allclose(smooth[1:-1], feed[1:-1])  # of a straight line
+    assert np.all(neighbouring_starts(p, w)[:, 0, -1] == w[0, -1])  # the duration stays
+
+
+def test_levels_of_random_starts_cover_the_range_and_the_decades_below_it():
+    p = problem()
+    level = random_starts(p, 40, 0)[:, :6].max(axis=1)
+    assert (level[::2] < 0.05).sum() <= 2
+    assert (level[1::2] < 0.1).sum() >= 10
+    assert (level[1::2] < 0.01).sum() >= 4
+
+
+def test_a_limit_of_zero_is_kept():
+    """A balance that must not fall below 0: the yield on what is fed."""
+    balance = ControlLimit("balance", lambda c, v: c.X * v - 0.45, "min", 0.0, "end")
+    free = optimise_profiles(problem(limits=(VOLUME,), value=lambda end: -end.fed[0]), OptimiseSettings(3))
+    held = optimise_profiles(problem(limits=(VOLUME, balance), value=lambda end: -end.fed[0]), OptimiseSettings(3))
+    assert free.value > held.value + 1e-3
+    assert held.binding == ("balance",)
+    assert held.violation <= 1e-6
+
+
+def test_a_summary_says_how_many_starts_reached_which_optimum():
+    found = optimise_profiles(problem(limits=(VOLUME,)), OptimiseSettings(4))
+    assert found.summary() == f"4 of 4 starts reached the best of {len(found.distinct_optima)} distinct optima"
 
 
 def test_equal_seeds_give_equal_numbers_and_every_start_is_reported():

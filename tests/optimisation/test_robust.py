@@ -53,8 +53,8 @@ def test_cvar_is_the_mean_of_the_worst_share():
     ("change", "words"),
     [
         ({"measure": "cvaar"}, "Did you mean 'cvar'"),
-        ({"tail": 0.0}, "fraction above 0"),
-        ({"chance": 1.5}, "not a probability"),
+        ({"tail": 0.0}, "above 0 and at most 1"),
+        ({"chance": 1.5}, "chance: 1.5 is out of range"),
         ({"members": 1}, "at least 2"),
     ],
 )

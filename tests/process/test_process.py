@@ -14,6 +14,7 @@ from optim.data.screened import Screen
 from optim.errors import ConfigError
 from optim.process.cost import CostBook, HarvestedBatch, PriceItem
 from optim.process.design import Decision, Design
+from optim.process.metrics import PRODUCTS
 from optim.process.problem import Constraint
 from optim.schedule.schedule import to_grid
 from optim.simulation.engine.march import Integrator
@@ -196,7 +197,7 @@ def test_a_decision_that_makes_no_sense_is_refused(change, words):
 
 
 def test_a_constraint_that_makes_no_sense_is_refused():
-    with pytest.raises(ConfigError, match=r"constraints\.c\.kind: unknown 'most'.* Known: max, min"):
+    with pytest.raises(ConfigError, match=r"constraints\.limits\.c\.kind: unknown 'most'.* Known: max, min"):
         Constraint(
             name="c", variable="lactate", kind="most", limit=1.0, unit="mmol/L", where="path", source="s", verified=True
         )
@@ -204,6 +205,53 @@ def test_a_constraint_that_makes_no_sense_is_refused():
         Constraint(
             name="c", variable="lactate", kind="max", limit=0.0, unit="mmol/L", where="path", source="s", verified=True
         )
+
+
+LIMIT = {"variable": "lactate", "kind": "max", "where": "path", "source": "s", "verified": True}
+
+
+@pytest.mark.parametrize(
+    ("variable", "limit", "unit", "expected"),
+    [
+        ("lactate", 5.0, "g/L", (55.506, "mmol/L")),
+        ("lactate", 55.0, "mmol/L", (55.0, "mmol/L")),
+        ("volume", 0.015, "L", (15.0, "mL")),
+        ("viability", 70.0, "%", (0.7, "-")),
+        ("vcd", 80.0, "1e9 cells/L", (80.0, "1e9 cells/L")),
+        ("titre_g_per_l", 4000.0, "mg/L", (4.0, "g/L")),
+        ("cost_eur", 10.0, "EUR", (10.0, "EUR")),
+        ("cogs_eur_per_g", 0.2, "EUR/mg", (200.0, "EUR/g")),
+        ("harvest_h", 10.0, "d", (240.0, "h")),
+    ],
+)
+def test_a_limit_is_converted_from_the_unit_it_is_written_in(variable, limit, unit, expected):
+    where = "end" if "_" in variable else "path"
+    written = Constraint(name="c", **LIMIT | {"variable": variable, "where": where, "limit": limit, "unit": unit})
+    found = written.in_canonical_unit(PRODUCTS["titre"])
+    assert (pytest.approx(found.limit, rel=1e-5), found.unit) == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "unit", "words"),
+    [
+        ("lactate", "furlongs", r"constraints\.limits\.c\.unit: .*furlongs.*mmol/L.*g/L"),
+        ("lactate", "mol/l/h", r"constraints\.limits\.c\.unit: .*mol/l/h"),
+        ("lactate", "mmolL", r"Did you mean 'mmol/L'"),
+        ("volume", "g/L", r"constraints\.limits\.c\.unit: .*g/L.*'mL'"),
+        ("cost_eur", "g", r"constraints\.limits\.c\.unit"),
+    ],
+)
+def test_a_unit_that_a_limit_cannot_have_is_refused(variable, unit, words):
+    where = "end" if "_" in variable else "path"
+    written = Constraint(name="c", **LIMIT | {"variable": variable, "where": where, "limit": 5.0, "unit": unit})
+    with pytest.raises(ConfigError, match=words):
+        written.in_canonical_unit(PRODUCTS["titre"])
+
+
+def test_the_unit_of_a_configured_limit_is_used():
+    written = ["constraints.limits.lactate.limit=4.954", "constraints.limits.lactate.unit=g/L"]
+    (limit,) = (c for c in build_process(compose(written), Screen.without_data()).constraints if c.name == "lactate")
+    assert (round(limit.limit, 2), limit.unit) == (55.0, "mmol/L")
 
 
 # --- the problem ---
@@ -272,7 +320,7 @@ def test_a_process_that_fails_has_a_status_and_no_metric(process_problem, publis
         ("constraints.limits.lactate.variable=lactat", "Did you mean 'lactate'"),
         ("objective.maximise=product_per_biomass", "needs a model with biomass"),
         ("design.decisions.harvest.platform=[1,2]", "neither a number nor a list of 1 numbers"),
-        ("design.decisions.harvest.platform=late", "neither a number"),
+        ("design.decisions.harvest.platform=late", "'late' is no number"),
     ],
 )
 def test_a_process_config_that_makes_no_sense_is_refused(screen, override, words):

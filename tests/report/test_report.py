@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 
 import optim
 from optim.artefact import Artefact, Lineage
+from optim.data.csv_table import csv_text
 from optim.errors import ConfigError, IncompatibleError, OptimError
 from optim.estimation.data_quality.finding import Finding
 from optim.estimation.result import StartReport
 from optim.export.folder import EXPORTERS, export_view
-from optim.export.text_files import csv_text
 from optim.optimisation.evaluate import evaluate_process
 from optim.optimisation.optimise import optimise_process
 from optim.optimisation.result import DecisionValue
@@ -34,6 +34,7 @@ from optim.report.recipe import recipe_view
 from optim.report.view import View, view_of
 from optim.schedule.actions import Bolus, Feed, Harvest, Sample
 from optim.settings.optimisation import OptimiseSettings
+from optim.storage import MANIFEST
 
 WHERE = Provenance("2026-01-01 00:00", "0.1.0", "", "3.13", "0.12", "abc", "seed: 1", "run")
 
@@ -312,7 +313,10 @@ def test_an_exporter_is_one_function_and_one_line(tmp_path, monkeypatch):
         EXPORTERS, "names", lambda view, folder: (folder / "names.txt").write_text(" ".join(view.tables))
     )
     folder = export_view(view, tmp_path / "toy", ("csv", "names", "html", "json"))
-    assert {f.name: f.read_text() for f in folder.iterdir()} == {"course.csv": csv_text(table), "names.txt": "course"}
+    assert {f.name: f.read_text() for f in folder.iterdir() if f.name != MANIFEST} == {
+        "course.csv": csv_text(table),
+        "names.txt": "course",
+    }
     assert csv_text(table) == "time_h,titre [g/L]\n0.0,1.0\n0.3333333333333333,\n"
     with pytest.raises(ConfigError, match=r"unknown format 'cvs'\. Did you mean 'csv'"):
         export_view(view, tmp_path / "other", ("cvs",))
@@ -382,4 +386,4 @@ def test_results_show_themselves_in_few_lines_and_draw_their_figures(fitted, opt
     assert isinstance(optimum[0].figure("feeds"), Figure)
     with pytest.raises(OptimError, match="no figure 'fedes'"):
         optimum[0].figure("fedes")
-    assert {f.name for f in recipe.write(tmp_path / "r", formats=("json",)).iterdir()} == {"recipe.json"}
+    assert {f.name for f in recipe.write(tmp_path / "r", formats=("json",)).iterdir()} == {"recipe.json", MANIFEST}

@@ -16,6 +16,7 @@ from optim.app.build import compose
 from optim.app.schema import as_yaml, schema_of, typed_settings
 from optim.errors import ConfigError
 from optim.settings.estimation import FitSettings
+from optim.settings.ranges import Section
 from optim.settings.settings import Settings
 from optim.settings.typed import inner_type, settings_of
 
@@ -24,11 +25,15 @@ SOURCES = sorted(f for f in (ROOT / "optim").rglob("*.py") if f not in FILES)
 
 
 def settings_classes() -> dict[str, type]:
-    """Every settings class by name."""
+    """Every section of the configuration by the name of its class."""
     found: dict[str, type] = {}
     for file in FILES:
         module = importlib.import_module(f"optim.settings.{file.stem}".removesuffix(".__init__"))
-        found |= {n: c for n, c in vars(module).items() if is_dataclass(c) and c.__module__ == module.__name__}
+        found |= {
+            n: c
+            for n, c in vars(module).items()
+            if is_dataclass(c) and issubclass(c, Section) and c.__module__ == module.__name__
+        }
     return found
 
 
@@ -74,6 +79,12 @@ def test_every_setting_says_what_it_means(name):
     assert not silent
 
 
+def test_a_class_knows_the_key_of_its_section():
+    keys = {cls.section_key: cls for cls in CLASSES.values()}
+    stated = {path.rsplit(".", 1)[0] if "." in path else "": cls for path, cls in KEYS.items()}
+    assert keys == stated
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_settings_cannot_be_changed(name):
     assert CLASSES[name].__dataclass_params__.frozen
@@ -86,8 +97,15 @@ def restated(node: ast.ClassDef) -> dict[str, list[str]]:
         if isinstance(n, ast.AnnAssign) and isinstance(n.value, ast.Constant) and n.value.value is not None:
             own[ast.unparse(n.target)] = (ast.unparse(n.annotation), n.value.value)
     return {
-        name: [f.name for f in fields(cls) if own.get(f.name) == (f.type, f.default)] for name, cls in CLASSES.items()
+        name: [f.name for f in fields(cls) if own.get(f.name) == (plain_type(cls, f.name), f.default)]
+        for name, cls in CLASSES.items()
     }
+
+
+def plain_type(cls: type, name: str) -> str:
+    """The type of a field as other classes write it, without its range."""
+    hint = get_type_hints(cls)[name]
+    return getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
 
 
 def test_no_other_class_states_defaults_of_settings_again():
@@ -140,22 +158,22 @@ def test_settings_survive_the_text_that_is_kept_with_a_run():
 
 
 REFUSED = {
-    "fit.starts=0": "fit.starts: 0 is not at least 1",
-    "fit.tolerance=0": "fit.tolerance: must be above 0",
+    "fit.starts=0": "fit.starts: 0 is out of range. Set a whole number that is at least 1",
+    "fit.tolerance=0": "fit.tolerance: 0 is out of range. Set a number that is above 0",
     "fit.ensemble_by=boostrap": "fit.ensemble_by: unknown 'boostrap'. Did you mean 'bootstrap'",
     "dataset.group_by=vessel": "dataset.group_by: unknown 'vessel'",
-    "noise.assays.vcd.floor=0": "noise.assays.vcd: relative must not be negative and floor must be positive",
+    "noise.assays.vcd.floor=0": "noise.assays.vcd.floor: must be above 0",
     "integrator.stepper=explict": "integrator.stepper: unknown 'explict'. Did you mean 'explicit'",
-    "integrator.rtol=-1": "integrator.rtol: must be above 0",
-    "optimise.starts=0": "optimise.starts: 0 is not at least 1",
-    "objective.risk.chance=1.5": "objective.risk.chance: 1.5 is not a probability",
-    "objective.risk.execution.feed=-0.1": "objective.risk.execution.feed: -0.1 is not at least 0",
-    "suggest.safe=2": "suggest.safe: 2 is not a probability",
-    "replan.draws=1": "replan.draws: 1 is not at least 2",
-    "pareto.points=2": "pareto.points: 2 is not at least 3",
-    "cost.success=0": "cost: success must be a fraction above 0",
+    "integrator.rtol=-1": "integrator.rtol: -1 is out of range",
+    "optimise.starts=0": "optimise.starts: 0 is out of range",
+    "objective.risk.chance=1.5": "objective.risk.chance: 1.5 is out of range. Set a number that is at least 0 and",
+    "objective.risk.execution.feed=-0.1": "objective.risk.execution.feed: -0.1 is out of range",
+    "suggest.safe=2": "suggest.safe: 2 is out of range",
+    "replan.draws=1": "replan.draws: 1 is out of range",
+    "pareto.points=2": "pareto.points: 2 is out of range. Set a whole number that is at least 3",
+    "cost.success=0": "cost.success: 0 is out of range. Set a number that is above 0",
     "cost.currency=USD": "must be in USD",
-    "vessel.start_volume_ml=0": "vessel.start_volume_ml: must be above 0",
+    "vessel.start_volume_ml=0": "Set a number that is above 0 and at most 1000000000 mL",
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from optim import __version__
 from optim.errors import OptimError
+from optim.settings.tracking import shown_address, without_secret
 
 PACKAGES = ("jax", "jaxlib", "equinox", "numpy", "scipy", "pandas", "optax", "mlflow", "hydra-core", "omegaconf")
 
@@ -73,15 +74,19 @@ def _tracking(wrong: list[str]) -> None:
     if not uri:
         print("  tracking     SQLite store in ./outputs/mlflow (tracking.workspace)")
         return
-    print(f"  tracking     {uri}")
+    shown = shown_address(uri)
+    print(f"  tracking     {shown}")
     if uri.startswith("http"):
+        import http.client
         import urllib.error
         import urllib.request
 
+        scheme, _, place = uri.partition("://")
+        health = f"{scheme}://{place.rpartition('@')[2].rstrip('/')}/health"  # answers without a user
+
         try:
-            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
+            with urllib.request.urlopen(health, timeout=5):
                 pass
-        except (urllib.error.URLError, OSError, ValueError) as err:
-            wrong.append(
-                f"MLFLOW_TRACKING_URI={uri} does not answer ({getattr(err, 'reason', err)}); runs go on without it"
-            )
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as err:
+            reason = without_secret(str(getattr(err, "reason", err)), uri)
+            wrong.append(f"MLFLOW_TRACKING_URI={shown} does not answer ({reason}); runs go on without it")

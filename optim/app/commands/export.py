@@ -22,6 +22,7 @@ def export_command(
     created_utc: str = "",
 ) -> dict[str, Recipe]:
     """Turn every optimum into a recipe; reads `out/optimum*` and `out/fit`, writes `out/recipe*`."""
+    s.reserve("recipe", cases=("", *s.cfg.objective.also))
     result = result or stored_fit(s)
     recipes = {}
     for case in ("", *s.cfg.objective.also):
@@ -29,7 +30,7 @@ def export_command(
         optimum = optima[case] if optima else stored_optimum(s, result, process.problem, case=case)
         recipe = library.make_recipe(result, process, optimum, created_utc=created_utc, run_id=s.tracker.run_id)
         folder = recipe.write(s.out / folder_of("recipe", case))
-        s.tracker.log_folder(folder, folder.name)
+        s.keep_folder(folder)
         unverified = [i.name for i in recipe.process.cost_items if not i.verified]
         if unverified:
             text = f"{len(unverified)} of {len(recipe.process.cost_items)} prices behind {folder.name} are unverified"

@@ -18,6 +18,7 @@ def optimise_command(s: Session, result: FitResult | None = None, ranking: Ranki
 
     Where there is a ranking (`out/ranking`), the process that it found for the clone is one of the starts.
     """
+    s.reserve("optimum", cases=("", *s.cfg.objective.also))
     if result is None:
         result = stored_fit(s)
         ranking = stored_ranking(s, result)
@@ -25,6 +26,7 @@ def optimise_command(s: Session, result: FitResult | None = None, ranking: Ranki
     found: dict[str, Optimum] = {}
     for case in ("", *s.cfg.objective.also):
         process = configured_process(s.cfg, result, case)
+        s.begin_run()
         optimum = library.optimise(result, process, clone=clone, ranking=ranking, seed=s.cfg.seed, progress=s.progress)
         # of one clone for all objectives: the best by the first
         clone = optimum.clone

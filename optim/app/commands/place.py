@@ -20,10 +20,12 @@ def place_command(s: Session) -> NewClonePrediction:
     The fit is that of `place.fit`, the output folder of an earlier run.
     """
     cfg = s.cfg
+    s.reserve("placement")
     folder = Path(cfg.place.fit or s.out) / "fit"
     old = load_artefact(FitResult, folder)
     require_configured(cfg, old, folder)
     dataset = read_dataset(cfg.dataset.name)
+    s.begin_run()
     known = old.lineage.dataset
     s.say(f"{len(dataset.clones)} new clones of '{dataset.name}' under the population of the fit of '{known}'")
     found = library.predict_new_clone(old, dataset, Model(cfg), seed=cfg.seed, progress=s.progress)

@@ -12,8 +12,10 @@ from optim.optimisation.result import Ranking
 
 def rank_command(s: Session, result: FitResult | None = None) -> Ranking:
     """Rank all clones, each at its own optimised process; reads `out/fit`, writes `out/ranking`."""
+    s.reserve("ranking")
     result = result or stored_fit(s)
     process = configured_process(s.cfg, result)
+    s.begin_run()
     ranking = library.rank(result, process, seed=s.cfg.seed, progress=s.progress)
     s.publish(ranking)
     return ranking

@@ -8,9 +8,9 @@ import numpy as np
 
 from optim.app.build import build_process, build_table
 from optim.app.session import Session
+from optim.data.csv_table import csv_text
 from optim.data.open import is_at_hand, read_dataset
 from optim.data.screened import Screen
-from optim.export.text_files import csv_text
 from optim.optimisation.evaluate import evaluate_process
 from optim.optimisation.result import ProcessOutcome
 from optim.report.process import draw_simulation, simulation_lines, trajectory_frame
@@ -26,6 +26,7 @@ def simulate_command(s: Session) -> ProcessOutcome:
     name = s.cfg.dataset.name
     screen = Screen.from_dataset(read_dataset(name)) if is_at_hand(name) else Screen.without_data()
     problem = build_process(s.cfg, screen)
+    s.begin_run()
     values = build_table(s.cfg.model, problem.model).natural_values()
     p = np.array([[values[n] for n in problem.model.Parameters._fields]])
     found = evaluate_process(problem, "platform", problem.design.platform, ensemble=p)
