@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from optim.app.overrides import completed_overrides
 from optim.app.schema import as_yaml, composed_settings
 from optim.errors import ConfigError, OptimError
 from optim.settings.settings import Settings
+from optim.settings.tracking import shown_address
 
 FOLDER = "hydra.sweep.dir"
 RECORD = "multirun.yaml"  # what Hydra writes into the folder of a sweep before it looks at the jobs
@@ -47,6 +49,7 @@ def run_sweep(
         KeyboardInterrupt: with notes that say which jobs were finished.
     """
     require_config_dir(config_dir)
+    overrides = _without_passwords(overrides)
     shared = _shared_out(overrides)
     done: list[str] = []
     told: set[str] = set()  # a slip that all jobs share is told once
@@ -91,6 +94,18 @@ def run_sweep(
             file=sys.stderr,
         )
     return 2 if 2 in failed.values() else max(failed.values(), default=0)
+
+
+def _without_passwords(overrides: list[str]) -> list[str]:
+    """Overrides, which Hydra writes to files, without an address that holds a password: it goes to the environment."""
+    kept = []
+    for text in overrides:
+        key, _, value = text.lstrip("+").partition("=")
+        if key == "tracking.uri" and shown_address(value) != value:
+            os.environ["MLFLOW_TRACKING_URI"] = value.strip("'\"")
+        else:
+            kept.append(text)
+    return kept
 
 
 def _jobs(overrides: list[str]) -> list[list[str]]:

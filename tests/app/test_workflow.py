@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from optim.app.commands import load_command
 from optim.app.session import open_session
 from optim.artefact import load_artefact, save_artefact
 from optim.data.contract import Checker
-from optim.errors import ConfigError, IncompatibleError
+from optim.errors import ConfigError, IncompatibleError, MisfitError
 from optim.estimation.result import FitResult
 from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.optimisation.result import Optimum, Ranking
@@ -234,6 +235,36 @@ def test_what_was_made_from_another_fit_is_refused(done, small_screen, command, 
     text = rf"{folder} was made from fit {old.id[:12]}, but \S+fit holds fit {new.id[:12]}; run `{remedy}` again"
     with pytest.raises(IncompatibleError, match=text):
         go(done, f"dataset.name={small_screen}", run, command=command)
+
+
+def test_a_decision_on_a_misfit_needs_a_stated_act(tmp_path, small_screen):
+    """The titre of every vessel is read backwards: the fit is kept, and what would rest on it is refused."""
+    data = Path(shutil.copytree(small_screen, tmp_path / "backwards"))
+    with (data / "measurements.csv").open(newline="") as f:
+        rows = list(csv.DictReader(f))
+    for run in {row["run_id"] for row in rows}:
+        own = [row for row in rows if row["run_id"] == run and row["variable"] == "titre"]
+        for row, value in zip(own, [row["value"] for row in own][::-1], strict=True):
+            row["value"] = value
+    with (data / "measurements.csv").open("w", newline="") as f:
+        writer = csv.DictWriter(f, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    named, said = f"dataset.name={data}", list[str]()
+    with pytest.raises(MisfitError, match=r"does not describe titre: R2 -.*accept_misfit=true"):
+        go(tmp_path / "out", named, said=said)
+    assert said[1].startswith("  warning: the model does not describe titre: R2 -")
+    assert "Warning: the model does not describe titre" in (tmp_path / "out" / "fit.html").read_text()
+    result = load_artefact(FitResult, tmp_path / "out" / "fit")
+    assert [m.variable for m in result.misfit] == ["titre"]
+    for command in ("rank", "optimise", "suggest"):
+        with pytest.raises(MisfitError):
+            go(tmp_path / "out", named, "optimise.clone=C01", command=command)
+    found = go(tmp_path / "out", named, "optimise.clone=C01", "accept_misfit=true", command="optimise")[""]
+    assert found.lineage.doubts[0] == result.lineage.doubts[0]
+    recipe = go(tmp_path / "out", named, command="export")[""]
+    assert recipe.lineage.doubts[0] == result.lineage.doubts[0]
+    assert "Warning: the model does not describe titre" in (tmp_path / "out" / "recipe" / "recipe.html").read_text()
 
 
 @pytest.mark.parametrize("command", ["rank", "optimise", "export", "stress", "pareto", "suggest", "replan", "place"])

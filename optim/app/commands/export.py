@@ -35,6 +35,8 @@ def export_command(
         if unverified:
             text = f"{len(unverified)} of {len(recipe.process.cost_items)} prices behind {folder.name} are unverified"
             warnings.warn(text, UnverifiedWarning, stacklevel=2)
+        for doubt in recipe.lineage.doubts:
+            s.say(f"  warning: {doubt}")
         s.say(f"recipe (DRAFT, rounding loss {recipe.rounding_loss_percent:.2g} %): {folder / 'recipe.html'}")
         recipes[case] = recipe
     return recipes

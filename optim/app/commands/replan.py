@@ -77,7 +77,9 @@ def _of_recipe(folder: Path, fit: FitResult, fit_folder: Path) -> FollowedPlan:
         bands = (np.array(s[q], float) for q in ("p05", "p50", "p95"))
         series = Series(np.array(s["time_h"], float), tuple(s["names"]), tuple(s["units"]), *bands)
         made_from = str(recipe["lineage"]["parents"].get(fit.kind(), ""))
-    except (KeyError, TypeError, ValueError) as err:
+        if faults := series.faults():
+            raise ValueError(faults[0])
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise IncompatibleError(f"{folder / RECIPE_FILE} is no recipe that can be followed: {err!r}") from err
     require_parent_id(made_from, fit, child_place=folder, parent_place=fit_folder, made_by=Recipe.made_by)
     return FollowedPlan(decisions, series, {"recipe": document["id"]})
