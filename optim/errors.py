@@ -121,6 +121,10 @@ class TrackingWarning(OptimWarning):
     """Tracking is unavailable or has stopped; the results are in the output folder all the same."""
 
 
+class CacheWarning(OptimWarning):
+    """Compiled programs cannot be kept; every command compiles them anew, which takes time."""
+
+
 class Status(enum.IntEnum):
     """Status code of one simulated vessel: the worst (largest) code of all its steps."""
 

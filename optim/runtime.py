@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import warnings
 
-from optim.errors import OptimError
+from optim.errors import CacheWarning, OptimError
 from optim.paths import cache_dir
 
 
@@ -29,14 +30,37 @@ def configure() -> None:
         folder = cache_dir() / "xla"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
         except OSError as err:
-            warnings.warn(f"no compile cache: {folder} cannot be written ({err.strerror})", stacklevel=2)
+            message = f"no compile cache: {folder} cannot be written ({err.strerror}); set OPTIM_CACHE to one that can"
+            warnings.warn(message, CacheWarning, stacklevel=2)
         else:
             jax.config.update("jax_compilation_cache_dir", str(folder))
     # small programs are cached as well: there are many, and each takes seconds to compile
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     logging.getLogger("jax").setLevel(logging.WARNING)
+
+
+def require_device() -> None:
+    """Start JAX on its devices.
+
+    Raises:
+        OptimError: it does not start, as where JAX_PLATFORMS names a device whose plugin is not installed.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except Exception as err:  # JAX raises RuntimeError, AssertionError without a word, and others, by the platform
+        chosen = os.environ.get("JAX_PLATFORMS")
+        said = str(err).strip().splitlines()
+        raise OptimError(
+            f"JAX does not start on JAX_PLATFORMS={chosen or '(not set)'}"
+            f"{f' ({said[0]})' if said else ''}; unset JAX_PLATFORMS or set it to cpu, "
+            "or install what the device needs (for a GPU the extra 'cuda')"
+        ) from err
 
 
 def require_float64(name: str) -> None:

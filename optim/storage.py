@@ -88,7 +88,8 @@ def whole_folder(folder: Path, *, remade: Collection[str] = (), keep_others: boo
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
     except OSError as err:
-        raise OptimError(f"cannot write {folder}: {err.strerror or err}. Choose a writable folder.") from err
+        kept = "; what was there before is kept" if folder.exists() else ""
+        raise OptimError(f"cannot write {folder}: {err.strerror or err}{kept}. Choose a writable folder.") from err
 
 
 def _complete(draft: Path, folder: Path, *, remade: Collection[str], keep_others: bool) -> None:

@@ -6,7 +6,8 @@ Hydra composes `configs/` against `optim.settings`, so that a wrong key, type or
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -24,6 +25,8 @@ from optim.settings.settings import Settings
 from optim.settings.tracking import TrackingSettings, without_secret
 
 if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
+
     from optim.data.dataset import Dataset
     from optim.data.screened import Screen
     from optim.estimation.problem import FitProblem
@@ -43,8 +46,15 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> Settings:
 
     Raises `ConfigError` that names the key, what is allowed, and the nearest match.
     """
+    require_config_dir(config_dir)
     # what was composed once is composed again only when a file has changed: it takes a third of a second
     return _composed(tuple(overrides), config_dir, _stamps(configs_dir()) + (_stamps(config_dir) if config_dir else ()))
+
+
+def require_config_dir(config_dir: Path | None) -> None:
+    """Refuse a folder of configuration that is not there. Raises `ConfigError`."""
+    if config_dir is not None and not config_dir.is_dir():
+        raise ConfigError(f"--config-dir: {config_dir} is not a folder; name one that holds e.g. experiment/mine.yaml")
 
 
 def _stamps(folder: Path) -> tuple[tuple[str, int], ...]:
@@ -55,20 +65,42 @@ def _stamps(folder: Path) -> tuple[tuple[str, int], ...]:
 @lru_cache(maxsize=256)
 def _composed(overrides: tuple[str, ...], config_dir: Path | None, stamps: tuple[tuple[str, int], ...]) -> Settings:
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
+
+    with explained_errors(overrides), initialised_hydra(config_dir):
+        composed = hydra_compose("config", completed_overrides(list(overrides)))
+        require_effect(list(overrides), composed)
+        return composed_settings(composed)
+
+
+@contextmanager
+def initialised_hydra(config_dir: Path | None) -> Iterator[Hydra]:
+    """Context with Hydra over the shipped configuration, and before it over a folder of the user's."""
+    from hydra import version
+    from hydra._internal.hydra import Hydra
+    from hydra._internal.utils import create_config_search_path
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
 
     register_schema()
+    version.setbase("1.3")
+    path = create_config_search_path(str(configs_dir()))
+    if config_dir is not None:
+        path.prepend("command-line", f"file://{config_dir.resolve()}")
     running = GlobalHydra.instance()
     outer = running.hydra  # of a sweep, within which models are composed to be compared
     running.clear()
-    extra = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
     try:
-        with initialize_config_dir(str(configs_dir()), version_base="1.3"):
-            composed = hydra_compose("config", [*extra, *completed_overrides(list(overrides))])
-            require_effect(list(overrides), composed)
-            return composed_settings(composed)
+        yield Hydra.create_main_hydra2(task_name="optim", config_search_path=path)
+    finally:
+        running.hydra = outer
+
+
+@contextmanager
+def explained_errors(overrides: Sequence[str]) -> Iterator[None]:
+    """Context that turns what Hydra and OmegaConf raise into one `ConfigError`."""
+    from hydra.errors import HydraException
+
+    try:
+        yield
     except (HydraException, OmegaConfBaseException) as err:
         raise ConfigError(_without_secrets(explain_error(err, list(overrides)), overrides)) from err
     except (AttributeError, AssertionError) as err:  # Hydra's own, where an override reaches into what is not there
@@ -77,8 +109,6 @@ def _composed(overrides: tuple[str, ...], config_dir: Path | None, stamps: tuple
             "of its group first (e.g. objective=profit, calendar=weekdays), then change its keys"
         )
         raise ConfigError(_without_secrets(message, overrides)) from err
-    finally:
-        running.hydra = outer
 
 
 def _without_secrets(message: str, overrides: Sequence[str]) -> str:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optim import __version__
 from optim.app.commands import command_summaries, load_command
+from optim.app.interrupts import Interrupts, watched_interrupts
+from optim.app.streams import patient_streams
+from optim.app.surroundings import require_surroundings
 from optim.errors import OptimError, OptimWarning
 
 if TYPE_CHECKING:
@@ -29,7 +28,8 @@ EXAMPLES = """examples:
   optim run -m seed=1,2,3 fit=quick             a sweep; each job in a folder of its own
   optim run --cfg                               print the composed configuration and stop
 
-exit codes: 0 done, 2 something in the input to mend, 1 a fault of optim, 130 interrupted
+exit codes: 0 done, 2 something in the input to mend, 1 a fault of optim,
+            130 interrupted, 143 by SIGTERM, 129 by SIGHUP
 """
 PROGRESS_EVERY_S = 2.0
 
@@ -57,79 +57,79 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    args = _parser().parse_intermixed_args(argv)
-    try:
-        if args.command == "doctor":
-            return int(load_command("doctor")())
-        if args.multirun:
-            return _multirun(args)
-        from optim.app.build import compose
+    with patient_streams(), watched_interrupts() as interrupts:
+        args = _parser().parse_intermixed_args(argv)
+        try:
+            require_surroundings()
+            return _run(args, interrupts)
+        except OptimError as err:
+            if args.debug:
+                raise
+            print(f"optim: {err}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt as err:
+            kept = getattr(err, "__notes__", None) or ["Nothing was kept."]
+            print(f"\noptim: interrupted. {' '.join(kept)}", file=sys.stderr)
+            return interrupts.exit_code
+        except Exception as err:
+            if args.debug:
+                raise
+            print(
+                f"optim: internal error: {type(err).__name__}: {err}\n  This is a fault of optim; --debug shows where.",
+                file=sys.stderr,
+            )
+            return 1
 
-        cfg = compose(args.overrides, args.config_dir)
+
+def _run(args: argparse.Namespace, interrupts: Interrupts) -> int:
+    """Do what the arguments say."""
+    if args.command == "doctor":
+        return int(load_command("doctor")())
+    if args.multirun:
+        from optim.app.sweep import run_sweep, show_jobs
+
         if args.cfg:
-            from optim.app.schema import as_yaml
-
-            print(as_yaml(cfg), end="")
+            print(show_jobs(args.overrides, args.config_dir), end="")
             return 0
-        _command(args.command, cfg, args.quiet)
+        do_job = partial(_command, args.command, quiet=args.quiet, interrupts=interrupts)
+        return run_sweep(args.overrides, args.config_dir, do_job, debug=args.debug)
+    from optim.app.build import compose
+
+    cfg = compose(args.overrides, args.config_dir)
+    if args.cfg:
+        from optim.app.schema import as_yaml
+
+        print(as_yaml(cfg), end="")
         return 0
-    except OptimError as err:
-        if args.debug:
-            raise
-        print(f"optim: {err}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\noptim: interrupted. " + _kept(args.overrides), file=sys.stderr)
-        return 130
-    except Exception as err:
-        if args.debug:
-            raise
-        print(
-            f"optim: internal error: {type(err).__name__}: {err}\n  This is a fault of optim; --debug shows where.",
-            file=sys.stderr,
-        )
-        return 1
+    _command(args.command, cfg, quiet=args.quiet, interrupts=interrupts)
+    return 0
 
 
-def _command(command: str, cfg: Settings, quiet: bool) -> None:
-    from optim.runtime import configure
+def _command(command: str, cfg: Settings, *, quiet: bool, interrupts: Interrupts) -> None:
+    """Run one command in a session. An interrupt gets a note of what was finished."""
+    from optim.runtime import configure, require_device
 
-    configure()
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", OptimWarning)
+    configure()
+    require_device()
     from optim.app.session import open_session
 
-    with _interrupts() as asked, open_session(cfg, command, say=print, progress=_progress(quiet, asked)) as s:
-        load_command(command)(s)
+    with open_session(cfg, command, say=print, progress=_progress(quiet, interrupts)) as s:
+        try:
+            load_command(command)(s)
+        except KeyboardInterrupt as err:
+            err.add_note(s.kept_so_far())
+            raise
 
 
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Remembers an interrupt: Python drops a KeyboardInterrupt that falls into a callback, and JAX has many."""
-    asked: list[int] = []
-
-    def _note(number: int, frame: object) -> None:
-        asked.append(number)
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = signal.signal(signal.SIGINT, _note)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _progress(quiet: bool, asked: list[int]):  # type: ignore[no-untyped-def]
+def _progress(quiet: bool, interrupts: Interrupts):  # type: ignore[no-untyped-def]
     """Progress on stderr: in place on a terminal, a line now and then elsewhere."""
     terminal = sys.stderr.isatty()
     last = [time.monotonic()]
 
     def _show(text: str) -> None:
-        if asked:
-            raise KeyboardInterrupt
+        interrupts.raise_pending()
         now = time.monotonic()
         if quiet or now - last[0] < (0.2 if terminal else PROGRESS_EVERY_S * 5):
             return
@@ -143,53 +143,6 @@ def _progress(quiet: bool, asked: list[int]):  # type: ignore[no-untyped-def]
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:  # type: ignore[no-untyped-def]
     if issubclass(category, OptimWarning):
         print(f"  warning ({category.__name__}): {message}", file=sys.stderr)
-
-
-def _kept(overrides: list[str]) -> str:
-    """What an interrupted run leaves: whole artefacts only, since each is written at once."""
-    try:
-        from optim.app.build import compose
-        from optim.app.session import kept_artefacts
-
-        out = Path(compose(overrides).out).resolve()
-        found = kept_artefacts(out)
-    except (OptimError, OSError):
-        return "Nothing was kept."
-    if not found:
-        return "No artefact was finished; nothing was kept."
-    return f"Finished and kept in {out}: {', '.join(found)}. Commands after them can go on from there."
-
-
-def _multirun(args: argparse.Namespace) -> int:
-    """Sweep with Hydra's own machinery, so that its launchers work."""
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-
-    from optim.app.build import register_schema
-    from optim.app.overrides import completed_overrides
-    from optim.paths import configs_dir
-
-    register_schema()
-    command, quiet = args.command, args.quiet
-    os.environ["HYDRA_FULL_ERROR"] = "1" if args.debug else "0"
-
-    def _job(cfg) -> None:  # type: ignore[no-untyped-def]
-        from optim.app.schema import composed_settings
-
-        cfg.out = HydraConfig.get().runtime.output_dir
-        try:
-            _command(command, composed_settings(cfg), quiet)
-        except OptimError as err:
-            print(f"optim: {err}", file=sys.stderr)
-            raise SystemExit(2) from None
-
-    extra = ["--config-dir", str(args.config_dir)] if args.config_dir else []
-    argv, sys.argv = sys.argv, ["optim", "--multirun", *extra, *completed_overrides(args.overrides, sweep=True)]
-    try:
-        hydra.main(config_path=str(configs_dir()), config_name="config", version_base="1.3")(_job)()
-    finally:
-        sys.argv = argv
-    return 0
 
 
 if __name__ == "__main__":

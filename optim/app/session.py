@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -44,18 +44,32 @@ class Session:
     Attributes:
         cfg: the composed settings.
         out: the output folder.
-        tracker: the tracked run.
+        open_run: opens the tracked run.
         say: prints a line of the report.
         progress: receives a line of progress.
         told: notes that were printed already.
+        kept: names of the folders that this command has finished.
     """
 
     cfg: Settings
     out: Path
-    tracker: Tracker
+    open_run: Callable[[], Tracker]
     say: Say
     progress: Say
     told: set[str] = field(default_factory=set)
+    kept: list[str] = field(default_factory=list)
+
+    @cached_property
+    def tracker(self) -> Tracker:
+        """The tracked run, opened when it is first used."""
+        file = self._written(as_yaml(self.cfg).encode(), Path("config.yaml"))
+        tracker = self.open_run()
+        tracker.log_file(file, "")
+        return tracker
+
+    def begin_run(self) -> None:
+        """Open the tracked run: the inputs are valid, and the work begins. A command that is refused leaves no run."""
+        self.tracker  # noqa: B018
 
     def reserve(self, *kinds: str, cases: Sequence[str] = ("",)) -> None:
         """Refuse at once, before anything is computed, folders that this command may not replace.
@@ -74,10 +88,20 @@ class Session:
     def publish(self, artefact: Artefact, case: str = "") -> View:
         """Write an artefact to the output folder, and show its view. `case` names a further objective."""
         view = view_of(artefact)
-        name = folder_of(view.kind, case)
-        self.tracker.log_folder(save_artefact(artefact, self.out / name), name)
+        self.keep_folder(save_artefact(artefact, self.out / folder_of(view.kind, case)))
         self.show_view(view, case)
         return view
+
+    def keep_folder(self, folder: Path) -> None:
+        """Give a finished folder to the tracked run, and remember it for an interrupt."""
+        self.kept.append(folder.name)
+        self.tracker.log_folder(folder, folder.name)
+
+    def kept_so_far(self) -> str:
+        """What an interrupt leaves of this command: whole artefacts only, since each is written at once."""
+        if not self.kept:
+            return "No artefact was finished; nothing of this command was kept."
+        return f"Finished and kept in {self.out}: {', '.join(self.kept)}. Commands after them can go on from there."
 
     def show_view(self, view: View, case: str = "") -> None:
         """Say doubts, lines and notes of a view, write tables, figures and page, and give all of it to tracking."""
@@ -109,6 +133,11 @@ class Session:
 
         Raises `OptimError` that names the file, and what is kept, when it cannot be written.
         """
+        file = self._written(content, name)
+        self.tracker.log_file(file, "" if name.parent == Path() else str(name.parent))
+        return file
+
+    def _written(self, content: bytes, name: Path) -> Path:
         try:
             file = write_own_file(self.out, name, content)
         except OSError as err:
@@ -120,7 +149,6 @@ class Session:
             ) from err
         if file != self.out / name:
             self.say(f"  {self.out / name} is not as optim wrote it, and stays; the new one is {file.name} beside it")
-        self.tracker.log_file(file, "" if name.parent == Path() else str(name.parent))
         return file
 
     def say_lines(self, lines: Sequence[str]) -> None:
@@ -143,8 +171,8 @@ def open_session(
 
     Raises `OptimError` for a folder that cannot be written, and `InUseError` for one that another command writes to.
     """
-    with _open_folder(cfg, command) as out:
-        yield from _tracked(cfg, command, out, say=say, progress=progress)
+    with _open_folder(cfg, command) as out, ExitStack() as stack:
+        yield Session(cfg, out, lambda: stack.enter_context(_tracked_run(cfg, command)), say, progress)
 
 
 @contextmanager
@@ -174,8 +202,9 @@ def _in_use(out: str, holder: str) -> str:
     )
 
 
-def _tracked(cfg: Settings, command: str, out: Path, *, say: Say, progress: Say) -> Iterator[Session]:
-    """The session of a command in its output folder."""
+@contextmanager
+def _tracked_run(cfg: Settings, command: str) -> Iterator[Tracker]:
+    """Context with the tracked run of a command."""
     import jax
 
     tags = {
@@ -187,8 +216,6 @@ def _tracked(cfg: Settings, command: str, out: Path, *, say: Say, progress: Say)
         "device": jax.default_backend(),
     }
     with open_tracker(cfg.tracking, f"{cfg.name} {command}", tags) as tracker:
-        session = Session(cfg, out, tracker, say, progress)
-        session.write_file(as_yaml(cfg).encode(), Path("config.yaml"))
         tracker.log_parameters(
             {
                 "experiment": cfg.name,
@@ -200,4 +227,4 @@ def _tracked(cfg: Settings, command: str, out: Path, *, say: Say, progress: Say)
                 "starts": cfg.optimise.starts,
             }
         )
-        yield session
+        yield tracker

@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import yaml
 
 from optim.data.dataset import Dataset
+from optim.data.download import DownloadError, download
 from optim.data.reader import read_folder
 from optim.data.sources import nistcho, optfed
 from optim.errors import DatasetError, nearest
@@ -28,7 +27,6 @@ ADAPTERS: dict[str, Callable[[Path, dict[str, Any]], Dataset]] = {
     "nistcho": nistcho.read_nistcho,
     "optfed": optfed.read_optfed,
 }
-TIMEOUT_S = 20
 
 
 def read_dataset(name: str | Path) -> Dataset:
@@ -123,18 +121,22 @@ def _fetch(name: str, source: dict[str, Any], file: str, folder: Path) -> None:
         )
     address = source["address"].format(commit=source["commit"], file=file)
     try:
-        with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:
-            content = answer.read()
-    except (urllib.error.URLError, OSError, ValueError) as err:
-        reason = getattr(err, "reason", err)
+        content = download(address)
+    except DownloadError as err:
         raise DatasetError(
-            f"dataset '{name}' is public but not part of this project, and fetching {address} failed ({reason}). "
+            f"dataset '{name}' is public but not part of this project, and fetching {address} failed ({err}). "
             f"Fetch it once with network access, or put its files into <folder>/{name}/ and set OPTIM_DATA=<folder>"
         ) from err
     found = hashlib.sha256(content).hexdigest()
     if found != source["files"][file]:
         raise DatasetError(f"{address}: SHA-256 is {found}, expected {source['files'][file]}; nothing was kept")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as draft:
-        draft.write(content)
-    os.replace(draft.name, folder / file)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            draft = Path(place) / "draft"
+            draft.write_bytes(content)
+            os.replace(draft, folder / file)
+    except OSError as err:
+        raise DatasetError(
+            f"cannot write {folder / file}: {err.strerror or err}. Set OPTIM_CACHE to a folder that can be written"
+        ) from err

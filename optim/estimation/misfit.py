@@ -84,10 +84,11 @@ def misfit_sentence(misfits: tuple[Misfit, ...]) -> str:
 
 
 def noise_sentences(noise_scale: Mapping[str, float]) -> tuple[str, ...]:
-    """A sentence for every assay whose estimated noise is as large as a fit allows."""
-    return tuple(
-        f"{name} scatters at least {MOST_NOISE:g} times as wide as its stated noise about the model, which is the most "
-        "that a fit allows for: intervals of what it informs are too narrow"
-        for name, factor in noise_scale.items()
-        if factor >= MOST_NOISE * (1.0 - 1e-9)
+    """A sentence on the assays whose estimated noise is as large as a fit allows; none where there are none."""
+    capped = [name for name, factor in noise_scale.items() if factor >= MOST_NOISE * (1.0 - 1e-9)]
+    if not capped:
+        return ()
+    return (
+        f"about the model, readings of {', '.join(capped)} scatter at least {MOST_NOISE:g} times as wide as their "
+        "stated noise, which is the most that a fit allows for: intervals of what they inform are too narrow",
     )

@@ -214,9 +214,9 @@ def build_problem(
     its medium does not state what the model needs and the first samples read.
     """
     variables, observed = _observed(model, table, dataset)
-    require_stated(model, table, dataset)
     times = [np.unique([time for time, *_ in rows]) for rows in observed]
     made = vessel_arrays(model, dataset, times)
+    require_stated(model, table, dataset)
     width = max(1, -(-max(len(o) for o in observed) // READINGS_MULTIPLE)) * READINGS_MULTIPLE
     arrays = {k: np.zeros((len(observed), width)) for k in ("node", "variable", "value", "sd", "censored", "weight")}
     arrays["sd"] += 1.0

@@ -11,8 +11,8 @@ Extensions, each switched off by the value in brackets:
 - `k_ind` (20 1/h): synthesis starts with a lag after induction, while transcript and ribosomes are recruited;
 - `K_c` (1000): soluble product saturates at a content of the cells of the order of K_c;
 - `b_E` (0): glycerol in excess raises the burden of product (overflow metabolism of loaded cells);
-- `k_deg` (0): product is lost by first order, proteolysis in the cell, faster when warmer (`E_deg`); what it was made of
-  stays in the cell;
+- `k_deg` (0): product is lost by first order (proteolysis in the cell), faster when warmer (`E_deg`); what it was made
+  of stays in the cell;
 - `k_ex` (0): cells exposed to excess glycerol lose capacity for uptake for good (methylglyoxal toxicity of excess
   glycerol: Freedberg, Kistler & Lin 1971, J Bacteriol 108:137).
 """

@@ -15,6 +15,7 @@ from optim.recipe.recipe import Recipe
 from optim.recipe.steps import harvest_time
 from optim.result import SHORT_ID
 from optim.schedule.events import event_rows
+from optim.storage import read_whole
 
 RECIPE_FILE = "recipe.json"
 # fields of the provenance that differ between equal runs, and so are no part of the id
@@ -35,16 +36,20 @@ def recipe_document(recipe: Recipe) -> dict[str, Any]:
 
 def read_document(folder: Path) -> dict[str, Any]:
     """The document of a recipe's folder. Raises `IncompatibleError` when it is damaged, edited or of another schema."""
+    return read_whole(folder, _read)
+
+
+def _read(folder: Path) -> dict[str, Any]:
     file = folder / RECIPE_FILE
     again = f"run `{Recipe.made_by}` again with this version"
     try:
-        document = json.loads(file.read_text())
+        document = json.loads(file.read_text(encoding="utf-8"))
         if document["schema"] != Recipe.schema:
             raise IncompatibleError(f"{file} has schema {document['schema']!r}, expected {Recipe.schema!r}; {again}")
         stated, actual = document["id"], _id_of(document["recipe"])
     except FileNotFoundError as err:
         raise IncompatibleError(f"{file} does not exist; {again}") from err
-    except (KeyError, TypeError, ValueError) as err:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as err:
         raise IncompatibleError(f"{file} is no recipe that can be followed: {err!r}; {again}") from err
     if stated != actual:
         raise IncompatibleError(

@@ -13,11 +13,12 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from optim.doe.result import Suggestion
 from optim.estimation.posterior import Z90
-from optim.optimisation.result import DecisionValue
+from optim.optimisation.result import DecisionValue, probability_text
 from optim.process.metrics import readable_name
 from optim.report.style import BLUE, GREEN, GREY, INK, ORANGE, STYLE, new_figure, tidy_axes
 from optim.report.view import View
 
+SHOWN = 99  # draws whose agreement two digits can tell from certainty
 CHOSEN_BY = {
     "decision": "their value for the decision",
     "d_optimal": "information on all parameters",
@@ -49,7 +50,8 @@ def suggestion_lines(s: Suggestion, top: int = 5) -> list[str]:
         f"  now: {s.clones[0].clone} is the likeliest best clone by {s.objective} ({s.unit})",
     ]
     for c in [c for c in s.clones if c.chance >= 0.01][:top]:
-        lines.append(f"    {c.clone:<8} {c.value:.4g} ± {100 * c.relative_sd:.2g} %   P(best) {c.chance:.2f}")
+        likely = probability_text(c.chance, SHOWN)
+        lines.append(f"    {c.clone:<8} {c.value:.4g} ± {100 * c.relative_sd:.2g} %   P(best) {likely}")
     wide = max(len(run.run.run_id) for run in s.runs)
     for run in s.runs:
         days = ", ".join(f"{d:g}" for d in run.sample_days)

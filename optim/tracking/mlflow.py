@@ -7,16 +7,19 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from optim.artefact import content_id
 from optim.data.dataset import Dataset
-from optim.errors import TrackingWarning
+from optim.errors import OptimError, TrackingWarning
 from optim.result import SHORT_ID
 from optim.settings.tracking import TrackingSettings, without_secret
 from optim.storage import name_fault
+from optim.tracking.process import HOST, host, is_dead, process_tags
+from optim.tracking.store import open_store
 
 
 class Tracker(ABC):
@@ -109,9 +112,16 @@ class MlflowTracker(Tracker):
             call(*args, **kwargs)
         except Exception as err:  # whatever the store raises: a failed log must never lose a result
             self._lost = True
-            reason = without_secret(str(err), self._address).splitlines()[0][:200] if str(err) else type(err).__name__
-            message = f"tracking stopped at '{what}' ({reason}); results are in the output folder"
+            message = f"tracking stopped at '{what}' ({_reason(err, self._address)}); results are in the output folder"
             warnings.warn(message, TrackingWarning, stacklevel=3)
+
+    def end(self, status: str) -> None:
+        """Report the end of the run, also where tracking has stopped before: the store may be well again by now."""
+        stopped, self._lost = self._lost, False
+        with warnings.catch_warnings():
+            if stopped:  # it was told already
+                warnings.simplefilter("ignore", TrackingWarning)
+            self._try("end of run", self._client.set_terminated, self._run, status=status)
 
     def log_parameters(self, values: Mapping[str, Any]) -> None:
         entities = self._mlflow.entities
@@ -156,7 +166,7 @@ class MlflowTracker(Tracker):
     def log_child_run(self, name: str, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         def _log() -> None:
             entities = self._mlflow.entities
-            tags = {"mlflow.parentRunId": self._run, "mlflow.runName": name}
+            tags = {"mlflow.parentRunId": self._run, "mlflow.runName": name} | process_tags()
             run = self._client.create_run(self._experiment, tags=tags, run_name=name)
             self._client.log_batch(
                 run.info.run_id,
@@ -177,7 +187,7 @@ def open_tracker(options: TrackingSettings, run_name: str, tags: Mapping[str, st
     if not options.enabled:
         yield NullTracker()
         return
-    tracker, finish = _start(options, run_name, tags)
+    tracker = _start(options, run_name, tags)
     status = "FINISHED"
     try:
         yield tracker
@@ -188,10 +198,15 @@ def open_tracker(options: TrackingSettings, run_name: str, tags: Mapping[str, st
         status = "FAILED"
         raise
     finally:
-        finish(status)
+        if isinstance(tracker, MlflowTracker):
+            try:
+                tracker.end(status)
+            except KeyboardInterrupt:
+                tracker.end("KILLED")
+                raise
 
 
-def _start(options: TrackingSettings, run_name: str, tags: Mapping[str, str]) -> tuple[Tracker, Any]:
+def _start(options: TrackingSettings, run_name: str, tags: Mapping[str, str]) -> Tracker:
     # no telemetry, and a server that is away is noticed in seconds, unless the user has set otherwise
     for key, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -203,52 +218,77 @@ def _start(options: TrackingSettings, run_name: str, tags: Mapping[str, str]) ->
         os.environ.setdefault(key, value)
     for logger in ("alembic", "mlflow"):
         logging.getLogger(logger).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its tracebacks; the warning below is enough
     address = options.uri or os.environ.get("MLFLOW_TRACKING_URI")
     try:
         import mlflow
         import mlflow.data
 
-        uri, artefacts = _store(options)
-        client = mlflow.MlflowClient(tracking_uri=uri)
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or options.experiment
-        experiment_id = _experiment(client, name, artefacts)
-        run = client.create_run(experiment_id, tags=dict(tags), run_name=run_name)
+        with _store(options) as (uri, artefacts):
+            client = mlflow.MlflowClient(tracking_uri=uri)
+            name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or options.experiment
+            experiment_id = _experiment(client, name, artefacts)
+            _end_dead_runs(client, experiment_id)
+            run = client.create_run(experiment_id, tags=dict(tags) | process_tags(), run_name=run_name)
     except Exception as err:
-        reason = without_secret(str(err), address).splitlines()[0][:200] if str(err) else type(err).__name__
-        message = f"tracking is unavailable ({reason}); the run goes on, results are in the output folder"
+        message = (
+            f"tracking is unavailable ({_reason(err, address)}); the run goes on, results are in the output folder"
+        )
         warnings.warn(message, TrackingWarning, stacklevel=3)
-        return NullTracker(), lambda status: None
-    tracker = MlflowTracker(client, mlflow, run.info.run_id, experiment_id=experiment_id, address=uri)
-
-    def _finish(status: str) -> None:
-        tracker._try("end of run", client.set_terminated, run.info.run_id, status=status)
-
-    return tracker, _finish
+        return NullTracker()
+    return MlflowTracker(client, mlflow, run.info.run_id, experiment_id=experiment_id, address=uri)
 
 
-def _store(options: TrackingSettings) -> tuple[str, str | None]:
-    """Address of the store, and the folder of its artefacts (None: the server decides)."""
+def _reason(err: Exception, address: str | None) -> str:
+    """An error in one line, without the secrets of an address: own messages in full, of others the first line."""
+    text = without_secret(str(err).strip(), address)
+    if isinstance(err, OptimError):
+        return text
+    return text.splitlines()[0][:200] if text else type(err).__name__
+
+
+def _store(options: TrackingSettings) -> AbstractContextManager[tuple[str, str | None]]:
+    """Context with the address of the store, and the folder of its artefacts (None: the server decides)."""
     uri = options.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if uri:
-        return uri, None
-    workspace = Path(options.workspace).resolve()
-    workspace.mkdir(parents=True, exist_ok=True)
+    return nullcontext((uri, None)) if uri else _embedded_store(Path(options.workspace).expanduser().resolve())
+
+
+@contextmanager
+def _embedded_store(workspace: Path) -> Iterator[tuple[str, str]]:
     # artefacts go beside the database; by default MLflow would use the working directory
-    return f"sqlite:///{workspace / 'mlflow.db'}", (workspace / "artifacts").as_uri()
+    artefacts = (workspace / "artifacts").as_uri()
+    with open_store(workspace, artefacts) as uri:
+        yield uri, artefacts
 
 
 def _experiment(client: Any, name: str, artefacts: str | None) -> str:
+    """Id of the MLflow experiment of this name, which is made where there is none and restored where it was deleted."""
     experiment = client.get_experiment_by_name(name)
-    if experiment is not None:
-        return str(experiment.experiment_id)
-    try:
-        # a name that is no name of a folder could lead out of the workspace
-        folder = f"experiment-{content_id('name', name)[:SHORT_ID]}" if name_fault(name) else name
-        location = f"{artefacts}/{folder}" if artefacts else None
-        return str(client.create_experiment(name, artifact_location=location))
-    except Exception:
-        # another process may have made it between the two calls
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            raise
-        return str(experiment.experiment_id)
+    if experiment is None:
+        try:
+            # a name that is no name of a folder could lead out of the workspace
+            folder = f"experiment-{content_id('name', name)[:SHORT_ID]}" if name_fault(name) else name
+            location = f"{artefacts}/{quote(folder, safe='')}" if artefacts else None
+            return str(client.create_experiment(name, artifact_location=location))
+        except Exception:
+            # another process may have made it between the two calls
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+        message = (
+            f"the MLflow experiment '{name}' had been deleted; it was restored with its runs, to hold this one. "
+            "Choose another with tracking.experiment=NAME"
+        )
+        warnings.warn(message, TrackingWarning, stacklevel=4)
+    return str(experiment.experiment_id)
+
+
+def _end_dead_runs(client: Any, experiment_id: str) -> None:
+    """Mark runs as KILLED whose process on this machine ended without a word (kill -9, no memory, a power cut)."""
+    # MLflow quotes a value and knows no escape
+    wanted = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{host()}'"
+    for run in client.search_runs([experiment_id], wanted):
+        if is_dead(run.data.tags):
+            client.set_terminated(run.info.run_id, status="KILLED")

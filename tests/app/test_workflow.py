@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from contextlib import contextmanager
@@ -17,12 +18,13 @@ from optim.app.commands import load_command
 from optim.app.session import open_session
 from optim.artefact import load_artefact, save_artefact
 from optim.data.contract import Checker
-from optim.errors import ConfigError, IncompatibleError
+from optim.errors import ConfigError, IncompatibleError, MisfitError
 from optim.estimation.result import FitResult
 from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.optimisation.result import Optimum, Ranking
 from optim.recipe.document import read_document
 from optim.report import view
+from optim.synthetic import ScreenOptions, make_screen
 
 BUDGET = ["fit.starts=1", "fit.max_iterations=4", "fit.ensemble=4", "fit.noise_rounds=1", "fit.quality=false",
           "fit.identify=false", "optimise.starts=1", "optimise.rank_starts=1", "optimise.max_iterations=3"]  # fmt: skip
@@ -111,6 +113,27 @@ def test_data_without_a_process_are_refused_before_the_fit(tmp_path):
 
 
 @needs_counts
+def test_a_screen_of_one_clone_needs_no_ranking(tmp_path):
+    folder = make_screen(tmp_path / "one", "one", ScreenOptions(clones=1, seed=7))
+    go(tmp_path / "out", f"dataset.name={folder}")
+    assert load_artefact(Optimum, tmp_path / "out" / "optimum").clone == "C01"
+    assert not (tmp_path / "out" / "ranking").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["optimise.clone=C09"], r"optimise\.clone: unknown 'C09'.*Known: best, population, C01, C02, C03, C04"),
+        (["dataset.group_by=experiment", "optimise.clone=C01"], "optimise.clone: unknown 'C01'"),
+        (["constraints.limits.lactate.unit=furlongs"], r"constraints\.limits\.lactate\.unit: .*furlongs"),
+    ],
+)
+def test_a_choice_that_the_data_do_not_hold_is_refused_before_the_fit(tmp_path, small_screen, overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        go(tmp_path / "out", f"dataset.name={small_screen}", *overrides)
+    assert not (tmp_path / "out" / "fit").exists()
+
+
 @pytest.mark.slow
 def test_data_without_a_process_are_fitted(tmp_path):
     said: list[str] = []
@@ -212,6 +235,36 @@ def test_what_was_made_from_another_fit_is_refused(done, small_screen, command, 
     text = rf"{folder} was made from fit {old.id[:12]}, but \S+fit holds fit {new.id[:12]}; run `{remedy}` again"
     with pytest.raises(IncompatibleError, match=text):
         go(done, f"dataset.name={small_screen}", run, command=command)
+
+
+def test_a_decision_on_a_misfit_needs_a_stated_act(tmp_path, small_screen):
+    """The titre of every vessel is read backwards: the fit is kept, and what would rest on it is refused."""
+    data = Path(shutil.copytree(small_screen, tmp_path / "backwards"))
+    with (data / "measurements.csv").open(newline="") as f:
+        rows = list(csv.DictReader(f))
+    for run in {row["run_id"] for row in rows}:
+        own = [row for row in rows if row["run_id"] == run and row["variable"] == "titre"]
+        for row, value in zip(own, [row["value"] for row in own][::-1], strict=True):
+            row["value"] = value
+    with (data / "measurements.csv").open("w", newline="") as f:
+        writer = csv.DictWriter(f, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    named, said = f"dataset.name={data}", list[str]()
+    with pytest.raises(MisfitError, match=r"does not describe titre: R2 -.*accept_misfit=true"):
+        go(tmp_path / "out", named, said=said)
+    assert said[1].startswith("  warning: the model does not describe titre: R2 -")
+    assert "Warning: the model does not describe titre" in (tmp_path / "out" / "fit.html").read_text()
+    result = load_artefact(FitResult, tmp_path / "out" / "fit")
+    assert [m.variable for m in result.misfit] == ["titre"]
+    for command in ("rank", "optimise", "suggest"):
+        with pytest.raises(MisfitError):
+            go(tmp_path / "out", named, "optimise.clone=C01", command=command)
+    found = go(tmp_path / "out", named, "optimise.clone=C01", "accept_misfit=true", command="optimise")[""]
+    assert found.lineage.doubts[0] == result.lineage.doubts[0]
+    recipe = go(tmp_path / "out", named, command="export")[""]
+    assert recipe.lineage.doubts[0] == result.lineage.doubts[0]
+    assert "Warning: the model does not describe titre" in (tmp_path / "out" / "recipe" / "recipe.html").read_text()
 
 
 @pytest.mark.parametrize("command", ["rank", "optimise", "export", "stress", "pareto", "suggest", "replan", "place"])

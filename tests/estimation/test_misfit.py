@@ -99,7 +99,7 @@ def test_all_misfits_make_one_sentence_and_noise_at_its_cap_another():
     assert "; titre: R2" in misfit_sentence(many)
     assert misfit_sentence(()) == ""
     (told,) = noise_sentences({"vcd": 5.0, "titre": 4.9})
-    assert told.startswith("vcd scatters at least 5 times")
+    assert "readings of vcd scatter at least 5 times" in told
 
 
 # --- a clone without product ---

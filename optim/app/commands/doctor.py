@@ -77,12 +77,16 @@ def _tracking(wrong: list[str]) -> None:
     shown = shown_address(uri)
     print(f"  tracking     {shown}")
     if uri.startswith("http"):
+        import http.client
         import urllib.error
         import urllib.request
 
+        scheme, _, place = uri.partition("://")
+        health = f"{scheme}://{place.rpartition('@')[2].rstrip('/')}/health"  # answers without a user
+
         try:
-            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
+            with urllib.request.urlopen(health, timeout=5):
                 pass
-        except (urllib.error.URLError, OSError, ValueError) as err:
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as err:
             reason = without_secret(str(getattr(err, "reason", err)), uri)
             wrong.append(f"MLFLOW_TRACKING_URI={shown} does not answer ({reason}); runs go on without it")

@@ -30,11 +30,13 @@ def export_command(
         optimum = optima[case] if optima else stored_optimum(s, result, process.problem, case=case)
         recipe = library.make_recipe(result, process, optimum, created_utc=created_utc, run_id=s.tracker.run_id)
         folder = recipe.write(s.out / folder_of("recipe", case))
-        s.tracker.log_folder(folder, folder.name)
+        s.keep_folder(folder)
         unverified = [i.name for i in recipe.process.cost_items if not i.verified]
         if unverified:
             text = f"{len(unverified)} of {len(recipe.process.cost_items)} prices behind {folder.name} are unverified"
             warnings.warn(text, UnverifiedWarning, stacklevel=2)
+        for doubt in recipe.lineage.doubts:
+            s.say(f"  warning: {doubt}")
         s.say(f"recipe (DRAFT, rounding loss {recipe.rounding_loss_percent:.2g} %): {folder / 'recipe.html'}")
         recipes[case] = recipe
     return recipes

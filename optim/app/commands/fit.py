@@ -6,6 +6,7 @@ import warnings
 from dataclasses import replace
 
 from optim.app import library
+from optim.app.build import build_fit
 from optim.app.model import Model
 from optim.app.session import Session
 from optim.app.stored import data_folder
@@ -20,6 +21,8 @@ def fit_command(s: Session, dataset: Dataset | None = None) -> FitResult:
     cfg = s.cfg
     s.reserve("fit")
     dataset = dataset or read_dataset(cfg.dataset.name)
+    build_fit(cfg, dataset)  # what it refuses, it refuses before the run is tracked
+    s.begin_run()
     label = "SIMULATED data" if dataset.simulated else "measured data"
     s.say(
         f"{cfg.title}: {label}, {len(dataset.runs)} runs of {_groups(dataset)}, "

@@ -26,6 +26,7 @@ def optimise_command(s: Session, result: FitResult | None = None, ranking: Ranki
     found: dict[str, Optimum] = {}
     for case in ("", *s.cfg.objective.also):
         process = configured_process(s.cfg, result, case)
+        s.begin_run()
         optimum = library.optimise(result, process, clone=clone, ranking=ranking, seed=s.cfg.seed, progress=s.progress)
         # of one clone for all objectives: the best by the first
         clone = optimum.clone

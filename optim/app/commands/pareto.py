@@ -15,6 +15,7 @@ def pareto_command(s: Session) -> Front:
     result = stored_fit(s)
     process = configured_process(s.cfg, result)
     optimum = stored_optimum(s, result, process.problem)
+    s.begin_run()
     found = library.pareto(result, process, optimum, seed=s.cfg.seed, progress=s.progress)
     s.publish(found)
     return found

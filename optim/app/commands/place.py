@@ -25,6 +25,7 @@ def place_command(s: Session) -> NewClonePrediction:
     old = load_artefact(FitResult, folder)
     require_configured(cfg, old, folder)
     dataset = read_dataset(cfg.dataset.name)
+    s.begin_run()
     known = old.lineage.dataset
     s.say(f"{len(dataset.clones)} new clones of '{dataset.name}' under the population of the fit of '{known}'")
     found = library.predict_new_clone(old, dataset, Model(cfg), seed=cfg.seed, progress=s.progress)

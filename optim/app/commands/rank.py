@@ -15,6 +15,7 @@ def rank_command(s: Session, result: FitResult | None = None) -> Ranking:
     s.reserve("ranking")
     result = result or stored_fit(s)
     process = configured_process(s.cfg, result)
+    s.begin_run()
     ranking = library.rank(result, process, seed=s.cfg.seed, progress=s.progress)
     s.publish(ranking)
     return ranking

@@ -40,6 +40,7 @@ def replan_command(s: Session) -> Replan:
     plan = read_plan(
         Path(cfg.plan) if cfg.plan else folder / "optimum", process.problem, old, fit_folder=folder / "fit"
     )
+    s.begin_run()
     found = replan(old, process, dataset, plan=plan, seed=s.cfg.seed, progress=s.progress)
     s.publish(found)
     off = [a.variable for a in found.agreement if a.off]
@@ -76,7 +77,9 @@ def _of_recipe(folder: Path, fit: FitResult, fit_folder: Path) -> FollowedPlan:
         bands = (np.array(s[q], float) for q in ("p05", "p50", "p95"))
         series = Series(np.array(s["time_h"], float), tuple(s["names"]), tuple(s["units"]), *bands)
         made_from = str(recipe["lineage"]["parents"].get(fit.kind(), ""))
-    except (KeyError, TypeError, ValueError) as err:
+        if faults := series.faults():
+            raise ValueError(faults[0])
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise IncompatibleError(f"{folder / RECIPE_FILE} is no recipe that can be followed: {err!r}") from err
     require_parent_id(made_from, fit, child_place=folder, parent_place=fit_folder, made_by=Recipe.made_by)
     return FollowedPlan(decisions, series, {"recipe": document["id"]})
@@ -84,6 +87,6 @@ def _of_recipe(folder: Path, fit: FitResult, fit_folder: Path) -> FollowedPlan:
 
 def _is_replan(folder: Path) -> bool:
     try:
-        return bool(json.loads((folder / "artefact.json").read_text())["schema"] == Replan.schema)
+        return bool(json.loads((folder / "artefact.json").read_text(encoding="utf-8"))["schema"] == Replan.schema)
     except (OSError, ValueError, KeyError, TypeError):
         return False  # what it is instead, and whether it can be read, is said by who reads it

@@ -26,6 +26,7 @@ def simulate_command(s: Session) -> ProcessOutcome:
     name = s.cfg.dataset.name
     screen = Screen.from_dataset(read_dataset(name)) if is_at_hand(name) else Screen.without_data()
     problem = build_process(s.cfg, screen)
+    s.begin_run()
     values = build_table(s.cfg.model, problem.model).natural_values()
     p = np.array([[values[n] for n in problem.model.Parameters._fields]])
     found = evaluate_process(problem, "platform", problem.design.platform, ensemble=p)

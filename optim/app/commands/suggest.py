@@ -24,11 +24,12 @@ def suggest_command(s: Session, result: FitResult | None = None) -> Suggestion:
     dataset = read_dataset(s.cfg.dataset.name)
     process = configured_process(s.cfg, result)
     ranking = stored_ranking(s, result)
+    s.begin_run()
     found = suggest(result, process, dataset, ranking=ranking, seed=s.cfg.seed, progress=s.progress)
     s.publish(found)
     measured = set(result.observations.variable)
     variables = tuple(v for v in observable_names(process.problem.model, result.table) if v in measured)
     folder = write_plan(found, dataset, variables, folder=s.out / "next")
-    s.tracker.log_folder(folder, folder.name)
+    s.keep_folder(folder)
     s.say(f"  runs and events to execute, and a table to fill in: {folder}")
     return found
