@@ -1,8 +1,9 @@
 """Adapter: the public E. coli Protein L fed-batch set (Schlögel et al. 2024) from its four raw files.
 
 Feeds and volumes are masses in kg and are used as litres, as the authors do. So glycerol of a feed, which the table
-states in g/L, counts per kg. Controls become piecewise constant on a grid that contains every sample time, from differences of the cumulative feed and base, so that mass is kept exactly.
-The on-line volume is an account of feed, base and withdrawals; its drops beyond feed and base are the withdrawals.
+states in g/L, counts per kg. Controls become piecewise constant on a grid that contains every sample time, from
+differences of the cumulative feed and base, so that mass is kept exactly. The on-line volume is an account of feed,
+base and withdrawals; its drops beyond feed and base are the withdrawals.
 """
 
 from __future__ import annotations
