@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from optim.data.csv_lines import read_lines, square_rows
 from optim.data.dataset import Run
-from optim.data.table import read_lines, square_rows
 from optim.errors import BadCell, ConfigError, nearest
 from optim.storage import LONGEST_NAME, name_fault
 from optim.units import VARIABLES, Quantity, display_unit, to_canonical
