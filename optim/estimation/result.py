@@ -170,8 +170,9 @@ class FitResult(Artefact, Checked):
     def cautions(self) -> tuple[str, ...]:
         """What everything that is made from this fit says of it: faulty data, clones without product, excess noise."""
         product = [
-            f"{name} makes no product that can be read: its readings of it are all below quantification, and no member "
-            "of the population explains them; they were left out, and it is not ranked"
+            f"{name} makes no product that can be read beside that of the others: no member of the population explains "
+            "how little was measured, so these readings were left out of the fit and it is not ranked; a wrong unit "
+            "would look the same"
             for name in self.without_product
         ]
         errors = [f"error in the data: {f.statement}" for f in self.findings if f.severity == "error"]
