@@ -11,6 +11,8 @@ Extensions, each switched off by the value in brackets:
 - `k_ind` (20 1/h): synthesis starts with a lag after induction, while transcript and ribosomes are recruited;
 - `K_c` (1000): soluble product saturates at a content of the cells of the order of K_c;
 - `b_E` (0): glycerol in excess raises the burden of product (overflow metabolism of loaded cells);
+- `k_deg` (0): product is lost by first order (proteolysis in the cell), faster when warmer (`E_deg`); what it was made
+  of stays in the cell;
 - `k_ex` (0): cells exposed to excess glycerol lose capacity for uptake for good (methylglyoxal toxicity of excess
   glycerol: Freedberg, Kistler & Lin 1971, J Bacteriol 108:137).
 """
@@ -67,6 +69,8 @@ class Parameters(NamedTuple):
     K_c: Scalar  # g/g, product content that halves synthesis
     b_E: Scalar  # further rise in excess glycerol
     k_ind: Scalar  # 1/h
+    k_deg: Scalar  # 1/h, loss of product at 31 degC
+    E_deg: Scalar  # kJ/mol
 
 
 class EcoliProtein(AbstractKineticModel):
@@ -105,7 +109,7 @@ class EcoliProtein(AbstractKineticModel):
         mu = growth - p.m_0 * p.Y_X * active
         return State(
             X=mu * c.X,
-            P=q_P * c.X,
+            P=q_P * c.X - p.k_deg * jnp.exp(p.E_deg * arrhenius) * c.P,
             G=-g * (c.X - c.P),
             n=mu / LN2,
             D=p.k_ex * gate(c.G, p.K_ex),

@@ -34,9 +34,9 @@ class Within:
     def __str__(self) -> str:
         ends = []
         if self.lower > -math.inf:
-            ends.append(f"{'above' if self.open else 'at least'} {self.lower:.10g}")
+            ends.append(f"{'above' if self.open else 'at least'} {self.lower:,.10g}")
         if self.upper < math.inf:
-            ends.append(f"at most {self.upper:.10g}")
+            ends.append(f"at most {self.upper:,.10g}")
         return " ".join(part for part in (" and ".join(ends) or "finite", self.unit) if part)
 
     def require(self, key: str, value: Any, *, whole: bool = False) -> None:

@@ -67,7 +67,7 @@ def test_a_model_brings_a_process_that_needs_no_data(name):
 
 
 def test_a_variant_of_a_model_states_its_differences_only():
-    base, variant = model_config("ecoli_protein_l"), model_config("ecoli_lag")
+    base, variant = model_config("ecoli_stable"), model_config("ecoli_lag")
     changed = {key for key, row in variant.parameters.items() if row != base.parameters[key]}
     assert changed == {"b_E"}
     assert (variant.parameters["b_E"].level, variant.parameters["b_E"].value) == ("fixed", 0.0)

@@ -24,6 +24,7 @@ from optim.estimation.transfer.prediction import NewClonePrediction
 from optim.optimisation.result import Optimum, Ranking
 from optim.recipe.document import read_document
 from optim.report import view
+from optim.synthetic import ScreenOptions, make_screen
 
 BUDGET = ["fit.starts=1", "fit.max_iterations=4", "fit.ensemble=4", "fit.noise_rounds=1", "fit.quality=false",
           "fit.identify=false", "optimise.starts=1", "optimise.rank_starts=1", "optimise.max_iterations=3"]  # fmt: skip
@@ -112,6 +113,27 @@ def test_data_without_a_process_are_refused_before_the_fit(tmp_path):
 
 
 @needs_counts
+def test_a_screen_of_one_clone_needs_no_ranking(tmp_path):
+    folder = make_screen(tmp_path / "one", "one", ScreenOptions(clones=1, seed=7))
+    go(tmp_path / "out", f"dataset.name={folder}")
+    assert load_artefact(Optimum, tmp_path / "out" / "optimum").clone == "C01"
+    assert not (tmp_path / "out" / "ranking").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["optimise.clone=C09"], r"optimise\.clone: unknown 'C09'.*Known: best, population, C01, C02, C03, C04"),
+        (["dataset.group_by=experiment", "optimise.clone=C01"], "optimise.clone: unknown 'C01'"),
+        (["constraints.limits.lactate.unit=furlongs"], r"constraints\.limits\.lactate\.unit: .*furlongs"),
+    ],
+)
+def test_a_choice_that_the_data_do_not_hold_is_refused_before_the_fit(tmp_path, small_screen, overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        go(tmp_path / "out", f"dataset.name={small_screen}", *overrides)
+    assert not (tmp_path / "out" / "fit").exists()
+
+
 @pytest.mark.slow
 def test_data_without_a_process_are_fitted(tmp_path):
     said: list[str] = []

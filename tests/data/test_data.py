@@ -306,6 +306,8 @@ def test_the_public_ecoli_set_is_read_whole():
     assert final["DoE1_R2", "product"] == pytest.approx(9.41, abs=0.01)
     assert final["DoE1_R2", "biomass"] == pytest.approx(52.27, abs=0.01)
     assert final["DoE2_R2", "biomass"] == pytest.approx(70.17, abs=0.01)
+    # 388.60 g/L is 359.67 g per kg, in which feeds are counted; the reference process has 360.87
+    assert d.media["feed_DoE1_R2"]["glycerol"] == pytest.approx(359.67, abs=0.01)
     temperatures = {r.run_id: [a.temperature_c for a in r.actions if isinstance(a, Setpoint)] for r in d.runs}
     assert np.median(temperatures["DoE3_R1"] or [31.0]) == pytest.approx(31.0, abs=0.7)
 

@@ -64,7 +64,7 @@ def test_cho_lactate_never_falls_below_zero_when_glucose_is_spent():
 ECOLI = Ecoli(
     g_max=0.48615, E_g=0.0, K_G=0.01, KI_G=88.726, m_0=0.0, b_0=2.43894e-5 * 9679.44, b_P=9.32921, k_P=0.24209,
     K_x=0.616022, K_n=1.46344, E_P=(51939.8 + 8.314 * 304.15) / 1000.0, H_P=4788.293, T_eq=36.5, Y_X=0.627, Y_P=0.652,
-    k_ex=0.0, K_ex=5.0, K_c=1e9, b_E=0.0, k_ind=100.0,
+    k_ex=0.0, K_ex=5.0, K_c=1e9, b_E=0.0, k_ind=100.0, k_deg=0.0, E_deg=90.0,
 )  # fmt: skip
 
 
@@ -116,6 +116,17 @@ def test_ecoli_growth_yields_what_uptake_allows():
     state = EcoliProtein.State(20.0, 0.0, 3.0, 0.0, 0.0, 1.0)
     r = EcoliProtein().rates(p, state, Environment(jnp.asarray(33.0), jnp.asarray(7.0)))
     assert float(r.X) == pytest.approx(-float(r.G) * float(p.Y_X), rel=1e-12)
+
+
+def test_ecoli_product_is_lost_by_first_order_faster_when_warmer():
+    """Starved cells that make nothing: product decays exponentially, and what it was made of stays in the cell."""
+    p = ECOLI._replace(k_P=0.0, k_deg=0.07, E_deg=80.0)
+    start = {"X": 20.0, "P": 2.0, "E": 1.0}
+    for celsius, rate in ((31.0, 0.07), (36.0, 0.07 * np.exp(80.0 / 8.314e-3 * (1.0 / 304.15 - 1.0 / 309.15)))):
+        t, _ = follow(EcoliProtein(), p, start, plan([5.0], 10.0, temperature=[(0.0, celsius)]))
+        assert at(t, "P", 5.0) == pytest.approx(2.0 * np.exp(-5.0 * rate), rel=1e-6)
+        assert at(t, "P", 10.0) == pytest.approx(2.0 * np.exp(-10.0 * rate), rel=1e-6)
+        assert at(t, "X", 10.0) == pytest.approx(20.0, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", kinetics_names())

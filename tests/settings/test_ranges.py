@@ -170,7 +170,7 @@ def test_a_grid_without_bound_is_refused_with_its_number_of_nodes():
     harvest = decision(kind="harvest", lower=24.0, upper=1e9, platform=96.0)
     with pytest.raises(ConfigError, match=r"41,666,667 nodes.*\(design\.decisions\.harvest\.upper\)"):
         design(decisions={"harvest": harvest})
-    with pytest.raises(ConfigError, match=r"harvest\.upper: 20000 is out of range.*10000 h"):
+    with pytest.raises(ConfigError, match=r"harvest\.upper: 20000 is out of range.*10,000 h"):
         design(decisions={"harvest": replace(harvest, upper=20_000.0)})
     assert design(node_step_h=0.01).node_step_h == 0.01
 

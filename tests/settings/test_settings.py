@@ -173,7 +173,7 @@ REFUSED = {
     "pareto.points=2": "pareto.points: 2 is out of range. Set a whole number that is at least 3",
     "cost.success=0": "cost.success: 0 is out of range. Set a number that is above 0",
     "cost.currency=USD": "must be in USD",
-    "vessel.start_volume_ml=0": "Set a number that is above 0 and at most 1000000000 mL",
+    "vessel.start_volume_ml=0": "Set a number that is above 0 and at most 1,000,000,000 mL",
 }
 
 

@@ -1,8 +1,9 @@
 """Adapter: the public E. coli Protein L fed-batch set (Schlögel et al. 2024) from its four raw files.
 
-Feeds and volumes are masses in kg and are used as litres, as the authors do. Controls become piecewise constant on a
-grid that contains every sample time, from differences of the cumulative feed and base, so that mass is kept exactly.
-The on-line volume is an account of feed, base and withdrawals; its drops beyond feed and base are the withdrawals.
+Feeds and volumes are masses in kg and are used as litres, as the authors do. So glycerol of a feed, which the table
+states in g/L, counts per kg. Controls become piecewise constant on a grid that contains every sample time, from
+differences of the cumulative feed and base, so that mass is kept exactly. The on-line volume is an account of feed,
+base and withdrawals; its drops beyond feed and base are the withdrawals.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ WITHDRAWAL_L = 0.004  # smaller drops of the on-line volume are rounding of the 
 OUTLIER_ROW = 40  # dropped by the authors as an outlier
 NEAR_SAMPLE_H = 0.06
 ML_PER_L = 1000.0
+GLYCEROL_DENSITY = 1.261  # kg/L, pure, as the authors use it
 ASSAY_COLUMNS = {"X": "biomass", "P": "product", "G": "glycerol"}
 
 
@@ -62,18 +64,24 @@ def read_optfed(folder: Path, source: dict[str, Any]) -> Dataset:
             for column, variable in ASSAY_COLUMNS.items():
                 rows.append((len(runs) - 1, float(row["t"]), variable, float(row[column])))
     media: dict[str, dict[str, float]] = {"induced_broth": {}, "base": {}}
-    media |= {f"feed_{name}": {"glycerol": float(c)} for name, c in feed_glycerol.items()}
+    media |= {f"feed_{name}": {"glycerol": _per_kg(float(c))} for name, c in feed_glycerol.items()}
     return dataset_of(
         source,
         runs,
         rows,
         media=media,
         notes=(
+            "glycerol of feeds is converted from g/L to g/kg, as the authors do",
             f"sampling_points.csv row {OUTLIER_ROW} (DoE1_R3, 10.35 h) left out: the authors dropped it as an outlier",
             "product at time 0 is 0 by construction of the published table, not a measurement",
             "volumes and feeds are masses in kg, used as litres as the authors do",
         ),
     )
+
+
+def _per_kg(glycerol: float) -> float:
+    """Glycerol of a feed in g per kg, from g/L, by the density of a mixture as the authors have it."""
+    return glycerol / (1.0 + glycerol / 1000.0 * (1.0 - 1.0 / GLYCEROL_DENSITY))
 
 
 def _withdrawals(flow: pd.DataFrame, sample_times: np.ndarray, end: float) -> list[Action]:
