@@ -18,7 +18,7 @@ from optim.estimation.identifiability.practical import assess_identifiability
 from optim.estimation.identifiability.structural import structural_identifiability
 from optim.estimation.levenberg_marquardt import Progress
 from optim.estimation.misfit import misfit_sentence
-from optim.estimation.nonproducer import groups_without_reading, refit_producers, without_product_readings
+from optim.estimation.nonproducer import groups_far_below, refit_producers, without_product_readings
 from optim.estimation.parameter_index import all_parameters, select_parameters
 from optim.estimation.posterior import Z90, Point, Posterior
 from optim.estimation.predictive import observation_bands, posterior_predictive
@@ -59,7 +59,7 @@ def fit_problem(
     `FitError` when every start failed, or when data and priors do not determine the parameters at all.
     """
     require_float64("fit_problem")
-    candidates = groups_without_reading(problem)
+    candidates = groups_far_below(problem)
     posterior, points = multi_start(without_product_readings(problem, candidates), options, seed, progress=progress)
     posterior, points[0], silent = refit_producers(
         posterior, points[0], problem, candidates=candidates, options=options, progress=progress

@@ -20,21 +20,34 @@ from optim.settings.estimation import FitSettings
 
 # a reading below so many standard deviations of the noise at zero is told from zero by nobody
 ZERO_NOISE = 2.0
+# a group that never reads more than this fraction of what the others usually reach is looked at
+FAR_BELOW = 0.1
 # loss from which the readings contradict the population: that of one deviate of five standard deviations
 CONTRADICTION = 12.5
 LOSS_PER_READING = 1.0  # what a reading at its limit, or one about zero, costs a group that explains it
 
 
-def groups_without_reading(problem: FitProblem) -> tuple[str, ...]:
-    """Groups that have readings of the product, none of which can be told from zero, where other groups have some."""
+def groups_far_below(problem: FitProblem) -> tuple[str, ...]:
+    """Groups that have readings of the product, all of them far below those of the others or not to be told from zero.
+
+    Whether the population explains them is for `groups_without_product` to say.
+    """
     product = problem.model.product
-    if product not in problem.variables:
+    if product not in problem.variables or problem.group_by != "clone" or not problem.group_specs:
         return ()
-    v, zero = problem.vessels, ZERO_NOISE * problem.noise.assay_noise(product).floor
-    own = _product_readings(problem)
-    read = own & (v.censored != BELOW) & ((v.value > zero) | (v.censored == ABOVE))
-    having, reading = (set(problem.vessel_group[mask.any(axis=1)].tolist()) for mask in (own, read))
-    return tuple(name for c, name in enumerate(problem.groups) if c in having - reading) if reading else ()
+    v, own = problem.vessels, _product_readings(problem)
+    read = np.where(v.censored == ABOVE, np.inf, np.where(v.censored == BELOW, 0.0, v.value))
+    zero = ZERO_NOISE * problem.noise.assay_noise(product).floor
+    peaks = {
+        c: float(read[mask].max())
+        for c in range(len(problem.groups))
+        if (mask := own & (problem.vessel_group == c)[:, None]).any()
+    }
+    clear = [peak for peak in peaks.values() if peak > zero]
+    if not clear:
+        return ()
+    limit = max(zero, FAR_BELOW * float(np.median(clear)))
+    return tuple(problem.groups[c] for c, peak in peaks.items() if peak <= limit)
 
 
 def without_product_readings(problem: FitProblem, groups: tuple[str, ...]) -> FitProblem:
@@ -55,13 +68,16 @@ def groups_without_product(
         posterior: of the problem without the candidates' readings of the product.
         point: its mode.
         problem: the problem with these readings.
-        candidates: names of groups, from `groups_without_reading`.
+        candidates: names of groups, from `groups_far_below`.
     """
     whole = Posterior(problem, posterior.noise, posterior.spread)
     before, *_ = fit_group_blocks(posterior, point)
-    after, *_ = fit_group_blocks(whole, point)
-    readings = np.bincount(problem.vessel_group, _product_readings(problem).sum(axis=1), minlength=len(problem.groups))
-    contradicted = after - before > CONTRADICTION + LOSS_PER_READING * readings
+    after, _, residual = fit_group_blocks(whole, point)
+    own = _product_readings(problem)
+    readings = np.bincount(problem.vessel_group, own.sum(axis=1), minlength=len(problem.groups))
+    # residuals are predictions less readings: only too little product is meant
+    above = np.bincount(problem.vessel_group, np.where(own, residual, 0.0).sum(axis=1), minlength=len(problem.groups))
+    contradicted = (above > 0.0) & (after - before > CONTRADICTION + LOSS_PER_READING * readings)
     return tuple(name for name in candidates if contradicted[problem.groups.index(name)])
 
 

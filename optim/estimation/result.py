@@ -168,17 +168,24 @@ class FitResult(Artefact, Checked):
 
     @cached_property
     def cautions(self) -> tuple[str, ...]:
-        """What everything that is made from this fit says of it: faulty data, clones without product, excess noise."""
+        """What everything that is made from this fit says of it.
+
+        That is errors in the data, clones without product, a search that has not converged, and noise at its cap.
+        """
         product = [
-            f"{name} makes no product that can be read: its readings of it are all below quantification, and no member "
-            "of the population explains them; they were left out, and it is not ranked"
+            f"{name} makes no product that can be read beside that of the others: no member of the population explains "
+            "how little was measured, so these readings were left out of the fit and it is not ranked; a wrong unit "
+            "would look the same"
             for name in self.without_product
         ]
         errors = [f"error in the data: {f.statement}" for f in self.findings if f.severity == "error"]
         more = (
             [f"{len(errors) - MOST_TOLD} more errors in the data stand in the fit's page"] if errors[MOST_TOLD:] else []
         )
-        return (*errors[:MOST_TOLD], *more, *product, *noise_sentences(self.noise_scale))
+        best = min(self.starts, key=lambda s: s.cost, default=None)
+        unfinished = ["the search of the fit used up its iterations before it converged; raise fit.max_iterations"]
+        search = unfinished if best is not None and best.reason == "max_iterations" else []
+        return (*errors[:MOST_TOLD], *more, *product, *search, *noise_sentences(self.noise_scale))
 
     def faults(self) -> list[str]:
         """What does not fit together: shapes of the ensembles, values that are not finite, owners of vessels."""

@@ -16,7 +16,7 @@ from optim.estimation.data_quality.robust_fit import fit_robustly
 from optim.estimation.estimate import multi_start
 from optim.estimation.fit import fit_problem
 from optim.estimation.misfit import find_misfits, misfit_sentence, noise_sentences
-from optim.estimation.nonproducer import groups_without_reading
+from optim.estimation.nonproducer import groups_far_below
 from optim.estimation.result import Observations
 from optim.estimation.start import needed_components
 from optim.settings.estimation import FitSettings
@@ -112,7 +112,11 @@ def unread(small_problem):
     return fit_problem(build_fit(compose([]), dataset), OPTIONS, seed=1, model_name="cho_moller")
 
 
-@pytest.mark.parametrize(("value", "mark"), [(0.05, "<"), (0.0, "")], ids=["below quantification", "written as zero"])
+@pytest.mark.parametrize(
+    ("value", "mark"),
+    [(0.05, "<"), (0.0, ""), (0.06, "")],
+    ids=["below quantification", "written as zero", "next to none"],
+)
 def test_a_clone_without_product_bends_no_other(small_problem, unread, value, mark):
     dataset = edited(
         small_problem.dataset, lambda c, v, t, y, k: (value, mark) if (c, v) == ("C02", "titre") else (y, k)
@@ -140,7 +144,7 @@ def test_censored_readings_that_the_population_explains_are_used(small_problem):
         return (0.3, "<") if t == first else None
 
     problem = build_fit(compose([]), edited(small_problem.dataset, change))
-    assert groups_without_reading(problem) == ("C02",)
+    assert groups_far_below(problem) == ("C02",)
     found = fit_problem(problem, OPTIONS, seed=1, model_name="cho_moller")
     assert found.without_product == ()
     assert any(

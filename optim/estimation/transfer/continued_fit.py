@@ -10,7 +10,7 @@ from optim.errors import FitError, IncompatibleError
 from optim.estimation.estimate import estimate_noise, estimate_noise_and_spread, search_of
 from optim.estimation.fit import build_fit_result
 from optim.estimation.levenberg_marquardt import Progress, minimise
-from optim.estimation.nonproducer import groups_without_reading, refit_producers, without_product_readings
+from optim.estimation.nonproducer import groups_far_below, refit_producers, without_product_readings
 from optim.estimation.posterior import Point, Posterior
 from optim.estimation.problem import FitProblem
 from optim.estimation.result import FitResult
@@ -54,7 +54,7 @@ def update_fit(
     Raises `FitError` when the starting point cannot be simulated.
     """
     require_float64("update_fit")
-    candidates = groups_without_reading(problem)
+    candidates = groups_far_below(problem)
     posterior, point = _at_estimates(old, without_product_readings(problem, candidates))
     point = minimise(posterior, [point], search_of(options), progress=progress)[0]
     if not np.isfinite(point.cost):
