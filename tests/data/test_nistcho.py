@@ -135,7 +135,7 @@ def test_a_table_at_no_address_is_never_fetched_and_the_message_says_how_to_make
     def refuse(*args: object, **options: object) -> None:
         raise AssertionError("there is nothing to fetch")
 
-    monkeypatch.setattr(registry.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(registry, "download", refuse)
     (exported / nistcho.COUNTS_FILE).unlink()
     says = r"cannot be fetched: make it once from someone/counts \(commit 0123456789\): load it and write it"
     with pytest.raises(DatasetError, match=rf"lacks {nistcho.COUNTS_FILE}.*{says}"):

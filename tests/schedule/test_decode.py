@@ -94,12 +94,13 @@ def plans(draw: st.DrawFn) -> list[Action]:
     elif draw(st.booleans()):
         found.append(TopUp("sugar", "glucose", below=draw(number), to=100.0, every_h=end / 5.0, start_h=1.0))
     for name in ("temperature_c", "ph", "do_percent", "kla_per_h"):
+        level = st.floats(0.01, 14.0) if name == "ph" else full
         if name in ("temperature_c", "ph") or draw(st.booleans()):
-            found.append(Setpoint(0.0, **{name: draw(full)}))
+            found.append(Setpoint(0.0, **{name: draw(level)}))
             for start, stop in draw(stretches(end)):
                 if start > 0.0:
                     ramp = 0.0 if stop is None else draw(st.sampled_from((0.0, 0.5, 1.0))) * (stop - start)
-                    found.append(Setpoint(start, **{name: draw(full)}, ramp_h=ramp))
+                    found.append(Setpoint(start, **{name: draw(level)}, ramp_h=ramp))
     return [*found, Harvest(end)]
 
 
