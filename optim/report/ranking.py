@@ -113,7 +113,9 @@ def draw_ranking(result: Ranking) -> Figure:
     a.set_yticks(y, [f"{r.clone} !" if r.marks else r.clone for r in rows])
     a.set_xlabel(f"{readable_name(result.objective)} [{result.unit}]", fontsize=STYLE["font"])
     a.legend(fontsize=STYLE["small"], frameon=False, loc="lower right")
-    b.barh(y, [bounded_share(r.probability_best, result.draws) for r in rows], color=GREEN, height=0.6)
+    # filled: the share of draws; outlined: how far it could differ where all draws agree
+    b.barh(y, [bounded_share(r.probability_best, result.draws) for r in rows], fill=False, edgecolor=GREEN, height=0.6)
+    b.barh(y, [min(r.probability_best, result.draws / (result.draws + 1)) for r in rows], color=GREEN, height=0.6)
     b.set_xlim(0.0, 1.0)
     b.set_xlabel("probability of being the best", fontsize=STYLE["font"])
     return figure
