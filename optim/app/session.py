@@ -151,11 +151,6 @@ class Session:
             self.say(f"  {self.out / name} is not as optim wrote it, and stays; the new one is {file.name} beside it")
         return file
 
-    def say_lines(self, lines: Sequence[str]) -> None:
-        """Say some lines."""
-        for line in lines:
-            self.say(line)
-
     def say_note(self, text: str) -> None:
         """Say a note once, however many artefacts carry it."""
         if text not in self.told:

@@ -13,8 +13,6 @@ from optim.process.metrics import readable_name
 from optim.report.html import embedded_image, number_text, render_page
 from optim.units import VARIABLES, display_unit
 
-NAMED = ("residuals", "parity", "starts", "search", "recovery", "profiles")  # figures besides those of the assays
-
 
 @dataclass(frozen=True)
 class _Assay:
